@@ -1,0 +1,1 @@
+"""Presets: YAML values only; unknown keys are errors."""

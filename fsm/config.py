@@ -1,0 +1,85 @@
+"""Configs are frozen dataclasses; files hold values only. Unknown keys and wrong types are errors, never ignored."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from fsm.errors import InputError
+
+T = TypeVar("T")
+
+
+def from_dict(kind: type[T], values: Any, where: str) -> T:
+    """Build dataclass ``kind`` from plain values, recursively and strictly.
+
+    ``where`` names the file or flag in errors. Missing keys take the dataclass's defaults; a key without default, an
+    unknown key (nearest match suggested) and a value of the wrong type raise ``InputError``.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{where} should hold named values for {kind.__name__}, found {type(values).__name__}.")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # pyright: ignore[reportArgumentType]
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}."
+            raise InputError(f"{where} has unknown key {key!r}; {hint}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise InputError(f"{where} lacks the required key {name!r}.")
+    return kind(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain values of a dataclass config, ready for JSON or YAML; the inverse of ``from_dict``."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        if isinstance(value, (tuple, list)):
+            return [plain(v) for v in value]
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return value
+
+    return plain(config)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        options = [a for a in arguments if a is not type(None)]
+        for i, option in enumerate(options):
+            try:
+                return _convert(option, value, where)
+            except InputError:
+                if i == len(options) - 1:
+                    raise
+    if origin is Literal:
+        if value not in arguments:
+            raise InputError(f"{where} is {value!r}; choose one of {', '.join(map(repr, arguments))}.")
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{where} is {value!r}, expected a list.")
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+        if len(value) != len(arguments):
+            raise InputError(f"{where} has {len(value)} entries, expected {len(arguments)}.")
+        return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise InputError(f"{where} is {value!r}, expected named values.")
+        return {k: _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and type(value) is hint:
+        return value
+    raise InputError(f"{where} is {value!r} ({type(value).__name__}), expected {getattr(hint, '__name__', hint)}.")

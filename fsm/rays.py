@@ -1,0 +1,52 @@
+"""Pixel rays, Plücker coordinates and pinhole projection."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fsm.views import Views
+
+
+def pixel_rays(views: Views) -> tuple[Float[Tensor, "*b v 3 h w"], Float[Tensor, "*b v 3 h w"]]:
+    """Origin and unit direction of the ray through every pixel centre, in the space of ``views.c2w``."""
+    h, w = views.hw
+    fx, fy, cx, cy = views.intrinsics[..., None, None].unbind(-3)  # each [*b v 1 1]
+    ys = torch.arange(h, device=fx.device, dtype=fx.dtype) + 0.5
+    xs = torch.arange(w, device=fx.device, dtype=fx.dtype) + 0.5
+    x = ((xs[None, :] - cx) / fx).expand(*fx.shape[:-2], h, w)
+    y = ((ys[:, None] - cy) / fy).expand(*fx.shape[:-2], h, w)
+    camera = torch.stack([x, y, torch.ones_like(x)], dim=-3)
+    direction = torch.einsum("...ij,...jhw->...ihw", views.c2w[..., :3, :3], camera)
+    direction = direction / direction.norm(dim=-3, keepdim=True)
+    origin = views.c2w[..., :3, 3, None, None].expand_as(direction)
+    return origin, direction
+
+
+def plucker(
+    origin: Float[Tensor, "*b 3 h w"], direction: Float[Tensor, "*b 3 h w"]
+) -> Float[Tensor, "*b 6 h w"]:
+    """Plücker coordinates [d, o × d] of rays; the moment is the same for every point o on the ray."""
+    return torch.cat([direction, torch.linalg.cross(origin, direction, dim=-3)], dim=-3)
+
+
+def project(
+    points: Float[Tensor, "*b n 3"], c2w: Float[Tensor, "*b 4 4"], intrinsics: Float[Tensor, "*b 4"]
+) -> tuple[Float[Tensor, "*b n 2"], Float[Tensor, "*b n"]]:
+    """Pixels (x, y) and z-depth of world points in a pinhole camera; depth ≤ 0 means behind it, where pixels mean nothing."""
+    camera = (points - c2w[..., None, :3, 3]) @ c2w[..., :3, :3]  # row vectors: R^T (p - c)
+    z = camera[..., 2]
+    safe = torch.where(z.abs() < 1e-8, torch.full_like(z, 1e-8), z)
+    xy = camera[..., :2] / safe[..., None] * intrinsics[..., None, :2] + intrinsics[..., None, 2:]
+    return xy, z
+
+
+def unproject(
+    pixels: Float[Tensor, "*b n 2"],
+    depth: Float[Tensor, "*b n"],
+    c2w: Float[Tensor, "*b 4 4"],
+    intrinsics: Float[Tensor, "*b 4"],
+) -> Float[Tensor, "*b n 3"]:
+    """World points at z-depth ``depth`` under ``pixels``: the inverse of ``project``."""
+    xy = (pixels - intrinsics[..., None, 2:]) / intrinsics[..., None, :2]
+    camera = torch.cat([xy, torch.ones_like(xy[..., :1])], dim=-1) * depth[..., None]
+    return camera @ c2w[..., :3, :3].transpose(-1, -2) + c2w[..., None, :3, 3]
