@@ -1,0 +1,66 @@
+"""Golden files of the released implementation: weights, inputs and outputs, rebuilt through the adapter and compared."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from fsm.adapters.released import convert_state_dict, infer_config
+from fsm.checkpoint import load_weights, read_safetensors
+from fsm.errors import InputError
+from fsm.model import FSM
+from fsm.ttt import ElasticConfig
+from fsm.views import SceneFrame, Views
+
+TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    """How far our output lies from the stored one."""
+
+    path: Path
+    newton_schulz: str
+    error: float
+    """Largest absolute difference of any output value."""
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Within tolerance."""
+        return self.error <= self.tolerance
+
+
+@torch.no_grad()
+def check_golden(path: Path | str) -> GoldenResult:
+    """Rebuild the model of a golden file, run it on the stored input and compare with the stored output."""
+    path = Path(path)
+    tensors = read_safetensors(path)
+    with safe_open(path, framework="pt") as handle:
+        meta = handle.metadata() or {}
+    if "config" not in meta or "output.rgb" not in tensors:
+        raise InputError(f"{path} is not a golden file: it lacks the header entry 'config' or the tensor 'output.rgb'.")
+    config = json.loads(meta["config"])
+    model, inputs, targets = _rebuild(path, config, tensors)
+    error = (model(inputs, targets).rgb - tensors["output.rgb"]).abs().max().item()
+    kind = config["newton_schulz_dtype"]
+    return GoldenResult(path, kind, error, TOLERANCE[kind])
+
+
+def _rebuild(path: Path, config: dict, tensors: dict[str, torch.Tensor]) -> tuple[FSM, Views, Views]:
+    released = {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
+    weights = convert_state_dict(released, str(path))
+    elastic = config["elastic"] and ElasticConfig(**config["elastic"])
+    ns_dtype = {"fp32": "float32", "bf16": "bfloat16"}[config["newton_schulz_dtype"]]
+    model = FSM(infer_config(weights, str(path), chunk_tokens=config["chunk_tokens"], elastic=elastic, ns_dtype=ns_dtype))
+    load_weights(model, weights, str(path))
+    hw = tuple(tensors["input.image"].shape[-2:])
+    frame = SceneFrame.identity((len(tensors["input.image"]),), time_span=config["max_frames"] - 1)
+
+    def views(prefix: str, rgb: torch.Tensor | None) -> Views:
+        part = [tensors[f"{prefix}.{name}"] for name in ("c2w", "fxfycxcy", "frame_time")]
+        return frame.to_model(Views(*part, hw, rgb))
+
+    return model.eval(), views("input", tensors["input.image"]), views("target", None)

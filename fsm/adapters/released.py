@@ -1,0 +1,132 @@
+"""State dicts of released FSM-LVSM and LaCT-NVS checkpoints, renamed into ours, strictly.
+
+Their keys (fsm.md lists them, the files define them): ``blocks.{i}.module_list.{0|1|2}.{ln|f}.*``, ``input_linear``,
+``input_layernorm``, ``image_token_decoder.{0,1}``; fast weights w0 = gate, w2 = up, w1 = down, each [heads in out].
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsm.blocks import BlockConfig
+from fsm.encoder import CHANNELS, EncoderConfig
+from fsm.errors import InputError
+from fsm.model import FSM, ModelConfig
+from fsm.ttt import ElasticConfig
+
+WRAPPERS = ("module.", "_orig_mod.", "_checkpoint_wrapped_module.")
+TOP = {
+    "input_linear.weight": "encoder.embed.weight",
+    "input_layernorm.weight": "encoder.embed_norm.weight",
+    "image_token_decoder.0.weight": "head.norm.weight",
+    "image_token_decoder.1.weight": "head.linear.weight",
+}
+BLOCK = {
+    "0.ln.weight": "attention_norm.weight",
+    "0.f.to_qkv.weight": "attention.to_qkv.weight",
+    "0.f.q_norm.weight": "attention.q_norm.weight",
+    "0.f.k_norm.weight": "attention.k_norm.weight",
+    "0.f.c_proj.weight": "attention.out.weight",
+    "1.ln.weight": "ttt_norm.weight",
+    "1.f.to_qkv.weight": "ttt.to_qkv.weight",
+    "1.f.lr_fc.weight": "ttt.to_rates.weight",
+    "1.f.lr_fc.bias": "ttt.to_rates.bias",
+    "1.f.o_norm.weight": "ttt.o_norm.weight",
+    "1.f.c_proj.weight": "ttt.out.weight",
+    "2.ln.weight": "mlp_norm.weight",
+    "2.f.c_fc.weight": "mlp.up.weight",
+    "2.f.c_proj.weight": "mlp.out.weight",
+}
+LAYOUT_BY_CHANNELS = {13: "fsm13", 12: "lact12", 10: "paper10"}
+
+
+def unwrapped(key: str) -> str:
+    """A key without the prefixes that distributed, compiled and checkpointed modules add, wherever they stand."""
+    for wrapper in WRAPPERS:
+        key = key.replace(wrapper, "")
+    return key
+
+
+def convert_state_dict(released: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Our keys and shapes from a released state dict; unknown and missing keys raise ``InputError``."""
+    released = {unwrapped(k): t for k, t in released.items()}
+    out: dict[str, Tensor] = {}
+    fast: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in released.items():
+        if key in TOP:
+            out[TOP[key]] = tensor
+            continue
+        match = re.fullmatch(r"blocks\.(\d+)\.module_list\.(.+)", key)
+        if match and match[2] in BLOCK:
+            out[f"encoder.blocks.{match[1]}.{BLOCK[match[2]]}"] = tensor
+        elif match and match[2] in ("1.f.w0", "1.f.w1", "1.f.w2"):
+            fast.setdefault(match[1], {})[match[2][-2:]] = tensor
+        else:
+            raise InputError(f"{where} holds the key {key!r}, which no released FSM-LVSM or LaCT-NVS model has.")
+    for i, w in fast.items():
+        if set(w) != {"w0", "w1", "w2"}:
+            raise InputError(f"{where} lacks fast weights of block {i}: found {', '.join(sorted(w))}.")
+        out[f"encoder.blocks.{i}.ttt.initial"] = torch.stack([w["w0"], w["w2"], w["w1"].transpose(-1, -2)], dim=1)
+    return out
+
+
+def infer_config(
+    weights: dict[str, Tensor],
+    where: str,
+    *,
+    attention_head_dim: int | None = None,
+    chunk_tokens: int = 2048,
+    elastic: ElasticConfig | None = None,
+    ns_dtype: str = "bfloat16",
+) -> ModelConfig:
+    """The model whose weights these are (our keys); chunking and the elastic prior leave no trace in weights and are given."""
+    try:
+        initial = weights["encoder.blocks.0.ttt.initial"]
+        dim, flat = weights["encoder.embed.weight"].shape
+        patch = round((weights["head.linear.weight"].shape[0] / 3) ** 0.5)
+        head_dim = attention_head_dim or weights["encoder.blocks.0.attention.q_norm.weight"].shape[0]
+    except KeyError as error:
+        raise InputError(f"{where} lacks {error} after renaming; it is not an FSM-LVSM or LaCT-NVS checkpoint.") from error
+    layout = LAYOUT_BY_CHANNELS.get(flat // patch**2)
+    if layout is None or flat != CHANNELS[layout] * patch**2:
+        raise InputError(f"{where} reads {flat} values per {patch}x{patch} patch, which is none of the known layouts.")
+    layers = 1 + max(int(k.split(".")[2]) for k in weights if k.startswith("encoder.blocks."))
+    block = BlockConfig(
+        dim=dim,
+        attention_head_dim=head_dim,
+        ttt_heads=initial.shape[0],
+        expansion=initial.shape[3] // initial.shape[2],
+        mlp_ratio=weights["encoder.blocks.0.mlp.up.weight"].shape[0] // dim,
+        ns_dtype="float32" if ns_dtype == "float32" else "bfloat16",
+        elastic=elastic,
+    )
+    encoder = EncoderConfig(block, layers, patch, layout, chunk_tokens)  # pyright: ignore[reportArgumentType]
+    return ModelConfig(encoder)
+
+
+def load_released(path: Path | str) -> dict[str, Tensor]:
+    """The state dict inside a released ``.pth``, unpickled with ``weights_only=True`` and never otherwise."""
+    import pickle
+
+    try:
+        payload: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path} was refused or cannot be read as plain tensors ({reason}); nothing in it was run.") from error
+    state = payload.get("model", payload) if isinstance(payload, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise InputError(f"{path} does not hold a state dict (top level or under 'model').")
+    return state
+
+
+def model_from_released(path: Path | str, *, chunk_tokens: int = 2048, elastic: ElasticConfig | None = None) -> FSM:
+    """A ready model from a released checkpoint file."""
+    from fsm.checkpoint import load_weights
+
+    weights = convert_state_dict(load_released(path), str(path))
+    model = FSM(infer_config(weights, str(path), chunk_tokens=chunk_tokens, elastic=elastic))
+    load_weights(model, weights, str(path))
+    return model.eval()

@@ -1,0 +1,194 @@
+"""Posed images to a scene memory, and ray queries against it: tokenizer, trunk, and the two functions update and apply.
+
+    memory = encoder.empty(batch)
+    memory = encoder.update(memory, views)       # as often as wanted, any number of views at a time
+    tokens = encoder.apply(memory, requests)     # reads only
+
+A chunk is a whole number of views: the largest whose tokens fit ``chunk_tokens``, at least one. Two schedules exist and
+a checkpoint records which one it was trained with (FSM, arXiv 2604.07350, §3.2; tttLRM for the causal one):
+
+* ``update-all-then-apply``: in every layer all chunks are written, then all tokens read the final weights. Needs every
+  input token of a layer before the next layer starts, so views are held until ``finish``.
+* ``causal``: a chunk is written to and reads each layer before the next chunk is looked at. Memory does not grow with
+  the length of the stream.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fsm.blocks import Block, BlockConfig, ViewTokens
+from fsm.errors import InputError
+from fsm.rays import pixel_rays
+from fsm.ttt import FastWeightState
+from fsm.views import Views
+
+CHANNELS = {"fsm13": 13, "paper10": 10, "lact12": 12}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shape and schedule of the encoder."""
+
+    block: BlockConfig = BlockConfig()
+    """Sizes and rules of every block."""
+    layers: int = 24
+    """Number of blocks."""
+    patch: int = 8
+    """Side of a square patch in pixels; one token each."""
+    input_layout: Literal["fsm13", "paper10", "lact12"] = "fsm13"
+    """Channels per pixel: o, d, o×d, rgb, time (released FSM); rgb, d, o×d, time (paper); o, d, o×d, rgb (LaCT, static)."""
+    chunk_tokens: int = 2048
+    """Tokens written per fast-weight step, rounded down to whole views; 0 writes all inputs as one chunk."""
+    schedule: Literal["update-all-then-apply", "causal"] = "update-all-then-apply"
+    """Order of writing and reading; see the module's text."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("layers", 1), ("patch", 1), ("chunk_tokens", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"model config: {name} is {getattr(self, name)}, must be at least {least}.")
+        if self.schedule == "causal" and self.chunk_tokens == 0:
+            raise InputError("model config: the causal schedule needs chunk_tokens > 0, a stream has no last view.")
+
+
+@dataclass(frozen=True)
+class SceneMemory:
+    """What the encoder has kept of the views pushed so far. A value: ``update`` returns a new one."""
+
+    layers: tuple[FastWeightState, ...]
+    """Fast weights, one state per block."""
+    pending: ViewTokens | None
+    """Embedded views that do not fill a chunk yet (causal), or all of them (update-all-then-apply)."""
+    views_seen: int
+    """Views pushed so far."""
+    finished: bool
+    """All views are written; nothing more may be pushed."""
+
+
+class Encoder(nn.Module):
+    """Tokenizer and trunk. ``checkpointing`` recomputes activations chunk by chunk in backward; it changes no result."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpointing = False
+        dim = config.block.dim
+        self.embed = nn.Linear(CHANNELS[config.input_layout] * config.patch**2, dim, bias=False)
+        self.embed_norm = nn.LayerNorm(dim, bias=False)
+        self.blocks: list[Block] = nn.ModuleList(Block(config.block) for _ in range(config.layers))  # pyright: ignore[reportAttributeAccessIssue]
+        self._initialise()
+
+    def _initialise(self) -> None:
+        # Output projections start smaller, so that the residual stream keeps its scale with depth.
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight") and parameter.ndim == 2:
+                output = name.endswith("out.weight")
+                nn.init.normal_(parameter, std=0.02 / (3 * self.config.layers) ** 0.5 if output else 0.02)
+            elif name.endswith("to_rates.bias"):
+                nn.init.zeros_(parameter)
+
+    def tokenize(self, views: Views) -> ViewTokens:
+        """Embedded patches of views [b v] in model space; without rgb the image channels are zero (a query)."""
+        patch = self.config.patch
+        h, w = views.hw
+        if h % patch or w % patch:
+            raise InputError(f"image size {h}x{w} is not a multiple of the patch size {patch}; resize the views first.")
+        origin, direction = pixel_rays(views)
+        moment = torch.linalg.cross(origin, direction, dim=-3)
+        rgb = torch.zeros_like(direction) if views.rgb is None else views.rgb * 2.0 - 1.0
+        time = views.time[..., None, None, None].expand(*views.time.shape, 1, h, w)
+        channels = {
+            "fsm13": [origin, direction, moment, rgb, time],
+            "paper10": [rgb, direction, moment, time],
+            "lact12": [origin, direction, moment, rgb],
+        }[self.config.input_layout]
+        patches = rearrange(torch.cat(channels, -3), "b v c (y p) (x q) -> b v (y x) (p q c)", p=patch, q=patch)
+        return self.embed_norm(self.embed(patches))
+
+    def empty(self, batch: int) -> SceneMemory:
+        """The memory of a scene nobody has looked at yet."""
+        return SceneMemory(tuple(b.ttt.initial_state(batch) for b in self.blocks), None, 0, finished=False)
+
+    def views_per_chunk(self, tokens_per_view: int, views: int) -> int:
+        """Whole views written per step, of ``views`` in all."""
+        if self.config.chunk_tokens == 0:
+            return max(1, views)
+        return max(1, self.config.chunk_tokens // tokens_per_view)
+
+    def update(self, memory: SceneMemory, views: Views) -> SceneMemory:
+        """Push observed views [b v] in model space. How a stream is split into pushes changes nothing."""
+        if memory.finished:
+            raise InputError("this memory is finished; keep the unfinished one to push further views.")
+        if views.rgb is None:
+            raise InputError("update needs observed views, found requests without rgb.")
+        tokens = self.tokenize(views)
+        pending = tokens if memory.pending is None else torch.cat([memory.pending, tokens], dim=1)
+        memory = replace(memory, pending=pending, views_seen=memory.views_seen + len(views))
+        if self.config.schedule == "causal":
+            size = self.views_per_chunk(tokens.shape[2], len(views))
+            while memory.pending is not None and memory.pending.shape[1] >= size:
+                memory = self._write_causal(memory, size)
+        return memory
+
+    def finish(self, memory: SceneMemory) -> SceneMemory:
+        """Write what is pending (the last chunk may be short); afterwards the memory is only read."""
+        if memory.finished:
+            return memory
+        if memory.pending is not None:
+            if self.config.schedule == "causal":
+                memory = self._write_causal(memory, memory.pending.shape[1])
+            else:
+                memory = self._write_layer_by_layer(memory)
+        return replace(memory, finished=True)
+
+    def apply(self, memory: SceneMemory, requests: Views) -> ViewTokens:
+        """Tokens of the requested views [b v] in model space: the same cost whatever the memory has seen."""
+        memory = self.finish(memory)
+        x = self.tokenize(requests)
+        for block, state in zip(self.blocks, memory.layers, strict=True):
+            x = self._run(block.read, state, self._run(block.attend, x))
+        return x
+
+    def _write_causal(self, memory: SceneMemory, size: int) -> SceneMemory:
+        assert memory.pending is not None
+        x, rest = memory.pending[:, :size], memory.pending[:, size:]
+        layers = []
+        for i, (block, state) in enumerate(zip(self.blocks, memory.layers, strict=True)):
+            x = self._run(block.attend, x)
+            state = self._run(block.write, state, x)
+            layers.append(state)
+            if i + 1 < len(self.blocks):  # nobody reads the inputs' own tokens after the last layer
+                x = self._run(block.read, state, x)
+        return replace(memory, layers=tuple(layers), pending=rest.clone() if rest.shape[1] else None)
+
+    def _write_layer_by_layer(self, memory: SceneMemory) -> SceneMemory:
+        assert memory.pending is not None
+        size = self.views_per_chunk(memory.pending.shape[2], memory.pending.shape[1])
+        chunks = list(memory.pending.split(size, dim=1))
+        layers = []
+        for i, (block, state) in enumerate(zip(self.blocks, memory.layers, strict=True)):
+            # One list, replaced entry by entry: two copies of the residual stream never exist in inference.
+            for c, x in enumerate(chunks):
+                chunks[c] = self._run(block.attend, x)
+                state = self._run(block.write, state, chunks[c])
+            layers.append(state)
+            if i + 1 < len(self.blocks):
+                for c, x in enumerate(chunks):
+                    chunks[c] = self._run(block.read, state, x)
+        return replace(memory, layers=tuple(layers), pending=None)
+
+    def _run(self, function: Callable, *arguments):
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
+
+
+def unpatchify(patches: Float[Tensor, "b v t ppc"], hw: tuple[int, int], patch: int) -> Float[Tensor, "b v c h w"]:
+    """Per-token values (row in patch, column in patch, channel) back to images."""
+    return rearrange(patches, "b v (y x) (p q c) -> b v c (y p) (x q)", y=hw[0] // patch, p=patch, q=patch)

@@ -1,0 +1,159 @@
+"""A scene as the encoder remembers it: fast weights, normalisation, input cameras, and the frames it may copy from."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fsm.encoder import SceneMemory
+from fsm.errors import InputError
+from fsm.files import atomic_folder, read_json, write_json
+from fsm.ttt import FastWeightState
+from fsm.views import Rendering, SceneFrame, Views
+
+if TYPE_CHECKING:
+    from fsm.model import FSM
+
+FORMAT = 1
+RENDER_TOKENS = 16_384  # target tokens decoded at once; bounds memory, changes no pixel
+
+
+class MemoryScene:
+    """Implements ``fsm.renderers.base.Scene`` with a model and its memory of one clip."""
+
+    def __init__(self, model: "FSM", memory: SceneMemory, frame: SceneFrame, inputs: Views) -> None:
+        self.model = model
+        self.memory = memory
+        self.frame = frame
+        self._observed = inputs  # [1 v], in the clip's space, with rgb where the head copies pixels
+
+    @property
+    def inputs(self) -> Views:
+        """Cameras and times of the input frames [v], in the clip's own space and seconds."""
+        return self._observed.without_rgb().unbatched()
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """Image size the scene was read at, and the natural size to render."""
+        return self._observed.hw
+
+    @torch.no_grad()
+    def render(self, views: Views) -> Rendering:
+        """Pictures for requested views [v] or [1 v]; sizes the patch does not divide are rendered at the nearest that it does."""
+        batched = views.c2w.ndim == 4
+        requests = (views if batched else views.batched()).without_rgb().to(self.model.device)
+        if requests.c2w.shape[0] != 1:
+            raise InputError(f"a scene renders one batch entry, found {requests.c2w.shape[0]}.")
+        working = requests.resized(self.model.working_size(requests.hw))
+        working = self.frame.to_model(working)
+        references = self.frame.to_model(self._observed) if self.model.head.uses_references else None
+        per_view = max(1, working.hw[0] * working.hw[1] // self.model.config.encoder.patch**2)
+        size = max(1, RENDER_TOKENS // per_view)
+        parts = [
+            self.model.decode(self.memory, working[start : start + size], references)
+            for start in range(0, len(working), size)
+        ]
+        rgb = torch.cat([p.rgb for p in parts], dim=1)
+        depth = torch.cat([p.depth for p in parts if p.depth is not None], dim=1) if parts[0].depth is not None else None
+        if depth is not None:
+            depth = depth / self.frame.scale[:, None, None, None, None]
+        rendering = Rendering(_resize(rgb, requests.hw), depth=None if depth is None else _resize(depth, requests.hw))
+        if batched:
+            return rendering
+        return Rendering(rendering.rgb[0], depth=None if rendering.depth is None else rendering.depth[0])
+
+    def save(self, path: Path | str) -> None:
+        """Write scene.json and memory.safetensors (and the model, unless it can be found by name) to a folder."""
+        from safetensors.torch import save_file
+
+        from fsm.checkpoint import save_pretrained, weights_hash
+
+        with atomic_folder(path) as folder:
+            tensors = {f"frame.{f.name}": getattr(self.frame, f.name) for f in dataclasses.fields(self.frame)}
+            for name in ("c2w", "intrinsics", "time"):
+                tensors[f"inputs.{name}"] = getattr(self._observed, name)
+            if self._observed.rgb is not None:
+                tensors["inputs.rgb"] = (self._observed.rgb * 255.0).round().to(torch.uint8)
+            for i, state in enumerate(self.memory.layers):
+                tensors[f"layers.{i}.weights"] = state.weights
+            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, folder / "memory.safetensors")
+            if self.model.name is None:
+                save_pretrained(self.model, folder / "model")
+            write_json(
+                folder / "scene.json",
+                {
+                    "format": FORMAT,
+                    "kind": "memory",
+                    "model": self.model.name or "model/",
+                    "weights_sha256": weights_hash(self.model),
+                    "views_seen": self.memory.views_seen,
+                    "hw": list(self.hw),
+                },
+            )
+
+    @staticmethod
+    def load(path: Path | str, *, device: torch.device | str = "cpu", model: "FSM | None" = None) -> "MemoryScene":
+        """Reopen a saved scene; it renders bit for bit what it rendered before. ``model`` replaces looking it up by name."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from fsm.checkpoint import load_pretrained, weights_hash
+
+        folder = Path(path)
+        meta = read_json(folder / "scene.json")
+        _check_meta(meta, folder)
+        if model is None:
+            model = load_pretrained(folder / "model" if meta["model"] == "model/" else meta["model"])
+        if weights_hash(model) != meta["weights_sha256"]:
+            raise InputError(
+                f"{folder / 'scene.json'} was made with other weights of {meta['model']!r} (weights_sha256 differs); "
+                "reconstruct the clip again with the weights at hand."
+            )
+        try:
+            tensors = load_file(folder / "memory.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{folder / 'memory.safetensors'} cannot be read ({error}); reconstruct the clip again.") from error
+        return _assemble(model, meta, tensors, folder, device)
+
+
+def _check_meta(meta: Any, folder: Path) -> None:
+    where = folder / "scene.json"
+    if not isinstance(meta, dict) or meta.get("kind") != "memory":
+        raise InputError(f"{where} is not a memory scene (field kind); expected a folder written by `fsm reconstruct`.")
+    if meta.get("format") != FORMAT:
+        raise InputError(f"{where} has format {meta.get('format')!r}, this version reads {FORMAT}; reconstruct the clip again.")
+    for name in ("model", "weights_sha256", "views_seen", "hw"):
+        if name not in meta:
+            raise InputError(f"{where} lacks the field {name!r}; reconstruct the clip again.")
+
+
+def _assemble(model: "FSM", meta: dict[str, Any], tensors: dict[str, Tensor], folder: Path, device) -> MemoryScene:
+    model = model.to(device).eval()
+    try:
+        frame = SceneFrame(*(tensors[f"frame.{f.name}"] for f in dataclasses.fields(SceneFrame)))
+        empty: tuple[FastWeightState, ...] = model.encoder.empty(1).layers
+        # Only what reading needs is stored: anchor and importance matter to writing alone.
+        layers = tuple(
+            dataclasses.replace(state, weights=tensors[f"layers.{i}.weights"].to(device), anchor=None, importance=None)
+            for i, state in enumerate(empty)
+        )
+        rgb = tensors.get("inputs.rgb")
+        observed = Views(
+            tensors["inputs.c2w"],
+            tensors["inputs.intrinsics"],
+            tensors["inputs.time"],
+            (int(meta["hw"][0]), int(meta["hw"][1])),
+            None if rgb is None else rgb.float() / 255.0,
+        )
+    except KeyError as error:
+        raise InputError(f"{folder / 'memory.safetensors'} lacks the tensor {error}; reconstruct the clip again.") from error
+    memory = SceneMemory(layers, None, int(meta["views_seen"]), finished=True)
+    return MemoryScene(model, memory, frame.to(device), observed.to(device))
+
+
+def _resize(images: Tensor, hw: tuple[int, int]) -> Tensor:
+    from fsm.views import resize_images
+
+    return images if tuple(images.shape[-2:]) == tuple(hw) else resize_images(images, hw)

@@ -1,0 +1,131 @@
+"""FSM: an encoder that remembers and a decoder head that renders from the memory.
+
+    model = FSM.from_pretrained("fsm-tiny")
+    scene = model.reconstruct(clip.views())
+    image = scene.render(clip.views([40]).without_rgb()).rgb
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fsm.encoder import Encoder, EncoderConfig, SceneMemory
+from fsm.errors import InputError
+from fsm.memory_scene import MemoryScene
+from fsm.renderers.lvsm import PlainHead
+from fsm.renderers.reference_head import ReferenceHead, ReferenceHeadConfig
+from fsm.views import Rendering, SceneFrame, Views
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that defines a model but its weights."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    """Tokenizer and trunk."""
+    reference_head: ReferenceHeadConfig | None = None
+    """Our extension: copy pixels of near input frames; null is the published direct head."""
+
+
+class FSM(nn.Module):
+    """Posed views in, a scene out; the scene renders any view at any time."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.name: str | None = None
+        self.encoder = Encoder(config.encoder)
+        dim, patch = config.encoder.block.dim, config.encoder.patch
+        if config.reference_head is None:
+            self.head = PlainHead(dim, patch)
+        else:
+            self.head = ReferenceHead(dim, patch, config.reference_head)
+
+    @staticmethod
+    def from_pretrained(name_or_path: str | Path, *, device: torch.device | str = "cpu") -> "FSM":
+        """A model by bundled name, folder (config.json + model.safetensors) or hub name ``owner/name``, ready to render."""
+        from fsm.checkpoint import load_pretrained
+
+        return load_pretrained(name_or_path).to(device).eval()
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write config.json and model.safetensors, whole or not at all."""
+        from fsm.checkpoint import save_pretrained
+
+        save_pretrained(self, folder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.embed.weight.device
+
+    def working_size(self, hw: tuple[int, int]) -> tuple[int, int]:
+        """The image size the trunk works at for a requested one: each side to the nearest multiple of the patch, at least one."""
+        patch = self.config.encoder.patch
+        h, w = (max(1, round(side / patch)) * patch for side in hw)
+        return h, w
+
+    @torch.no_grad()
+    def reconstruct(self, inputs: Views, frame: SceneFrame | None = None) -> MemoryScene:
+        """Read posed frames [v] or [1 v] into a scene, in time order, one chunk at a time.
+
+        Sizes that the patch does not divide are resized (``working_size``). ``frame`` replaces the normalisation that is
+        otherwise fitted on the inputs.
+        """
+        for scene in self.stream([inputs], frame):
+            return scene
+        raise AssertionError("stream of one push yields one scene")
+
+    @torch.no_grad()
+    def stream(self, pushes: "list[Views] | Iterator[Views]", frame: SceneFrame | None = None) -> Iterator[MemoryScene]:
+        """Push groups of frames one after the other and yield the scene as known after each.
+
+        With the causal schedule the cost of a push does not depend on what came before. Without ``frame`` the
+        normalisation is fitted on the first push and kept.
+        """
+        memory: SceneMemory | None = None
+        seen: list[Views] = []
+        for inputs in pushes:
+            inputs = self._prepared(inputs)
+            frame = SceneFrame.fit(inputs) if frame is None else frame.to(self.device)
+            memory = self.encoder.empty(1) if memory is None else memory
+            normal = frame.to_model(inputs)
+            size = self.encoder.views_per_chunk(self._tokens(inputs.hw), len(inputs))
+            for start in range(0, len(inputs), size):
+                memory = self.encoder.update(memory, normal[start : start + size])
+            seen.append(inputs if self.head.uses_references else inputs.without_rgb())
+            yield MemoryScene(self, self.encoder.finish(memory), frame, Views.cat(seen))
+
+    def _prepared(self, inputs: Views) -> Views:
+        if inputs.c2w.ndim == 3:
+            inputs = inputs.batched()
+        if inputs.rgb is None or inputs.c2w.shape[0] != 1 or len(inputs) == 0:
+            raise InputError("reconstruct needs at least one observed view of one scene: Views [v] with rgb.")
+        if not all(bool(torch.isfinite(t).all()) for t in (inputs.c2w, inputs.intrinsics, inputs.time, inputs.rgb)):
+            raise InputError("the input views hold NaN or infinite values; run `fsm inspect` on the clip.")
+        inputs = inputs.to(self.device)[torch.argsort(inputs.time[0], stable=True)]
+        inputs = inputs.resized(self.working_size(inputs.hw))
+        # Eight bits are what a saved scene keeps, so that a reopened one renders the same bits.
+        assert inputs.rgb is not None
+        return dataclasses.replace(inputs, rgb=(inputs.rgb * 255.0).round().clamp(0, 255) / 255.0)
+
+    def _tokens(self, hw: tuple[int, int]) -> int:
+        return hw[0] * hw[1] // self.config.encoder.patch**2
+
+    def forward(self, inputs: Views, targets: Views) -> Rendering:
+        """Training step: render ``targets`` [b t] from ``inputs`` [b v], both in model space and at a working size."""
+        memory = self.encoder.finish(self.encoder.update(self.encoder.empty(inputs.c2w.shape[0]), inputs))
+        return self.decode(memory, targets.without_rgb(), inputs)
+
+    def decode(self, memory: SceneMemory, requests: Views, references: Views | None) -> Rendering:
+        """Render requests [b v] in model space from a memory; depth comes out in model units."""
+        return self.head(self.encoder.apply(memory, requests), requests, references)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of learnt values."""
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,99 @@
+"""The elastic prior of LaCET: fast weights are pulled back to an anchor, entry by entry, by importance.
+
+Paper: "Fast Spatial Memory with Elastic Test-Time Training" (arXiv 2604.07350), §3.2, Eq. 5-6. ``fsm.ttt.reference`` is
+the same written for reading. All arguments are stacked fast weights [b h 3 d m]; see ``fsm.ttt.fast_weights``.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fsm.errors import InputError
+
+Stacked = Float[Tensor, "b heads 3 d m"]
+
+
+@dataclass(frozen=True)
+class ElasticConfig:
+    """How strongly, and to what, the fast weights are held."""
+
+    importance: Literal["ewc", "mas", "si"] = "si"
+    """Statistic of a chunk's update Δ: Δ² (ewc), |Δ| (mas) or |Δ ∘ (weights - anchor)| (si)."""
+    anchor: Literal["global", "streaming", "streaming-ema"] = "streaming-ema"
+    """Fixed at the start, moved to the current weights after every chunk, or moved part of the way."""
+    lam: float = 0.5
+    """λ, strength of the pull; 0 is LaCT bit for bit."""
+    alpha: float = 0.5
+    """α, decay of the importance."""
+    beta: float = 0.5
+    """β, decay of the streaming-ema anchor."""
+    initial_importance: float = 0.0
+    """Importance before the first chunk."""
+    timing: Literal["updated", "previous"] = "updated"
+    """Pull with the importance after this chunk (released weights) or before it (Eq. 5 as printed)."""
+    importance_scale: Literal["none", "mean"] = "none"
+    """Extension of ours: 'mean' divides the importance by its mean per matrix, so that λ carries over between widths."""
+
+    def __post_init__(self) -> None:
+        for name in ("lam", "alpha", "beta"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise InputError(f"elastic.{name} is {value}; choose a value in [0, 1].")
+
+
+_RECORDER: ContextVar[list[Float[Tensor, " b"]] | None] = ContextVar("fsm_pull_ratio", default=None)
+
+
+@contextlib.contextmanager
+def record_pull_ratio() -> Iterator[list[Float[Tensor, " b"]]]:
+    """Collect ‖pull‖ / ‖update‖ of every elastic step inside the block, one entry [b] per layer and chunk."""
+    ratios: list[Float[Tensor, " b"]] = []
+    token = _RECORDER.set(ratios)
+    try:
+        yield ratios
+    finally:
+        _RECORDER.reset(token)
+
+
+def next_importance(
+    importance: Stacked, update: Stacked, updated: Stacked, anchor: Stacked, config: ElasticConfig
+) -> Stacked:
+    """F ← αF + (1-α) φ(S), Eq. 6; a constant for autograd."""
+    fresh = 1.0 - config.alpha
+    with torch.no_grad():
+        update = update.to(importance.dtype)
+        if config.importance == "ewc":
+            return (importance * config.alpha).addcmul_(update, update, value=fresh)
+        if config.importance == "mas":
+            return torch.lerp(importance, update.abs(), fresh)
+        drift = (updated - anchor).mul_(update).abs_()
+        return drift.mul_(fresh).add_(importance, alpha=config.alpha)
+
+
+def consolidate(updated: Stacked, update: Stacked, anchor: Stacked, importance: Stacked, config: ElasticConfig) -> Stacked:
+    """θ ← θ' - λ F ∘ (θ' - θ*), Eq. 5; one fused interpolation towards the anchor."""
+    with torch.no_grad():
+        weight = importance * config.lam
+        if config.importance_scale == "mean":
+            weight /= importance.mean((-2, -1), keepdim=True).clamp_min(1e-30)
+            weight.clamp_(max=1.0)
+        recorder = _RECORDER.get()
+        if recorder is not None:
+            pull = (weight * (updated - anchor)).flatten(1).norm(dim=1)
+            recorder.append(pull / update.float().flatten(1).norm(dim=1).clamp_min(1e-30))
+    return torch.lerp(updated, anchor, weight)
+
+
+def next_anchor(anchor: Stacked, weights: Stacked, config: ElasticConfig) -> Stacked:
+    """The anchor for the next chunk, from the weights this chunk ended with; a constant for autograd."""
+    if config.anchor == "global":
+        return anchor
+    if config.anchor == "streaming":
+        return weights.detach()
+    return torch.lerp(anchor, weights.detach(), 1.0 - config.beta)

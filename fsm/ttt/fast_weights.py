@@ -1,0 +1,146 @@
+"""SwiGLU fast weights, written by one Muon step per chunk of tokens: pure functions on values.
+
+    f_W(x) = W_down [ SiLU(W_gate x) ∘ (W_up x) ]          inner loss per token  L = -⟨f_W(k), v⟩
+
+The three matrices are kept stacked as [b heads 3 d m] in the order gate, up, downᵀ. They share one shape, so that
+Newton-Schulz, the elastic step and the norms are single batched calls, and so that the three gradients are one product
+each of tokens and hidden values: kᵀP₀, kᵀP₂, vᵀP₁.
+
+Shape suffixes: b batch, heads, n tokens of a chunk, d head width, m hidden width. Sources: LaCT (arXiv 2505.23884) and
+FSM (arXiv 2604.07350); ``fsm.ttt.reference`` is the plain twin, tested equal in values and gradients.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fsm.ttt.elastic import ElasticConfig, Stacked, consolidate, next_anchor, next_importance
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+Tokens = Float[Tensor, "b heads n d"]
+
+
+@dataclass(frozen=True)
+class FastWeightState:
+    """Everything one layer remembers of one sequence. A value: writing returns a new one."""
+
+    weights: Stacked
+    """Current fast weights, float32."""
+    gate_up_norms: Float[Tensor, "b heads 2 1 m"]
+    """Column norms the gate and up matrices are restored to: those of the initial weights."""
+    down_norms: Float[Tensor, "b heads d 1"]
+    """Likewise for downᵀ, whose input axis is m."""
+    anchor: Stacked | None
+    """Where the elastic prior pulls to; None without it."""
+    importance: Stacked | None
+    """How hard it pulls, entry by entry; None without it."""
+    step: int
+    """Chunks written so far."""
+
+    def detached(self) -> "FastWeightState":
+        """The same values without autograd history."""
+        return replace(self, weights=self.weights.detach())
+
+
+def initial_state(initial: Float[Tensor, "heads 3 d m"], batch: int, elastic: ElasticConfig | None) -> FastWeightState:
+    """State before the first chunk: every sample starts from the learnt initial weights, which are also the anchor."""
+    weights = initial.float().expand(batch, *initial.shape)
+    gate_up_norms, down_norms = _norms(weights.detach())
+    anchor = weights.detach() if elastic else None
+    importance = torch.full_like(weights, elastic.initial_importance).detach() if elastic else None
+    return FastWeightState(weights, gate_up_norms, down_norms, anchor, importance, step=0)
+
+
+def write_chunk(
+    state: FastWeightState,
+    k: Tokens,
+    v: Tokens,
+    rates: Float[Tensor, "b heads n 3"],
+    *,
+    elastic: ElasticConfig | None,
+    ns_steps: int,
+    ns_dtype: torch.dtype,
+) -> FastWeightState:
+    """Write one chunk: gradient at the current weights, Newton-Schulz, add, elastic pull, norm restoration, anchor."""
+    with torch.autocast(k.device.type, enabled=torch.is_autocast_enabled(k.device.type)):
+        gradient = fast_weight_gradient(state.weights, k, v, rates)
+    with torch.autocast(k.device.type, enabled=False):
+        update = orthogonalise(gradient, ns_steps, ns_dtype)
+        weights = state.weights + update
+        anchor, importance = state.anchor, state.importance
+        if elastic is not None and anchor is not None and importance is not None:
+            fresh = next_importance(importance, update, weights, anchor, elastic)
+            if elastic.lam > 0.0:
+                in_force = fresh if elastic.timing == "updated" else importance
+                weights = consolidate(weights, update, anchor, in_force, elastic)
+            importance = fresh
+        weights = restore_norms(weights, state.gate_up_norms, state.down_norms)
+        if elastic is not None and anchor is not None:
+            anchor = next_anchor(anchor, weights, elastic)
+    return replace(state, weights=weights, anchor=anchor, importance=importance, step=state.step + 1)
+
+
+def fast_weight_gradient(weights: Stacked, k: Tokens, v: Tokens, rates: Float[Tensor, "b heads n 3"]) -> Stacked:
+    """Descent direction of Σ -⟨f_W(k), v⟩ in closed form, tokens weighted by their rates (gate, down, up)."""
+    gate, up, down_t = weights.unbind(2)
+    a = k @ gate
+    u = k @ up
+    delta = v @ down_t
+    sigma = torch.sigmoid(a)
+    silu = a * sigma
+    rate_gate, rate_down, rate_up = rates.to(a.dtype).unbind(-1)
+    p_gate = delta * u * torch.addcmul(sigma, silu, 1.0 - sigma) * rate_gate[..., None]
+    p_up = delta * silu * rate_up[..., None]
+    p_down = silu * u * rate_down[..., None]
+    k_t, v_t = k.transpose(-1, -2), v.transpose(-1, -2)
+    return torch.stack([k_t @ p_gate, k_t @ p_up, v_t @ p_down], dim=2)
+
+
+def fast_weight_apply(weights: Stacked, q: Tokens) -> Tokens:
+    """Read: f_W(q). Changes nothing."""
+    gate, up, down_t = weights.unbind(2)
+    return (F.silu(q @ gate) * (q @ up)) @ down_t.transpose(-1, -2)
+
+
+def orthogonalise(gradient: Stacked, steps: int, dtype: torch.dtype) -> Stacked:
+    """Muon's Newton-Schulz: singular values of every matrix to about one; the three matrices in one batched call.
+
+    The quintic iteration runs in ``dtype`` on the shorter side; the result is float32. A zero gradient stays zero.
+    """
+    flat = gradient.flatten(0, 2).float()
+    x = (flat / (torch.linalg.matrix_norm(flat, keepdim=True) + 1e-7)).to(dtype)
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.transpose(-1, -2)
+    c1, c3, c5 = NEWTON_SCHULZ
+    for _ in range(steps):
+        gram = x @ x.transpose(-1, -2)
+        poly = torch.baddbmm(gram, gram, gram, beta=c3, alpha=c5)
+        x = torch.baddbmm(x, poly, x, beta=c1)
+    if tall:
+        x = x.transpose(-1, -2)
+    return x.float().unflatten(0, gradient.shape[:3])
+
+
+def restore_norms(
+    weights: Stacked, gate_up_norms: Float[Tensor, "b heads 2 1 m"], down_norms: Float[Tensor, "b heads d 1"]
+) -> Stacked:
+    """Rescale every column (norm over the input axis) to the norm it had in the initial weights."""
+    gate_up_now, down_now = _norms(weights)
+    scale = torch.cat(
+        [
+            (gate_up_norms / (gate_up_now + 1e-5)).expand_as(weights[:, :, :2]),
+            (down_norms / (down_now + 1e-5)).expand_as(weights[:, :, 2])[:, :, None],
+        ],
+        dim=2,
+    )
+    return weights * scale
+
+
+def _norms(weights: Stacked) -> tuple[Float[Tensor, "b heads 2 1 m"], Float[Tensor, "b heads d 1"]]:
+    gate_up = torch.linalg.vector_norm(weights[:, :, :2], dim=-2, keepdim=True)
+    down = torch.linalg.vector_norm(weights[:, :, 2], dim=-1, keepdim=True)
+    return gate_up, down

@@ -1,0 +1,68 @@
+"""The plain twin of ``fsm.ttt.fast_weights``: one matrix at a time, gradients by autograd, float32, written for reading.
+
+Slow on purpose. Tests compare the fast path with it in values and in gradients.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fsm.ttt.elastic import ElasticConfig
+
+Matrices = dict[str, Float[Tensor, "rows columns"]]
+"""gate [d m], up [d m], down [m d]: the row convention, f(x) = (SiLU(x gate) ∘ (x up)) down."""
+
+
+def f(w: Matrices, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """The fast-weight function of one head."""
+    return (F.silu(x @ w["gate"]) * (x @ w["up"])) @ w["down"]
+
+
+def newton_schulz(g: Float[Tensor, "rows columns"], steps: int) -> Float[Tensor, "rows columns"]:
+    """X ← aX + (bA + cA²)X with A = XXᵀ, from X = G / ‖G‖, transposed first if there are more rows than columns."""
+    if g.shape[0] > g.shape[1]:
+        return newton_schulz(g.T, steps).T
+    x = g / (g.norm() + 1e-7)
+    for _ in range(steps):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x
+
+
+def write_sequence(
+    initial: Matrices,
+    chunks: list[tuple[Float[Tensor, "n d"], Float[Tensor, "n d"], dict[str, Float[Tensor, " n"]]]],
+    elastic: ElasticConfig | None,
+    ns_steps: int = 5,
+) -> Matrices:
+    """Fast weights of one head of one sample after all chunks (k, v, rates by matrix name)."""
+    w = dict(initial)
+    initial_norms = {name: m.detach().norm(dim=0, keepdim=True) for name, m in initial.items()}
+    anchor = {name: m.detach() for name, m in initial.items()}
+    start = elastic.initial_importance if elastic else 0.0
+    importance = {name: torch.full_like(m, start).detach() for name, m in initial.items()}
+    for k, v, rates in chunks:
+        new: Matrices = {}
+        for name, matrix in w.items():
+            # Ascent on the weighted agreement is descent on the loss L = -⟨f(k), v⟩.
+            agreement = (rates[name] * (f(w, k) * v).sum(-1)).sum()
+            (gradient,) = torch.autograd.grad(agreement, matrix, create_graph=True)
+            update = newton_schulz(gradient, ns_steps)
+            theta = matrix + update
+            if elastic is not None:
+                drift = theta - anchor[name]
+                s = {"ewc": update.square(), "mas": update.abs(), "si": (update * drift).abs()}[elastic.importance]
+                fresh = (elastic.alpha * importance[name] + (1 - elastic.alpha) * s).detach()
+                pull = fresh if elastic.timing == "updated" else importance[name]
+                if elastic.importance_scale == "mean":
+                    pull = (pull / pull.mean()).clamp(max=1 / elastic.lam)
+                theta = theta - elastic.lam * pull * drift
+                importance[name] = fresh
+            theta = theta / (theta.norm(dim=0, keepdim=True) + 1e-5) * initial_norms[name]
+            if elastic is not None and elastic.anchor != "global":
+                keep = elastic.beta if elastic.anchor == "streaming-ema" else 0.0
+                anchor[name] = (keep * anchor[name] + (1 - keep) * theta).detach()
+            new[name] = theta
+        w = new
+    return w
