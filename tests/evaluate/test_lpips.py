@@ -152,7 +152,7 @@ def test_bad_files(no_weights: Path, kind: str) -> None:
     elif kind == "pickled":
         path.write_bytes(pickle.dumps(Payload(), protocol=2))
     elif kind == "npz_object":
-        np.savez(path, **{"features.0.weight": np.array([Payload()], dtype=object)})
+        np.savez(path, allow_pickle=True, **{"features.0.weight": np.array([Payload()], dtype=object)})
     elif kind == "wrong_net":
         np.savez(path, allow_pickle=False, **{k: v[:1] for k, v in alex.items()})
     elif kind == "non_finite":
