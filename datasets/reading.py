@@ -1,0 +1,116 @@
+"""Fields and paths out of files that others wrote: strict types, and nothing outside the data set's own folder."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from fsm.errors import InputError
+
+Record = dict[str, Any]
+
+
+def record(value: Any, where: str) -> Record:
+    """A JSON object, or an ``InputError`` that says where something else was found."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where} should be a JSON object, found {type(value).__name__}.")
+    return value
+
+
+def records(parent: Record, key: str, where: str) -> list[Record]:
+    """A non-empty list of JSON objects under ``key``."""
+    value = _get(parent, key, where)
+    if not isinstance(value, list) or not value:
+        raise InputError(f"{where}: {key} should be a list with at least one entry, found {_shown(value)}.")
+    return [record(v, f"{where}: {key}[{i}]") for i, v in enumerate(value)]
+
+
+def number(parent: Record, key: str, where: str) -> float:
+    """A finite number under ``key``."""
+    value = _get(parent, key, where)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected a finite number.")
+    return float(value)
+
+
+def integer(parent: Record, key: str, where: str) -> int:
+    """A whole number of at least 0 under ``key``; 512.0 counts as one."""
+    value = number(parent, key, where)
+    if value != int(value) or value < 0:
+        raise InputError(f"{where}: {key} is {value}, expected a whole number of at least 0.")
+    return int(value)
+
+
+def integers(parent: Record, key: str, where: str) -> tuple[int, ...]:
+    """A list of whole numbers of at least 0 under ``key``."""
+    value = _get(parent, key, where)
+    if not isinstance(value, list):
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected a list of whole numbers.")
+    return tuple(integer({str(i): v}, str(i), f"{where}: {key}") for i, v in enumerate(value))
+
+
+def text(parent: Record, key: str, where: str) -> str:
+    """A non-empty string under ``key``."""
+    value = _get(parent, key, where)
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected text.")
+    return value
+
+
+def matrix(parent: Record, key: str, where: str) -> Float64[np.ndarray, "4 4"]:
+    """A 4x4 (or 3x4, completed) matrix of numbers under ``key``; NaN passes, for the pose check to name."""
+    value = _get(parent, key, where)
+    try:
+        found = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected a 4x4 matrix of numbers.") from error
+    if found.shape == (3, 4):
+        found = np.concatenate([found, [[0.0, 0.0, 0.0, 1.0]]])
+    if found.shape != (4, 4):
+        raise InputError(f"{where}: {key} has shape {found.shape}, expected a 4x4 matrix.")
+    return found
+
+
+def inside(root: Path, base: Path, name: str, where: str) -> Path:
+    """The existing file ``name`` (relative to ``base``), which must lie inside ``root`` once links are followed.
+
+    A path that does not exist there, or leads out of ``root``, is replaced by the file of the same name directly in ``base``:
+    published clips name paths of the machine that made them. Otherwise ``InputError``.
+    """
+    try:
+        limit = root.resolve()
+        named = base / name
+        for candidate in (named, base / Path(name).name):
+            if candidate.is_file() and candidate.resolve().is_relative_to(limit):
+                return candidate
+        outside = not named.resolve().is_relative_to(limit)
+    except (OSError, ValueError, RuntimeError) as error:  # too long, embedded NUL, link loop
+        raise InputError(f"{where}: {name!r} is not a usable path ({error}).") from error
+    if outside:
+        raise InputError(f"{where}: {name!r} leads out of the data folder {root}; put the file inside it.")
+    raise InputError(f"{where}: {name!r} does not exist in {base}, nor does {Path(name).name!r}; check the path.")
+
+
+def unique_names(files: Sequence[Path], root: Path) -> list[str]:
+    """File names without suffix; where two agree, paths relative to ``root`` without suffix. Repeated files are an error."""
+    names = [file.stem for file in files]
+    if len(set(names)) < len(names):
+        names = [file.relative_to(root).with_suffix("").as_posix() for file in files]
+    if len(set(names)) < len(names):
+        repeated = next(name for i, name in enumerate(names) if name in names[:i])
+        raise InputError(f"{root}: clip {repeated!r} is listed twice; list every clip once.")
+    return names
+
+
+def _get(parent: Record, key: str, where: str) -> Any:
+    if key not in parent:
+        raise InputError(f"{where} lacks the field {key!r}; found {', '.join(list(parent)[:8]) or 'nothing'}.")
+    return parent[key]
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
