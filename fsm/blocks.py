@@ -64,7 +64,7 @@ class WindowAttention(nn.Module):
         """Attend within each view."""
         b, v, t, d = x.shape
         q, k, value = self.to_qkv(x).view(b * v, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = self.q_norm(q).to(value.dtype), self.k_norm(k).to(value.dtype)
+        q, k = self.q_norm(q.float()).to(value.dtype), self.k_norm(k.float()).to(value.dtype)
         o = F.scaled_dot_product_attention(q, k, value)
         return self.out(o.transpose(1, 2).reshape(b, v, t, d))
 
@@ -109,7 +109,7 @@ class LaCETLayer(nn.Module):
     def read(self, state: FastWeightState, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """What the memory answers to these (normalised) tokens."""
         q = _unit(self._heads(F.silu(F.linear(x, self.to_qkv.weight[: self.config.dim]))))
-        o = self.o_norm(fast_weight_apply(state.weights, q))
+        o = self.o_norm(fast_weight_apply(state.weights, q).float())
         return self.out(o.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n width"]:

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fsm.blocks import Block, BlockConfig, ViewTokens
 from fsm.errors import InputError
-from fsm.rays import pixel_rays
+from fsm.rays import pixel_rays, plucker
 from fsm.ttt import FastWeightState
 from fsm.views import Views
 
@@ -100,7 +100,7 @@ class Encoder(nn.Module):
         if h % patch or w % patch:
             raise InputError(f"image size {h}x{w} is not a multiple of the patch size {patch}; resize the views first.")
         origin, direction = pixel_rays(views)
-        moment = torch.linalg.cross(origin, direction, dim=-3)
+        moment = plucker(origin, direction)[..., 3:, :, :]
         rgb = torch.zeros_like(direction) if views.rgb is None else views.rgb * 2.0 - 1.0
         time = views.time[..., None, None, None].expand(*views.time.shape, 1, h, w)
         channels = {

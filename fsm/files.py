@@ -43,6 +43,8 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
+        for file in temporary.rglob("*"):  # some writers keep the owner-only mode of their own temporary files
+            os.chmod(file, (0o777 if file.is_dir() else 0o666) & ~_umask())
         if path.exists():
             retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             os.replace(path, retired)

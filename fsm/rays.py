@@ -1,12 +1,31 @@
 """Pixel rays, Plücker coordinates and pinhole projection."""
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fsm.views import Views
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Run ``function`` with autocast off: bfloat16 has eight bits, camera geometry needs more."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+@full_precision
 def pixel_rays(views: Views) -> tuple[Float[Tensor, "*b v 3 h w"], Float[Tensor, "*b v 3 h w"]]:
     """Origin and unit direction of the ray through every pixel centre, in the space of ``views.c2w``."""
     h, w = views.hw
@@ -22,6 +41,7 @@ def pixel_rays(views: Views) -> tuple[Float[Tensor, "*b v 3 h w"], Float[Tensor,
     return origin, direction
 
 
+@full_precision
 def plucker(
     origin: Float[Tensor, "*b 3 h w"], direction: Float[Tensor, "*b 3 h w"]
 ) -> Float[Tensor, "*b 6 h w"]:
@@ -29,6 +49,7 @@ def plucker(
     return torch.cat([direction, torch.linalg.cross(origin, direction, dim=-3)], dim=-3)
 
 
+@full_precision
 def project(
     points: Float[Tensor, "*b n 3"], c2w: Float[Tensor, "*b 4 4"], intrinsics: Float[Tensor, "*b 4"]
 ) -> tuple[Float[Tensor, "*b n 2"], Float[Tensor, "*b n"]]:
@@ -40,6 +61,7 @@ def project(
     return xy, z
 
 
+@full_precision
 def unproject(
     pixels: Float[Tensor, "*b n 2"],
     depth: Float[Tensor, "*b n"],

@@ -12,7 +12,8 @@ Where to look (``sampling``):
 * ``offset``: a free offset in pixels per reference.
 
 Geometry is predicted on a grid of ``cells`` per patch side and upsampled, because depth and motion are smooth; colours and
-blending weights are predicted per pixel, because occlusion edges are not.
+blending weights are predicted per pixel, because occlusion edges are not. A few convolutions (``Refinement``) then look at
+what was fetched and correct positions and weights, coarse to fine.
 """
 
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from torch import Tensor, nn
 
 from fsm.encoder import unpatchify
 from fsm.errors import InputError
+from fsm.rays import full_precision
 from fsm.views import Rendering, Views
 
 META = 8  # numbers that describe a reference relative to a target: time 1, centre 3, forward axis 3, rank distance 1
+CONTEXT = 8  # channels the tokens pass on to the refinement
 OUTSIDE = -8.0  # logit of a sample that falls outside its frame or behind its camera
 
 
@@ -45,6 +48,10 @@ class ReferenceHeadConfig:
     """Grid points of the geometry per patch side."""
     initial_inverse_depth: float = 0.3
     """ρ before training, in model units (1 = the largest camera offset of the inputs)."""
+    refinements: tuple[int, ...] = (4, 2)
+    """Pixel strides at which the fetched samples are looked at and corrected, in this order; empty turns it off."""
+    refinement_width: int = 48
+    """Channels of the refinement's convolutions."""
 
     def __post_init__(self) -> None:
         if self.references < 1:
@@ -68,11 +75,13 @@ class ReferenceHead(nn.Module):
         self.slot_meta = nn.Linear(META, config.hidden)
         self.slot_flow = nn.Linear(config.hidden, 2 * cells)
         self.slot_logit = nn.Linear(config.hidden, patch**2)
-        self.agreement = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 1))
+        self.context = nn.Linear(config.hidden, CONTEXT * cells)
+        self.refinements: list[Refinement] = nn.ModuleList(  # pyright: ignore[reportAttributeAccessIssue]
+            Refinement(config.references, config.refinement_width, stride) for stride in config.refinements
+        )
         self.nearness = nn.Parameter(torch.tensor(2.0))
         # Start as a rotation-compensated blend of the nearest frames: every predicted correction is zero.
-        for layer in (self.geometry, self.slot_flow, self.slot_logit, self.agreement[2]):
-            assert isinstance(layer, nn.Linear)
+        for layer in (self.geometry, self.slot_flow, self.slot_logit):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -92,8 +101,14 @@ class ReferenceHead(nn.Module):
         samples, inside = sample_references(references, chosen, pixels)
         logits = self._pixel_logits(slot, requests.hw) - self.nearness * distance[..., None, None, None]
         rgb = torch.sigmoid(colour[:, :, :3])
-        logits = logits + self._agreement(samples, logits, inside, rgb) + OUTSIDE * (1.0 - inside)
-        weights = torch.softmax(torch.cat([logits[:, :, :, 0], colour[:, :, 3:] - 2.0], dim=2), dim=2)
+        context = self._upsampled(self.context(hidden).float(), requests.hw)
+        gaps = time_gaps(requests, references, chosen)
+        for refinement in self.refinements:
+            shift, more = refinement(samples, inside, gaps, rgb, context)
+            pixels, logits = pixels + shift, logits + more
+            samples, inside = sample_references(references, chosen, pixels)
+        logits = torch.cat([(logits + OUTSIDE * (1.0 - inside))[:, :, :, 0], colour[:, :, 3:] - 2.0], dim=2)
+        weights = torch.softmax(logits, dim=2)
         blended = (weights[:, :, :-1, None] * samples).sum(2) + weights[:, :, -1:] * rgb
         depth = None if inverse_depth is None else 1.0 / inverse_depth.clamp_min(1e-6)
         return Rendering(blended, depth=depth)
@@ -120,34 +135,76 @@ class ReferenceHead(nn.Module):
         fine = F.interpolate(coarse.flatten(0, 1), size=hw, mode="bilinear", align_corners=False)
         return fine.unflatten(0, coarse.shape[:2])
 
-    def _agreement(self, samples, logits, inside, rgb) -> Float[Tensor, "b v k 1 h w"]:
-        """How far each sample stands from the others' mean: an outlier is probably occluded or misplaced."""
-        prior = torch.softmax(logits + OUTSIDE * (1.0 - inside), dim=2)
-        mean = (prior * samples).sum(2, keepdim=True)
-        off = samples - mean
-        variance = (prior * off.square()).sum(2, keepdim=True).mean(3, keepdim=True)
-        spread = (variance + 1e-8).sqrt().expand_as(inside)
-        off_rgb = (samples - rgb[:, :, None]).abs().mean(3, keepdim=True)
-        features = torch.cat([off.abs(), off.abs().mean(3, keepdim=True), spread, off_rgb, prior, inside], dim=3)
-        return self.agreement(features.movedim(3, -1)).movedim(-1, 3)
+
+class Refinement(nn.Module):
+    """Looks at the fetched samples side by side and corrects where they came from and how much they count.
+
+    The correction of positions is a velocity shared by all references, times each one's time gap, plus a small shift of
+    its own; both are smooth (predicted at 1/stride), the weights are per pixel.
+    """
+
+    def __init__(self, references: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride, self.references = stride, references
+        channels = references * 5 + 3 + CONTEXT
+        self.enter = nn.Conv2d(channels, width, kernel_size=stride + 1, stride=stride, padding=stride // 2)
+        self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
+        self.shift = nn.Conv2d(width, 2 + 2 * references, 3, padding=1)
+        self.logit = nn.Conv2d(width, references * stride**2, 3, padding=1)
+        for layer in (self.shift, self.logit):
+            nn.init.zeros_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        samples: Float[Tensor, "b v k 3 h w"],
+        inside: Float[Tensor, "b v k 1 h w"],
+        gaps: Float[Tensor, "b v k"],
+        rgb: Float[Tensor, "b v 3 h w"],
+        context: Float[Tensor, "b v c h w"],
+    ) -> tuple[Float[Tensor, "b v k h w 2"], Float[Tensor, "b v k 1 h w"]]:
+        """Shift of the sample positions in pixels, and what to add to the blending logits."""
+        b, v, k, _, h, w = samples.shape
+        gap_maps = gaps[..., None, None, None].expand_as(inside)
+        slots = torch.cat([samples - 0.5, inside, gap_maps], dim=3).flatten(2, 3)
+        x = F.gelu(self.enter(torch.cat([slots, rgb - 0.5, context], dim=2).flatten(0, 1)))
+        for layer in self.body:
+            x = x + F.gelu(layer(x))
+        shift = F.interpolate(self.shift(x).float(), size=(h, w), mode="bilinear", align_corners=False)
+        shift = shift.view(b, v, 1 + k, 2, h, w).movedim(3, -1) * self.stride
+        logit = F.interpolate(F.pixel_shuffle(self.logit(x).float(), self.stride), size=(h, w), mode="nearest")
+        return shift[:, :, :1] * gaps[..., None, None, None] + shift[:, :, 1:], logit.view(b, v, k, 1, h, w)
 
 
+@full_precision
 def nearest_references(
     requests: Views, references: Views, count: int
 ) -> tuple[Int[Tensor, "b v k"], Float[Tensor, "b v k"]]:
-    """Indices of the ``count`` references nearest to each request in time and pose, and their distance over the mean.
+    """Indices of the ``count`` references nearest to each request in time and pose, in time order, and their distances.
 
-    Distance in model units: |Δt| + |Δcentre| + (1 - cos of the angle between forward axes). Fewer references than
-    ``count`` are used as they are.
+    Distance in model units: |Δt| + |Δcentre| + (1 - cos of the angle between forward axes), divided by its mean over the
+    chosen. Where there are fewer references than ``count`` the nearest are taken more than once.
     """
     with torch.no_grad():
         dt = (requests.time[:, :, None] - references.time[:, None]).abs()
         dc = torch.cdist(requests.c2w[..., :3, 3], references.c2w[..., :3, 3])
         cos = torch.einsum("bvi,bni->bvn", requests.c2w[..., :3, 2], references.c2w[..., :3, 2])
-        score, index = (dt + dc + 1.0 - cos).topk(min(count, dt.shape[-1]), dim=-1, largest=False)
+        order = (dt + dc + 1.0 - cos).sort(dim=-1, stable=True)
+        rank = torch.arange(count, device=dt.device) % dt.shape[-1]
+        index, score = order.indices[..., rank], order.values[..., rank]
+        by_time = _gather(references.time, index).argsort(dim=-1, stable=True)
+        index, score = index.gather(-1, by_time), score.gather(-1, by_time)
         return index, score / score.mean(-1, keepdim=True).clamp_min(1e-6)
 
 
+def time_gaps(requests: Views, references: Views, chosen: Int[Tensor, "b v k"]) -> Float[Tensor, "b v k"]:
+    """Signed time from the target to each chosen reference, over their mean absolute gap."""
+    gap = _gather(references.time, chosen) - requests.time[:, :, None]
+    return gap / gap.abs().mean(-1, keepdim=True).clamp_min(1e-6)
+
+
+@full_precision
 def reference_meta(requests: Views, references: Views, chosen, distance) -> Float[Tensor, "b v k 8"]:
     """Numbers that tell the head which frame it is looking at, relative to the target camera."""
     pose, time = _gather(references.c2w, chosen), _gather(references.time, chosen)
@@ -158,6 +215,7 @@ def reference_meta(requests: Views, references: Views, chosen, distance) -> Floa
     return torch.cat([4.0 * dt, 4.0 * centre, forward, distance[..., None]], dim=-1)
 
 
+@full_precision
 def warped_pixels(requests: Views, references: Views, chosen, rho, motion) -> Float[Tensor, "b v k h w 2"]:
     """Pixels of the references at which the target's points stand, given inverse depth and angular motion.
 
@@ -183,6 +241,7 @@ def warped_pixels(requests: Views, references: Views, chosen, rho, motion) -> Fl
     return torch.stack([torch.where(ahead, px, far), torch.where(ahead, py, far)], dim=-1)
 
 
+@full_precision
 def sample_references(
     references: Views, chosen: Int[Tensor, "b v k"], pixels: Float[Tensor, "b v k h w 2"]
 ) -> tuple[Float[Tensor, "b v k 3 h w"], Float[Tensor, "b v k 1 h w"]]:

@@ -1,0 +1,1 @@
+"""Training: one script for CPU, one GPU and torchrun."""

@@ -1,0 +1,120 @@
+"""What a training run is: plain values, from a preset in ``configs/`` and overrides."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import fsm
+from fsm.config import from_dict
+from fsm.errors import InputError
+from fsm.files import read_yaml
+from fsm.model import ModelConfig
+
+CONFIGS = Path(fsm.__file__).parent / "configs"
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One source of training clips."""
+
+    path: str
+    """`synthetic`, or a clip list, clip file or folder that `fsm inspect` can open."""
+    weight: float = 1.0
+    """How often it is drawn, relative to the other sources."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which frames a training sample holds (FSM, appendix A: a random window, inputs and targets disjoint)."""
+
+    sources: tuple[SourceConfig, ...] = (SourceConfig("synthetic"),)
+    """Where samples come from."""
+    hw: tuple[int, int] = (128, 128)
+    """Height and width of training images."""
+    batch: int = 4
+    """Samples per step and process."""
+    inputs: tuple[int, ...] = (32,)
+    """Numbers of input frames; one is drawn per step."""
+    targets: int = 32
+    """Target frames per sample."""
+    window: tuple[int, int] = (128, 128)
+    """Shortest and longest window of frames a sample is drawn from; clips may be shorter."""
+    even: float = 0.0
+    """Share of samples with evenly spread inputs instead of random ones."""
+    zoom: float = 1.0
+    """Largest random zoom-in: clips are kept this much larger than hw and a random window of hw is cut."""
+    mirror: bool = False
+    """Mirror samples left-right and in time at random, poses included."""
+
+    def __post_init__(self) -> None:
+        if not self.sources or not self.inputs or min(*self.inputs, self.targets, self.batch) < 1:
+            raise InputError("train config: data needs at least one source, input, target and batch entry.")
+        if self.window[0] > self.window[1] or self.window[0] < 3:
+            raise InputError(f"train config: data.window is {self.window}; give shortest and longest, at least 3 frames.")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with decay on matrices only, warm-up then cosine to zero (FSM, table 5)."""
+
+    steps: int = 32_000
+    """Optimiser steps."""
+    lr: float = 2e-4
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's decay rates."""
+    weight_decay: float = 0.05
+    """Decoupled decay of parameters with two or more dimensions."""
+    warmup: int = 1000
+    """Steps of linear learning-rate warm-up."""
+    lpips: Literal["none", "alex", "squeeze", "vgg"] = "vgg"
+    """Perceptual network of the loss."""
+    lpips_weight: float = 0.5
+    """Weight of LPIPS beside MSE."""
+    l2_warmup: int = 1000
+    """Steps with MSE alone."""
+    clip: float = 1.0
+    """Gradient norm is clipped to this after ``clip_from`` steps."""
+    clip_from: int = 1000
+    """Steps before clipping and skipping start."""
+    skip_above: float = 4.0
+    """A step whose gradient norm exceeds this (after ``clip_from``), or is not finite, is skipped."""
+    ema: float = 0.999
+    """Decay of the averaged weights that are exported; 0 exports the raw ones."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run."""
+
+    model: ModelConfig = ModelConfig()
+    """What is trained."""
+    data: DataConfig = DataConfig()
+    """On what."""
+    optim: OptimConfig = OptimConfig()
+    """How."""
+    seed: int = 42
+    """Seed of initial weights and of every sample drawn."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Autocast format of matrix products; weights and fast weights stay float32."""
+    checkpointing: bool = False
+    """Recompute activations chunk by chunk in backward: less memory, same gradients."""
+    log_every: int = 10
+    """Steps between log lines."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+
+
+def preset_names() -> list[str]:
+    """Presets in ``configs/``."""
+    return sorted(p.stem for p in CONFIGS.glob("*.yaml"))
+
+
+def load_preset(name_or_path: str) -> TrainConfig:
+    """A run config by preset name or YAML path; unknown keys are errors."""
+    path = CONFIGS / f"{name_or_path}.yaml"
+    if not path.is_file():
+        path = Path(name_or_path)
+    if not path.is_file():
+        raise InputError(f"no preset or config file {name_or_path!r}; presets are {', '.join(preset_names())}.")
+    return from_dict(TrainConfig, read_yaml(path) or {}, str(path))

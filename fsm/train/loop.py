@@ -1,0 +1,253 @@
+"""The training loop: MSE + LPIPS, AdamW, EMA, atomic checkpoints, exact resume."""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fsm.config import to_dict
+from fsm.errors import InputError
+from fsm.files import atomic_file, write_json
+from fsm.model import FSM
+from fsm.train.config import OptimConfig, TrainConfig
+from fsm.train.data import Batch, SampleStream, masked_mse
+from fsm.ttt import record_pull_ratio
+from fsm.views import SceneFrame
+
+
+def train(config: TrainConfig, out: Path, device: str = "cpu", stop_after: int | None = None) -> FSM:
+    """Run or resume a training in folder ``out`` and return the averaged model.
+
+    Writes config.json, log.jsonl, TensorBoard events where installed, state.pt (everything resuming needs) and model/
+    (the averaged weights, ready for ``FSM.from_pretrained``). ``stop_after`` ends early after that many further steps.
+    A folder that holds another config, or that another process writes to, raises ``InputError``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        run = _Run(config, out, device)
+        try:
+            run.loop(stop_after)
+        finally:
+            run.log.close()
+        return run.averaged()
+
+
+class _Run:
+    def __init__(self, config: TrainConfig, out: Path, device: str) -> None:
+        _same_config(config, out)
+        torch.manual_seed(config.seed)
+        self.config, self.out, self.device = config, out, device
+        self.model = FSM(config.model).to(device).train()
+        self.model.encoder.checkpointing = config.checkpointing
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.optim), betas=config.optim.betas)
+        self.ema = {k: p.detach().clone() for k, p in self.model.state_dict().items()}
+        self.stream = SampleStream(config.data, config.seed, device)
+        self.lpips = self._perceptual()
+        self.step = self.skipped = 0
+        self._resume()
+        self.log = _Log(out, self.step)
+
+    def _perceptual(self) -> nn.Module | None:
+        optim = self.config.optim
+        if optim.lpips == "none" or optim.lpips_weight == 0.0 or optim.l2_warmup >= optim.steps:
+            return None
+        from fsm.evaluate.lpips import LPIPS
+
+        return LPIPS.load(optim.lpips).to(self.device)
+
+    def loop(self, stop_after: int | None) -> None:
+        """Steps until the end, or ``stop_after`` further ones; Ctrl-C and SIGTERM finish the step at hand and save first."""
+        last = self.config.optim.steps if stop_after is None else min(self.config.optim.steps, self.step + stop_after)
+        with _progress(self.config.optim.steps, self.step) as advance, _stop_requests() as stopped:
+            while self.step < last and not stopped:
+                advance(self._one_step())
+                if self.step % self.config.save_every == 0:
+                    self.save()
+            self.save()
+        if stopped:
+            raise KeyboardInterrupt
+
+    def _one_step(self) -> dict[str, float]:
+        began = time.perf_counter()
+        optim, logged = self.config.optim, self.step % self.config.log_every == 0
+        batch = self.stream.batch(self.step)
+        lr = learning_rate(self.step, optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with record_pull_ratio() if logged else contextlib.nullcontext([]) as pulls:
+            loss, parts = self._loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip if self.step >= optim.clip_from else math.inf)
+        if not math.isfinite(norm.item()) or (self.step >= optim.clip_from and norm.item() > optim.skip_above):
+            self.skipped += 1
+        else:
+            self.optimizer.step()
+            self._average()
+        self.step += 1
+        entry = {"step": self.step, "lr": lr, "grad_norm": norm.item(), "skipped": self.skipped, **parts}
+        entry["seconds"] = time.perf_counter() - began
+        if pulls:
+            entry["pull_ratio"] = torch.stack(pulls).mean().item()
+        if logged:
+            self.log.write(entry)
+        return entry
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        frame = SceneFrame.fit(batch.inputs)
+        inputs, targets = frame.to_model(batch.inputs), frame.to_model(batch.targets)
+        dtype = getattr(torch, self.config.precision)
+        with torch.autocast(self.device.split(":")[0], dtype, enabled=dtype != torch.float32):
+            rgb = self.model(inputs, targets).rgb.float()
+        mse = masked_mse(rgb, targets)
+        parts = {"mse": mse.item(), "psnr": -10.0 * math.log10(max(mse.item(), 1e-12))}
+        if self.lpips is None or self.step < self.config.optim.l2_warmup:
+            return mse, parts
+        assert targets.rgb is not None
+        with torch.autocast(self.device.split(":")[0], dtype, enabled=dtype != torch.float32):
+            distance = self.lpips(rgb.flatten(0, 1), targets.rgb.flatten(0, 1)).float().mean()
+        return mse + self.config.optim.lpips_weight * distance, {**parts, "lpips": distance.item()}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.optim.ema, (1 + self.step) / (10 + self.step))
+        for name, value in self.model.state_dict().items():
+            self.ema[name].lerp_(value, 1.0 - decay)
+
+    def averaged(self) -> FSM:
+        """A copy of the model with the averaged weights."""
+        model = FSM(self.config.model).to(self.device).eval()
+        model.load_state_dict(self.ema)
+        return model
+
+    def save(self) -> None:
+        """Everything resuming needs, and the averaged model, each whole or not at all."""
+        state = {
+            "step": self.step,
+            "skipped": self.skipped,
+            "model": self.model.state_dict(),
+            "ema": self.ema,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        with atomic_file(self.out / "state.pt") as temporary:
+            torch.save(state, temporary)
+        self.averaged().save_pretrained(self.out / "model")
+
+    def _resume(self) -> None:
+        path = self.out / "state.pt"
+        if not path.exists():
+            return
+        try:
+            state: Any = torch.load(path, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.ema, self.step, self.skipped = state["ema"], state["step"], state["skipped"]
+        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"{path} cannot be resumed from ({reason}); move it away to start over.") from error
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Weight decay on parameters with two or more dimensions only."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def learning_rate(step: int, config: OptimConfig) -> float:
+    """Linear warm-up, then cosine to zero."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.5 * config.lr * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+class _Log:
+    """JSON lines, and TensorBoard where it is installed; lines past the resumed step are dropped."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        path = out / "log.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            with atomic_file(path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept))
+        self.handle = open(path, "a", buffering=1)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.board = None
+        else:
+            self.board = SummaryWriter(out, purge_step=step)
+
+    def write(self, entry: dict[str, float]) -> None:
+        self.handle.write(json.dumps({k: round(v, 8) for k, v in entry.items()}) + "\n")
+        if self.board is not None:
+            for name, value in entry.items():
+                self.board.add_scalar(name, value, int(entry["step"]))
+
+    def close(self) -> None:
+        self.handle.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def _same_config(config: TrainConfig, out: Path) -> None:
+    path = out / "config.json"
+    values = json.loads(json.dumps(to_dict(config)))
+    if path.exists() and (out / "state.pt").exists():
+        stored = json.loads(path.read_text())
+        changed = [k for k in values if values[k] != stored.get(k)]
+        if changed:
+            raise InputError(f"{path} was written by another config (differs in {', '.join(changed)}); choose another folder.")
+    write_json(path, values)
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    with open(out / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{out} is being written by another process; wait for it or choose another folder.") from error
+        handle.write(str(os.getpid()))
+        yield
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Signals that arrived inside the block: a run stops between steps, where its state is whole."""
+    arrived: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield arrived
+        return
+    before = {s: signal.signal(s, lambda number, _: arrived.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _progress(total: int, done: int):
+    """A function to report each step to; draws only on a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, disable=not os.isatty(2)) as progress:
+        task = progress.add_task("", total=total, completed=done)
+        yield lambda entry: progress.update(
+            task, advance=1, description=f"{entry['psnr']:.2f} dB, {entry['seconds']:.2f} s/step"
+        )
