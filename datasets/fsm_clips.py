@@ -120,7 +120,7 @@ class FsmClip(Clip):
                     done, pixels = done + len(pixels), []
 
     def _observed(self, indices: list[int], pixels: list[UInt8[Tensor, "3 h w"]]) -> Views:
-        return replace(self.cameras[indices], rgb=torch.stack(pixels).float() / 255.0)
+        return replace(self.cameras[indices], rgb=torch.stack(pixels).float().div_(255.0))
 
 
 def _read(path: Path) -> Any:

@@ -48,8 +48,8 @@ class VideoFrames:
                 if packet.is_keyframe and packet.pts is not None:
                     keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
         known = [p for p in pts if p is not None]
-        # Some containers (avi) store no display times: their frames are counted from the start and never sought.
-        self._seekable = len(set(known)) == len(pts)
+        # Avi stores no display times: such frames are counted from the start and never sought.
+        self._seekable = self._format != "avi" and len(set(known)) == len(pts)
         self._keys = sorted(keys)
         self._pts = sorted(known) if self._seekable else []
         self._length = len(pts)
@@ -71,6 +71,9 @@ class VideoFrames:
         for i in indices:
             if not 0 <= i < len(self):
                 raise InputError(f"{self.path} has {len(self)} frames; frame {i} does not exist.")
+        from av.video.reformatter import VideoReformatter
+
+        reformatter = VideoReformatter()  # one for all frames: its set-up costs more than the conversion
         with self._open() as (container, stream):
             decoded, last = self._numbered(container, stream), -1
             for i in indices:
@@ -81,7 +84,7 @@ class VideoFrames:
                 frame = next((frame for number, frame in decoded if number == i), None)
                 if frame is None or frame.is_corrupt:
                     raise InputError(f"{self.path}: frame {i} cannot be decoded; the file is damaged, encode it again.")
-                yield self._pixels(frame, i)
+                yield self._pixels(frame, i, reformatter)
                 last = i
 
     def _key_between(self, last: int, wanted: int) -> int | None:
@@ -102,13 +105,14 @@ class VideoFrames:
             # Frames before the cut of an edit list are decoded, but are not part of the clip.
             yield number.get(frame.pts, -1), frame
 
-    def _pixels(self, frame: "av.VideoFrame", index: int) -> UInt8[Tensor, "3 h w"]:
+    def _pixels(self, frame: "av.VideoFrame", index: int, reformatter) -> UInt8[Tensor, "3 h w"]:
         if frame.rotation:
             raise InputError(f"{self.path} carries a rotation flag of {frame.rotation} degrees; encode it upright.")
         if (frame.height, frame.width) != self.hw:
             size = (frame.height, frame.width)
             raise InputError(f"{self.path}: frame {index} has size {size}, others {self.hw}; encode it at one size.")
-        return torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1).contiguous()
+        rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
 
     @contextlib.contextmanager
     def _open(self) -> "Iterator[tuple[av.container.InputContainer, av.VideoStream]]":
