@@ -119,8 +119,8 @@ class Metrics:
             lpips = f"LPIPS v0.1, {self.lpips.net} trunk, weights {self.lpips.fingerprint()}, images in [-1, 1]"
         return {
             "images": "sRGB clamped to [0, 1], rounded to 8 bits; no border is cut",
-            "psnr": f"dB, per image over all pixels (of its mask, where there is one), {PSNR_CEILING:g} for equal images",
-            "ssim": f"Gaussian window {SSIM_WINDOW}, sigma {SSIM_SIGMA}, K 0.01 0.03, mirrored border (as torchmetrics)",
+            "psnr": f"dB, per image over all (or the mask's) pixels, {PSNR_CEILING:g} for equal images",
+            "ssim": f"Gaussian window {SSIM_WINDOW}, sigma {SSIM_SIGMA}, mirrored border, as torchmetrics",
             "lpips": lpips,
             "mean": "over the images of a scene, then over scenes",
         }

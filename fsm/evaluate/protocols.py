@@ -1,0 +1,168 @@
+"""Which frames a model sees and which it is asked for: protocols as values, index plans as files.
+
+A plan follows from protocol, clip and seed alone: frames are ordered by the SHA-256 of ``seed/clip/frame``, so the same
+plan comes out on every machine and with every version of every library.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fsm.config import from_dict, to_dict
+from fsm.datasets.base import Clip, IndexPlan
+from fsm.errors import InputError
+from fsm.files import read_json, write_json
+
+MIN_FRAMES = 3  # two inputs and a target between them
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all protocols share; subclasses say how frames are chosen."""
+
+    hw: tuple[int, int] = (128, 128)
+    """Height and width of inputs and targets: frames are scaled to cover it, then cropped about the centre."""
+    name: ClassVar[str] = ""
+
+    def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
+        """Input and target frames of a clip, both in ascending order; ``InputError`` for a clip that is too short."""
+        raise NotImplementedError
+
+    def plan_for(self, clip: Clip, seed: int = 0) -> IndexPlan:
+        """Plan of an opened clip."""
+        return self.plan(len(clip), clip.id, seed)
+
+    def describe(self) -> dict[str, Any]:
+        """Name and options, for headers and plan files."""
+        return {"name": self.name, **to_dict(self)}
+
+
+@dataclass(frozen=True)
+class Dense(Protocol):
+    """Random inputs and random targets in the middle ``window`` frames of a clip (all of a shorter clip).
+
+    A window with fewer than ``inputs + targets`` frames is shared out in their proportion, at least two inputs and one
+    target.
+    """
+
+    window: int = 136
+    inputs: int = 32
+    targets: int = 8
+    name: ClassVar[str] = "dense"
+
+    def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
+        """Disjoint random frames, drawn without replacement."""
+        start, length = _middle(clip_length, self.window, clip_id)
+        inputs, targets = self.inputs, self.targets
+        if length < inputs + targets:
+            targets = min(max(1, length * targets // (inputs + targets)), length - 2)
+            inputs = length - targets
+        order = sorted(range(start, start + length), key=lambda i: _hash(seed, clip_id, i))
+        return IndexPlan(tuple(sorted(order[:inputs])), tuple(sorted(order[inputs : inputs + targets])))
+
+
+@dataclass(frozen=True)
+class Sparse(Protocol):
+    """Inputs spread evenly over the middle ``window`` frames, first and last included; targets half-way between them.
+
+    A window with fewer than ``2 * inputs - 1`` frames takes every other frame as input. Nothing is random: the seed is
+    unused.
+    """
+
+    window: int = 136
+    inputs: int = 8
+    name: ClassVar[str] = "sparse"
+
+    def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
+        """Even inputs and the frames half-way between neighbours (the earlier of two middle frames)."""
+        start, length = _middle(clip_length, self.window, clip_id)
+        gaps = min(self.inputs, (length + 1) // 2) - 1
+        inputs = [start + (2 * i * (length - 1) + gaps) // (2 * gaps) for i in range(gaps + 1)]
+        targets = [(a + b) // 2 for a, b in itertools.pairwise(inputs)]
+        return IndexPlan(tuple(inputs), tuple(targets))
+
+
+@dataclass(frozen=True)
+class Given(Protocol):
+    """The split that comes with the clip: its ``index_plan``, or the train and test frames of its data set."""
+
+    name: ClassVar[str] = "given"
+
+    def plan_for(self, clip: Clip, seed: int = 0) -> IndexPlan:
+        """The clip's own plan; ``InputError`` where it has none."""
+        if clip.index_plan is None:
+            raise InputError(f"{clip.source} brings no index_plan or split; use the protocol dense or sparse instead.")
+        return clip.index_plan
+
+    def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
+        """Never from a length alone: always an ``InputError``."""
+        raise InputError(f"the protocol given needs the clip {clip_id} itself; call plan_for.")
+
+
+PROTOCOLS: dict[str, type[Protocol]] = {kind.name: kind for kind in (Dense, Sparse, Given)}
+
+
+def protocol(name: str, **options: Any) -> Protocol:
+    """Protocol by name with options from the command line or a file; unknown names and options are ``InputError``."""
+    if name not in PROTOCOLS:
+        raise InputError(f"there is no protocol {name!r}; choose one of {', '.join(PROTOCOLS)}.")
+    made = from_dict(PROTOCOLS[name], options, f"protocol {name}")
+    smallest = {"window": MIN_FRAMES, "inputs": 2, "targets": 1}
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number < smallest.get(field.name, 1):
+                raise InputError(
+                    f"protocol {name}: {field.name} is {value}; it must be at least {smallest.get(field.name, 1)}."
+                )
+    return made
+
+
+def save_plans(path: Path | str, chosen: Protocol, seed: int, plans: Mapping[str, IndexPlan]) -> None:
+    """Write plans with the protocol and seed they came from; ``load_plans`` reads them back."""
+    entries = {
+        id: {"input_index": list(plan.input_index), "target_index": list(plan.target_index)}
+        for id, plan in plans.items()
+    }
+    write_json(path, {"protocol": chosen.describe(), "seed": seed, "plans": entries})
+
+
+def load_plans(path: Path | str) -> dict[str, IndexPlan]:
+    """Plans by clip id; ``InputError`` naming file, clip and field for anything else than disjoint frame numbers."""
+    value = read_json(path)
+    if not isinstance(value, dict) or not isinstance(value.get("plans"), dict):
+        raise InputError(f"{path} is not a file of index plans: it needs an object 'plans' with one entry per clip.")
+    plans = {}
+    for id, entry in value["plans"].items():
+        where = f"{path}: plans.{id}"
+        plan = _plan_from(entry, where)
+        for name, indices in (("input_index", plan.input_index), ("target_index", plan.target_index)):
+            if not indices or min(indices) < 0 or len(set(indices)) != len(indices):
+                raise InputError(f"{where}.{name} is {list(indices)[:8]}; it needs different frame numbers from 0.")
+        plans[id] = plan
+    return plans
+
+
+def _plan_from(entry: Any, where: str) -> IndexPlan:
+    try:
+        return from_dict(IndexPlan, entry, where)
+    except InputError as error:  # IndexPlan's own complaint does not know the file
+        raise error if str(error).startswith(where) else InputError(f"{where}: {error}") from error
+
+
+def _middle(clip_length: int, window: int, clip_id: str) -> tuple[int, int]:
+    """First frame and length of the window about the middle of the clip."""
+    if clip_length < MIN_FRAMES:
+        raise InputError(
+            f"clip {clip_id} has {clip_length} frames; a protocol needs at least {MIN_FRAMES}, use a longer clip."
+        )
+    length = min(window, clip_length)
+    return (clip_length - length) // 2, length
+
+
+def _hash(seed: int, clip_id: str, frame: int) -> bytes:
+    return hashlib.sha256(f"{seed}/{clip_id}/{frame}".encode()).digest()
