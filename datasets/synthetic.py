@@ -14,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.datasets.base import Clip
-from fsm.datasets.synthetic_render import RAYS_AT_ONCE, moments, shade, trace
+from fsm.datasets.synthetic_render import GAMMA, Stage, set_stage, shade, trace
 from fsm.datasets.synthetic_world import CameraPath, Light, Solids, Surfaces, draw_world, mapped
 from fsm.errors import InputError
 from fsm.views import Rendering, Views
 
 DEMO_SEED = 0
+RAYS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 21}  # what a CPU's cache and a GPU's memory hold of a hundred planes
 
 
 @dataclass(frozen=True)
@@ -79,29 +80,27 @@ class SyntheticWorld:
     def _render(self, views: Views, side: int) -> Rendering:
         (h, w), lead = views.hw, views.time.shape
         ys, xs = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-        corner = torch.stack([xs, ys]).flatten(1).to(views.time)
-        offsets = [((i + 0.5) / side, (j + 0.5) / side) for j in range(side) for i in range(side)]
-        stage = moments(self.room, self.solids, views)
+        corners = torch.stack([xs, ys]).flatten(1).to(views.time)
+        steps = (torch.arange(side) + 0.5) / side
+        grid = torch.cartesian_prod(steps, steps).to(views.time)[..., None]  # [side², 2, 1]
+        stage = set_stage(self.room, self.solids, views)
         budget = RAYS_AT_ONCE["cpu" if self.room.device.type == "cpu" else "cuda"]
-        frames, pixels = max(1, budget // (h * w)), min(h * w, budget)
-        rgb, depth = [], []
-        for first in range(0, len(stage.eye), frames):
-            at = stage.part(slice(first, first + frames))
-            colours, depths = [], []
-            for part in corner.split(pixels, dim=1):
-                colour, hits = torch.zeros(()).to(part), None
-                for offset in offsets:
-                    hits = trace(at, part + part.new_tensor(offset)[:, None])
-                    colour = colour + shade(at, hits, self.room, self.solids, self.surfaces, self.light, side)
-                centred = hits if side % 2 and len(offsets) == 1 else trace(at, part + 0.5)
-                assert centred is not None
-                colours.append((colour * (1.0 / len(offsets))).clamp(0.0, 1.0).pow(1.0 / 2.2))
-                depths.append(centred.depth)
-            rgb.append(torch.cat(colours, -1))
-            depth.append(torch.cat(depths, -1))
-        picture = torch.cat(rgb).reshape(*lead, 3, h, w)
-        z = torch.cat(depth).reshape(*lead, 1, h, w)
-        return Rendering(picture, torch.ones_like(z), z)
+        frames = max(1, budget // (h * w))
+        parts = [stage.part(slice(i, i + frames)) for i in range(0, len(stage.eye), frames)]
+        tiles = corners.split(budget, dim=1)
+        done = torch.cat([torch.cat([self._tile(at, tile, grid) for tile in tiles], -1) for at in parts])
+        rgb, depth = done.reshape(*lead, 4, h, w).split([3, 1], dim=-3)
+        return Rendering(rgb, torch.ones_like(depth), depth)
+
+    def _tile(self, at: Stage, corners: Float[Tensor, "2 n"], grid: Float[Tensor, "m 2 1"]) -> Float[Tensor, "f 4 n"]:
+        """sRGB and depth of the pixels with these upper left ``corners``, in all frames of the stage."""
+        side = math.isqrt(len(grid))
+        centred = trace(at, corners + 0.5)
+        light = torch.zeros_like(centred.point)
+        for offset in grid:
+            hits = centred if side == 1 else trace(at, corners + offset)
+            light += shade(at, hits, self.room, self.surfaces, self.light, side)
+        return torch.cat([(light / len(grid)).clamp_min(0.0).pow(GAMMA), centred.depth[:, None]], 1)
 
 
 class SyntheticScene:
