@@ -15,9 +15,8 @@ from fsm.views import Views
 
 # Largest |singular value - 1| of a stored rotation: text files keep 3 digits at worst, a scaled or sheared matrix is far off.
 RIGID_TOLERANCE = 1e-3
-# No pinhole camera sees wider than this many image widths per focal length; normalised intrinsics are all below it.
+# Normalised focal lengths are about 1; no camera in use has so few pixels.
 SMALLEST_FOCAL_PX = 5.0
-DECODE_BATCH = 16
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,19 @@
 """FSM clip files: one JSON per clip with world-to-camera poses beside a video or image folder, and lists of such files."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
+from jaxtyping import Float64
 
-from fsm.datasets.base import DECODE_BATCH, Clip, IndexPlan, checked_cameras, checked_poses
-from fsm.datasets.images import image_size, read_rgb
+from fsm.datasets.base import Clip, IndexPlan, checked_cameras, checked_poses
+from fsm.datasets.conventions import inverse
+from fsm.datasets.images import ImageClip, image_size
 from fsm.datasets.reading import Record, inside, integer, integers, matrix, number, record, records, text, unique_names
-from fsm.datasets.video import VideoFrames
+from fsm.datasets.video import VideoClip, VideoFrames
 from fsm.errors import InputError
 from fsm.files import read_json
-from fsm.views import Views
 
 # Published clips carry no frame rate; they were all written at 30 frames per second.
 DEFAULT_FPS = 30.0
@@ -52,75 +48,53 @@ class FsmClips:
         """Number of clips."""
         return len(self._files)
 
-    def clip(self, id: str) -> "FsmClip":
+    def clip(self, id: str) -> Clip:
         """Open one clip."""
         if id not in self._files:
             raise InputError(f"{self.path} has no clip {id!r}; it has {', '.join(self.ids[:5])}{', ...' * (len(self) > 5)}.")
-        return FsmClip(id, self._files[id], self.root, self.fix_poses)
+        return read_fsm_clip(id, self._files[id], self.root, self.fix_poses)
 
 
-class FsmClip(Clip):
-    """One clip JSON: pictures from ``video_path``, or from a ``file_path`` per frame. Time is ``frame_idx / fps``."""
+def read_fsm_clip(id: str, path: Path, root: Path, fix_poses: bool = False) -> Clip:
+    """One clip file: pictures from ``video_path``, or from a ``file_path`` per frame; time is ``frame_idx / fps``."""
+    source = str(path)
+    value = record(_read(path), source)
+    frames = records(value, "frames", source)
+    fps = number(value, "fps", source) if "fps" in value else DEFAULT_FPS
+    if fps <= 0:
+        raise InputError(f"{source}: fps is {fps}, expected frames per second above 0.")
+    w2c = np.stack([matrix(f, "w2c", f"{source}: frames[{i}]") for i, f in enumerate(frames)])
+    c2w = inverse(checked_poses(w2c, source, "w2c", fix_poses))
+    plan = _index_plan(value, source)
+    if "file_path" in frames[0]:
+        wheres = [f"{source}: frames[{i}]" for i in range(len(frames))]
+        names = [text(f, "file_path", where) for f, where in zip(frames, wheres, strict=True)]
+        images = [inside(root, path.parent, n, f"{where}.file_path") for n, where in zip(names, wheres, strict=True)]
+        numbers = [integer(f, "frame_idx", wheres[i]) if "frame_idx" in f else i for i, f in enumerate(frames)]
+        hw = image_size(images[0])
+        cameras = checked_cameras(c2w, _intrinsics(frames, hw, source), np.array(numbers) / fps, hw, source)
+        return ImageClip(id, source, cameras, images, fps=fps, index_plan=plan)
+    video = VideoFrames(inside(root, path.parent, text(value, "video_path", source), f"{source}: video_path"))
+    numbers = _frame_numbers(value, frames, video, source)
+    cameras = checked_cameras(c2w, _intrinsics(frames, video.hw, source), np.array(numbers) / fps, video.hw, source)
+    return VideoClip(id, source, cameras, video, numbers, fps, plan)
 
-    def __init__(self, id: str, path: Path, root: Path, fix_poses: bool = False) -> None:
-        source = str(path)
-        value = record(_read(path), source)
-        frames = records(value, "frames", source)
-        self._video: VideoFrames | None = None
-        self._images: list[Path] = []
-        if "file_path" in frames[0]:
-            named = enumerate(text(f, "file_path", f"{source}: frames[{i}]") for i, f in enumerate(frames))
-            self._images = [inside(root, path.parent, name, f"{source}: frames[{i}].file_path") for i, name in named]
-            hw = image_size(self._images[0])
-        else:
-            self._video = VideoFrames(inside(root, path.parent, text(value, "video_path", source), f"{source}: video_path"))
-            hw = self._video.hw
-        fps = number(value, "fps", source) if "fps" in value else DEFAULT_FPS
-        if fps <= 0:
-            raise InputError(f"{source}: fps is {fps}, expected frames per second above 0.")
-        self._numbers = self._frame_numbers(value, frames, source)
-        w2c = np.stack([matrix(f, "w2c", f"{source}: frames[{i}]") for i, f in enumerate(frames)])
-        c2w = np.linalg.inv(checked_poses(w2c, source, "w2c", fix_poses))
-        time = np.array(self._numbers, dtype=np.float64) / fps
-        cameras = checked_cameras(c2w, _intrinsics(frames, hw, source), time, hw, source)
-        super().__init__(id, source, cameras, fps, _index_plan(value, source))
 
-    def _frame_numbers(self, value: Record, frames: list[Record], source: str) -> list[int]:
-        if self._video is None:
-            places = [f.get("frame_idx", i) for i, f in enumerate(frames)]
-            return [integer({"frame_idx": n}, "frame_idx", f"{source}: frames[{i}]") for i, n in enumerate(places)]
-        numbers = [integer(f, "frame_idx", f"{source}: frames[{i}]") for i, f in enumerate(frames)]
-        stored = len(self._video)
-        stated = integer(value, "num_video_frames", source) if "num_video_frames" in value else stored
-        if stated != stored:
+def _frame_numbers(value: Record, frames: list[Record], video: VideoFrames, source: str) -> list[int]:
+    numbers = [integer(f, "frame_idx", f"{source}: frames[{i}]") for i, f in enumerate(frames)]
+    stated = integer(value, "num_video_frames", source) if "num_video_frames" in value else len(video)
+    if stated != len(video):
+        raise InputError(
+            f"{source}: num_video_frames is {stated}, but {video.path.name} has {len(video)} frames; "
+            "the video is cut short or belongs to another clip."
+        )
+    for i, n in enumerate(numbers):
+        if n >= len(video):
             raise InputError(
-                f"{source}: num_video_frames is {stated}, but {self._video.path.name} has {stored} frames; "
-                "the video is cut short or belongs to another clip."
+                f"{source}: frames[{i}].frame_idx is {n}, but {video.path.name} has {len(video)} frames; "
+                "remove the poses without pictures or use the complete video."
             )
-        for i, n in enumerate(numbers):
-            if n >= stored:
-                raise InputError(
-                    f"{source}: frames[{i}].frame_idx is {n}, but {self._video.path.name} has {stored} frames; "
-                    "remove the poses without pictures or use the complete video."
-                )
-        return numbers
-
-    def observations(self, indices: list[int]) -> Iterator[Views]:
-        """Frames in batches, decoded in one pass."""
-        for start in range(0, len(indices), DECODE_BATCH) if self._video is None else ():
-            batch = indices[start : start + DECODE_BATCH]
-            yield self._observed(batch, [read_rgb(self._images[i], self.cameras.hw) for i in batch])
-        if self._video is not None:
-            pixels: list[Tensor] = []
-            done = 0
-            for picture in self._video.stream([self._numbers[i] for i in indices]):
-                pixels.append(picture)
-                if len(pixels) == DECODE_BATCH or done + len(pixels) == len(indices):
-                    yield self._observed(indices[done : done + len(pixels)], pixels)
-                    done, pixels = done + len(pixels), []
-
-    def _observed(self, indices: list[int], pixels: list[UInt8[Tensor, "3 h w"]]) -> Views:
-        return replace(self.cameras[indices], rgb=torch.stack(pixels).float().div_(255.0))
+    return numbers
 
 
 def _read(path: Path) -> Any:
@@ -136,7 +110,7 @@ def _read(path: Path) -> Any:
         raise
 
 
-def _intrinsics(frames: list[Record], hw: tuple[int, int], source: str) -> np.ndarray:
+def _intrinsics(frames: list[Record], hw: tuple[int, int], source: str) -> Float64[np.ndarray, "f 4"]:
     """fx, fy, cx, cy in pixels of the stored pictures: stated for h x w of the frame, scaled where the pictures differ."""
     rows = []
     for i, frame in enumerate(frames):

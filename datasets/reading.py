@@ -74,16 +74,16 @@ def matrix(parent: Record, key: str, where: str) -> Float64[np.ndarray, "4 4"]:
     return found
 
 
-def inside(root: Path, base: Path, name: str, where: str) -> Path:
+def inside(root: Path, base: Path, name: str, where: str, by_name: bool = True) -> Path:
     """The existing file ``name`` (relative to ``base``), which must lie inside ``root`` once links are followed.
 
-    A path that does not exist there, or leads out of ``root``, is replaced by the file of the same name directly in ``base``:
-    published clips name paths of the machine that made them. Otherwise ``InputError``.
+    With ``by_name`` a path that does not exist there, or leads out of ``root``, stands for the file of the same name directly
+    in ``base``: published clips name paths of the machine that made them. Otherwise ``InputError``.
     """
     try:
         limit = root.resolve()
         named = base / name
-        for candidate in (named, base / Path(name).name):
+        for candidate in (named, base / Path(name).name) if by_name else (named,):
             if candidate.is_file() and candidate.resolve().is_relative_to(limit):
                 return candidate
         outside = not named.resolve().is_relative_to(limit)
@@ -91,7 +91,7 @@ def inside(root: Path, base: Path, name: str, where: str) -> Path:
         raise InputError(f"{where}: {name!r} is not a usable path ({error}).") from error
     if outside:
         raise InputError(f"{where}: {name!r} leads out of the data folder {root}; put the file inside it.")
-    raise InputError(f"{where}: {name!r} does not exist in {base}, nor does {Path(name).name!r}; check the path.")
+    raise InputError(f"{where}: {name!r} does not exist in {base}; check the path.")
 
 
 def unique_names(files: Sequence[Path], root: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from fsm.datasets.base import Clip, IndexPlan
 from fsm.errors import InputError
+from fsm.views import Views
 
 if TYPE_CHECKING:
     import av
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 1 << 27
 # Decoding on is cheaper than seeking when the next wanted frame is this close.
 NEAR = 8
+BATCH = 16
 
 
 class VideoFrames:
@@ -130,6 +134,31 @@ class VideoFrames:
         except av.error.FFmpegError as error:
             reason = error.strerror or type(error).__name__
             raise InputError(f"{self.path} cannot be decoded ({reason}); it is damaged or truncated, encode it again.") from error
+
+
+class VideoClip(Clip):
+    """A clip whose frame i is frame ``numbers[i]`` of a video."""
+
+    def __init__(
+        self,
+        id: str,
+        source: str,
+        cameras: Views,
+        video: VideoFrames,
+        numbers: list[int],
+        fps: float | None = None,
+        index_plan: IndexPlan | None = None,
+    ) -> None:
+        super().__init__(id, source, cameras, fps, index_plan)
+        self._video, self._numbers = video, numbers
+
+    def observations(self, indices: list[int]) -> Iterator[Views]:
+        """Frames in batches, decoded in one pass."""
+        pictures = self._video.stream([self._numbers[i] for i in indices])
+        for start in range(0, len(indices), BATCH):
+            batch = indices[start : start + BATCH]
+            rgb = torch.stack([next(pictures) for _ in batch]).float().div_(255.0)
+            yield replace(self.cameras[batch], rgb=rgb)
 
 
 def _container_format(path: Path) -> str:

@@ -1,0 +1,105 @@
+"""Find out what a path is and open it: the one entrance for the command line, training and the viewer."""
+
+from pathlib import Path
+
+from fsm.datasets.base import Clip, ClipDataset
+from fsm.errors import InputError
+from fsm.files import read_json
+
+SYNTHETIC_FRAMES = 48
+SYNTHETIC_HW = (128, 128)
+UNDERSTOOD = (
+    "an FSM clip or list (.json, .jsonl), a transforms.json or its folder (nerfstudio, instant-ngp, DL3DV), a D-NeRF folder "
+    "(transforms_train.json), a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, 'demo' or 'synthetic:SEED'"
+)
+
+
+class SyntheticClips:
+    """The procedural world of one seed as a data set of one clip."""
+
+    def __init__(self, name: str) -> None:
+        seed = "0" if name == "demo" else name.removeprefix("synthetic:")
+        if not (seed.isascii() and seed.isdecimal() and len(seed) < 10):
+            raise InputError(f"{name!r} has seed {seed!r}; write synthetic: and a whole number of at least 0.")
+        self.seed = int(seed)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The name of the clip: ``synthetic-SEED``."""
+        return (f"synthetic-{self.seed}",)
+
+    def __len__(self) -> int:
+        """One."""
+        return 1
+
+    def clip(self, id: str) -> Clip:
+        """The clip of this seed."""
+        from fsm.datasets.synthetic import SyntheticClip
+
+        if id != self.ids[0]:
+            raise InputError(f"synthetic:{self.seed} has no clip {id!r}; it has {self.ids[0]!r}.")
+        return SyntheticClip(seed=self.seed, frames=SYNTHETIC_FRAMES, hw=SYNTHETIC_HW)
+
+
+def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:
+    """The clips behind a path or name, recognised by their files; ``fix_poses`` takes the nearest rotation of sheared poses.
+
+    Raises ``InputError`` with what was looked for where nothing is recognised.
+    """
+    from fsm.datasets.fsm_clips import FsmClips
+    from fsm.datasets.stereo4d import Stereo4D
+    from fsm.datasets.transforms_json import Transforms
+
+    if str(path) == "demo" or str(path).startswith("synthetic:"):
+        return SyntheticClips(str(path))
+    path = Path(path)
+    if path.is_dir():
+        if (path / "transforms.json").is_file() or (path / "transforms_train.json").is_file():
+            return Transforms(path, fix_poses)
+        if any(path.glob("*.npz")) and not any(path.glob("*.json*")):
+            return Stereo4D(path, fix_poses=fix_poses)
+        return FsmClips(_clip_file(path), fix_poses)
+    if path.suffix == ".npz":
+        return Stereo4D(path, fix_poses=fix_poses)
+    if path.suffix not in (".json", ".jsonl"):
+        found = "does not exist" if not path.exists() else "is none of the known formats"
+        raise InputError(f"{path} {found}; a clip is {UNDERSTOOD}.")
+    if path.suffix == ".json" and _is_transforms(path):
+        return Transforms(path, fix_poses)
+    return FsmClips(path, fix_poses)
+
+
+def open_clip(path: str | Path, clip_id: str | None = None, fix_poses: bool = False) -> Clip:
+    """One clip: the one named ``clip_id``, or the only (for D-NeRF: the training) one behind ``path``."""
+    dataset = open_dataset(path, fix_poses)
+    if clip_id is None and len(dataset) > 1 and "train" not in dataset.ids:
+        names = ", ".join(dataset.ids[:5]) + ", ..." * (len(dataset) > 5)
+        raise InputError(f"{path} holds {len(dataset)} clips; name one of them: {names}")
+    default = "train" if "train" in dataset.ids else dataset.ids[0]
+    return dataset.clip(default if clip_id is None else clip_id)
+
+
+def _is_transforms(path: Path) -> bool:
+    """Whether poses are stored the nerfstudio way."""
+    value = read_json(path)
+    frames = value.get("frames") if isinstance(value, dict) else None
+    return isinstance(frames, list) and any(isinstance(f, dict) and "transform_matrix" in f for f in frames)
+
+
+def _clip_file(folder: Path) -> Path:
+    """The one clip file of a folder: the only JSON object with frames and world-to-camera poses."""
+    found = []
+    for file in sorted([*folder.glob("*.json"), *folder.glob("*.jsonl")]):
+        try:
+            value = read_json(file)
+        except InputError:
+            continue
+        frames = value.get("frames") if isinstance(value, dict) else None
+        if isinstance(frames, list) and frames and isinstance(frames[0], dict) and "w2c" in frames[0]:
+            found.append(file)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f.name for f in found[:5])
+        raise InputError(f"{folder} holds {len(found)} clip files ({names}{', ...' * (len(found) > 5)}); name one, or a list.")
+    raise InputError(f"{folder} holds no clip; a clip is {UNDERSTOOD}.")

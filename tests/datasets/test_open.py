@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from fsm.datasets.open import open_clip, open_dataset
+from fsm.errors import InputError
+from tests.datasets.contract import check_clip
+
+
+@pytest.mark.parametrize(("name", "clip"), [("demo", "synthetic-0"), ("synthetic:3", "synthetic-3")])
+def test_the_built_in_clips(name: str, clip: str) -> None:
+    assert open_dataset(name).ids == (clip,)
+    check_clip(open_clip(name), resized=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "frames"),
+    [
+        ("stereo4d_256/val.json", "0himhUCBDXo_155055055", 79),
+        ("stereo4d_fZcNop_Aenw_88573338", "fZcNop_Aenw_88573338", 199),
+        ("stereo4d_fZcNop_Aenw_88573338/fZcNop_Aenw_88573338.jsonl", "fZcNop_Aenw_88573338", 199),
+        ("stereo4d_fZcNop_Aenw_88573338/example.json", "fZcNop_Aenw_88573338", 199),
+        ("dnerf_mutant_256", "train", 150),
+        ("dnerf_mutant_256/transforms_test.json", "transforms_test", 20),
+        ("fox_270x480", "fox_270x480", 50),
+        ("fox_270x480/transforms.json", "fox_270x480", 50),
+    ],
+)
+def test_real_data_is_recognised(shared_data: Path, name: str, clip: str, frames: int) -> None:
+    found = open_clip(shared_data / name, clip_id=clip)
+    assert found.id == clip
+    assert len(found) == frames
+    assert open_clip(shared_data / name, clip_id=clip).cameras.hw == found.cameras.hw
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing.mp4", "synthetic:x", "synthetic:-1", "notes.txt"])
+def test_what_is_no_clip_is_refused_with_what_would_be(tmp_path: Path, name: str) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    path = name if name.startswith("synthetic") else tmp_path / name
+    with pytest.raises(InputError, match=r"seed .*; write|FSM clip or list .* D-NeRF .* Stereo4D .* synthetic:SEED"):
+        open_clip(path)
+
+
+def test_an_empty_folder_and_a_list_without_a_choice_are_refused(tmp_path: Path, shared_data: Path) -> None:
+    with pytest.raises(InputError, match="holds no clip; a clip is an FSM clip"):
+        open_clip(tmp_path)
+    with pytest.raises(InputError, match="holds 14 clips; name one of them: 0himhUCBDXo"):
+        open_clip(shared_data / "stereo4d_256" / "val.json")
+    with pytest.raises(InputError, match="has no clip 'x'"):
+        open_clip(shared_data / "stereo4d_256" / "val.json", clip_id="x")
