@@ -31,6 +31,8 @@ from fsm.views import Rendering, Views
 
 META = 8  # numbers that describe a reference relative to a target: time 1, centre 3, forward axis 3, rank distance 1
 CONTEXT = 8  # channels the tokens pass on to the refinement
+RHO_SCALE = 0.2  # inverse depth per unit of the geometry layer's output
+NEAREST_TO_INFINITY = 1e-3  # inverse depths below this are reported as this far away
 OUTSIDE = -8.0  # logit of a sample that falls outside its frame or behind its camera
 
 
@@ -46,8 +48,6 @@ class ReferenceHeadConfig:
     """Width of the head's hidden layer."""
     cells: int = 2
     """Grid points of the geometry per patch side."""
-    initial_inverse_depth: float = 0.3
-    """ρ before training, in model units (1 = the largest camera offset of the inputs)."""
     refinements: tuple[int, ...] = (4, 2)
     """Pixel strides at which the fetched samples are looked at and corrected, in this order; empty turns it off."""
     refinement_width: int = 48
@@ -70,7 +70,7 @@ class ReferenceHead(nn.Module):
         self.norm = nn.LayerNorm(dim, bias=False)
         self.shared = nn.Linear(dim, config.hidden)
         self.colour = nn.Linear(config.hidden, 4 * patch**2)  # rgb and its blending logit
-        self.geometry = nn.Linear(config.hidden, 4 * cells)  # log ρ, m
+        self.geometry = nn.Linear(config.hidden, 4 * cells)  # ρ, m
         self.slot_token = nn.Linear(dim, config.hidden)
         self.slot_meta = nn.Linear(META, config.hidden)
         self.slot_flow = nn.Linear(config.hidden, 2 * cells)
@@ -110,7 +110,7 @@ class ReferenceHead(nn.Module):
         logits = torch.cat([(logits + OUTSIDE * (1.0 - inside))[:, :, :, 0], colour[:, :, 3:] - 2.0], dim=2)
         weights = torch.softmax(logits, dim=2)
         blended = (weights[:, :, :-1, None] * samples).sum(2) + weights[:, :, -1:] * rgb
-        depth = None if inverse_depth is None else 1.0 / inverse_depth.clamp_min(1e-6)
+        depth = None if inverse_depth is None else 1.0 / inverse_depth.clamp_min(NEAREST_TO_INFINITY)
         return Rendering(blended, depth=depth)
 
     def _pixel_logits(self, slot: Float[Tensor, "b v k t hidden"], hw: tuple[int, int]) -> Float[Tensor, "b v k 1 h w"]:
@@ -126,7 +126,9 @@ class ReferenceHead(nn.Module):
         if self.config.sampling == "offset":
             return pixel_grid(requests) + flow, None
         geometry = self._upsampled(self.geometry(hidden).float(), requests.hw)
-        rho = self.config.initial_inverse_depth * torch.exp(geometry[:, :, :1].clamp(-10.0, 5.0))
+        # Linear in ρ, starting at zero: one model unit is the cameras' spread, which may be a centimetre or ten metres, so
+        # that no positive start is harmless, and a logarithm would have no gradient near it.
+        rho = geometry[:, :, :1] * RHO_SCALE
         return warped_pixels(requests, references, chosen, rho, geometry[:, :, 1:] * 0.1) + flow, rho
 
     def _upsampled(self, values: Float[Tensor, "b v t ccn"], hw: tuple[int, int]) -> Float[Tensor, "b v n h w"]:
@@ -227,7 +229,11 @@ def warped_pixels(requests: Views, references: Views, chosen, rho, motion) -> Fl
     grid = pixel_grid(requests)[:, :, 0]
     ray = torch.stack([(grid[..., 0] - cx) / fx, (grid[..., 1] - cy) / fy, torch.ones_like(grid[..., 0])], dim=2)
     ray = torch.einsum("bvij,bvjhw->bvihw", requests.c2w[..., :3, :3], ray)
-    pose, k, time = _gather(references.c2w, chosen), _gather(references.intrinsics, chosen), _gather(references.time, chosen)
+    pose, k, time = (
+        _gather(references.c2w, chosen),
+        _gather(references.intrinsics, chosen),
+        _gather(references.time, chosen),
+    )
     offset = requests.c2w[:, :, None, :3, 3] - pose[..., :3, 3]  # [b v k 3]
     dt = (time - requests.time[:, :, None])[..., None, None, None]
     point = ray[:, :, None] + rho[:, :, None] * offset[..., None, None] + motion[:, :, None] * dt
@@ -252,7 +258,9 @@ def sample_references(
     size = pixels.new_tensor([references.hw[1], references.hw[0]])
     normalised = (pixels / size * 2.0 - 1.0).flatten(0, 2)
     inside = ((normalised.abs() <= 1.0).all(-1)).float().view(b, v, k, 1, *pixels.shape[3:5])
-    samples = F.grid_sample(frames, normalised.clamp(-2.0, 2.0), mode="bilinear", padding_mode="border", align_corners=False)
+    samples = F.grid_sample(
+        frames, normalised.clamp(-2.0, 2.0), mode="bilinear", padding_mode="border", align_corners=False
+    )
     return samples.view(b, v, k, 3, *pixels.shape[3:5]), inside
 
 

@@ -50,7 +50,9 @@ class DataConfig:
         if not self.sources or not self.inputs or min(*self.inputs, self.targets, self.batch) < 1:
             raise InputError("train config: data needs at least one source, input, target and batch entry.")
         if self.window[0] > self.window[1] or self.window[0] < 3:
-            raise InputError(f"train config: data.window is {self.window}; give shortest and longest, at least 3 frames.")
+            raise InputError(
+                f"train config: data.window is {self.window}; give shortest and longest, at least 3 frames."
+            )
 
 
 @dataclass(frozen=True)

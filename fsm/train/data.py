@@ -81,7 +81,9 @@ class _ClipSource:
         clip = self._clip(self.dataset.ids[int(torch.randint(len(self.dataset.ids), (1,), generator=generator))])
         needed = n_inputs + self.config.targets
         if len(clip) < needed:
-            raise InputError(f"{clip.source} has {len(clip)} frames; a training sample needs {needed}: take it off the list.")
+            raise InputError(
+                f"{clip.source} has {len(clip)} frames; a training sample needs {needed}: take it off the list."
+            )
         shortest, longest = (min(max(w, needed), len(clip)) for w in self.config.window)
         window = int(torch.randint(shortest, longest + 1, (1,), generator=generator))
         start = int(torch.randint(len(clip) - window + 1, (1,), generator=generator))
@@ -102,11 +104,15 @@ class _ClipSource:
             return views
         share = float(torch.rand(1, generator=generator))
         size = (round(h + share * (self.keep[0] - h)), round(w + share * (self.keep[1] - w)))
-        top, left = (int(torch.randint(k - s + 1, (1,), generator=generator)) for k, s in zip(self.keep, size, strict=True))
+        top, left = (
+            int(torch.randint(k - s + 1, (1,), generator=generator)) for k, s in zip(self.keep, size, strict=True)
+        )
         return views.cropped(top, left, size).resized((h, w))
 
 
-def draw_plan(frames: int, n_inputs: int, config: DataConfig, generator: torch.Generator) -> tuple[list[int], list[int]]:
+def draw_plan(
+    frames: int, n_inputs: int, config: DataConfig, generator: torch.Generator
+) -> tuple[list[int], list[int]]:
     """Disjoint input (sorted) and target positions in a window of ``frames``."""
     if float(torch.rand(1, generator=generator)) < config.even and n_inputs > 1:
         inputs = torch.linspace(0, frames - 1, n_inputs).round().long()

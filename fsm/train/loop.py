@@ -88,7 +88,9 @@ class _Run:
             loss, parts = self._loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip if self.step >= optim.clip_from else math.inf)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), optim.clip if self.step >= optim.clip_from else math.inf
+        )
         if not math.isfinite(norm.item()) or (self.step >= optim.clip_from and norm.item() > optim.skip_above):
             self.skipped += 1
         else:
@@ -210,7 +212,9 @@ def _same_config(config: TrainConfig, out: Path) -> None:
         stored = json.loads(path.read_text())
         changed = [k for k in values if values[k] != stored.get(k)]
         if changed:
-            raise InputError(f"{path} was written by another config (differs in {', '.join(changed)}); choose another folder.")
+            raise InputError(
+                f"{path} was written by another config (differs in {', '.join(changed)}); choose another folder."
+            )
     write_json(path, values)
 
 
@@ -220,7 +224,9 @@ def _locked(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"{out} is being written by another process; wait for it or choose another folder.") from error
+            raise InputError(
+                f"{out} is being written by another process; wait for it or choose another folder."
+            ) from error
         handle.write(str(os.getpid()))
         yield
 
@@ -245,7 +251,13 @@ def _progress(total: int, done: int):
     """A function to report each step to; draws only on a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (
+        TextColumn("train"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, disable=not os.isatty(2)) as progress:
         task = progress.add_task("", total=total, completed=done)
         yield lambda entry: progress.update(

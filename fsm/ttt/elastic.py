@@ -76,7 +76,9 @@ def next_importance(
         return drift.mul_(fresh).add_(importance, alpha=config.alpha)
 
 
-def consolidate(updated: Stacked, update: Stacked, anchor: Stacked, importance: Stacked, config: ElasticConfig) -> Stacked:
+def consolidate(
+    updated: Stacked, update: Stacked, anchor: Stacked, importance: Stacked, config: ElasticConfig
+) -> Stacked:
     """θ ← θ' - λ F ∘ (θ' - θ*), Eq. 5; one fused interpolation towards the anchor."""
     with torch.no_grad():
         weight = importance * config.lam

@@ -47,7 +47,7 @@ class FastWeightState:
 
 def initial_state(initial: Float[Tensor, "heads 3 d m"], batch: int, elastic: ElasticConfig | None) -> FastWeightState:
     """State before the first chunk: every sample starts from the learnt initial weights, which are also the anchor."""
-    weights = initial.float().expand(batch, *initial.shape)
+    weights = initial.to(_at_least_float32(initial)).expand(batch, *initial.shape)
     gate_up_norms, down_norms = _norms(weights.detach())
     anchor = weights.detach() if elastic else None
     importance = torch.full_like(weights, elastic.initial_importance).detach() if elastic else None
@@ -108,9 +108,10 @@ def fast_weight_apply(weights: Stacked, q: Tokens) -> Tokens:
 def orthogonalise(gradient: Stacked, steps: int, dtype: torch.dtype) -> Stacked:
     """Muon's Newton-Schulz: singular values of every matrix to about one; the three matrices in one batched call.
 
-    The quintic iteration runs in ``dtype`` on the shorter side; the result is float32. A zero gradient stays zero.
+    The quintic iteration runs in ``dtype`` on the shorter side; the result is float32 (float64 if the gradient is). A zero
+    gradient stays zero.
     """
-    flat = gradient.flatten(0, 2).float()
+    flat = gradient.flatten(0, 2).to(_at_least_float32(gradient))
     x = (flat / (torch.linalg.matrix_norm(flat, keepdim=True) + 1e-7)).to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
@@ -122,7 +123,7 @@ def orthogonalise(gradient: Stacked, steps: int, dtype: torch.dtype) -> Stacked:
         x = torch.baddbmm(x, poly, x, beta=c1)
     if tall:
         x = x.transpose(-1, -2)
-    return x.float().unflatten(0, gradient.shape[:3])
+    return x.to(flat.dtype).unflatten(0, gradient.shape[:3])
 
 
 def restore_norms(
@@ -138,6 +139,10 @@ def restore_norms(
         dim=2,
     )
     return weights * scale
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _norms(weights: Stacked) -> tuple[Float[Tensor, "b heads 2 1 m"], Float[Tensor, "b heads d 1"]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fsm.ttt.elastic import ElasticConfig
 
-Matrices = dict[str, Float[Tensor, "rows columns"]]
+Matrices = dict[str, Float[Tensor, "_ _"]]
 """gate [d m], up [d m], down [m d]: the row convention, f(x) = (SiLU(x gate) ∘ (x up)) down."""
 
 
