@@ -44,7 +44,9 @@ def load_pretrained(name_or_path: str | Path) -> "FSM":
     values = read_json(where)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
-        raise InputError(f"{where} has format {found!r}, this version reads {FORMAT}; use `fsm convert` for released weights.")
+        raise InputError(
+            f"{where} has format {found!r}, this version reads {FORMAT}; use `fsm convert` for released weights."
+        )
     model = FSM(from_dict(ModelConfig, values.get("model"), str(where)))
     load_weights(model, read_safetensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
     model.name = name
@@ -73,7 +75,9 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"checkpoint {name!r} could not be fetched from the hub ({reason}); pass a local folder instead.") from error
+        raise InputError(
+            f"checkpoint {name!r} could not be fetched from the hub ({reason}); pass a local folder instead."
+        ) from error
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -102,7 +106,9 @@ def _check_header(path: Path) -> None:
         with open(path, "rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
             if size > min(MAX_HEADER_BYTES, path.stat().st_size):
-                raise InputError(f"{path} declares a header of {size} bytes, more than it can hold; fetch the file again.")
+                raise InputError(
+                    f"{path} declares a header of {size} bytes, more than it can hold; fetch the file again."
+                )
             json.loads(handle.read(size), object_pairs_hook=unique)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
@@ -120,7 +126,9 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
         if k in weights and weights[k].shape != t.shape
     ]
     if not problems:
-        problems = [f"{k} holds NaN or infinite values" for k, t in weights.items() if not bool(torch.isfinite(t).all())]
+        problems = [
+            f"{k} holds NaN or infinite values" for k, t in weights.items() if not bool(torch.isfinite(t).all())
+        ]
     if problems:
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise InputError(f"{where} does not fit this model: {'; '.join(problems[:10])}{more}.")

@@ -56,7 +56,9 @@ class MemoryScene:
             for start in range(0, len(working), size)
         ]
         rgb = torch.cat([p.rgb for p in parts], dim=1)
-        depth = torch.cat([p.depth for p in parts if p.depth is not None], dim=1) if parts[0].depth is not None else None
+        depth = (
+            torch.cat([p.depth for p in parts if p.depth is not None], dim=1) if parts[0].depth is not None else None
+        )
         if depth is not None:
             depth = depth / self.frame.scale[:, None, None, None, None]
         rendering = Rendering(_resize(rgb, requests.hw), depth=None if depth is None else _resize(depth, requests.hw))
@@ -114,7 +116,9 @@ class MemoryScene:
         try:
             tensors = load_file(folder / "memory.safetensors")
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{folder / 'memory.safetensors'} cannot be read ({error}); reconstruct the clip again.") from error
+            raise InputError(
+                f"{folder / 'memory.safetensors'} cannot be read ({error}); reconstruct the clip again."
+            ) from error
         return _assemble(model, meta, tensors, folder, device)
 
 
@@ -123,7 +127,9 @@ def _check_meta(meta: Any, folder: Path) -> None:
     if not isinstance(meta, dict) or meta.get("kind") != "memory":
         raise InputError(f"{where} is not a memory scene (field kind); expected a folder written by `fsm reconstruct`.")
     if meta.get("format") != FORMAT:
-        raise InputError(f"{where} has format {meta.get('format')!r}, this version reads {FORMAT}; reconstruct the clip again.")
+        raise InputError(
+            f"{where} has format {meta.get('format')!r}, this version reads {FORMAT}; reconstruct the clip again."
+        )
     for name in ("model", "weights_sha256", "views_seen", "hw"):
         if name not in meta:
             raise InputError(f"{where} lacks the field {name!r}; reconstruct the clip again.")
@@ -148,7 +154,9 @@ def _assemble(model: "FSM", meta: dict[str, Any], tensors: dict[str, Tensor], fo
             None if rgb is None else rgb.float() / 255.0,
         )
     except KeyError as error:
-        raise InputError(f"{folder / 'memory.safetensors'} lacks the tensor {error}; reconstruct the clip again.") from error
+        raise InputError(
+            f"{folder / 'memory.safetensors'} lacks the tensor {error}; reconstruct the clip again."
+        ) from error
     memory = SceneMemory(layers, None, int(meta["views_seen"]), finished=True)
     return MemoryScene(model, memory, frame.to(device), observed.to(device))
 

@@ -1,8 +1,8 @@
 """FSM: an encoder that remembers and a decoder head that renders from the memory.
 
-    model = FSM.from_pretrained("fsm-tiny")
-    scene = model.reconstruct(clip.views())
-    image = scene.render(clip.views([40]).without_rgb()).rgb
+model = FSM.from_pretrained("fsm-tiny")
+scene = model.reconstruct(clip.views())
+image = scene.render(clip.views([40]).without_rgb()).rgb
 """
 
 import dataclasses

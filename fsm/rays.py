@@ -42,9 +42,7 @@ def pixel_rays(views: Views) -> tuple[Float[Tensor, "*b v 3 h w"], Float[Tensor,
 
 
 @full_precision
-def plucker(
-    origin: Float[Tensor, "*b 3 h w"], direction: Float[Tensor, "*b 3 h w"]
-) -> Float[Tensor, "*b 6 h w"]:
+def plucker(origin: Float[Tensor, "*b 3 h w"], direction: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 6 h w"]:
     """Plücker coordinates [d, o × d] of rays; the moment is the same for every point o on the ray."""
     return torch.cat([direction, torch.linalg.cross(origin, direction, dim=-3)], dim=-3)
 

@@ -54,7 +54,9 @@ def _rebuild(path: Path, config: dict, tensors: dict[str, torch.Tensor]) -> tupl
     weights = convert_state_dict(released, str(path))
     elastic = config["elastic"] and ElasticConfig(**config["elastic"])
     ns_dtype = {"fp32": "float32", "bf16": "bfloat16"}[config["newton_schulz_dtype"]]
-    model = FSM(infer_config(weights, str(path), chunk_tokens=config["chunk_tokens"], elastic=elastic, ns_dtype=ns_dtype))
+    model = FSM(
+        infer_config(weights, str(path), chunk_tokens=config["chunk_tokens"], elastic=elastic, ns_dtype=ns_dtype)
+    )
     load_weights(model, weights, str(path))
     hw = tuple(tensors["input.image"].shape[-2:])
     frame = SceneFrame.identity((len(tensors["input.image"]),), time_span=config["max_frames"] - 1)

@@ -89,7 +89,9 @@ def infer_config(
         patch = round((weights["head.linear.weight"].shape[0] / 3) ** 0.5)
         head_dim = attention_head_dim or weights["encoder.blocks.0.attention.q_norm.weight"].shape[0]
     except KeyError as error:
-        raise InputError(f"{where} lacks {error} after renaming; it is not an FSM-LVSM or LaCT-NVS checkpoint.") from error
+        raise InputError(
+            f"{where} lacks {error} after renaming; it is not an FSM-LVSM or LaCT-NVS checkpoint."
+        ) from error
     layout = LAYOUT_BY_CHANNELS.get(flat // patch**2)
     if layout is None or flat != CHANNELS[layout] * patch**2:
         raise InputError(f"{where} reads {flat} values per {patch}x{patch} patch, which is none of the known layouts.")
@@ -115,7 +117,9 @@ def load_released(path: Path | str) -> dict[str, Tensor]:
         payload: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path} was refused or cannot be read as plain tensors ({reason}); nothing in it was run.") from error
+        raise InputError(
+            f"{path} was refused or cannot be read as plain tensors ({reason}); nothing in it was run."
+        ) from error
     state = payload.get("model", payload) if isinstance(payload, dict) else None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InputError(f"{path} does not hold a state dict (top level or under 'model').")

@@ -15,13 +15,15 @@ from torch import Tensor
 from fsm.errors import InputError
 from fsm.views import Views
 
+TIE = 1e-4  # half-way in time, as far as float32 seconds can tell
+
 Baseline = Callable[[Views, Views], Tensor]
 
 
 def nearest(inputs: Views, requests: Views) -> Float[Tensor, "v 3 h w"]:
     """Copy of the input nearest in time (the earlier one of two)."""
     pairs = _neighbours(inputs, requests)
-    index = [pair.after if pair.weight > 0.5 else pair.before for pair in pairs]
+    index = [pair.after if pair.weight > 0.5 + TIE else pair.before for pair in pairs]
     return _rgb(inputs, requests)[index]
 
 

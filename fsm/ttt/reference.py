@@ -32,7 +32,7 @@ def newton_schulz(g: Float[Tensor, "rows columns"], steps: int) -> Float[Tensor,
 
 def write_sequence(
     initial: Matrices,
-    chunks: list[tuple[Float[Tensor, "n d"], Float[Tensor, "n d"], dict[str, Float[Tensor, " n"]]]],
+    chunks: list[tuple[Float[Tensor, "_ d"], Float[Tensor, "_ d"], dict[str, Float[Tensor, " _"]]]],
     elastic: ElasticConfig | None,
     ns_steps: int = 5,
 ) -> Matrices:
