@@ -1,0 +1,78 @@
+"""What several commands share. Light imports only."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsm
+from fsm.errors import InputError
+from fsm.files import atomic_file
+
+T = TypeVar("T")
+
+
+def flag(metavar: str, default: str | None = None, short: str | None = None) -> Any:
+    """How a field shows in ``--help``, for ``Annotated``: its value, its default in words (or ""), a short name."""
+    import tyro
+
+    aliases = None if short is None else [short]
+    if default is None:
+        return tyro.conf.arg(metavar=metavar, aliases=aliases)
+    hint = f"(default: {default})" if default else ""
+    return tyro.conf.arg(metavar=metavar, aliases=aliases, help_behavior_hint=hint)
+
+
+def save_settings(path: Path, command: Any, **resolved: Any) -> None:
+    """Write a command's settings as YAML: each flag, with ``resolved`` in place of what was left open."""
+    import yaml
+
+    values = {f.name: getattr(command, f.name) for f in dataclasses.fields(command)} | resolved
+    document = {
+        "fsm": fsm.__version__,
+        "command": type(command).__name__.lower(),
+        **{k: _plain(v) for k, v in values.items()},
+    }
+    with atomic_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def choose_device(name: str) -> str:
+    """``auto`` is cuda where it is available, else cpu; a CUDA device that is not there is an ``InputError``."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise InputError(f"device is {name!r}; choose auto, cpu or cuda (cuda:1 for the second).") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {name!r} but no CUDA device is available; choose cpu.")
+    return name
+
+
+def parse_size(size: str | None, default: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of ``WIDTHxHEIGHT`` or of ``HEIGHT`` alone, which keeps the aspect of ``default``."""
+    if size is None:
+        return default
+    numbers = size.lower().split("x")
+    if not 1 <= len(numbers) <= 2 or not all(n.isascii() and n.isdecimal() and 0 < int(n) <= 16384 for n in numbers):
+        raise InputError(f"size is {size!r}; write WIDTHxHEIGHT in pixels (as in 640x360) or the height alone.")
+    height = int(numbers[-1])
+    return height, int(numbers[0]) if len(numbers) == 2 else max(1, round(height * default[1] / default[0]))
+
+
+def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    """The same items, with a bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, label, total=total, console=Console(stderr=True), disable=not os.isatty(2))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -1,0 +1,71 @@
+"""``fsm inspect``: what a clip holds and whether its cameras are plausible."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from fsm.cli.common import flag
+
+if TYPE_CHECKING:
+    from fsm.datasets.inspect import ClipReport
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Print what a clip holds and whether its poses fit its pictures (exit status 1 if not)."""
+
+    clip: tyro.conf.Positional[Annotated[str, flag("CLIP", "")]]
+    """Clip file or folder, or `demo`, or `synthetic:SEED`."""
+    id: Annotated[str | None, flag("NAME", "the only clip")] = None
+    """Which clip, where there are several."""
+    fix_poses: bool = False
+    """Take the nearest rotation of scaled or sheared poses."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Inspect and print."""
+        from fsm.datasets.inspect import inspect_clip
+        from fsm.datasets.open import open_clip
+
+        report = inspect_clip(open_clip(self.clip, self.id, self.fix_poses))
+        if self.json:
+            print(json.dumps(dataclasses.asdict(report), indent=1))
+        else:
+            _print_table(report)
+        return 1 if report.verdict.startswith(("inconsistent", "looks like")) else 0
+
+
+def _print_table(report: "ClipReport") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    h, w = report.hw
+    rate = "" if report.fps is None else f", {report.fps:.4g} fps"
+    rows = [
+        ("frames", f"{report.frames} over {report.duration:.3f} s{rate}"),
+        ("size", f"{w} x {h} pixels"),
+        ("field of view", f"{report.hfov_deg:.1f} degrees horizontally"),
+        ("baseline", f"{report.baseline:.4g} from the first camera, {report.extent:.4g} between the furthest two"),
+        ("largest step", f"{report.largest_step:.4g} to frame {report.largest_step_frame}"),
+        ("matches", f"{report.matches} over {report.pairs} pairs of frames"),
+    ]
+    if report.parallax_px is not None:
+        rows.append(("parallax", f"{report.parallax_px:.2f} px"))
+    readings = (
+        ("poses as stored", report.sampson_px),
+        ("y and z flipped", report.sampson_flipped_px),
+        ("inverted", report.sampson_inverted_px),
+    )
+    rows += [(name, f"{value:.2f} px off the epipolar lines") for name, value in readings if value is not None]
+    colour = {"consistent": "green", "cannot tell": "yellow"}.get(report.verdict.split(":")[0], "red")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for row in rows:
+        table.add_row(*row)
+    table.add_row("verdict", f"[{colour}]{report.verdict}[/]")
+    Console(highlight=False).print(table)
