@@ -63,8 +63,8 @@ class SceneMemory:
 
     layers: tuple[FastWeightState, ...]
     """Fast weights, one state per block."""
-    pending: ViewTokens | None
-    """Embedded views that do not fill a chunk yet (causal), or all of them (update-all-then-apply)."""
+    pending: Views | None
+    """Views that do not fill a chunk yet (causal), or all of them (update-all-then-apply)."""
     views_seen: int
     """Views pushed so far."""
     finished: bool
@@ -95,10 +95,8 @@ class Encoder(nn.Module):
 
     def tokenize(self, views: Views) -> ViewTokens:
         """Embedded patches of views [b v] in model space; without rgb the image channels are zero (a query)."""
-        patch = self.config.patch
-        h, w = views.hw
-        if h % patch or w % patch:
-            raise InputError(f"image size {h}x{w} is not a multiple of the patch size {patch}; resize the views first.")
+        self._check_size(views)
+        patch, (h, w) = self.config.patch, views.hw
         origin, direction = pixel_rays(views)
         moment = plucker(origin, direction)[..., 3:, :, :]
         rgb = torch.zeros_like(direction) if views.rgb is None else views.rgb * 2.0 - 1.0
@@ -115,11 +113,11 @@ class Encoder(nn.Module):
         """The memory of a scene nobody has looked at yet."""
         return SceneMemory(tuple(b.ttt.initial_state(batch) for b in self.blocks), None, 0, finished=False)
 
-    def views_per_chunk(self, tokens_per_view: int, views: int) -> int:
-        """Whole views written per step, of ``views`` in all."""
+    def views_per_chunk(self, views: Views) -> int:
+        """How many views of this size are written per step; all of them where ``chunk_tokens`` is 0."""
         if self.config.chunk_tokens == 0:
-            return max(1, views)
-        return max(1, self.config.chunk_tokens // tokens_per_view)
+            return max(1, len(views))
+        return max(1, self.config.chunk_tokens * self.config.patch**2 // (views.hw[0] * views.hw[1]))
 
     def update(self, memory: SceneMemory, views: Views) -> SceneMemory:
         """Push observed views [b v] in model space. How a stream is split into pushes changes nothing."""
@@ -127,12 +125,12 @@ class Encoder(nn.Module):
             raise InputError("this memory is finished; keep the unfinished one to push further views.")
         if views.rgb is None:
             raise InputError("update needs observed views, found requests without rgb.")
-        tokens = self.tokenize(views)
-        pending = tokens if memory.pending is None else torch.cat([memory.pending, tokens], dim=1)
+        self._check_size(views)
+        pending = views if memory.pending is None else Views.cat([memory.pending, views])
         memory = replace(memory, pending=pending, views_seen=memory.views_seen + len(views))
         if self.config.schedule == "causal":
-            size = self.views_per_chunk(tokens.shape[2], len(views))
-            while memory.pending is not None and memory.pending.shape[1] >= size:
+            size = self.views_per_chunk(views)
+            while memory.pending is not None and len(memory.pending) >= size:
                 memory = self._write_causal(memory, size)
         return memory
 
@@ -142,7 +140,7 @@ class Encoder(nn.Module):
             return memory
         if memory.pending is not None:
             if self.config.schedule == "causal":
-                memory = self._write_causal(memory, memory.pending.shape[1])
+                memory = self._write_causal(memory, len(memory.pending))
             else:
                 memory = self._write_layer_by_layer(memory)
         return replace(memory, finished=True)
@@ -155,9 +153,14 @@ class Encoder(nn.Module):
             x = self._run(block.read, state, self._run(block.attend, x))
         return x
 
+    def _check_size(self, views: Views) -> None:
+        h, w = views.hw
+        if h % self.config.patch or w % self.config.patch:
+            raise InputError(f"image size {h}x{w} is not a multiple of the patch size {self.config.patch}; resize the views.")
+
     def _write_causal(self, memory: SceneMemory, size: int) -> SceneMemory:
         assert memory.pending is not None
-        x, rest = memory.pending[:, :size], memory.pending[:, size:]
+        x, rest = self.tokenize(memory.pending[:size]), memory.pending[size:]
         layers = []
         for i, (block, state) in enumerate(zip(self.blocks, memory.layers, strict=True)):
             x = self._run(block.attend, x)
@@ -165,12 +168,12 @@ class Encoder(nn.Module):
             layers.append(state)
             if i + 1 < len(self.blocks):  # nobody reads the inputs' own tokens after the last layer
                 x = self._run(block.read, state, x)
-        return replace(memory, layers=tuple(layers), pending=rest.clone() if rest.shape[1] else None)
+        return replace(memory, layers=tuple(layers), pending=rest if len(rest) else None)
 
     def _write_layer_by_layer(self, memory: SceneMemory) -> SceneMemory:
         assert memory.pending is not None
-        size = self.views_per_chunk(memory.pending.shape[2], memory.pending.shape[1])
-        chunks = list(memory.pending.split(size, dim=1))
+        size = self.views_per_chunk(memory.pending)
+        chunks = [self.tokenize(memory.pending[i : i + size]) for i in range(0, len(memory.pending), size)]
         layers = []
         for i, (block, state) in enumerate(zip(self.blocks, memory.layers, strict=True)):
             # One list, replaced entry by entry: two copies of the residual stream never exist in inference.

@@ -93,10 +93,7 @@ class FSM(nn.Module):
             inputs = self._prepared(inputs)
             frame = SceneFrame.fit(inputs) if frame is None else frame.to(self.device)
             memory = self.encoder.empty(1) if memory is None else memory
-            normal = frame.to_model(inputs)
-            size = self.encoder.views_per_chunk(self._tokens(inputs.hw), len(inputs))
-            for start in range(0, len(inputs), size):
-                memory = self.encoder.update(memory, normal[start : start + size])
+            memory = self.encoder.update(memory, frame.to_model(inputs))
             seen.append(inputs if self.head.uses_references else inputs.without_rgb())
             yield MemoryScene(self, self.encoder.finish(memory), frame, Views.cat(seen))
 
@@ -112,9 +109,6 @@ class FSM(nn.Module):
         # Eight bits are what a saved scene keeps, so that a reopened one renders the same bits.
         assert inputs.rgb is not None
         return dataclasses.replace(inputs, rgb=(inputs.rgb * 255.0).round().clamp(0, 255) / 255.0)
-
-    def _tokens(self, hw: tuple[int, int]) -> int:
-        return hw[0] * hw[1] // self.config.encoder.patch**2
 
     def forward(self, inputs: Views, targets: Views) -> Rendering:
         """Training step: render ``targets`` [b t] from ``inputs`` [b v], both in model space and at a working size."""
