@@ -65,11 +65,11 @@ def test_dense_is_random_but_repeatable() -> None:
     assert plan != Dense(inputs=4, targets=2).plan(199, "8OQSqypY6o8", 1)
     assert plan != Dense(inputs=4, targets=2).plan(199, "other", 0)
     counts = torch.zeros(200)
-    for seed in range(400):
-        counts[list(Dense().plan(200, "clip", seed).target_index)] += 1
-    assert counts[:32].sum() == counts[168:].sum() == 0
-    # 400 draws with chance 8/136: mean 23.5, standard deviation 4.7
-    assert 23.5 - 5 * 4.7 < counts[32:168].min() < counts[32:168].max() < 23.5 + 5 * 4.7
+    for seed in range(200):
+        counts[list(Dense(window=40, inputs=10).plan(200, "clip", seed).target_index)] += 1
+    assert counts[:80].sum() == counts[120:].sum() == 0
+    # 200 draws with chance 8/40: mean 40, standard deviation 5.7
+    assert 40 - 4 * 5.7 < counts[80:120].min() < counts[80:120].max() < 40 + 4 * 5.7
 
 
 def test_too_short_and_wrong_options() -> None:

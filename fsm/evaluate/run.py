@@ -1,0 +1,232 @@
+"""Run a protocol over a data set: a model's row and the three baselines' rows, on the same frames, always.
+
+Every scene's numbers are written as soon as they are known; a run that was interrupted skips them when started again
+with the same settings and ends with the same numbers. A clip that cannot be loaded is listed as missing.
+"""
+
+import hashlib
+import importlib.metadata
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fsm.config import to_dict
+from fsm.datasets.base import Clip, ClipDataset, IndexPlan
+from fsm.errors import InputError
+from fsm.evaluate.baselines import BASELINES
+from fsm.evaluate.metrics import Metrics
+from fsm.evaluate.pictures import save_pictures
+from fsm.evaluate.protocols import Protocol, save_plans
+from fsm.evaluate.results import (
+    MODEL_ROW,
+    EvaluationResult,
+    MissingScene,
+    ModelInfo,
+    SceneResult,
+    Timings,
+    scene_from_json,
+    scene_to_json,
+)
+from fsm.files import read_json, write_json
+from fsm.renderers.base import Scene
+from fsm.views import Views
+
+MakeScene = Callable[[Views], Scene]
+
+
+def evaluate(
+    make_scene: MakeScene | None,
+    dataset: ClipDataset,
+    protocol: Protocol,
+    *,
+    out: Path | str,
+    metrics: Metrics,
+    model: ModelInfo | None = None,
+    seed: int = 0,
+    plans: Mapping[str, IndexPlan] | None = None,
+    ids: Sequence[str] | None = None,
+    pictures: int = 3,
+    progress: bool | None = None,
+) -> EvaluationResult:
+    """Score ``make_scene`` (None: baselines only) on every clip of ``dataset``, or on those named by ``ids``.
+
+    ``make_scene`` gets the input views with rgb, the scene it returns is asked for the targets without; inputs and
+    targets are of ``protocol.hw``. ``plans`` replaces the protocol's own choice of frames. Of each scene ``pictures``
+    targets are kept as PNG. ``progress`` shows a bar (by default on a terminal only).
+
+    Writes ``scenes/*.json``, ``pictures/``, ``plans.json``, ``results.json`` and ``results.csv`` to ``out``. Raises
+    ``InputError`` if ``out`` holds scenes of other settings, if a plan is lacking, or if no scene could be scored.
+    """
+    if (make_scene is None) != (model is None):
+        raise InputError("evaluate needs make_scene and model (its description) together, or neither.")
+    out = Path(out)
+    wanted = tuple(dataset.ids if ids is None else ids)
+    for id in wanted:
+        if plans is not None and id not in plans:
+            raise InputError(f"the plans have no entry for clip {id!r}; make them anew or leave the clip out.")
+    header = _header(protocol, seed, metrics, model, plans is not None)
+    _claim(out, header)
+    scenes: list[SceneResult] = []
+    missing: list[MissingScene] = []
+    used: dict[str, IndexPlan] = {}
+    for id in _tracked(wanted, progress):
+        try:
+            clip = dataset.clip(id)
+            plan = protocol.plan_for(clip, seed) if plans is None else plans[id].checked(len(clip), clip.source)
+            used[id] = plan
+            scenes.append(_scene(make_scene, clip, plan, protocol.hw, out, metrics, pictures))
+        except InputError as error:  # noqa: PERF203 - one bad clip must not stop the others
+            missing.append(MissingScene(id, str(error)))
+    if not scenes:
+        first = missing[0].reason if missing else "the data set has no clips."
+        raise InputError(f"none of {len(wanted)} clips could be scored; the first one: {first}")
+    save_plans(out / "plans.json", protocol, seed, used)
+    result = EvaluationResult(header, tuple(scenes), tuple(missing))
+    result.save(out)
+    return result
+
+
+def _scene(
+    make_scene: MakeScene | None,
+    clip: Clip,
+    plan: IndexPlan,
+    hw: tuple[int, int],
+    out: Path,
+    metrics: Metrics,
+    pictures: int,
+) -> SceneResult:
+    """Numbers of one clip, from its file where an earlier run left one for the same frames."""
+    path = out / "scenes" / f"{slug(clip.id)}.json"
+    if path.exists():
+        done = scene_from_json(path)
+        if (done.id, done.frames, done.input_index, done.target_index) == (
+            clip.id,
+            len(clip),
+            plan.input_index,
+            plan.target_index,
+        ):
+            return done
+    both = clip.views((*plan.input_index, *plan.target_index), hw)  # one pass through the video
+    seen = len(plan.input_index)
+    inputs, targets = both[list(range(seen))], both[list(range(seen, len(both)))]
+    assert targets.rgb is not None, "clips give rgb"
+    truth, requests = targets.rgb, targets.without_rgb()
+    rows, timings = _predictions(make_scene, inputs, requests)
+    kept = _spread(len(truth), pictures)
+    result = SceneResult(
+        id=clip.id,
+        frames=len(clip),
+        input_index=plan.input_index,
+        target_index=plan.target_index,
+        target_time=tuple(targets.time.tolist()),
+        pictures=tuple(plan.target_index[i] for i in kept),
+        scores={row: metrics.score(rgb, truth, targets.mask) for row, rgb in rows.items()},
+        timings=timings,
+    )
+    frames = [plan.target_index[i] for i in kept]
+    save_pictures(out / "pictures" / slug(clip.id), frames, {k: v[kept] for k, v in {"truth": truth, **rows}.items()})
+    write_json(path, scene_to_json(result))
+    return result
+
+
+def _predictions(
+    make_scene: MakeScene | None, inputs: Views, requests: Views
+) -> tuple[dict[str, Float[Tensor, "v 3 h w"]], Timings]:
+    """Each row's pictures of the requests, on the CPU. Nothing here has seen the targets' pixels."""
+    rows: dict[str, Tensor] = {}
+    encode = render = None
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if make_scene is not None:
+        start = _clock()
+        scene = make_scene(inputs)
+        encoded = _clock()
+        rgb = scene.render(requests).rgb
+        encode, render = encoded - start, (_clock() - encoded) / len(requests)
+        expected = (len(requests), 3, *requests.hw)
+        if tuple(rgb.shape) != expected:
+            raise InputError(f"the scene rendered rgb of shape {tuple(rgb.shape)}, expected {expected}.")
+        rows[MODEL_ROW] = rgb.detach().float().cpu()
+    for name, baseline in BASELINES.items():
+        rows[name] = baseline(inputs, requests).cpu()
+    device = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+    return rows, Timings(encode, render, _peak_memory_mb(), device)
+
+
+def slug(id: str) -> str:
+    """File name for a clip id: safe characters only, and a hash where that changed anything."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", id).lstrip(".-")[:100]
+    return safe if safe == id else f"{safe or 'clip'}-{hashlib.sha256(id.encode()).hexdigest()[:8]}"
+
+
+def _header(
+    protocol: Protocol, seed: int, metrics: Metrics, model: ModelInfo | None, given_plans: bool
+) -> dict[str, Any]:
+    return {
+        "protocol": {**protocol.describe(), "seed": seed, "plans": "from a file" if given_plans else "of the protocol"},
+        "metrics": metrics.describe(),
+        "model": None if model is None else to_dict(model),
+        "baselines": {
+            "nearest": "copy of the input nearest in time",
+            "blend": "the inputs before and after, weighted by time",
+            "flow": "the same two, warped by optical flow (OpenCV DIS, preset medium) before blending",
+        },
+        "software": {
+            "fsm-toolkit": importlib.metadata.version("fsm-toolkit"),
+            "torch": torch.__version__,
+            "opencv": importlib.metadata.version("opencv-python-headless"),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _claim(out: Path, header: dict[str, Any]) -> None:
+    """Note the settings in ``out``, or check that the ones noted there are the same."""
+    path = out / "settings.json"
+    if not path.exists():
+        write_json(path, header)
+        return
+    stored = read_json(path)
+    for part in header:
+        if not isinstance(stored, dict) or stored.get(part) != header[part]:
+            raise InputError(
+                f"{out} holds results of another {part} ({path.name} differs); choose another folder or remove it."
+            )
+
+
+def _spread(n: int, count: int) -> list[int]:
+    """``count`` positions spread over ``n``, middle of each equal part."""
+    count = min(n, count)
+    return [(2 * i + 1) * n // (2 * count) for i in range(count)]
+
+
+def _tracked(ids: Sequence[str], progress: bool | None):
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    show = console.is_terminal if progress is None else progress
+    return track(ids, description="Scoring", console=console, disable=not show)
+
+
+def _clock() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _peak_memory_mb() -> float:
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
