@@ -14,12 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.datasets.base import Clip
+from fsm.datasets.synthetic_draws import draw_world
 from fsm.datasets.synthetic_render import GAMMA, Stage, set_stage, shade, trace
-from fsm.datasets.synthetic_world import CameraPath, Light, Solids, Surfaces, draw_world, mapped
+from fsm.datasets.synthetic_world import CameraPath, Light, Solids, Surfaces, mapped
 from fsm.errors import InputError
 from fsm.views import Rendering, Views
 
 DEMO_SEED = 0
+"""Seed of the built-in clip."""
 RAYS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 21}  # what a CPU's cache and a GPU's memory hold of a hundred planes
 
 
@@ -55,7 +57,7 @@ class SyntheticWorld:
         return mapped(self, lambda t: t.to(device))
 
     def camera_path(self, time: Float[Tensor, "b v"], hw: tuple[int, int]) -> Views:
-        """The camera's own path through each world at ``time`` (seconds); 45 to 75 degrees wide, square pixels, no rgb."""
+        """Each world's own camera at ``time`` (seconds): 45 to 75 degrees wide, square pixels, no rgb."""
         focal = 0.5 * hw[1] / torch.tan(0.5 * self.camera.hfov)
         centre = focal.new_tensor([0.5 * hw[1], 0.5 * hw[0]]).expand(len(self), 2)
         intrinsics = torch.cat([focal[:, None], focal[:, None], centre], -1)
@@ -71,9 +73,8 @@ class SyntheticWorld:
         if side * side != samples_per_pixel or side < 1:
             raise InputError(f"samples_per_pixel is {samples_per_pixel}; use a square number: 1, 4, 9, 16.")
         if views.c2w.ndim != 4 or len(views.c2w) != len(self):
-            raise InputError(
-                f"views have shape {tuple(views.c2w.shape)}, expected [{len(self)}, v, 4, 4]: one row a world."
-            )
+            found = tuple(views.c2w.shape)
+            raise InputError(f"views have poses of shape {found}, expected ({len(self)}, v, 4, 4): one row a world.")
         with torch.no_grad():
             return self._render(views, side)
 

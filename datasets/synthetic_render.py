@@ -1,7 +1,7 @@
 """Ray tracing of synthetic worlds: batched over worlds, views and pixels, on any device.
 
-Every solid is a unit ball, cube or cylinder under an affine map, and rays keep their camera's z as parameter: affine maps
-do not touch the parameter, so the smallest one over all solids is the z-depth itself. Vectors are kept as three planes.
+Every solid is a unit ball, cube or cylinder under an affine map, and rays keep their camera's z as parameter: affine
+maps leave the parameter alone, so the smallest one over all solids is the z-depth. Vectors are kept as three planes.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fsm.datasets.synthetic_textures import sample_bank
-from fsm.datasets.synthetic_world import BOXES, CYLINDERS, ROOM_FACES, ROUND, SOLIDS, SURFACES, Light, Solids, Surfaces
+from fsm.datasets.synthetic_world import BOXES, CYLINDERS, ROUND, SOLIDS, SURFACES, Light, Solids, Surfaces
 from fsm.views import Views
 
 NEAR = 0.05  # metres
@@ -158,7 +158,7 @@ def trace(at: Stage, pixels: Float[Tensor, "2 n"]) -> Hits:
     x, y = (pixels[0] - cx) / fx, (pixels[1] - cy) / fy
     ray = at.camera @ torch.stack([x, y, torch.ones_like(x)], 1)
     rows = at.to_unit.transpose(1, 2).flatten(1, 2)  # component by component: three planes of k solids
-    direction = (rows @ ray).split(k, 1)
+    direction = (rows @ ray).unflatten(1, (3, k)).unbind(1)
     origin = ((at.to_unit @ at.eye[:, None, :, None])[..., 0] + at.offset)[..., None].unbind(2)
     depths = []
     for enter, leave in _spans(origin, direction, at.counts):
@@ -243,7 +243,7 @@ def shade(at: Stage, hits: Hits, room: Tensor, surfaces: Surfaces, light: Light,
     distance = squared.sqrt()
     facing = (hits.normal * to_lamp).sum(1) / distance
     shadow, open_sky = _occlusion(at, hits, to_lamp, distance)
-    lamp = facing.clamp_min_(0.0) * shadow * 2.4 / (1.0 + 0.11 * squared)
+    lamp = facing.clamp_min_(0.0) * shadow * 3.3 / (1.0 + 0.12 * squared)
     above = (0.5 - 0.5 * hits.normal[:, 1]) * open_sky
     corner = _corners(hits, room[w])
     above, below = above * corner, (open_sky - above) * corner
@@ -266,8 +266,8 @@ def _occlusion(at: Stage, hits: Hits, to_lamp: Tensor, distance: Tensor) -> tupl
     k = len(at.slots) - 1
     rows = at.to_unit[:, :k].transpose(1, 2).flatten(1, 2)
     shift = at.offset[:, :k].transpose(1, 2).flatten(1)[..., None]
-    origin = torch.baddbmm(shift, rows, hits.point).split(k, 1)
-    direction = (rows @ to_lamp).split(k, 1)
+    origin = torch.baddbmm(shift, rows, hits.point).unflatten(1, (3, k)).unbind(1)
+    direction = (rows @ to_lamp).unflatten(1, (3, k)).unbind(1)
     cover = torch.zeros_like(distance)
     for enter, leave in _spans(origin, direction, at.counts):
         cover = cover + (leave.clamp_max(1.0) - enter.clamp_min(0.0)).clamp_min_(0.0).sum(1)

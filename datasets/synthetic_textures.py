@@ -1,8 +1,8 @@
-"""A bank of tileable patterns with mip levels, and its filtered lookup: what every surface of the synthetic world wears.
+"""A bank of tileable patterns with mip levels, and its filtered lookup: what surfaces of the synthetic world wear.
 
-A texel holds three palette weights (the first of four colours takes the rest) and one brightness detail. Colour is linear
-in the weights, so mip levels and bilinear taps filter the *picture*, whatever palette a surface brings: no aliasing from
-procedural edges, and one bank serves any number of scenes. All patterns repeat with period one in u and v.
+A texel holds three palette weights (the first of four colours takes the rest) and one brightness detail. Colour is
+linear in the weights, so mip levels and bilinear taps filter the *picture*, whatever palette a surface brings: no
+aliasing from procedural edges, and one bank serves any number of worlds. Patterns repeat with period one in u and v.
 """
 
 import functools
@@ -23,7 +23,7 @@ _DRAWS_SEED = 20_240_607
 def sample_bank(
     pattern: Int[Tensor, "n"], u: Float[Tensor, "n"], v: Float[Tensor, "n"], level: Float[Tensor, "n"]
 ) -> Float[Tensor, "n 4"]:
-    """Trilinearly filtered texels (weights of colours 1, 2, 3; detail) of each point's pattern; ``level`` 0 is the finest."""
+    """Trilinearly filtered texels (weights of colours 1, 2, 3; detail) of patterns; ``level`` 0 is the finest."""
     table, offsets = _bank(str(u.device))
     level = level.clamp(0.0, LEVELS - 1.001)
     fine = level.floor()
@@ -85,7 +85,7 @@ def _uniform(draws: torch.Generator, *shape: int) -> Tensor:
 
 
 def _noise(draws: torch.Generator, slope: float, stretch: float = 1.0, lowest: float = 1.0) -> Tensor:
-    """Periodic Gaussian noise of zero mean and unit variance with amplitude 1 / f**slope; ``stretch`` > 1 lengthens it along x."""
+    """Periodic noise of zero mean and unit variance, amplitude 1 / f**slope; ``stretch`` > 1 draws it out along x."""
     fx = torch.fft.fftfreq(SIDE) * SIDE * stretch
     fy = torch.fft.fftfreq(SIDE) * SIDE
     radius = (fx[None, :].square() + fy[:, None].square()).sqrt()
