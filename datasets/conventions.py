@@ -36,13 +36,13 @@ def inverse(T: Float64[np.ndarray, "*f 4 4"], source: str = "pose") -> Float64[n
         raise InputError(f"{source} holds a matrix without inverse; it is not a camera pose.") from error
 
 
-def focal_from_fov(fov: float, size: float) -> float:
+def focal_from_fov(fov: float, size: int | float) -> float:
     """Focal length in pixels of a field of view in radians across ``size`` pixels."""
     if not 0.0 < fov < math.pi:
         raise InputError(f"a field of view of {fov:.6g} radians is not between 0 and pi; is it in degrees?")
     return 0.5 * size / math.tan(0.5 * fov)
 
 
-def fov_from_focal(focal: float, size: float) -> float:
+def fov_from_focal(focal: float, size: int | float) -> float:
     """Field of view in radians: the inverse of ``focal_from_fov``."""
     return 2.0 * math.atan(0.5 * size / focal)

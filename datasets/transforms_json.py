@@ -101,7 +101,7 @@ def _lens(values: Record, hw: tuple[int, int], where: str) -> Lens:
     for key in ("k4", "k5", "k6"):
         if get(key, 0.0) != 0.0:
             raise InputError(f"{where}: {key} is {values[key]}, and only k1, k2, k3, p1, p2 are understood; undistort first.")
-    w, h = get("w", hw[1]), get("h", hw[0])
+    w, h = get("w", float(hw[1])), get("h", float(hw[0]))
     if w <= 0 or h <= 0 or abs(h * hw[1] - w * hw[0]) > 2.0 * max(h, w):
         raise InputError(f"{where} states a size of {w:g} x {h:g}, but its picture is {hw[1]} x {hw[0]}; check w and h.")
     if "fl_x" in values:

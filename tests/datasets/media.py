@@ -45,9 +45,9 @@ def write_video(
     return path
 
 
-def counter_video(path: Path, frames: int, **more: Any) -> Path:
+def counter_video(path: Path, frames: int, hw: tuple[int, int] = (64, 128), **more: Any) -> Path:
     """A video whose frame i shows the number i."""
-    return write_video(path, [counter_picture(i) for i in range(frames)], **more)
+    return write_video(path, [counter_picture(i, hw) for i in range(frames)], **more)
 
 
 def fsm_json(frames: int, video: str = "clip.mp4", hw: tuple[int, int] = (64, 128), **more: Any) -> dict[str, Any]:

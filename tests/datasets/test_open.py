@@ -37,7 +37,7 @@ def test_real_data_is_recognised(shared_data: Path, name: str, clip: str, frames
 def test_what_is_no_clip_is_refused_with_what_would_be(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     path = name if name.startswith("synthetic") else tmp_path / name
-    with pytest.raises(InputError, match=r"seed .*; write|FSM clip or list .* D-NeRF .* Stereo4D .* synthetic:SEED"):
+    with pytest.raises(InputError, match=r"seed .*; write|FSM clip or list .* D-NeRF .* Stereo4D .*synthetic:SEED"):
         open_clip(path)
 
 
