@@ -170,6 +170,8 @@ def slug(id: str) -> str:
 def _header(
     protocol: Protocol, seed: int, metrics: Metrics, model: ModelInfo | None, given_plans: bool
 ) -> dict[str, Any]:
+    import cv2
+
     return {
         "protocol": {**protocol.describe(), "seed": seed, "plans": "from a file" if given_plans else "of the protocol"},
         "metrics": metrics.describe(),
@@ -182,7 +184,7 @@ def _header(
         "software": {
             "fsm-toolkit": importlib.metadata.version("fsm-toolkit"),
             "torch": torch.__version__,
-            "opencv": importlib.metadata.version("opencv-python-headless"),
+            "opencv": cv2.__version__,
             "python": platform.python_version(),
         },
     }
