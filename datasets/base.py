@@ -29,7 +29,9 @@ class IndexPlan:
     def __post_init__(self) -> None:
         shared = sorted(set(self.input_index) & set(self.target_index))
         if shared:
-            raise InputError(f"index_plan uses frames {shared[:8]} both as input and as target; take them out of one list.")
+            raise InputError(
+                f"index_plan uses frames {shared[:8]} both as input and as target; take them out of one list."
+            )
 
     def checked(self, frames: int, source: str) -> "IndexPlan":
         """The same plan, once every index is known to lie in a clip of ``frames`` frames."""
@@ -206,7 +208,9 @@ def checked_cameras(
     c2w = checked_poses(c2w, source, pose_field, fix_poses)
     _check_intrinsics(intrinsics, hw, source)
     if not np.isfinite(time).all():
-        raise InputError(f"{source}: frame {int((~np.isfinite(time)).argmax())}, time is NaN or infinite; write seconds.")
+        raise InputError(
+            f"{source}: frame {int((~np.isfinite(time)).argmax())}, time is NaN or infinite; write seconds."
+        )
     step = np.diff(time)
     if (step <= 0).any():
         i = int((step <= 0).argmax()) + 1
@@ -227,7 +231,11 @@ def _check_intrinsics(intrinsics: Float64[np.ndarray, "f 4"], hw: tuple[int, int
         (~np.isfinite(intrinsics), 0, "it must be a finite number of pixels."),
         (focal <= 0, 0, "a focal length is positive, in pixels."),
         (focal < SMALLEST_FOCAL_PX, 0, f"it looks normalised: multiply by the image size ({w} x {h}) to get pixels."),
-        ((centre < -0.5 * size) | (centre > 1.5 * size), 2, f"that is far outside the {w} x {h} image; check units and size."),
+        (
+            (centre < -0.5 * size) | (centre > 1.5 * size),
+            2,
+            f"that is far outside the {w} x {h} image; check units and size.",
+        ),
     )
     for bad, offset, remedy in checks:
         if bad.any():

@@ -51,7 +51,9 @@ class FsmClips:
     def clip(self, id: str) -> Clip:
         """Open one clip."""
         if id not in self._files:
-            raise InputError(f"{self.path} has no clip {id!r}; it has {', '.join(self.ids[:5])}{', ...' * (len(self) > 5)}.")
+            raise InputError(
+                f"{self.path} has no clip {id!r}; it has {', '.join(self.ids[:5])}{', ...' * (len(self) > 5)}."
+            )
         return read_fsm_clip(id, self._files[id], self.root, self.fix_poses)
 
 
@@ -118,7 +120,9 @@ def _intrinsics(frames: list[Record], hw: tuple[int, int], source: str) -> Float
         row = np.array([number(frame, name, where) for name in ("fx", "fy", "cx", "cy")])
         h, w = (integer(frame, "h", where), integer(frame, "w", where)) if "h" in frame or "w" in frame else hw
         if h * w == 0 or abs(h * hw[1] - w * hw[0]) > max(h, w):  # the aspect may differ by a pixel of rounding
-            raise InputError(f"{where} states a size of {w} x {h}, but its picture is {hw[1]} x {hw[0]}; check h and w.")
+            raise InputError(
+                f"{where} states a size of {w} x {h}, but its picture is {hw[1]} x {hw[0]}; check h and w."
+            )
         sx, sy = hw[1] / w, hw[0] / h
         rows.append(row * [sx, sy, sx, sy])
     return np.stack(rows)

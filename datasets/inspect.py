@@ -112,8 +112,12 @@ def _verdict(still: bool, matches: int, distances: list[float] | None, scale: fl
     if best <= GOOD_PX * scale:
         return advice[distances.index(best)]
     if best <= ROUGH_PX * scale and second >= best * MARGIN:
-        return advice[distances.index(best)] + " (roughly: much of the scene moves, or intrinsics or frame order are off)"
-    return f"inconsistent: no reading of the poses fits better than {best:.1f} px; check intrinsics, frame order and poses"
+        return (
+            advice[distances.index(best)] + " (roughly: much of the scene moves, or intrinsics or frame order are off)"
+        )
+    return (
+        f"inconsistent: no reading of the poses fits better than {best:.1f} px; check intrinsics, frame order and poses"
+    )
 
 
 def _evidence(clip: Clip) -> tuple[int, int, list[float] | None, float | None]:
@@ -171,7 +175,9 @@ def _pairs(cameras: Views) -> list[tuple[int, int]]:
 def _features(picture: UInt8[np.ndarray, "h w 3"]) -> tuple[Float64[np.ndarray, "n 2"], np.ndarray | None]:
     import cv2
 
-    points, descriptors = cv2.SIFT_create(nfeatures=FEATURES).detectAndCompute(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), None)
+    points, descriptors = cv2.SIFT_create(nfeatures=FEATURES).detectAndCompute(
+        cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), None
+    )
     place = np.array([p.pt for p in points], dtype=np.float64).reshape(-1, 2) + 0.5  # OpenCV: first pixel centre at 0
     return place, descriptors
 

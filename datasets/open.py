@@ -101,5 +101,7 @@ def _clip_file(folder: Path) -> Path:
         return found[0]
     if found:
         names = ", ".join(f.name for f in found[:5])
-        raise InputError(f"{folder} holds {len(found)} clip files ({names}{', ...' * (len(found) > 5)}); name one, or a list.")
+        raise InputError(
+            f"{folder} holds {len(found)} clip files ({names}{', ...' * (len(found) > 5)}); name one, or a list."
+        )
     raise InputError(f"{folder} holds no clip; a clip is {UNDERSTOOD}.")

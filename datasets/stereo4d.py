@@ -50,12 +50,16 @@ class Stereo4D:
     def clip(self, id: str) -> VideoClip:
         """Open one clip; the numbers of poses, timestamps and video frames must agree."""
         if id not in self._files:
-            raise InputError(f"{self.path} has no clip {id!r}; it has {', '.join(self.ids[:5])}{', ...' * (len(self) > 5)}.")
+            raise InputError(
+                f"{self.path} has no clip {id!r}; it has {', '.join(self.ids[:5])}{', ...' * (len(self) > 5)}."
+            )
         path = self._files[id]
         source = str(path)
         stamps, stored = _arrays(path, ("timestamps", "camera2world"))
         if stamps.ndim != 1 or stamps.dtype.kind not in "iuf":
-            raise InputError(f"{source}: timestamps has shape {stamps.shape}, expected one number of microseconds a frame.")
+            raise InputError(
+                f"{source}: timestamps has shape {stamps.shape}, expected one number of microseconds a frame."
+            )
         if stored.ndim != 3 or stored.shape[1:] not in ((3, 4), (4, 4)) or stored.dtype.kind != "f":
             raise InputError(f"{source}: camera2world has shape {stored.shape}, expected 3x4 numbers a frame.")
         video = VideoFrames(_video_beside(path))
@@ -104,7 +108,9 @@ def _arrays(path: Path, keys: tuple[str, ...]) -> list[Shaped[np.ndarray, "..."]
 def _check_declared(archive: zipfile.ZipFile, key: str, path: Path) -> None:
     names = archive.namelist()
     if f"{key}.npy" not in names:
-        raise InputError(f"{path} lacks the array {key!r}; found {', '.join(n.removesuffix('.npy') for n in names[:8])}.")
+        raise InputError(
+            f"{path} lacks the array {key!r}; found {', '.join(n.removesuffix('.npy') for n in names[:8])}."
+        )
     info = archive.getinfo(f"{key}.npy")
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
@@ -114,4 +120,6 @@ def _check_declared(archive: zipfile.ZipFile, key: str, path: Path) -> None:
         raise InputError(f"{path}: array {key!r} holds pickled objects, which are never loaded; store plain numbers.")
     declared = math.prod(shape) * dtype.itemsize
     if declared > MAX_ARRAY_BYTES or declared > info.file_size:
-        raise InputError(f"{path}: array {key!r} declares {declared} bytes, more than it holds or is allowed; copy it again.")
+        raise InputError(
+            f"{path}: array {key!r} declares {declared} bytes, more than it holds or is allowed; copy it again."
+        )

@@ -61,7 +61,9 @@ def read_transforms(id: str, path: Path, fix_poses: bool = False, time_start: fl
     value = record(read_json(path), source)
     model = value.get("camera_model", "OPENCV")
     if model not in PINHOLE_MODELS or value.get("is_fisheye"):
-        raise InputError(f"{source}: camera_model {model!r} is not a pinhole with k1, k2, p1, p2; undistort the pictures first.")
+        raise InputError(
+            f"{source}: camera_model {model!r} is not a pinhole with k1, k2, p1, p2; undistort the pictures first."
+        )
     fps = number(value, "fps", source) if "fps" in value else None
     frames = records(value, "frames", source)
     times = _times(value, frames, source)
@@ -100,10 +102,14 @@ def _lens(values: Record, hw: tuple[int, int], where: str) -> Lens:
 
     for key in ("k4", "k5", "k6"):
         if get(key, 0.0) != 0.0:
-            raise InputError(f"{where}: {key} is {values[key]}, and only k1, k2, k3, p1, p2 are understood; undistort first.")
+            raise InputError(
+                f"{where}: {key} is {values[key]}, and only k1, k2, k3, p1, p2 are understood; undistort first."
+            )
     w, h = get("w", float(hw[1])), get("h", float(hw[0]))
     if w <= 0 or h <= 0 or abs(h * hw[1] - w * hw[0]) > 2.0 * max(h, w):
-        raise InputError(f"{where} states a size of {w:g} x {h:g}, but its picture is {hw[1]} x {hw[0]}; check w and h.")
+        raise InputError(
+            f"{where} states a size of {w:g} x {h:g}, but its picture is {hw[1]} x {hw[0]}; check w and h."
+        )
     if "fl_x" in values:
         fx = get("fl_x", 0.0)
     elif "camera_angle_x" in values:
@@ -137,7 +143,9 @@ def _masks(root: Path, frames: list[Record], source: str) -> list[Path] | None:
         return None
     if not all(named):
         lacking = frames[named.index(False)].get("file_path")
-        raise InputError(f"{source}: frame {lacking!r} lacks mask_path, others have one; give all frames a mask or none.")
+        raise InputError(
+            f"{source}: frame {lacking!r} lacks mask_path, others have one; give all frames a mask or none."
+        )
     where = f"{source}: mask_path"
     return [inside(root, root, text(f, "mask_path", source), where, by_name=False) for f in frames]
 
@@ -153,6 +161,8 @@ def _plan(value: Record, names: list[str], source: str) -> IndexPlan | None:
         listed = value[key] if isinstance(value[key], list) else []
         unknown = [name for name in listed if not isinstance(name, str) or name not in place]
         if unknown or not listed:
-            raise InputError(f"{source}: {key} names {unknown[:1]}, which no frame has as file_path; list file_path values.")
+            raise InputError(
+                f"{source}: {key} names {unknown[:1]}, which no frame has as file_path; list file_path values."
+            )
         chosen.append(tuple(sorted({place[name] for name in listed})))
     return IndexPlan(*chosen)

@@ -133,7 +133,9 @@ class VideoFrames:
                 yield container, stream
         except av.error.FFmpegError as error:
             reason = error.strerror or type(error).__name__
-            raise InputError(f"{self.path} cannot be decoded ({reason}); it is damaged or truncated, encode it again.") from error
+            raise InputError(
+                f"{self.path} cannot be decoded ({reason}); it is damaged or truncated, encode it again."
+            ) from error
 
 
 class VideoClip(Clip):
@@ -196,7 +198,9 @@ def _check_boxes(handle, size: int, path: Path) -> None:
             length = size - position
         kinds.add(header[4:8])
         if length < 8 or position + length > size:
-            raise InputError(f"{path} is truncated (box {header[4:8]!r} ends outside the file); copy or encode it again.")
+            raise InputError(
+                f"{path} is truncated (box {header[4:8]!r} ends outside the file); copy or encode it again."
+            )
         position += length
     if b"moov" not in kinds:
         raise InputError(f"{path} has no index (no moov box), so it was never finished; encode it again.")

@@ -135,7 +135,9 @@ def test_lens_distortion_is_undone_in_pictures_and_intrinsics(tmp_path: Path, co
     v = fy * (y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y) + cy
     ys, xs = np.mgrid[:h, :w] + 0.5
     picture = sum(np.exp(-((xs - a) ** 2 + (ys - b) ** 2) / (2 * 2.0**2)) for a, b in zip(u, v, strict=True))
-    cv2.imwrite(str(tmp_path / "a.png"), np.repeat((picture.clip(0, 1) * 255).round().astype(np.uint8)[..., None], 3, 2))
+    cv2.imwrite(
+        str(tmp_path / "a.png"), np.repeat((picture.clip(0, 1) * 255).round().astype(np.uint8)[..., None], 3, 2)
+    )
     pose = opengl_from_opencv(np.eye(4)).tolist()
     lens = {"fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy, "w": w, "h": h, "k1": k1, "k2": k2, "p1": p1, "p2": p2}
     value = {"camera_model": "OPENCV", **lens, "frames": [{"file_path": "a.png", "transform_matrix": pose}]}
@@ -202,13 +204,22 @@ BAD: dict[str, tuple[Any, str]] = {
     "other aspect": (transforms(w=64, h=64), r"frames\[0\] states a size of 64 x 64, but its picture is 128 x 64"),
     "no frames": ({**transforms(), "frames": []}, "frames should be a list with at least one entry"),
     "no pose": (at(2, transform_matrix=[[1, 0], [0, 1]]), r"frames\[2\]: transform_matrix has shape \(2, 2\)"),
-    "scaled": (at(2, transform_matrix=np.diag([2.0, 2.0, 2.0, 1.0]).tolist()), "frame 2, transform_matrix is not a rotation"),
+    "scaled": (
+        at(2, transform_matrix=np.diag([2.0, 2.0, 2.0, 1.0]).tolist()),
+        "frame 2, transform_matrix is not a rotation",
+    ),
     "missing image": (at(2, file_path="images/x.png"), r"frames\[2\].file_path: 'images/x.png' does not exist"),
     "outside": (at(2, file_path="../secret.png"), r"frames\[2\].file_path: '../secret.png' leads out of"),
     "some times": (at(2, time=0.5), r"frames\[0\] lacks the field 'time'"),
     "text time": ({**at(0), "frames": [{**f, "time": "1s"} for f in transforms()["frames"]]}, "time is '1s'"),
-    "same times": ({**at(0), "frames": [{**f, "time": 0.5} for f in transforms()["frames"]]}, "frame 1, time 0.5 s repeats"),
-    "time unit": ({**at(0), "time_unit": 0, "frames": [{**f, "time": 0.5} for f in transforms()["frames"]]}, "time_unit is 0"),
+    "same times": (
+        {**at(0), "frames": [{**f, "time": 0.5} for f in transforms()["frames"]]},
+        "frame 1, time 0.5 s repeats",
+    ),
+    "time unit": (
+        {**at(0), "time_unit": 0, "frames": [{**f, "time": 0.5} for f in transforms()["frames"]]},
+        "time_unit is 0",
+    ),
     "not an object": ([1], "transforms.json should be a JSON object, found list"),
 }
 
@@ -228,7 +239,8 @@ def test_bad_files_are_refused_by_name(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "empty, truncated or not"), (b"rubbish", "empty, truncated or not"), (None, "has size")]
+    ("content", "message"),
+    [(b"", "empty, truncated or not"), (b"rubbish", "empty, truncated or not"), (None, "has size")],
 )
 def test_bad_pictures_are_refused_when_read(tmp_path: Path, content: bytes | None, message: str) -> None:
     clip = opened(write(tmp_path, transforms()))
