@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fsm.datasets.base import Clip
 from fsm.datasets.synthetic_draws import draw_world
-from fsm.datasets.synthetic_render import GAMMA, Stage, set_stage, shade, trace
+from fsm.datasets.synthetic_render import GAMMA, Hits, Stage, outlines, set_stage, shade, trace
 from fsm.datasets.synthetic_world import CameraPath, Light, Solids, Surfaces, mapped
 from fsm.errors import InputError
 from fsm.views import Rendering, Views
@@ -66,8 +66,8 @@ class SyntheticWorld:
     def render(self, views: Views, samples_per_pixel: int = 1) -> Rendering:
         """Pictures and exact depth at pixel centres for ``views`` [b v], each at its own time.
 
-        ``samples_per_pixel`` is a square number of rays on a regular grid inside each pixel, averaged in linear light.
-        Textures are filtered in any case; more samples smooth the outlines.
+        One ray filters textures and shadows to its pixel; ``samples_per_pixel`` (a square number) is how many rays, on
+        a regular grid and averaged in linear light, pixels on an outline or an edge get.
         """
         side = math.isqrt(max(samples_per_pixel, 0))
         if side * side != samples_per_pixel or side < 1:
@@ -75,33 +75,36 @@ class SyntheticWorld:
         if views.c2w.ndim != 4 or len(views.c2w) != len(self):
             found = tuple(views.c2w.shape)
             raise InputError(f"views have poses of shape {found}, expected ({len(self)}, v, 4, 4): one row a world.")
-        with torch.no_grad():
-            return self._render(views, side)
-
-    def _render(self, views: Views, side: int) -> Rendering:
-        (h, w), lead = views.hw, views.time.shape
-        ys, xs = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-        corners = torch.stack([xs, ys]).flatten(1).to(views.time)
-        steps = (torch.arange(side) + 0.5) / side
-        grid = torch.cartesian_prod(steps, steps).to(views.time)[..., None]  # [side², 2, 1]
-        stage = set_stage(self.room, self.solids, views)
         budget = RAYS_AT_ONCE["cpu" if self.room.device.type == "cpu" else "cuda"]
-        frames = max(1, budget // (h * w))
-        parts = [stage.part(slice(i, i + frames)) for i in range(0, len(stage.eye), frames)]
-        tiles = corners.split(budget, dim=1)
-        done = torch.cat([torch.cat([self._tile(at, tile, grid) for tile in tiles], -1) for at in parts])
-        rgb, depth = done.reshape(*lead, 4, h, w).split([3, 1], dim=-3)
+        frames = max(1, budget // math.prod(views.hw))
+        with torch.no_grad():
+            stage = set_stage(self.room, self.solids, views)
+            parts = [stage.part(slice(i, i + frames)) for i in range(0, len(stage.eye), frames)]
+            done = torch.cat([self._frames(at, views.hw, side, max(1, budget // len(at.eye))) for at in parts])
+        rgb, depth = done.unflatten(0, views.time.shape).split([3, 1], dim=-3)
         return Rendering(rgb, torch.ones_like(depth), depth)
 
-    def _tile(self, at: Stage, corners: Float[Tensor, "2 n"], grid: Float[Tensor, "m 2 1"]) -> Float[Tensor, "f 4 n"]:
-        """sRGB and depth of the pixels with these upper left ``corners``, in all frames of the stage."""
-        side = math.isqrt(len(grid))
-        centred = trace(at, corners + 0.5)
-        light = torch.zeros_like(centred.point)
-        for offset in grid:
-            hits = centred if side == 1 else trace(at, corners + offset)
-            light += shade(at, hits, self.room, self.surfaces, self.light, side)
-        return torch.cat([(light / len(grid)).clamp_min(0.0).pow(GAMMA), centred.depth[:, None]], 1)
+    def _frames(self, at: Stage, hw: tuple[int, int], side: int, tile: int) -> Float[Tensor, "f 4 h w"]:
+        """sRGB and depth of all frames of a stage, ``tile`` pixels of each at a time."""
+        ys, xs = torch.meshgrid(torch.arange(hw[0]), torch.arange(hw[1]), indexing="ij")
+        corners = torch.stack([xs, ys]).flatten(1).to(at.eye)  # [2, h w]
+
+        def light(hits: Hits, side: int) -> Tensor:
+            return shade(at, hits, self.room, self.surfaces, self.light, side)
+
+        centred = [trace(at, part + 0.5) for part in corners.split(tile, dim=1)]
+        picture = torch.cat([light(hits, 1) for hits in centred], -1)
+        if side > 1:
+            pixels, valid = outlines(centred, hw)
+            steps = (torch.arange(side) + 0.5) / side
+            grid = torch.cartesian_prod(steps, steps).to(corners)[..., None]  # [side², 2, 1]
+            for index, real in zip(pixels.split(tile, dim=1), valid.split(tile, dim=1), strict=True):
+                corner = corners[:, index].transpose(0, 1)
+                fine = torch.stack([light(trace(at, corner + offset), side) for offset in grid]).mean(0)
+                target = index[:, None].expand_as(fine)
+                picture = picture.scatter(2, target, torch.where(real[:, None], fine, picture.gather(2, target)))
+        depth = torch.cat([hits.depth for hits in centred], -1)
+        return torch.cat([picture.clamp_min(0.0).pow(GAMMA), depth[:, None]], 1).unflatten(-1, hw)
 
 
 class SyntheticScene:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fsm.datasets.synthetic_textures import sample_bank
@@ -18,10 +19,11 @@ from fsm.views import Views
 
 NEAR = 0.05  # metres
 PENUMBRA = 0.22  # metres of solid that a shadow ray crosses before the shadow is complete
+EDGE = 0.5  # difference of neighbouring unit normals, summed over x, y and z, that makes an outline
 GAMMA = 1.0 / 2.2
 _TINY = 1e-9
 
-Planes = tuple[Tensor, Tensor, Tensor]
+Planes = tuple[Tensor, ...]  # x, y, z
 
 
 @dataclass(frozen=True)
@@ -151,11 +153,11 @@ def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return torch.add(middle, root).neg_(), root - middle
 
 
-def trace(at: Stage, pixels: Float[Tensor, "2 n"]) -> Hits:
-    """First hits of the rays through ``pixels`` (x, y) of every frame."""
+def trace(at: Stage, pixels: Float[Tensor, "*f 2 n"]) -> Hits:
+    """First hits of the rays through ``pixels`` (x, y), the same in every frame or each frame's own."""
     k = len(at.slots)
     fx, fy, cx, cy = at.intrinsics[..., None].unbind(1)
-    x, y = (pixels[0] - cx) / fx, (pixels[1] - cy) / fy
+    x, y = (pixels[..., 0, :] - cx) / fx, (pixels[..., 1, :] - cy) / fy
     ray = at.camera @ torch.stack([x, y, torch.ones_like(x)], 1)
     rows = at.to_unit.transpose(1, 2).flatten(1, 2)  # component by component: three planes of k solids
     direction = (rows @ ray).unflatten(1, (3, k)).unbind(1)
@@ -168,6 +170,20 @@ def trace(at: Stage, pixels: Float[Tensor, "2 n"]) -> Hits:
     depth, local = torch.cat(depths, 1).min(1)
     point = torch.addcmul(at.eye[..., None], ray, depth[:, None])
     return _describe(at, local, depth, point, ray)
+
+
+def outlines(tiles: list[Hits], hw: tuple[int, int]) -> tuple[Int[Tensor, "f m"], Bool[Tensor, "f m"]]:
+    """Flat indices of the pixels where a neighbour shows another or a turned surface; False marks padding.
+
+    ``tiles`` are the hits at all pixel centres, in order.
+    """
+    looks = torch.cat([torch.cat([hit.normal, hit.surface[:, None].float()], 1) for hit in tiles], -1).unflatten(-1, hw)
+    across = (looks[..., 1:] - looks[..., :-1]).abs().sum(1) > EDGE
+    along = (looks[..., 1:, :] - looks[..., :-1, :]).abs().sum(1) > EDGE
+    edge = F.pad(across, (1, 0)) | F.pad(across, (0, 1)) | F.pad(along, (0, 0, 1, 0)) | F.pad(along, (0, 0, 0, 1))
+    order = edge.flatten(1).int().sort(dim=1, descending=True, stable=True)
+    most = int(edge.flatten(1).sum(1).max())
+    return order.indices[:, :most], order.values[:, :most] > 0
 
 
 def _describe(at: Stage, local: Tensor, depth: Tensor, point: Tensor, ray: Tensor) -> Hits:

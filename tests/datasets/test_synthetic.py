@@ -76,7 +76,7 @@ def test_depth_of_the_empty_room() -> None:
 
 def test_depth_of_a_ball() -> None:
     centre, radius = (0.2, -0.9, 0.1), 0.7
-    world = world_with(ROUND.start, (radius,) * 3, centre)
+    world = world_with(ROUND.start, (radius, radius, radius), centre)
     origin, direction, found = rays_and_depth(world, looking(EYE, TARGET, NOON, 30.0, (33, 47)))
     offset = origin - torch.tensor(centre).double()
     b = (offset * direction).sum(-1)
