@@ -60,7 +60,7 @@ def colourise_depth(depth: Float[Tensor, "1 h w"], near: float, far: float) -> F
         raise InputError(f"the depth range is {near} to {far}; choose 0 < near <= far.")
     valid = depth.isfinite() & (depth > 0)
     inverse = 1.0 / torch.where(valid, depth, torch.full_like(depth, far)).double()
-    span = max(1.0 / near - 1.0 / far, 1e-12)
+    span = max(1.0 / near - 1.0 / far, 1e-3 / far)  # a flat depth is one colour, not its rounding noise
     level = ((inverse - 1.0 / far) / span).clamp(0, 1)
     bgr = cv2.applyColorMap((level[0] * 255).round().to(torch.uint8).cpu().numpy(), cv2.COLORMAP_TURBO)
     rgb = torch.from_numpy(np.ascontiguousarray(bgr[..., ::-1])).permute(2, 0, 1).float() / 255

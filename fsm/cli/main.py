@@ -4,7 +4,7 @@ A command is a frozen dataclass in ``fsm/cli/<command>.py``:
 
 * Its docstring, one line, is its line in ``fsm --help``; each field is a flag and the string under it, one short line,
   that flag's help. ``fsm.cli.common.flag`` names a flag's value, and its default where that is not the field's own.
-* ``run(self) -> int | None`` does the work and returns the exit status (None is 0). torch and everything that imports it is
+* ``run(self) -> int | None`` does the work and returns the exit status (None is 0). torch and all that imports it is
   imported inside ``run``, so that ``fsm --help`` stays under a second.
 * Bad input is raised as ``InputError`` from wherever it is found; this module prints it. No command catches it.
 * Commands that write outputs put their resolved settings beside them with ``fsm.cli.common.save_settings``.
@@ -19,13 +19,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import fsm
+from fsm.cli.convert import Convert
+from fsm.cli.demo import Demo
+from fsm.cli.doctor import Doctor
+from fsm.cli.evaluate import Eval
 from fsm.cli.inspect import Inspect
+from fsm.cli.reconstruct import Reconstruct
 from fsm.cli.render import Render
+from fsm.cli.train import Train
 from fsm.errors import InputError
 
 COMMANDS: dict[str, Any] = {
+    "demo": Demo,
     "inspect": Inspect,
+    "reconstruct": Reconstruct,
     "render": Render,
+    "eval": Eval,
+    "train": Train,
+    "convert": Convert,
+    "doctor": Doctor,
 }
 """Name to command, in the order of ``fsm --help``."""
 

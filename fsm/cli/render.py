@@ -52,6 +52,8 @@ class Render:
             raise InputError(f"output is {self.output}; name a folder (video.mp4 is written into it).")
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"output is {self.output}, which is a file; name a folder.")
+        if self.batch < 1:
+            raise InputError(f"batch is {self.batch}; choose at least 1.")
         device = choose_device(self.device)
         scene = MemoryScene.load(self.scene, device=device)
         inputs = scene.inputs.to("cpu")

@@ -1,0 +1,42 @@
+"""``fsm inspect`` on the built-in clip, whose cameras are exact, and on the same clip with spoilt poses."""
+
+import json
+
+import pytest
+import torch
+
+import fsm.datasets.open
+from fsm.cli import main
+from fsm.datasets.base import Clip
+from fsm.datasets.open import open_clip
+
+
+def test_builtin_clip_is_consistent(capsys: pytest.CaptureFixture) -> None:
+    assert main(["inspect", "demo"]) == 0
+    text = capsys.readouterr().out
+    clip = open_clip("demo")
+    assert f"{len(clip)} over {float(clip.cameras.time[-1]):.3f} s, {clip.fps:.4g} fps" in text
+    assert "consistent:" in text
+
+
+def test_json_is_the_same_report_and_wrong_axes_give_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def spoilt(*arguments: object) -> Clip:
+        clip = open_clip("demo").cached()
+        flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
+        object.__setattr__(clip.cameras, "c2w", clip.cameras.c2w @ flip)
+        return clip
+
+    monkeypatch.setattr(fsm.datasets.open, "open_clip", spoilt)
+    assert main(["inspect", "demo", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["verdict"].startswith("looks like OpenGL axes")
+    assert report["frames"] == len(open_clip("demo"))
+
+
+def test_missing_clip_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
+    assert main(["inspect", "no/such/clip.json"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: no/such/clip.json ")
+    assert error.count("\n") == 1
