@@ -1,8 +1,11 @@
 """What a training run is: plain values, from a preset in ``configs/`` and overrides."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import yaml
 
 import fsm
 from fsm.config import from_dict
@@ -120,3 +123,27 @@ def load_preset(name_or_path: str) -> TrainConfig:
     if not path.is_file():
         raise InputError(f"no preset or config file {name_or_path!r}; presets are {', '.join(preset_names())}.")
     return from_dict(TrainConfig, read_yaml(path) or {}, str(path))
+
+
+def overridden(values: dict, assignments: tuple[str, ...]) -> dict:
+    """Plain config values with ``dotted.key=value`` assignments applied; values are read as YAML."""
+    values = copy.deepcopy(values)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {assignment!r} is not KEY=VALUE; write for instance optim.steps=1000.")
+        *parents, last = key.split(".")
+        place = values
+        for parent in parents:
+            if place.get(parent) is None:  # an option that is off, such as reference_head: null
+                place[parent] = {}
+            place = place[parent]
+            if not isinstance(place, dict):
+                raise InputError(f"--set {assignment!r}: {parent!r} is a single value, it has no part {last!r}.")
+        try:
+            place[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(
+                f"--set {assignment!r}: the value is not YAML ({' '.join(str(error).split())})."
+            ) from error
+    return values

@@ -1,0 +1,81 @@
+"""``fsm eval``: a protocol over a data set, with the trivial baselines on the same frames."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fsm.cli.common import choose_device, flag, parse_size
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Score a model on clips: PSNR, SSIM, LPIPS, beside three trivial baselines."""
+
+    clips: tyro.conf.Positional[Annotated[str, flag("CLIPS", "")]]
+    """Clip list, file or folder, or `demo`, or `synthetic:SEED`."""
+    protocol: Annotated[str, flag("NAME")] = "dense"
+    """dense (32 random inputs, 8 targets), sparse (8 even inputs, 7 between) or given (the clip's own split)."""
+    model: Annotated[str, flag("MODEL")] = "fsm-tiny"
+    """Bundled name, folder, hub name, or `none` for the baselines alone."""
+    output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/eval")
+    """Where results.json, results.csv, report.html and plans.json go; an interrupted run resumes there."""
+    size: Annotated[str, flag("WxH")] = "128x128"
+    """Size of inputs and targets."""
+    lpips: Literal["auto", "none", "alex", "squeeze", "vgg"] = "auto"
+    """Perceptual network; auto takes the first of vgg, alex, squeeze whose weights are found."""
+    plans: Annotated[Path | None, flag("FILE", "the protocol's")] = None
+    """Use the frames of an earlier run's plans.json."""
+    seed: Annotated[int, flag("N")] = 0
+    """Seed of random plans."""
+    ids: Annotated[tuple[str, ...], flag("NAME ...", "all")] = ()
+    """Only these clips."""
+    pictures: Annotated[int, flag("N")] = 3
+    """Targets of each scene kept as pictures."""
+    device: Annotated[str, flag("DEVICE")] = "auto"
+    """auto, cpu or cuda."""
+
+    def run(self) -> int:
+        """Evaluate, print the table, write the report; status 1 if a clip could not be scored."""
+        from fsm.checkpoint import weights_hash
+        from fsm.datasets.open import open_dataset
+        from fsm.evaluate.metrics import Metrics
+        from fsm.evaluate.protocols import load_plans, protocol
+        from fsm.evaluate.report import print_table, write_report
+        from fsm.evaluate.results import ModelInfo
+        from fsm.evaluate.run import evaluate
+        from fsm.model import FSM
+
+        chosen = protocol(self.protocol, hw=list(parse_size(self.size, (128, 128))))
+        dataset = open_dataset(self.clips)
+        device = choose_device(self.device)
+        model = None if self.model == "none" else FSM.from_pretrained(self.model, device=device)
+        info = model and ModelInfo(self.model, weights_hash(model), device, "float32")
+        result = evaluate(
+            model and model.reconstruct,
+            dataset,
+            chosen,
+            out=self.output,
+            metrics=Metrics(find_lpips(self.lpips)),
+            model=info,
+            seed=self.seed,
+            plans=None if self.plans is None else load_plans(self.plans),
+            ids=self.ids or None,
+            pictures=self.pictures,
+        )
+        print_table(result)
+        print(f"report in {write_report(result, self.output)}")
+        return 1 if result.missing else 0
+
+
+def find_lpips(name: str):
+    """The LPIPS network asked for; with ``auto`` the first whose weights are on this machine, or None."""
+    from fsm.evaluate.lpips import LPIPS, available
+
+    if name == "none":
+        return None
+    if name == "auto":
+        found = [net for net in ("vgg", "alex", "squeeze") if available(net)]
+        return LPIPS.load(found[0]) if found else None
+    return LPIPS.load(name)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,73 @@
+"""``fsm reconstruct``: posed clip to scene memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fsm.cli.common import choose_device, flag, parse_size, save_settings
+from fsm.errors import InputError
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Read a posed clip into a scene memory that can be rendered from anywhere."""
+
+    clip: tyro.conf.Positional[Annotated[str, flag("CLIP", "")]]
+    """Clip file or folder, or `demo`, or `synthetic:SEED`."""
+    output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/scene")
+    """Where the scene goes; an older scene there is replaced."""
+    model: Annotated[str, flag("MODEL")] = "fsm-tiny"
+    """Bundled name, folder, or hub name owner/name."""
+    id: Annotated[str | None, flag("NAME", "the only clip")] = None
+    """Which clip, where there are several."""
+    inputs: Annotated[int, flag("N")] = 32
+    """Frames read, spread evenly over the clip; 0 reads all."""
+    hold_out: Annotated[int, flag("K")] = 0
+    """Leave out every K-th frame (to evaluate on); 0 leaves out none."""
+    size: Annotated[str | None, flag("WxH", "128 pixels high")] = None
+    """Working size; frames are scaled to cover it and cropped about the centre."""
+    fix_poses: bool = False
+    """Take the nearest rotation of scaled or sheared poses."""
+    device: Annotated[str, flag("DEVICE")] = "auto"
+    """auto, cpu or cuda."""
+
+    def run(self) -> None:
+        """Reconstruct and say where."""
+        import time
+
+        from fsm.datasets.open import open_clip
+        from fsm.model import FSM
+
+        check_scene_folder(self.output)
+        clip = open_clip(self.clip, self.id, self.fix_poses)
+        index = choose_frames(len(clip), self.inputs, self.hold_out)
+        hw = parse_size(self.size or "128", clip.cameras.hw)
+        device = choose_device(self.device)
+        model = FSM.from_pretrained(self.model, device=device)
+        hw = model.working_size(hw)
+        inputs = clip.views(index, hw)
+        began = time.perf_counter()
+        scene = model.reconstruct(inputs)
+        seconds = time.perf_counter() - began
+        scene.save(self.output)
+        save_settings(self.output / "reconstruct.yaml", self, frames=index, size=f"{hw[1]}x{hw[0]}", device=device)
+        print(f"{len(index)} of {len(clip)} frames at {hw[1]}x{hw[0]} read in {seconds:.2f} s; scene in {self.output}")
+
+
+def choose_frames(frames: int, inputs: int, hold_out: int) -> list[int]:
+    """Evenly spread frame numbers of a clip, those at multiples of ``hold_out`` left out."""
+    for name, value, least in (("inputs", inputs, 0), ("hold-out", hold_out, 0)):
+        if value < least or (name == "hold-out" and value == 1):
+            raise InputError(f"--{name} is {value}; give 0, or a number of at least {2 if name == 'hold-out' else 1}.")
+    free = [i for i in range(frames) if not hold_out or i % hold_out != hold_out // 2]
+    if inputs == 0 or inputs >= len(free):
+        return free
+    return [free[round(i * (len(free) - 1) / max(1, inputs - 1))] for i in range(inputs)]
+
+
+def check_scene_folder(path: Path) -> None:
+    """Refuse to replace anything that is not a scene."""
+    if path.exists() and not (path / "scene.json").is_file() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"output is {path}, which exists and is not a scene; choose another folder.")
