@@ -42,6 +42,7 @@ def video_writer(path: Path | str, fps: float) -> Iterator[Write]:
     All frames have one size; no frame at all is an ``InputError``. On any error nothing is left behind.
     """
     import av
+    from av.video.reformatter import VideoReformatter
 
     path = Path(path)
     if path.suffix.lower() != ".mp4":
@@ -50,6 +51,7 @@ def video_writer(path: Path | str, fps: float) -> Iterator[Write]:
         raise InputError(f"fps is {fps}; choose a positive rate of at most 1000 frames per second.")
     with atomic_file(path) as temporary, av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
         stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        converter = VideoReformatter()  # one for all frames: setting it up costs more than a conversion
         size: tuple[int, int] | None = None
 
         def write(frame: Tensor) -> None:
@@ -60,7 +62,7 @@ def video_writer(path: Path | str, fps: float) -> Iterator[Write]:
                 _configure(stream, h + h % 2, w + w % 2)
             if (h, w) != size:
                 raise InputError(f"{path}: a frame is {w}x{h} where the first was {size[1]}x{size[0]}.")
-            container.mux(stream.encode(_encodable(frame)))
+            container.mux(stream.encode(_encodable(frame, converter)))
 
         yield write
         if size is None:
@@ -135,20 +137,21 @@ def cameras_document(views: Views) -> dict[str, Any]:
 
 def _configure(stream: Any, height: int, width: int) -> None:
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-    stream.options = {"crf": "18", "preset": "medium"}
+    stream.options = {"crf": "18", "preset": "veryfast"}
     context = stream.codec_context
     context.colorspace = context.color_primaries = context.color_trc = _BT709
     context.color_range = _LIMITED
 
 
-def _encodable(frame: Tensor) -> Any:
+def _encodable(frame: Tensor, converter: Any) -> Any:
     """The frame in the video's colours: converted as tagged, since the encoder's own conversion assumes BT.601."""
     import av
     from av.video.reformatter import ColorRange, Colorspace
 
     h, w = frame.shape[-2:]
     padded = F.pad(frame.detach().float().cpu()[None], (0, w % 2, 0, h % 2), mode="replicate")[0]
-    picture = av.VideoFrame.from_ndarray(to_uint8(padded), format="rgb24").reformat(
+    picture = converter.reformat(
+        av.VideoFrame.from_ndarray(to_uint8(padded), format="rgb24"),
         format="yuv420p",
         dst_colorspace=Colorspace.ITU709,
         src_color_range=ColorRange.JPEG,
