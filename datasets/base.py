@@ -13,7 +13,7 @@ from torch import Tensor
 from fsm.errors import InputError
 from fsm.views import Views
 
-# Largest |singular value - 1| of a stored rotation: text files keep 3 digits at worst, a scaled or sheared matrix is far off.
+# Largest |singular value - 1| of a stored rotation: text files keep 3 digits at worst, a scaled matrix is far off.
 RIGID_TOLERANCE = 1e-3
 # Normalised focal lengths are about 1; no camera in use has so few pixels.
 SMALLEST_FOCAL_PX = 5.0
@@ -151,8 +151,8 @@ def checked_poses(
 ) -> Float64[np.ndarray, "f 4 4"]:
     """Rigid 4x4 transforms as stored (either direction), or an ``InputError`` naming the frame and the deviation.
 
-    ``fix_poses`` replaces rotations that are scaled or sheared by the nearest rotation. Mirrored ones are always refused:
-    their nearest rotation is a different camera.
+    ``fix_poses`` replaces rotations that are scaled or sheared by the nearest rotation. Mirrored ones are always
+    refused: their nearest rotation is a different camera.
     """
     where = f"{source}: frame %d, {field}"
     bad = ~np.isfinite(poses).all(axis=(1, 2))
@@ -168,7 +168,8 @@ def checked_poses(
         i = int(bad.argmax())
         determinant = np.linalg.det(poses[i, :3, :3])
         raise InputError(
-            f"{where % i} has a mirrored or flat rotation (determinant {determinant:.3g}, expected 1); check its axis convention."
+            f"{where % i} has a mirrored or flat rotation (determinant {determinant:.3g}, expected 1); "
+            "check its axis convention."
         )
     deviation = np.abs(s - 1.0).max(axis=1)
     if fix_poses:
@@ -196,12 +197,13 @@ def checked_cameras(
 ) -> Views:
     """Views without rgb from OpenCV camera-to-world poses, pixel intrinsics (fx, fy, cx, cy) and times in seconds.
 
-    Everything is checked in float64 and cast last; times count from the first frame (or from ``time_start``, where several
-    clips share a clock). Raises ``InputError`` naming ``source``, frame and field.
+    Everything is checked in float64 and cast last; times count from the first frame (or from ``time_start``, where
+    several clips share a clock). Raises ``InputError`` naming ``source``, frame and field.
     """
     if not len(c2w) == len(intrinsics) == len(time):
         raise InputError(
-            f"{source} has {len(c2w)} poses, {len(intrinsics)} intrinsics and {len(time)} times; every frame needs one of each."
+            f"{source} has {len(c2w)} poses, {len(intrinsics)} intrinsics and {len(time)} times; "
+            "every frame needs one of each."
         )
     if len(c2w) == 0:
         raise InputError(f"{source} has no frames; a clip needs at least one.")

@@ -1,4 +1,4 @@
-"""Camera conventions of other programs to and from ours: OpenCV camera-to-world, pixels, first pixel centre at (0.5, 0.5)."""
+"""Camera conventions of other programs, to and from ours: OpenCV camera-to-world, pixels from the corner."""
 
 import math
 
@@ -9,7 +9,7 @@ from fsm.errors import InputError
 
 
 def opencv_from_opengl(c2w: Float64[np.ndarray, "*f 4 4"]) -> Float64[np.ndarray, "*f 4 4"]:
-    """Camera-to-world with axes right, down, forward from one with right, up, backward (nerfstudio, Blender, instant-ngp)."""
+    """Camera-to-world with axes right, down, forward from right, up, backward (nerfstudio, Blender, instant-ngp)."""
     return c2w * np.array([1.0, -1.0, -1.0, 1.0])
 
 
@@ -21,7 +21,7 @@ def opengl_from_opencv(c2w: Float64[np.ndarray, "*f 4 4"]) -> Float64[np.ndarray
 def opencv_from_llff(
     poses: Float64[np.ndarray, "f 3 5"],
 ) -> tuple[Float64[np.ndarray, "f 4 4"], Float64[np.ndarray, "f 3"]]:
-    """Camera-to-world and (height, width, focal) from the matrices of ``poses_bounds.npy``: columns down, right, backward."""
+    """Camera-to-world and (height, width, focal) of ``poses_bounds.npy``, whose columns are down, right, backward."""
     c2w = np.tile(np.eye(4), (len(poses), 1, 1))
     down, right, backward, position = (poses[:, :, i] for i in range(4))
     c2w[:, :3] = np.stack([right, down, -backward, position], axis=-1)

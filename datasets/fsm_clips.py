@@ -1,4 +1,4 @@
-"""FSM clip files: one JSON per clip with world-to-camera poses beside a video or image folder, and lists of such files."""
+"""FSM clip files: one JSON per clip, world-to-camera poses beside a video or image folder; lists of such files."""
 
 import json
 from pathlib import Path
@@ -22,8 +22,9 @@ DEFAULT_FPS = 30.0
 class FsmClips:
     """Clips named by a list (JSON array of paths; in a ``.jsonl`` also one JSON string a line), or a single clip JSON.
 
-    Every file of the list must exist. Paths are relative to the list; one that does not exist there is looked for by its file
-    name beside the list, since published lists are relative to another root. Nothing outside the list's folder is opened.
+    Every file of the list must exist. Paths are relative to the list; one that does not exist there is looked for by
+    its file name beside the list, since published lists are relative to another root. Nothing outside the list's
+    folder is opened.
     """
 
     def __init__(self, path: Path | str, fix_poses: bool = False) -> None:
@@ -113,7 +114,7 @@ def _read(path: Path) -> Any:
 
 
 def _intrinsics(frames: list[Record], hw: tuple[int, int], source: str) -> Float64[np.ndarray, "f 4"]:
-    """fx, fy, cx, cy in pixels of the stored pictures: stated for h x w of the frame, scaled where the pictures differ."""
+    """fx, fy, cx, cy in pixels of the stored pictures: stated for the frame's h x w, scaled where pictures differ."""
     rows = []
     for i, frame in enumerate(frames):
         where = f"{source}: frames[{i}]"

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float64, UInt8
-from torch import Tensor
 
 from fsm.datasets.base import Clip, IndexPlan
 from fsm.errors import InputError
@@ -22,7 +21,7 @@ class Lens:
     distortion: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
 
     def undistorted(self, hw: tuple[int, int]) -> Float64[np.ndarray, "4"]:
-        """The pinhole camera of the undistorted picture of the same size: as wide as all its pixels stay inside the original."""
+        """The undistorted picture's pinhole camera, as wide as all pixels stay inside the original; the size stays."""
         import cv2
 
         if not any(self.distortion):
@@ -32,7 +31,7 @@ class Lens:
         return np.array([matrix[0, 0], matrix[1, 1], matrix[0, 2] + 0.5, matrix[1, 2] + 0.5])
 
     def maps(self, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """For each pixel of the undistorted picture, where it lies in the original (x, y counted from pixel centres)."""
+        """Where each pixel of the undistorted picture lies in the original (x, y counted from pixel centres)."""
         import cv2
 
         new = Lens(tuple(self.undistorted(hw).tolist()))._matrix()
@@ -78,9 +77,9 @@ class ImageClip(Clip):
                 if self._lenses[i] != lens or maps is None:  # usually one lens for the whole clip
                     lens = self._lenses[i]
                     maps = lens.maps(hw)
-                rgb = cv2.remap(rgb, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+                rgb = cv2.remap(rgb, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
                 if mask is not None:
-                    mask = cv2.remap(mask, *maps, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
+                    mask = cv2.remap(mask, maps[0], maps[1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
             pixels = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))[None].float().div_(255.0)
             valid = None if mask is None else torch.from_numpy(mask != 0)[None, None]
             yield replace(self.cameras[i], rgb=pixels, mask=valid)

@@ -12,14 +12,14 @@ from fsm.views import Views
 
 PAIRS = 10
 GAP = 10
-# Neighbours in time that turn further than this against each other are not frames of a video; nearest orientations are matched.
+# Neighbours in time that turn further than this are no frames of a video: nearest orientations are matched instead.
 VIDEO_TURN_DEG = 20.0
 LONGEST_SIDE = 640
 FEATURES = 800
 RATIO = 0.8
 ENOUGH_MATCHES = 50
-# Of pictures 256 pixels long: what counts as a fit, as a fit in a scene that moves as a whole, and the parallax below which a
-# camera counts as still. Still clips of Stereo4D stay below 0.2 px over ten frames, those that move by 0.2 m reach 0.26.
+# Of pictures 256 pixels long: what counts as a fit, as a fit in a scene that moves as a whole, and the parallax below
+# which a camera counts as still (still clips of Stereo4D stay below 0.2 over ten frames; one moved by 0.2 m has 0.26).
 GOOD_PX = 0.7
 ROUGH_PX = 2.0
 STILL_PX = 0.25
@@ -64,8 +64,8 @@ class ClipReport:
 def inspect_clip(clip: Clip) -> ClipReport:
     """Measure a clip's camera path and check its poses against its pictures on about ten frame pairs.
 
-    Each reading of the poses (as stored, y/z flipped, inverted) predicts an epipolar line for every matched point; the median
-    Sampson distance says which reading the pictures support. Points on moving objects are outvoted by the rest.
+    Each reading of the poses (as stored, y/z flipped, inverted) predicts an epipolar line for every matched point; the
+    median Sampson distance says which reading the pictures support. Points on moving objects are outvoted by the rest.
     """
     cameras = clip.cameras
     centre = cameras.c2w[:, :3, 3].double()
@@ -175,7 +175,7 @@ def _pairs(cameras: Views) -> list[tuple[int, int]]:
 def _features(picture: UInt8[np.ndarray, "h w 3"]) -> tuple[Float64[np.ndarray, "n 2"], np.ndarray | None]:
     import cv2
 
-    points, descriptors = cv2.SIFT_create(nfeatures=FEATURES).detectAndCompute(
+    points, descriptors = cv2.SIFT.create(nfeatures=FEATURES).detectAndCompute(
         cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), None
     )
     place = np.array([p.pt for p in points], dtype=np.float64).reshape(-1, 2) + 0.5  # OpenCV: first pixel centre at 0
@@ -216,7 +216,7 @@ def _sampson(
     of_a: Float64[np.ndarray, "4"],
     of_b: Float64[np.ndarray, "4"],
 ) -> Float64[np.ndarray, "n"]:
-    """First-order distance in pixels of matches from the epipolar geometry of a relative pose; 0 where the centres agree."""
+    """First-order distance in pixels of matches from a relative pose's epipolar geometry; 0 where centres agree."""
     x, y, z = T_b_a[:3, 3] / max(float(np.linalg.norm(T_b_a[:3, 3])), 1e-12)
     essential = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]) @ T_b_a[:3, :3]
     fundamental = np.linalg.inv(_camera(of_b)).T @ essential @ np.linalg.inv(_camera(of_a))

@@ -1,5 +1,6 @@
 """Find out what a path is and open it: the one entrance for the command line, training and the viewer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fsm.datasets.base import Clip, ClipDataset
@@ -8,9 +9,11 @@ from fsm.files import read_json
 
 SYNTHETIC_FRAMES = 48
 SYNTHETIC_HW = (128, 128)
+SHOWN = 5
 UNDERSTOOD = (
-    "an FSM clip or list (.json, .jsonl), a transforms.json or its folder (nerfstudio, instant-ngp, DL3DV), a D-NeRF folder "
-    "(transforms_train.json), a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, 'demo' or 'synthetic:SEED'"
+    "an FSM clip or list (.json, .jsonl), a transforms.json or its folder (nerfstudio, instant-ngp, DL3DV), "
+    "a D-NeRF folder (transforms_train.json), a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, "
+    "'demo' or 'synthetic:SEED'"
 )
 
 
@@ -42,9 +45,10 @@ class SyntheticClips:
 
 
 def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:
-    """The clips behind a path or name, recognised by their files; ``fix_poses`` takes the nearest rotation of sheared poses.
+    """The clips behind a path or name, recognised by their files.
 
-    Raises ``InputError`` with what was looked for where nothing is recognised.
+    ``fix_poses`` takes the nearest rotation of scaled or sheared poses. Raises
+    ``InputError`` with what was looked for where nothing is recognised.
     """
     from fsm.datasets.fsm_clips import FsmClips
     from fsm.datasets.stereo4d import Stereo4D
@@ -73,8 +77,7 @@ def open_clip(path: str | Path, clip_id: str | None = None, fix_poses: bool = Fa
     """One clip: the one named ``clip_id``, or the only (for D-NeRF: the training) one behind ``path``."""
     dataset = open_dataset(path, fix_poses)
     if clip_id is None and len(dataset) > 1 and "train" not in dataset.ids:
-        names = ", ".join(dataset.ids[:5]) + ", ..." * (len(dataset) > 5)
-        raise InputError(f"{path} holds {len(dataset)} clips; name one of them: {names}")
+        raise InputError(f"{path} holds {len(dataset)} clips; name one of them: {_shown(dataset.ids)}")
     default = "train" if "train" in dataset.ids else dataset.ids[0]
     return dataset.clip(default if clip_id is None else clip_id)
 
@@ -87,21 +90,29 @@ def _is_transforms(path: Path) -> bool:
 
 
 def _clip_file(folder: Path) -> Path:
-    """The one clip file of a folder: the only JSON object with frames and world-to-camera poses."""
-    found = []
+    """The one clip file of a folder: the only JSON object whose frames have world-to-camera poses and pictures."""
+    clips, lists = [], []
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.jsonl")]):
         try:
             value = read_json(file)
         except InputError:
             continue
         frames = value.get("frames") if isinstance(value, dict) else None
-        if isinstance(frames, list) and frames and isinstance(frames[0], dict) and "w2c" in frames[0]:
-            found.append(file)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(f.name for f in found[:5])
-        raise InputError(
-            f"{folder} holds {len(found)} clip files ({names}{', ...' * (len(found) > 5)}); name one, or a list."
-        )
+        if isinstance(value, list) and value and isinstance(value[0], str):
+            lists.append(file.name)
+        elif isinstance(frames, list) and frames and isinstance(frames[0], dict) and "w2c" in frames[0]:
+            if "video_path" in value or "file_path" in frames[0]:
+                clips.append(file.name)
+        if len(clips) > SHOWN:
+            break
+    if len(clips) == 1:
+        return folder / clips[0]
+    if clips:
+        raise InputError(f"{folder} holds several clips ({_shown(clips)}); name one of these files, or a list of them.")
+    if lists:
+        raise InputError(f"{folder} holds lists of clips ({_shown(lists)}); name one of these files.")
     raise InputError(f"{folder} holds no clip; a clip is {UNDERSTOOD}.")
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)

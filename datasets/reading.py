@@ -77,8 +77,8 @@ def matrix(parent: Record, key: str, where: str) -> Float64[np.ndarray, "4 4"]:
 def inside(root: Path, base: Path, name: str, where: str, by_name: bool = True) -> Path:
     """The existing file ``name`` (relative to ``base``), which must lie inside ``root`` once links are followed.
 
-    With ``by_name`` a path that does not exist there, or leads out of ``root``, stands for the file of the same name directly
-    in ``base``: published clips name paths of the machine that made them. Otherwise ``InputError``.
+    With ``by_name`` a path that does not exist there, or leads out of ``root``, stands for the file of the same name
+    directly in ``base``: published clips name paths of the machine that made them. Otherwise ``InputError``.
     """
     try:
         limit = root.resolve()
@@ -95,7 +95,7 @@ def inside(root: Path, base: Path, name: str, where: str, by_name: bool = True) 
 
 
 def unique_names(files: Sequence[Path], root: Path) -> list[str]:
-    """File names without suffix; where two agree, paths relative to ``root`` without suffix. Repeated files are an error."""
+    """File names without suffix; where two agree, paths relative to ``root``. A repeated file is an error."""
     names = [file.stem for file in files]
     if len(set(names)) < len(names):
         names = [file.relative_to(root).with_suffix("").as_posix() for file in files]

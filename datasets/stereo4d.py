@@ -22,10 +22,11 @@ DEFAULT_HFOV_DEG = 60.0
 
 
 class Stereo4D:
-    """Clips of a folder of annotations ``<id>.npz``, or of one such file, with ``<id>-left_rectified.mp4`` or ``<id>.mp4`` beside it.
+    """Clips of a folder of annotations ``<id>.npz``, or of one such file.
 
-    ``hfov_deg`` is the horizontal field of view the videos were rectified to. Poses are pseudo-metric (metres, assuming eyes
-    0.063 m apart); times are the annotation's own irregular timestamps, not the video's nominal rate.
+    The video ``<id>-left_rectified.mp4`` or ``<id>.mp4`` lies beside each. ``hfov_deg`` is the horizontal field of view
+    the videos were rectified to. Poses are pseudo-metric (metres, assuming eyes 0.063 m apart); times are the
+    annotation's own irregular timestamps, not the video's nominal rate.
     """
 
     def __init__(self, path: Path | str, hfov_deg: float = DEFAULT_HFOV_DEG, fix_poses: bool = False) -> None:
@@ -65,8 +66,8 @@ class Stereo4D:
         video = VideoFrames(_video_beside(path))
         if not len(stamps) == len(stored) == len(video):
             raise InputError(
-                f"{source} has {len(stored)} poses and {len(stamps)} timestamps, {video.path.name} {len(video)} frames; "
-                "make the video again from this annotation."
+                f"{source} has {len(stored)} poses and {len(stamps)} timestamps, {video.path.name} "
+                f"{len(video)} frames; make the video again from this annotation."
             )
         c2w = np.tile(np.eye(4), (len(stored), 1, 1))
         c2w[:, : stored.shape[1]] = stored

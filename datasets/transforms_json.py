@@ -1,4 +1,4 @@
-"""``transforms.json`` and its relatives: nerfstudio, instant-ngp, DL3DV, Blender and D-NeRF; our own per-frame ``time``."""
+"""``transforms.json`` and its relatives: nerfstudio, instant-ngp, DL3DV, Blender, D-NeRF; our per-frame ``time``."""
 
 from pathlib import Path, PurePosixPath
 
@@ -19,10 +19,11 @@ SMALLER = ("images_2", "images_4", "images_8", "images_16")
 
 
 class Transforms:
-    """A folder with ``transforms.json`` (one clip) or ``transforms_train.json`` … (one clip a split, on one clock); or one such file.
+    """A folder with ``transforms.json``, or with ``transforms_train.json`` and others, or one such file.
 
-    Poses are camera-to-world with OpenGL axes. ``time`` (or ``timestamp``) of each frame is in seconds, or in units of
-    ``time_unit`` seconds where the file says so; D-NeRF's 0..1 counts as seconds.
+    Splits become one clip each, on one clock. Poses are camera-to-world with OpenGL axes. ``time`` (or
+    ``timestamp``) of each frame is in seconds, or in units of ``time_unit`` seconds where the file says so; D-NeRF's
+    0..1 counts as seconds.
     """
 
     def __init__(self, path: Path | str, fix_poses: bool = False) -> None:
@@ -49,14 +50,14 @@ class Transforms:
         return len(self._files)
 
     def clip(self, id: str) -> ImageClip:
-        """Open one clip; of splits the times count from the clock's zero, so that a view of one can be asked of another."""
+        """Open one clip; times of splits count from a common zero, so that a view of one can be asked of another."""
         if id not in self._files:
             raise InputError(f"{self.path} has no clip {id!r}; it has {', '.join(self.ids)}.")
         return read_transforms(id, self._files[id], self.fix_poses, time_start=0.0 if self._splits else None)
 
 
 def read_transforms(id: str, path: Path, fix_poses: bool = False, time_start: float | None = None) -> ImageClip:
-    """One transforms file as a clip: undistorted pinhole pictures, intrinsics scaled to the size of the images found."""
+    """One transforms file as a clip: undistorted pinhole pictures, intrinsics scaled to the images found."""
     source = str(path)
     value = record(read_json(path), source)
     model = value.get("camera_model", "OPENCV")

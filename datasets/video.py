@@ -28,9 +28,10 @@ BATCH = 16
 class VideoFrames:
     """Frames of one video file, counted in display order from 0.
 
-    Only plain mp4, mov, mkv, webm and avi files are opened: the container is recognised by its first bytes, so playlists,
-    concatenation scripts and network addresses never reach FFmpeg. No handle stays open between calls, which makes the object
-    safe to copy into worker processes. Raises ``InputError`` for empty, truncated, rotated or undecodable files.
+    Only plain mp4, mov, mkv, webm and avi files are opened: the container is recognised by its first bytes, so
+    playlists, concatenation scripts and network addresses never reach FFmpeg. No handle stays open between calls, which
+    makes the object safe to copy into worker processes. Raises ``InputError`` for empty, truncated, rotated or
+    undecodable files.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -121,6 +122,7 @@ class VideoFrames:
     @contextlib.contextmanager
     def _open(self) -> "Iterator[tuple[av.container.InputContainer, av.VideoStream]]":
         import av
+        import av.error
 
         options = {"protocol_whitelist": "file"}
         try:

@@ -8,8 +8,8 @@ from fsm.datasets.base import Clip
 def check_clip(clip: Clip, starts_at_zero: bool = True, resized: bool = True) -> None:
     """Assert the contract of ``fsm.datasets.base.Clip`` on a few frames of ``clip``.
 
-    ``starts_at_zero`` is off only for splits that share a clock with another split, ``resized`` only for clips that render
-    another size afresh instead of resampling pixels.
+    ``starts_at_zero`` is off only for splits that share a clock with another split, ``resized`` only for clips that
+    render another size afresh instead of resampling pixels.
     """
     n, cameras = len(clip), clip.cameras
     h, w = cameras.hw
@@ -31,13 +31,14 @@ def check_clip(clip: Clip, starts_at_zero: bool = True, resized: bool = True) ->
     assert views.rgb is not None
     assert views.rgb.shape == (len(shuffled), 3, h, w)
     assert views.rgb.dtype == torch.float32
-    assert 0 <= views.rgb.min()
+    assert views.rgb.min() >= 0
     assert views.rgb.max() <= 1
     assert views.rgb.std() > 0.01
     for name in ("c2w", "intrinsics", "time"):
         assert torch.equal(getattr(views, name), getattr(cameras, name)[shuffled])
 
     again = clip.views(torch.tensor(shuffled))
+    assert again.rgb is not None
     assert torch.equal(views.rgb, again.rgb)
     whole = clip.views(some)
     picked = whole[[some.index(i) for i in shuffled]]

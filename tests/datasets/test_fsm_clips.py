@@ -213,5 +213,5 @@ def test_broken_json_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text(content)
         with pytest.raises(InputError, match=f"{name} is not valid JSON"):
             FsmClips(tmp_path / name)
-    with pytest.raises(InputError, match="gone.json cannot be read"):
+    with pytest.raises(InputError, match=r"gone\.json cannot be read"):
         FsmClips(tmp_path / "gone.json")

@@ -44,6 +44,12 @@ def test_what_is_no_clip_is_refused_with_what_would_be(tmp_path: Path, name: str
 def test_an_empty_folder_and_a_list_without_a_choice_are_refused(tmp_path: Path, shared_data: Path) -> None:
     with pytest.raises(InputError, match="holds no clip; a clip is an FSM clip"):
         open_clip(tmp_path)
+    with pytest.raises(
+        InputError, match=r"stereo4d_256 holds lists of clips \(train.json, val.json, val_moving.json\)"
+    ):
+        open_clip(shared_data / "stereo4d_256")
+    with pytest.raises(InputError, match="holds several clips .*, ..."):
+        open_clip(shared_data / "stereo4d_256" / "val")
     with pytest.raises(InputError, match="holds 14 clips; name one of them: 0himhUCBDXo"):
         open_clip(shared_data / "stereo4d_256" / "val.json")
     with pytest.raises(InputError, match="has no clip 'x'"):

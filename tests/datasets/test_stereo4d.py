@@ -114,11 +114,11 @@ def test_a_header_that_declares_too_much_is_refused_before_memory_is_taken(tmp_p
 
 def test_missing_files_and_rubbish_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 not a zip")
-    with pytest.raises(InputError, match="a.npz is not a readable .npz"):
+    with pytest.raises(InputError, match=r"a\.npz is not a readable .npz"):
         Stereo4D(tmp_path / "a.npz").clip("a")
-    with pytest.raises(InputError, match="b.npz does not exist"):
+    with pytest.raises(InputError, match=r"b\.npz does not exist"):
         Stereo4D(tmp_path / "b.npz").clip("b")
     path = write(tmp_path)
     (tmp_path / "abc_88573338-left_rectified.mp4").unlink()
-    with pytest.raises(InputError, match="no video beside it; expected abc_88573338-left_rectified.mp4 or"):
+    with pytest.raises(InputError, match=r"no video beside it; expected abc_88573338-left_rectified\.mp4 or"):
         Stereo4D(path).clip("abc_88573338")

@@ -118,7 +118,7 @@ def test_masks_and_transparency(tmp_path: Path) -> None:
     assert views.mask[0, 0, :, 7].nonzero()[:, 0].tolist() == list(range(10, 20))
     del value["frames"][2]["mask_path"]
     path.write_text(json.dumps(value))
-    with pytest.raises(InputError, match="images/002.png' lacks mask_path"):
+    with pytest.raises(InputError, match=r"images/002\.png' lacks mask_path"):
         opened(path)
 
 
@@ -134,7 +134,8 @@ def test_lens_distortion_is_undone_in_pictures_and_intrinsics(tmp_path: Path, co
     u = fx * (x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)) + cx
     v = fy * (y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y) + cy
     ys, xs = np.mgrid[:h, :w] + 0.5
-    picture = sum(np.exp(-((xs - a) ** 2 + (ys - b) ** 2) / (2 * 2.0**2)) for a, b in zip(u, v, strict=True))
+    dots = [np.exp(-((xs - a) ** 2 + (ys - b) ** 2) / (2 * 2.0**2)) for a, b in zip(u, v, strict=True)]
+    picture = np.sum(dots, axis=0)
     cv2.imwrite(
         str(tmp_path / "a.png"), np.repeat((picture.clip(0, 1) * 255).round().astype(np.uint8)[..., None], 3, 2)
     )

@@ -163,10 +163,11 @@ def test_damage_inside_the_pictures_is_an_error_or_a_frame_but_never_a_crash(tmp
             data[start + 8 + rng.randrange(length - 8)] = rng.randrange(256)
         path.write_bytes(data)
         try:
-            assert VideoFrames(path).frames(range(30)).shape == (30, 3, 64, 128)
-        except InputError as error:
-            assert str(path) in str(error)
+            shape = VideoFrames(path).frames(range(30)).shape
+        except InputError:
             refused += 1
+        else:
+            assert shape == (30, 3, 64, 128)
     assert refused > 10
 
 
