@@ -62,9 +62,8 @@ def _locate(name: str) -> tuple[Path, str | None]:
     parts = name.split("/")
     if len(parts) == 2 and all(parts) and not name.startswith((".", "~")):
         return _download(name), name
-    raise InputError(
-        f"no checkpoint {name!r}: neither a folder, nor bundled ({', '.join(bundled_names()) or 'none'}), nor a hub name owner/name."
-    )
+    bundled = ", ".join(bundled_names()) or "none"
+    raise InputError(f"no checkpoint {name!r}: neither a folder, nor bundled ({bundled}), nor a hub name owner/name.")
 
 
 def _download(name: str) -> Path:

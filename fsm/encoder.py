@@ -1,8 +1,8 @@
-"""Posed images to a scene memory, and ray queries against it: tokenizer, trunk, and the two functions update and apply.
+"""Posed images to a scene memory, and ray queries against it: tokenizer, trunk, and the two functions update and query.
 
     memory = encoder.empty(batch)
     memory = encoder.update(memory, views)       # as often as wanted, any number of views at a time
-    tokens = encoder.apply(memory, requests)     # reads only
+    tokens = encoder.query(memory, requests)     # reads only
 
 A chunk is a whole number of views: the largest whose tokens fit ``chunk_tokens``, at least one. Two schedules exist and
 a checkpoint records which one it was trained with (FSM, arXiv 2604.07350, §3.2; tttLRM for the causal one):
@@ -145,7 +145,7 @@ class Encoder(nn.Module):
                 memory = self._write_layer_by_layer(memory)
         return replace(memory, finished=True)
 
-    def apply(self, memory: SceneMemory, requests: Views) -> ViewTokens:
+    def query(self, memory: SceneMemory, requests: Views) -> ViewTokens:
         """Tokens of the requested views [b v] in model space: the same cost whatever the memory has seen."""
         memory = self.finish(memory)
         x = self.tokenize(requests)

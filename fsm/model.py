@@ -117,7 +117,7 @@ class FSM(nn.Module):
 
     def decode(self, memory: SceneMemory, requests: Views, references: Views | None) -> Rendering:
         """Render requests [b v] in model space from a memory; depth comes out in model units."""
-        return self.head(self.encoder.apply(memory, requests), requests, references)
+        return self.head(self.encoder.query(memory, requests), requests, references)
 
 
 def parameter_count(model: nn.Module) -> int:

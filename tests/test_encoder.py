@@ -32,9 +32,9 @@ def normal(v: int = 5, seed: int = 0) -> Views:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_splitting_a_stream_into_any_pushes_changes_nothing(schedule: str) -> None:
     encoder, views = small_model(schedule=schedule).encoder, normal()
-    whole = encoder.apply(push(encoder, views, [5]), views[:2].without_rgb())
+    whole = encoder.query(push(encoder, views, [5]), views[:2].without_rgb())
     for sizes in ([1, 1, 1, 1, 1], [2, 3], [4, 1], [3, 2]):
-        assert torch.equal(whole, encoder.apply(push(encoder, views, sizes), views[:2].without_rgb())), sizes
+        assert torch.equal(whole, encoder.query(push(encoder, views, sizes), views[:2].without_rgb())), sizes
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -42,9 +42,9 @@ def test_batch_of_three_equals_three_batches_of_one(schedule: str) -> None:
     encoder = small_model(schedule=schedule).encoder
     samples = [normal(seed=s) for s in range(3)]
     batch = Views.stack([s.unbatched() for s in samples])
-    together = encoder.apply(push(encoder, batch, [5]), batch.without_rgb())
+    together = encoder.query(push(encoder, batch, [5]), batch.without_rgb())
     for b, sample in enumerate(samples):
-        alone = encoder.apply(push(encoder, sample, [5]), sample.without_rgb())
+        alone = encoder.query(push(encoder, sample, [5]), sample.without_rgb())
         torch.testing.assert_close(together[b], alone[0], rtol=1e-4, atol=1e-5)
 
 
@@ -78,7 +78,7 @@ def test_schedules_agree_when_everything_is_one_chunk_and_one_layer_reads_last()
     outputs = []
     for schedule in SCHEDULES:
         encoder = small_model(schedule=schedule).encoder
-        outputs.append(encoder.apply(push(encoder, views, [2]), views.without_rgb()))
+        outputs.append(encoder.query(push(encoder, views, [2]), views.without_rgb()))
     assert torch.equal(*outputs)
 
 

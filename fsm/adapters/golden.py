@@ -58,11 +58,11 @@ def _rebuild(path: Path, config: dict, tensors: dict[str, torch.Tensor]) -> tupl
         infer_config(weights, str(path), chunk_tokens=config["chunk_tokens"], elastic=elastic, ns_dtype=ns_dtype)
     )
     load_weights(model, weights, str(path))
-    hw = tuple(tensors["input.image"].shape[-2:])
-    frame = SceneFrame.identity((len(tensors["input.image"]),), time_span=config["max_frames"] - 1)
+    image = tensors["input.image"]
+    frame = SceneFrame.identity((len(image),), time_span=config["max_frames"] - 1)
 
     def views(prefix: str, rgb: torch.Tensor | None) -> Views:
-        part = [tensors[f"{prefix}.{name}"] for name in ("c2w", "fxfycxcy", "frame_time")]
-        return frame.to_model(Views(*part, hw, rgb))
+        c2w, intrinsics, frames = (tensors[f"{prefix}.{name}"] for name in ("c2w", "fxfycxcy", "frame_time"))
+        return frame.to_model(Views(c2w, intrinsics, frames, (image.shape[-2], image.shape[-1]), rgb))
 
-    return model.eval(), views("input", tensors["input.image"]), views("target", None)
+    return model.eval(), views("input", image), views("target", None)

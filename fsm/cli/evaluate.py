@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from fsm.cli.common import choose_device, flag, parse_size
+
+if TYPE_CHECKING:
+    from fsm.evaluate.lpips import LPIPS
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,14 @@ class Eval:
         return 1 if result.missing else 0
 
 
-def find_lpips(name: str):
+def find_lpips(name: Literal["auto", "none", "alex", "squeeze", "vgg"]) -> "LPIPS | None":
     """The LPIPS network asked for; with ``auto`` the first whose weights are on this machine, or None."""
-    from fsm.evaluate.lpips import LPIPS, available
+    from fsm.evaluate.lpips import LPIPS, Net, available
 
     if name == "none":
         return None
     if name == "auto":
-        found = [net for net in ("vgg", "alex", "squeeze") if available(net)]
+        nets: tuple[Net, ...] = ("vgg", "alex", "squeeze")
+        found = [net for net in nets if available(net)]
         return LPIPS.load(found[0]) if found else None
-    return LPIPS.load(name)  # pyright: ignore[reportArgumentType]
+    return LPIPS.load(name)

@@ -83,7 +83,7 @@ def evaluate(
             plan = protocol.plan_for(clip, seed) if plans is None else plans[id].checked(len(clip), clip.source)
             used[id] = plan
             scenes.append(_scene(make_scene, clip, plan, protocol.hw, out, metrics, pictures))
-        except InputError as error:  # noqa: PERF203 - one bad clip must not stop the others
+        except InputError as error:  # one bad clip must not stop the others
             missing.append(MissingScene(id, str(error)))
     if not scenes:
         first = missing[0].reason if missing else "the data set has no clips."

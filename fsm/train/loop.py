@@ -185,7 +185,7 @@ class _Log:
             kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
             with atomic_file(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept))
-        self.handle = open(path, "a", buffering=1)
+        self.handle = open(path, "a", buffering=1)  # noqa: SIM115 - open for the run; closed by close()
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
