@@ -1,8 +1,12 @@
 """The command line's own promises: quick help, one-sentence errors, exit statuses."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -64,9 +68,23 @@ def test_help_of_every_command_explains_every_flag(name: str, capsys: pytest.Cap
     text = capsys.readouterr().out
     assert "{None}" not in text
     assert "(default: None)" not in text
-    if dataclasses.is_dataclass(COMMANDS[name]):
-        for field in dataclasses.fields(COMMANDS[name]):
-            assert field.name.upper() in text or f"--{field.name.replace('_', '-')}" in text
+    shown = " ".join(text.replace("│", " ").split())
+    for field, words in _field_helps(COMMANDS[name]).items():
+        assert words, f"{field} has no help"
+        assert words in shown, field
+
+
+def _field_helps(command: type) -> dict[str, str]:
+    """The string under each field of a command's class, as its source has it."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(command))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    helps = {}
+    for node, after in itertools.pairwise(body.body):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            helps[node.target.id] = " ".join(str(text).split())
+    assert len(helps) == len(dataclasses.fields(command))
+    return helps
 
 
 def test_version(capsys: pytest.CaptureFixture) -> None:
