@@ -100,9 +100,9 @@ def _clip_file(folder: Path) -> Path:
         frames = value.get("frames") if isinstance(value, dict) else None
         if isinstance(value, list) and value and isinstance(value[0], str):
             lists.append(file.name)
-        elif isinstance(frames, list) and frames and isinstance(frames[0], dict) and "w2c" in frames[0]:
-            if "video_path" in value or "file_path" in frames[0]:
-                clips.append(file.name)
+        first = frames[0] if isinstance(frames, list) and frames and isinstance(frames[0], dict) else {}
+        if "w2c" in first and ("video_path" in value or "file_path" in first):
+            clips.append(file.name)
         if len(clips) > SHOWN:
             break
     if len(clips) == 1:

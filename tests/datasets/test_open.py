@@ -48,7 +48,7 @@ def test_an_empty_folder_and_a_list_without_a_choice_are_refused(tmp_path: Path,
         InputError, match=r"stereo4d_256 holds lists of clips \(train.json, val.json, val_moving.json\)"
     ):
         open_clip(shared_data / "stereo4d_256")
-    with pytest.raises(InputError, match="holds several clips .*, ..."):
+    with pytest.raises(InputError, match=r"holds several clips .*, \.\.\."):
         open_clip(shared_data / "stereo4d_256" / "val")
     with pytest.raises(InputError, match="holds 14 clips; name one of them: 0himhUCBDXo"):
         open_clip(shared_data / "stereo4d_256" / "val.json")
