@@ -72,8 +72,7 @@ def next_importance(
             return (importance * config.alpha).addcmul_(update, update, value=fresh)
         if config.importance == "mas":
             return torch.lerp(importance, update.abs(), fresh)
-        drift = (updated - anchor).mul_(update).abs_()
-        return drift.mul_(fresh).add_(importance, alpha=config.alpha)
+        return torch.lerp(importance, (updated - anchor).mul_(update).abs_(), fresh)
 
 
 def consolidate(

@@ -20,6 +20,7 @@ from torch import Tensor
 from fsm.ttt.elastic import ElasticConfig, Stacked, consolidate, next_anchor, next_importance
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+TILE = 1024  # tokens
 Tokens = Float[Tensor, "b heads n d"]
 
 
@@ -65,8 +66,7 @@ def write_chunk(
     ns_dtype: torch.dtype,
 ) -> FastWeightState:
     """Write one chunk: gradient at the current weights, Newton-Schulz, add, elastic pull, norm restoration, anchor."""
-    with torch.autocast(k.device.type, enabled=torch.is_autocast_enabled(k.device.type)):
-        gradient = fast_weight_gradient(state.weights, k, v, rates)
+    gradient = fast_weight_gradient(state.weights, k, v, rates)
     with torch.autocast(k.device.type, enabled=False):
         update = orthogonalise(gradient, ns_steps, ns_dtype)
         weights = state.weights + update
@@ -84,25 +84,43 @@ def write_chunk(
 
 
 def fast_weight_gradient(weights: Stacked, k: Tokens, v: Tokens, rates: Float[Tensor, "b heads n 3"]) -> Stacked:
-    """Descent direction of Σ -⟨f_W(k), v⟩ in closed form, tokens weighted by their rates (gate, down, up)."""
+    """Descent direction of Σ -⟨f_W(k), v⟩ in closed form, tokens weighted by their rates (gate, down, up).
+
+    A sum over tiles of the chunk, kept in float32 whatever the products run in.
+    """
+    tiles = zip(_tiles(k), _tiles(v), _tiles(rates), strict=True)
+    total = _tile_gradient(weights, *next(tiles)).to(_at_least_float32(weights))
+    for tile in tiles:
+        total = total + _tile_gradient(weights, *tile)
+    return total
+
+
+def _tile_gradient(weights: Stacked, k: Tokens, v: Tokens, rates: Float[Tensor, "b heads n 3"]) -> Stacked:
     gate, up, down_t = weights.unbind(2)
     a = k @ gate
     u = k @ up
     delta = v @ down_t
     sigma = torch.sigmoid(a)
     silu = a * sigma
-    rate_gate, rate_down, rate_up = rates.to(a.dtype).unbind(-1)
-    p_gate = delta * u * torch.addcmul(sigma, silu, 1.0 - sigma) * rate_gate[..., None]
-    p_up = delta * silu * rate_up[..., None]
-    p_down = silu * u * rate_down[..., None]
-    k_t, v_t = k.transpose(-1, -2), v.transpose(-1, -2)
-    return torch.stack([k_t @ p_gate, k_t @ p_up, v_t @ p_down], dim=2)
+    p_gate = delta * u * torch.addcmul(sigma, silu, 1.0 - sigma)
+    p_up = delta * silu
+    p_down = silu * u
+    # The rates weigh the tokens, not the hidden values: that is the narrower side of the product.
+    rate_gate, rate_down, rate_up = rates.to(k.dtype)[..., None, :].unbind(-1)
+    sides = ((k * rate_gate, p_gate), (k * rate_up, p_up), (v * rate_down, p_down))
+    return torch.stack([x.transpose(-1, -2) @ p for x, p in sides], dim=2)
 
 
 def fast_weight_apply(weights: Stacked, q: Tokens) -> Tokens:
     """Read: f_W(q). Changes nothing."""
     gate, up, down_t = weights.unbind(2)
-    return (F.silu(q @ gate) * (q @ up)) @ down_t.transpose(-1, -2)
+    parts = [(F.silu(x @ gate) * (x @ up)) @ down_t.transpose(-1, -2) for x in _tiles(q)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _tiles(tokens: Float[Tensor, "b heads n _"]) -> tuple[Tensor, ...]:
+    """Cuts along n: on a CPU a tile's hidden values stay in cache; a GPU wants the whole chunk in one product."""
+    return tokens.split(TILE if tokens.device.type == "cpu" else max(1, tokens.shape[2]), dim=2)
 
 
 def orthogonalise(gradient: Stacked, steps: int, dtype: torch.dtype) -> Stacked:

@@ -72,6 +72,31 @@ def test_equals_the_plain_twin_in_values_and_gradients(elastic: ElasticConfig | 
         torch.testing.assert_close(a, e, rtol=1e-7, atol=1e-9 * e.abs().max().item())
 
 
+def test_tiles_of_a_chunk_change_neither_values_nor_gradients(monkeypatch) -> None:
+    results = []
+    for tile in (4, 100):  # 9 tokens: three tiles, the last one short, or one
+        monkeypatch.setattr("fsm.ttt.fast_weights.TILE", tile)
+        initial, chunks = problem()
+        leaves = [initial.requires_grad_()] + [t.requires_grad_() for c in chunks for t in c]
+        state = write_all(initial, chunks, ElasticConfig())
+        read = fast_weight_apply(state.weights, chunks[0][0])
+        results.append((read, *torch.autograd.grad(read.square().sum(), leaves)))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9 * b.abs().max().item())
+
+
+def test_tiles_are_summed_in_float32(monkeypatch) -> None:
+    """A chunk read in bfloat16 loses nothing by being cut: tiles are rounded once each, their sum is not."""
+    initial, chunks = problem(dtype=torch.float32)
+    weights = initial.expand(B, H, 3, D, M)
+    exact = fast_weight_gradient(weights, *chunks[0])
+    monkeypatch.setattr("fsm.ttt.fast_weights.TILE", 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        tiled = fast_weight_gradient(weights, *chunks[0])
+    assert tiled.dtype == torch.float32
+    assert ((tiled - exact).norm() / exact.norm()).item() < 1e-2
+
+
 def test_gradient_agrees_with_finite_differences() -> None:
     initial, chunks = problem()
     k, v, _ = (t[:, :, :4] for t in chunks[0])
