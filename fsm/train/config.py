@@ -76,6 +76,8 @@ class OptimConfig:
     """Perceptual network of the loss."""
     lpips_weight: float = 0.5
     """Weight of LPIPS beside MSE."""
+    depth_weight: float = 0.0
+    """Weight of the inverse-depth error where a source knows depth and the head predicts it (an extension of ours)."""
     l2_warmup: int = 1000
     """Steps with MSE alone."""
     clip: float = 1.0

@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from fsm.datasets.base import Clip
@@ -20,6 +22,8 @@ class Batch:
 
     inputs: Views
     targets: Views
+    depth: Float[Tensor, "b t 1 h w"]
+    """z-depth of the targets where it is known, NaN elsewhere."""
 
 
 class SampleStream:
@@ -36,20 +40,25 @@ class SampleStream:
         """The samples of ``step`` for process ``rank``."""
         shared = _generator(self.seed, step, "step")
         n_inputs = self.config.inputs[int(torch.randint(len(self.config.inputs), (1,), generator=shared))]
-        pairs = []
+        samples = []
         for i in range(self.config.batch):
             generator = _generator(self.seed, step, f"{rank}:{i}")
             source = self.sources[int(torch.multinomial(self.weights, 1, generator=generator))]
-            inputs, targets = (
-                self._synthetic(n_inputs, generator) if source is None else source.sample(n_inputs, generator)
-            )
+            if source is None:
+                inputs, targets, depth = self._synthetic(n_inputs, generator)
+            else:
+                inputs, targets = source.sample(n_inputs, generator)
+                depth = torch.full((self.config.targets, 1, *self.config.hw), math.nan)
             if self.config.mirror:
-                inputs, targets = mirrored(inputs, targets, *(torch.rand(2, generator=generator) < 0.5).tolist())
-            pairs.append((inputs.to(self.device), targets.to(self.device)))
-        return Batch(Views.stack([p[0] for p in pairs]), Views.stack([p[1] for p in pairs]))
+                left_right, in_time = (torch.rand(2, generator=generator) < 0.5).tolist()
+                inputs, targets = mirrored(inputs, targets, left_right, in_time)
+                depth = depth.flip(-1) if left_right else depth
+            samples.append((inputs.to(self.device), targets.to(self.device), depth.to(self.device)))
+        inputs, targets, depth = zip(*samples, strict=True)
+        return Batch(Views.stack(inputs), Views.stack(targets), torch.stack(depth))
 
-    def _synthetic(self, n_inputs: int, generator: torch.Generator) -> tuple[Views, Views]:
-        """A fresh procedural world: inputs on its camera's path, half of the targets beside it."""
+    def _synthetic(self, n_inputs: int, generator: torch.Generator) -> tuple[Views, Views, Tensor]:
+        """A fresh procedural world: inputs on its camera's path, half of the targets beside it, exact depth."""
         from fsm.datasets.synthetic import SyntheticWorld
 
         world = SyntheticWorld.sample([int(torch.randint(2**40, (1,), generator=generator))], device=self.device)
@@ -63,9 +72,11 @@ class SampleStream:
         c2w = targets.c2w.clone()
         c2w[0, :, :3, 3] += beside.to(c2w)
         targets = dataclasses.replace(targets, c2w=c2w)
-        rgb = world.render(Views.cat([inputs, targets])).rgb
-        inputs = dataclasses.replace(inputs, rgb=rgb[:, :n_inputs])
-        return inputs.unbatched(), dataclasses.replace(targets, rgb=rgb[:, n_inputs:]).unbatched()
+        seen = world.render(Views.cat([inputs, targets]))
+        assert seen.depth is not None
+        inputs = dataclasses.replace(inputs, rgb=seen.rgb[:, :n_inputs]).unbatched()
+        targets = dataclasses.replace(targets, rgb=seen.rgb[:, n_inputs:]).unbatched()
+        return inputs, targets, seen.depth[0, n_inputs:]
 
 
 class _ClipSource:
@@ -160,3 +171,14 @@ def masked_mse(prediction: Tensor, target: Views) -> Tensor:
     if target.mask is None:
         return error.mean()
     return (error * target.mask).sum() / (3 * target.mask.sum()).clamp_min(1)
+
+
+def depth_loss(
+    depth: Float[Tensor, "b t 1 h w"], truth: Float[Tensor, "b t 1 h w"], slack: float = 0.05
+) -> Float[Tensor, ""]:
+    """Mean |ρ - ρ*| / (ρ* + slack) of inverse depths in model units, over pixels whose truth is known; 0 if none is."""
+    known = torch.isfinite(truth)
+    if not bool(known.any()):
+        return depth.new_zeros(())
+    rho, true_rho = 1.0 / depth[known], 1.0 / truth[known]
+    return ((rho - true_rho).abs() / (true_rho + slack)).mean()

@@ -20,7 +20,7 @@ from fsm.errors import InputError
 from fsm.files import atomic_file, write_json
 from fsm.model import FSM
 from fsm.train.config import OptimConfig, TrainConfig
-from fsm.train.data import Batch, SampleStream, masked_mse
+from fsm.train.data import Batch, SampleStream, depth_loss, masked_mse
 from fsm.ttt import record_pull_ratio
 from fsm.views import SceneFrame
 
@@ -110,15 +110,19 @@ class _Run:
         inputs, targets = frame.to_model(batch.inputs), frame.to_model(batch.targets)
         dtype = getattr(torch, self.config.precision)
         with torch.autocast(self.device.split(":")[0], dtype, enabled=dtype != torch.float32):
-            rgb = self.model(inputs, targets).rgb.float()
-        mse = masked_mse(rgb, targets)
+            rendering = self.model(inputs, targets)
+        rgb = rendering.rgb.float()
+        loss = mse = masked_mse(rgb, targets)
         parts = {"mse": mse.item(), "psnr": -10.0 * math.log10(max(mse.item(), 1e-12))}
+        if self.config.optim.depth_weight > 0.0 and rendering.depth is not None:
+            off = depth_loss(rendering.depth.float(), batch.depth * frame.scale[:, None, None, None, None])
+            loss, parts["depth"] = mse + self.config.optim.depth_weight * off, off.item()
         if self.lpips is None or self.step < self.config.optim.l2_warmup:
-            return mse, parts
+            return loss, parts
         assert targets.rgb is not None
         with torch.autocast(self.device.split(":")[0], dtype, enabled=dtype != torch.float32):
             distance = self.lpips(rgb.flatten(0, 1), targets.rgb.flatten(0, 1)).float().mean()
-        return mse + self.config.optim.lpips_weight * distance, {**parts, "lpips": distance.item()}
+        return loss + self.config.optim.lpips_weight * distance, {**parts, "lpips": distance.item()}
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -1,0 +1,110 @@
+"""Which input frames a target looks at, where in them, and what it finds: geometry without learnt parts.
+
+Shapes: b batch, v targets, n references, k chosen references per target. All in model space.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fsm.rays import full_precision
+from fsm.views import Views
+
+META = 8  # numbers that describe a reference relative to a target: time 1, centre 3, forward axis 3, rank distance 1
+
+
+@full_precision
+def nearest_references(
+    requests: Views, references: Views, count: int
+) -> tuple[Int[Tensor, "b v k"], Float[Tensor, "b v k"]]:
+    """Indices of the ``count`` references nearest to each request in time and pose, in time order, and their distances.
+
+    Distance in model units: |Δt| + |Δcentre| + (1 - cos of the angle between forward axes), divided by its mean over the
+    chosen. Where there are fewer references than ``count`` the nearest are taken more than once.
+    """
+    with torch.no_grad():
+        dt = (requests.time[:, :, None] - references.time[:, None]).abs()
+        dc = torch.cdist(requests.c2w[..., :3, 3], references.c2w[..., :3, 3])
+        cos = torch.einsum("bvi,bni->bvn", requests.c2w[..., :3, 2], references.c2w[..., :3, 2])
+        order = (dt + dc + 1.0 - cos).sort(dim=-1, stable=True)
+        rank = torch.arange(count, device=dt.device) % dt.shape[-1]
+        index, score = order.indices[..., rank], order.values[..., rank]
+        by_time = gather(references.time, index).argsort(dim=-1, stable=True)
+        index, score = index.gather(-1, by_time), score.gather(-1, by_time)
+        return index, score / score.mean(-1, keepdim=True).clamp_min(1e-6)
+
+
+def time_gaps(requests: Views, references: Views, chosen: Int[Tensor, "b v k"]) -> Float[Tensor, "b v k"]:
+    """Signed time from the target to each chosen reference, over their mean absolute gap."""
+    gap = gather(references.time, chosen) - requests.time[:, :, None]
+    return gap / gap.abs().mean(-1, keepdim=True).clamp_min(1e-6)
+
+
+@full_precision
+def reference_meta(requests: Views, references: Views, chosen, distance) -> Float[Tensor, "b v k 8"]:
+    """Numbers that tell the head which frame it is looking at, relative to the target camera."""
+    pose, time = gather(references.c2w, chosen), gather(references.time, chosen)
+    to_camera = requests.c2w[:, :, None, :3, :3].transpose(-1, -2)
+    centre = (to_camera @ (pose[..., :3, 3] - requests.c2w[:, :, None, :3, 3])[..., None])[..., 0]
+    forward = (to_camera @ pose[..., :3, 2:3])[..., 0]
+    dt = (time - requests.time[:, :, None])[..., None]
+    return torch.cat([4.0 * dt, 4.0 * centre, forward, distance[..., None]], dim=-1)
+
+
+@full_precision
+def warped_pixels(requests: Views, references: Views, chosen, rho, motion) -> Float[Tensor, "b v k h w 2"]:
+    """Pixels of the references at which the target's points stand, given inverse depth and angular motion.
+
+    ``rho`` [b v 1 h w], ``motion`` [b v 3 h w] in world axes per unit of model time. Points behind a reference come out
+    far outside its frame.
+    """
+    h, w = requests.hw
+    fx, fy, cx, cy = requests.intrinsics[..., None, None].unbind(2)
+    grid = pixel_grid(requests)[:, :, 0]
+    ray = torch.stack([(grid[..., 0] - cx) / fx, (grid[..., 1] - cy) / fy, torch.ones_like(grid[..., 0])], dim=2)
+    ray = torch.einsum("bvij,bvjhw->bvihw", requests.c2w[..., :3, :3], ray)
+    pose, k, time = (
+        gather(references.c2w, chosen),
+        gather(references.intrinsics, chosen),
+        gather(references.time, chosen),
+    )
+    offset = requests.c2w[:, :, None, :3, 3] - pose[..., :3, 3]  # [b v k 3]
+    dt = (time - requests.time[:, :, None])[..., None, None, None]
+    point = ray[:, :, None] + rho[:, :, None] * offset[..., None, None] + motion[:, :, None] * dt
+    camera = torch.einsum("bvkji,bvkjhw->bvkihw", pose[..., :3, :3], point)
+    z = camera[:, :, :, 2]
+    ahead = z > 1e-3
+    scale = 1.0 / torch.where(ahead, z, torch.ones_like(z))
+    px = camera[:, :, :, 0] * scale * k[..., 0, None, None] + k[..., 2, None, None]
+    py = camera[:, :, :, 1] * scale * k[..., 1, None, None] + k[..., 3, None, None]
+    far = px.new_tensor(-10.0 * max(h, w))
+    return torch.stack([torch.where(ahead, px, far), torch.where(ahead, py, far)], dim=-1)
+
+
+@full_precision
+def sample_frames(
+    frames: Float[Tensor, "b n c hn wn"], chosen: Int[Tensor, "b v k"], pixels: Float[Tensor, "b v k h w 2"]
+) -> tuple[Float[Tensor, "b v k c h w"], Float[Tensor, "b v k 1 h w"]]:
+    """Bilinear samples of the chosen frames at ``pixels``, and 1 where the position lies inside the frame."""
+    b, v, k, h, w, _ = pixels.shape
+    size = pixels.new_tensor([frames.shape[-1], frames.shape[-2]])
+    at = (pixels / size * 2.0 - 1.0).flatten(0, 2)
+    inside = (at.abs() <= 1.0).all(-1).float().view(b, v, k, 1, h, w)
+    flat = gather(frames, chosen).flatten(0, 2).float()
+    samples = F.grid_sample(flat, at.clamp(-2.0, 2.0), mode="bilinear", padding_mode="border", align_corners=False)
+    return samples.view(b, v, k, -1, h, w), inside
+
+
+def pixel_grid(views: Views) -> Float[Tensor, "b v 1 h w 2"]:
+    """Pixel centres (x, y) of every view."""
+    h, w = views.hw
+    y, x = torch.meshgrid(
+        torch.arange(h, device=views.c2w.device) + 0.5, torch.arange(w, device=views.c2w.device) + 0.5, indexing="ij"
+    )
+    return torch.stack([x, y], dim=-1).expand(*views.c2w.shape[:2], 1, h, w, 2)
+
+
+def gather(values: Float[Tensor, "b n *rest"], index: Int[Tensor, "b v k"]) -> Float[Tensor, "b v k *rest"]:
+    batch = torch.arange(values.shape[0], device=values.device)[:, None, None]
+    return values[batch, index]
