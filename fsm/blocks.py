@@ -43,6 +43,11 @@ class BlockConfig:
     """The elastic prior; null is plain LaCT."""
 
     def __post_init__(self) -> None:
+        for name, least in (("dim", 1), ("expansion", 1), ("mlp_ratio", 1), ("ns_steps", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"model config: {name} is {getattr(self, name)}, must be at least {least}.")
+        if not 0.0 < self.base_lr < math.inf:
+            raise InputError(f"model config: base_lr is {self.base_lr}, must be above 0.")
         for name in ("attention_head_dim", "ttt_heads"):
             value = getattr(self, name)
             if value < 1 or self.dim % value:

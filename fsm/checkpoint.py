@@ -26,9 +26,15 @@ def bundled_names() -> list[str]:
 
 
 def save_pretrained(model: "FSM", folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
-    """Write config.json and model.safetensors; ``dtype`` (bfloat16) halves the file, weights are float32 in memory again."""
+    """Write config.json and model.safetensors; ``dtype`` (bfloat16) halves the file, weights are float32 in memory again.
+
+    An older checkpoint in ``folder`` is replaced; any other folder with content is refused, its content untouched.
+    """
     from safetensors.torch import save_file
 
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "model.safetensors").is_file():
+        raise InputError(f"{folder} exists and is not a checkpoint; choose another folder to save the model to.")
     with atomic_folder(folder) as temporary:
         weights = {k: t.detach().cpu().to(dtype or t.dtype).contiguous() for k, t in model.state_dict().items()}
         save_file(weights, temporary / "model.safetensors")
@@ -109,9 +115,11 @@ def _check_header(path: Path) -> None:
                     f"{path} declares a header of {size} bytes, more than it can hold; fetch the file again."
                 )
             json.loads(handle.read(size), object_pairs_hook=unique)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a safetensors file ({error}).") from error
 
 

@@ -30,7 +30,11 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise InputError(f"{where} lacks the required key {name!r}.")
-    return kind(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+    arguments = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+    try:
+        return kind(**arguments)
+    except InputError as error:  # a value out of range: the dataclass knows the field, not the file
+        raise InputError(f"{where}: {error}") from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:

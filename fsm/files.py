@@ -69,9 +69,11 @@ def read_json(path: Path | str, max_bytes: int = 256 << 20) -> Any:
         if path.stat().st_size > max_bytes:
             raise InputError(f"{path} is {path.stat().st_size} bytes, more than the {max_bytes} allowed for JSON.")
         return json.loads(path.read_text(encoding="utf-8"))
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or a number of thousands of digits
         raise InputError(f"{path} is not valid JSON ({error}); check that the file is complete.") from error
 
 
@@ -85,9 +87,15 @@ def read_yaml(path: Path | str) -> Any:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise InputError(f"{path} uses YAML aliases (*name); write the values out.")
         return yaml.safe_load(text)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (
+        ValueError,
+        yaml.YAMLError,
+        RecursionError,
+    ) as error:  # ValueError: not UTF-8, or a date that does not exist
         raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
 
 
