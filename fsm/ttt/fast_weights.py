@@ -164,6 +164,7 @@ def _at_least_float32(x: Tensor) -> torch.dtype:
 
 
 def _norms(weights: Stacked) -> tuple[Float[Tensor, "b heads 2 1 m"], Float[Tensor, "b heads d 1"]]:
-    gate_up = torch.linalg.vector_norm(weights[:, :, :2], dim=-2, keepdim=True)
-    down = torch.linalg.vector_norm(weights[:, :, 2], dim=-1, keepdim=True)
-    return gate_up, down
+    gate_up, down = weights[:, :, :2], weights[:, :, 2]
+    # Written out: several times faster than a norm over a strided axis. The floor keeps the gradient of zero finite.
+    gate_up = (gate_up * gate_up).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
+    return gate_up, torch.linalg.vector_norm(down, dim=-1, keepdim=True)
