@@ -1,9 +1,11 @@
 """Outputs that exist whole or not at all, and JSON/YAML input with errors that name the file."""
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,9 @@ import yaml
 
 from fsm.errors import InputError
 
-MAX_CONFIG_BYTES = 1 << 20
+MAX_CONFIG_BYTES = 1 << 16
+MAX_CONFIG_DEPTH = 32
+_renameat2: Any = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
 
 
 @contextlib.contextmanager
@@ -45,13 +49,10 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         os.chmod(temporary, 0o777 & ~_umask())
         for file in temporary.rglob("*"):  # some writers keep the owner-only mode of their own temporary files
             os.chmod(file, (0o777 if file.is_dir() else 0o666) & ~_umask())
-        if path.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, retired)
-            os.replace(temporary, path)
-            shutil.rmtree(retired, ignore_errors=True)
+        if path.is_dir():
+            _exchange(temporary, path)
         else:
-            os.replace(temporary, path)
+            os.rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -78,14 +79,19 @@ def read_json(path: Path | str, max_bytes: int = 256 << 20) -> Any:
 
 
 def read_yaml(path: Path | str) -> Any:
-    """Parse a small YAML file of plain values; tags, anchors and files over 1 MiB are refused."""
+    """Parse a small YAML file of plain values; tags, aliases, deep nesting and files over 64 KiB are refused."""
     path = Path(path)
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise InputError(f"{path} is {path.stat().st_size} bytes; a config is at most {MAX_CONFIG_BYTES}.")
         text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise InputError(f"{path} uses YAML aliases (*name); write the values out.")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # lazily: a hostile file is left at its first fault
+            if isinstance(event, yaml.AliasEvent):
+                raise InputError(f"{path} uses YAML aliases (*name); write the values out.")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_CONFIG_DEPTH:
+                raise InputError(f"{path} is nested more than {MAX_CONFIG_DEPTH} deep; a config never is.")
         return yaml.safe_load(text)
     except InputError:
         raise
@@ -97,6 +103,22 @@ def read_yaml(path: Path | str) -> Any:
         RecursionError,
     ) as error:  # ValueError: not UTF-8, or a date that does not exist
         raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
+
+
+def _exchange(a: Path, b: Path) -> None:
+    """Swap two folders: in one step on Linux, so that a killed process leaves one or the other, elsewhere in three."""
+    if _renameat2 is not None:
+        at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        if _renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0:
+            return
+    aside = Path(tempfile.mkdtemp(prefix=f".{b.name}.old.", dir=b.parent))
+    os.replace(b, aside)
+    try:
+        os.replace(a, b)
+    except OSError:
+        os.replace(aside, b)
+        raise
+    os.replace(aside, a)
 
 
 def _umask() -> int:

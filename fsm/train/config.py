@@ -3,7 +3,7 @@
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -14,6 +14,14 @@ from fsm.files import read_yaml
 from fsm.model import ModelConfig
 
 CONFIGS = Path(fsm.__file__).parent / "configs"
+MANY = 10**9
+
+
+def _within(config: Any, part: str, **limits: tuple[int | float, int | float]) -> None:
+    for name, (least, most) in limits.items():
+        value = getattr(config, name)
+        if not least <= value <= most:
+            raise InputError(f"train config: {name} is {value} in {part}; it must lie between {least} and {most}.")
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,9 @@ class DataConfig:
             raise InputError(
                 f"train config: data.window is {self.window}; give shortest and longest, at least 3 frames."
             )
+        _within(self, "data", zoom=(1.0, 16.0), even=(0.0, 1.0))
+        if min(self.hw) < 1:
+            raise InputError(f"train config: data.hw is {self.hw}; give height and width in pixels.")
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,12 @@ class OptimConfig:
     ema: float = 0.999
     """Decay of the averaged weights that are exported; 0 exports the raw ones."""
 
+    def __post_init__(self) -> None:
+        _within(
+            self, "optim", steps=(1, MANY), warmup=(0, MANY), l2_warmup=(0, MANY), clip_from=(0, MANY), ema=(0.0, 1.0)
+        )
+        _within(self, "optim", lr=(0.0, 1e3), weight_decay=(0.0, 1e3), lpips_weight=(0.0, 1e6), depth_weight=(0.0, 1e6))
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -110,6 +127,9 @@ class TrainConfig:
     """Steps between log lines."""
     save_every: int = 500
     """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        _within(self, "a run", log_every=(1, MANY), save_every=(1, MANY))
 
 
 def preset_names() -> list[str]:
@@ -144,7 +164,7 @@ def overridden(values: dict, assignments: tuple[str, ...]) -> dict:
                 raise InputError(f"--set {assignment!r}: {parent!r} is a single value, it has no part {last!r}.")
         try:
             place[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (ValueError, yaml.YAMLError) as error:  # ValueError: a date that does not exist
             raise InputError(
                 f"--set {assignment!r}: the value is not YAML ({' '.join(str(error).split())})."
             ) from error
