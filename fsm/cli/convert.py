@@ -1,4 +1,4 @@
-"""``fsm convert``: released ``.pth`` checkpoints to safetensors."""
+"""``fsm convert``: released ``.pth`` checkpoints, and model folders, to safetensors."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ from fsm.cli.common import flag
 
 @dataclass(frozen=True)
 class Convert:
-    """Turn a released FSM-LVSM or LaCT-NVS checkpoint into a model folder."""
+    """Turn a released FSM-LVSM or LaCT-NVS checkpoint into a model folder; or a model folder into a smaller one."""
 
     checkpoint: tyro.conf.Positional[Annotated[Path, flag("FILE.pth", "")]]
-    """Released checkpoint; read as plain tensors, nothing in it is run."""
+    """Released checkpoint, read as plain tensors, nothing in it is run; or a model folder."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/model")
     """Where config.json and model.safetensors go."""
     chunk_tokens: Annotated[int, flag("N")] = 2048
@@ -24,15 +24,24 @@ class Convert:
     anchor: Literal["streaming-ema", "streaming", "global"] = "streaming-ema"
     """Anchor of the elastic prior."""
 
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format on disk; bfloat16 halves the file."""
+
     def run(self) -> None:
         """Convert and say what was found."""
+        import torch
+
         from fsm.adapters.released import model_from_released
+        from fsm.checkpoint import load_pretrained, save_pretrained
         from fsm.model import parameter_count
         from fsm.ttt import ElasticConfig
 
-        elastic = None if self.elastic == "none" else ElasticConfig(self.elastic, self.anchor)
-        model = model_from_released(self.checkpoint, chunk_tokens=self.chunk_tokens, elastic=elastic)
-        model.save_pretrained(self.output)
+        if self.checkpoint.is_dir():
+            model = load_pretrained(self.checkpoint)
+        else:
+            elastic = None if self.elastic == "none" else ElasticConfig(self.elastic, self.anchor)
+            model = model_from_released(self.checkpoint, chunk_tokens=self.chunk_tokens, elastic=elastic)
+        save_pretrained(model, self.output, dtype=getattr(torch, self.dtype))
         encoder = model.config.encoder
         print(
             f"{encoder.layers} layers of width {encoder.block.dim}, patch {encoder.patch}, layout {encoder.input_layout}, "

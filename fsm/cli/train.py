@@ -30,10 +30,13 @@ class Train:
 
     def run(self) -> None:
         """Train and say where."""
+        import importlib.util
+
         import torch
 
         from fsm.config import from_dict, to_dict
         from fsm.train.config import TrainConfig, load_preset, overridden
+        from fsm.train.curve import draw_curve
         from fsm.train.loop import train
 
         if self.threads is not None:
@@ -44,6 +47,8 @@ class Train:
         config = from_dict(TrainConfig, values, self.preset)
         out = self.output or Path("runs") / Path(self.preset).stem
         train(config, out, choose_device(self.device), self.stop_after)
+        if importlib.util.find_spec("matplotlib"):
+            draw_curve(out / "log.jsonl", out / "curve.png")
         print(f"model in {out / 'model'}, log in {out / 'log.jsonl'}")
 
 
