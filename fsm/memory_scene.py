@@ -1,6 +1,7 @@
 """A scene as the encoder remembers it: fast weights, normalisation, input cameras, and the frames it may copy from."""
 
 import dataclasses
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from fsm.encoder import SceneMemory
 from fsm.errors import InputError
 from fsm.files import atomic_folder, read_json, write_json
+from fsm.renderers.reference_head import nearest_references
 from fsm.ttt import FastWeightState
 from fsm.views import Rendering, SceneFrame, Views
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from fsm.model import FSM
 
 FORMAT = 1
+LOOKED_AT = 2  # the reference head looks no further than this many times the frames it copies from
 RENDER_TOKENS = 16_384  # target tokens decoded at once; bounds memory, changes no pixel
 
 
@@ -48,13 +51,10 @@ class MemoryScene:
             raise InputError(f"a scene renders one batch entry, found {requests.c2w.shape[0]}.")
         working = requests.resized(self.model.working_size(requests.hw))
         working = self.frame.to_model(working)
-        references = self.frame.to_model(self._observed) if self.model.head.uses_references else None
         per_view = max(1, working.hw[0] * working.hw[1] // self.model.config.encoder.patch**2)
         size = max(1, RENDER_TOKENS // per_view)
-        parts = [
-            self.model.decode(self.memory, working[start : start + size], references)
-            for start in range(0, len(working), size)
-        ]
+        groups = [working[start : start + size] for start in range(0, len(working), size)]
+        parts = [self.model.decode(self.memory, group, self._references(group)) for group in groups]
         rgb = torch.cat([p.rgb for p in parts], dim=1)
         depth = (
             torch.cat([p.depth for p in parts if p.depth is not None], dim=1) if parts[0].depth is not None else None
@@ -65,6 +65,18 @@ class MemoryScene:
         if batched:
             return rendering
         return Rendering(rendering.rgb[0], depth=None if rendering.depth is None else rendering.depth[0])
+
+    @cached_property
+    def _normalised(self) -> Views:
+        return self.frame.to_model(self._observed)
+
+    def _references(self, requests: Views) -> Views | None:
+        """The input frames the head looks at for these requests; no others, so that a long clip costs no more."""
+        config = self.model.config.reference_head
+        if config is None:
+            return None
+        chosen, _ = nearest_references(requests, self._normalised, LOOKED_AT * config.references)
+        return self._normalised[chosen.unique()]
 
     def save(self, path: Path | str) -> None:
         """Write scene.json and memory.safetensors (and the model, unless it can be found by name) to a folder."""

@@ -65,6 +65,20 @@ def test_rendering_in_groups_changes_no_pixel(monkeypatch) -> None:
     torch.testing.assert_close(scene.render(request).rgb, whole, rtol=1e-5, atol=1e-6)
 
 
+def test_the_head_is_given_only_frames_near_the_request_and_renders_the_same(monkeypatch) -> None:
+    model = small_model(reference=True)
+    views, request = small_views(12), small_views(3, seed=9).without_rgb()
+    scene, counts = model.reconstruct(views), []
+    decode = model.decode
+    monkeypatch.setattr(model, "decode", lambda m, r, refs: counts.append(len(refs)) or decode(m, r, refs))
+    each = torch.cat([scene.render(request[i]).rgb for i in range(3)])
+    assert model.config.reference_head is not None
+    assert counts == [2 * model.config.reference_head.references] * 3
+    frame, every = scene.frame, scene.frame.to_model(scene._observed)
+    whole = decode(scene.memory, frame.to_model(request.batched()), every).rgb[0]
+    torch.testing.assert_close(each, whole, rtol=1e-5, atol=1e-6)
+
+
 def test_depth_is_in_the_clips_unit_of_length() -> None:
     """The same clip in millimetres gives the same pictures and a thousand times the depth."""
     model, views, request = small_model(reference=True), small_views(), small_views(2).without_rgb()
