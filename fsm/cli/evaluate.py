@@ -76,10 +76,7 @@ def find_lpips(name: Literal["auto", "none", "alex", "squeeze", "vgg"]) -> "LPIP
     """The LPIPS network asked for; with ``auto`` the first whose weights are on this machine, or None."""
     from fsm.evaluate.lpips import LPIPS, Net, available
 
-    if name == "none":
-        return None
+    nets: tuple[Net, ...] = ("vgg", "alex", "squeeze")
     if name == "auto":
-        nets: tuple[Net, ...] = ("vgg", "alex", "squeeze")
-        found = [net for net in nets if available(net)]
-        return LPIPS.load(found[0]) if found else None
-    return LPIPS.load(name)
+        return next((LPIPS.load(net) for net in nets if available(net)), None)
+    return next((LPIPS.load(net) for net in nets if net == name), None)

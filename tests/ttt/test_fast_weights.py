@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 
+from fsm.config import from_dict
 from fsm.errors import InputError
 from fsm.ttt import ElasticConfig, fast_weight_apply, initial_state, record_pull_ratio, write_chunk
 from fsm.ttt.fast_weights import FastWeightState, fast_weight_gradient, orthogonalise, restore_norms
@@ -227,7 +228,7 @@ def test_pull_ratio_is_recorded_and_proportional_to_lambda() -> None:
 @pytest.mark.parametrize("field", ["lam", "alpha", "beta"])
 def test_rates_outside_zero_one_are_refused(field: str) -> None:
     with pytest.raises(InputError, match=f"elastic.{field} is 1.5"):
-        ElasticConfig(**{field: 1.5})
+        from_dict(ElasticConfig, {field: 1.5}, "test")
 
 
 def test_bfloat16_newton_schulz_keeps_the_read_out_of_eight_chunks() -> None:
