@@ -65,14 +65,13 @@ def next_importance(
     importance: Stacked, update: Stacked, updated: Stacked, anchor: Stacked, config: ElasticConfig
 ) -> Stacked:
     """F ← αF + (1-α) φ(S), Eq. 6; a constant for autograd."""
-    fresh = 1.0 - config.alpha
     with torch.no_grad():
         update = update.to(importance.dtype)
         if config.importance == "ewc":
-            return (importance * config.alpha).addcmul_(update, update, value=fresh)
+            return (update * update).lerp_(importance, config.alpha)
         if config.importance == "mas":
-            return torch.lerp(importance, update.abs(), fresh)
-        return torch.lerp(importance, (updated - anchor).mul_(update).abs_(), fresh)
+            return update.abs().lerp_(importance, config.alpha)
+        return (updated - anchor).mul_(update).abs_().lerp_(importance, config.alpha)
 
 
 def consolidate(
