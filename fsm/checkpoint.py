@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,19 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a complete safetensors file ({error}); fetch or export it again.") from error
+
+
+def read_plain(path: Path | str, device: torch.device | str = "cpu") -> Any:
+    """What ``torch.save`` wrote, if it is tensors and plain values only; anything else is refused, and never run."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on the pickle protocol; the refusal below says what matters
+            return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # damaged bytes make the unpickler fail in a dozen ways
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(
+            f"{path} was refused or cannot be read as plain tensors ({reason}); nothing in it was run."
+        ) from error
 
 
 def _check_header(path: Path) -> None:

@@ -42,11 +42,17 @@ def check_golden(path: Path | str) -> GoldenResult:
         meta = handle.metadata() or {}
     if "config" not in meta or "output.rgb" not in tensors:
         raise InputError(f"{path} is not a golden file: it lacks the header entry 'config' or the tensor 'output.rgb'.")
-    config = json.loads(meta["config"])
-    model, inputs, targets = _rebuild(path, config, tensors)
+    try:
+        config = json.loads(meta["config"])
+        kind = config["newton_schulz_dtype"]
+        tolerance = TOLERANCE[kind]
+        model, inputs, targets = _rebuild(path, config, tensors)
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is not a golden file: its header or tensors lack something ({error}).") from error
     error = (model(inputs, targets).rgb - tensors["output.rgb"]).abs().max().item()
-    kind = config["newton_schulz_dtype"]
-    return GoldenResult(path, kind, error, TOLERANCE[kind])
+    return GoldenResult(path, kind, error, tolerance)
 
 
 def _rebuild(path: Path, config: dict, tensors: dict[str, torch.Tensor]) -> tuple[FSM, Views, Views]:
@@ -59,7 +65,7 @@ def _rebuild(path: Path, config: dict, tensors: dict[str, torch.Tensor]) -> tupl
     )
     load_weights(model, weights, str(path))
     image = tensors["input.image"]
-    frame = SceneFrame.identity((len(image),), time_span=config["max_frames"] - 1)
+    frame = SceneFrame.identity((len(image),), time_span=config["max_frames"] - 1.0)
 
     def views(prefix: str, rgb: torch.Tensor | None) -> Views:
         c2w, intrinsics, frames = (tensors[f"{prefix}.{name}"] for name in ("c2w", "fxfycxcy", "frame_time"))

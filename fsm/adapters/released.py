@@ -6,18 +6,18 @@ Their keys (fsm.md lists them, the files define them): ``blocks.{i}.module_list.
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fsm.blocks import BlockConfig
+from fsm.checkpoint import load_weights, read_plain
 from fsm.encoder import CHANNELS, EncoderConfig
 from fsm.errors import InputError
 from fsm.model import FSM, ModelConfig
 from fsm.ttt import ElasticConfig
 
-WRAPPERS = ("module.", "_orig_mod.", "_checkpoint_wrapped_module.")
+WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module")
 TOP = {
     "input_linear.weight": "encoder.embed.weight",
     "input_layernorm.weight": "encoder.embed_norm.weight",
@@ -45,14 +45,16 @@ LAYOUT_BY_CHANNELS = {13: "fsm13", 12: "lact12", 10: "paper10"}
 
 def unwrapped(key: str) -> str:
     """A key without the prefixes that distributed, compiled and checkpointed modules add, wherever they stand."""
-    for wrapper in WRAPPERS:
-        key = key.replace(wrapper, "")
-    return key
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
 def convert_state_dict(released: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     """Our keys and shapes from a released state dict; unknown and missing keys raise ``InputError``."""
-    released = {unwrapped(k): t for k, t in released.items()}
+    names = [unwrapped(k) for k in released]
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise InputError(f"{where} names the tensor {twice!r} twice, with and without a wrapper; keep one of them.")
+    released = dict(zip(names, released.values(), strict=True))
     out: dict[str, Tensor] = {}
     fast: dict[str, dict[str, Tensor]] = {}
     for key, tensor in released.items():
@@ -69,6 +71,11 @@ def convert_state_dict(released: dict[str, Tensor], where: str) -> dict[str, Ten
     for i, w in fast.items():
         if set(w) != {"w0", "w1", "w2"}:
             raise InputError(f"{where} lacks fast weights of block {i}: found {', '.join(sorted(w))}.")
+        shapes = [tuple(w[n].shape) for n in ("w0", "w2", "w1")]
+        if len(shapes[0]) != 3 or not shapes[0] == shapes[1] == (*shapes[2][:-2], *shapes[2][:-3:-1]):
+            raise InputError(
+                f"{where}: fast weights of block {i} have shapes {shapes} (w0, w2, w1) that do not go together."
+            )
         out[f"encoder.blocks.{i}.ttt.initial"] = torch.stack([w["w0"], w["w2"], w["w1"].transpose(-1, -2)], dim=1)
     return out
 
@@ -85,23 +92,30 @@ def infer_config(
     """The model whose weights these are (our keys); chunking and the elastic prior leave no trace in weights and are given."""
     try:
         initial = weights["encoder.blocks.0.ttt.initial"]
-        dim, flat = weights["encoder.embed.weight"].shape
-        patch = round((weights["head.linear.weight"].shape[0] / 3) ** 0.5)
-        head_dim = attention_head_dim or weights["encoder.blocks.0.attention.q_norm.weight"].shape[0]
+        embed, pixels = weights["encoder.embed.weight"], weights["head.linear.weight"]
+        mlp, head_norm = (weights[f"encoder.blocks.0.{n}.weight"] for n in ("mlp.up", "attention.q_norm"))
     except KeyError as error:
         raise InputError(
             f"{where} lacks {error} after renaming; it is not an FSM-LVSM or LaCT-NVS checkpoint."
         ) from error
+    if not min((*embed.shape, *pixels.shape, *initial.shape), default=0) or embed.ndim != 2 or not mlp.ndim:
+        raise InputError(f"{where} has an embedding {tuple(embed.shape)} or decoder {tuple(pixels.shape)} of no model.")
+    dim, flat = embed.shape
+    patch = max(1, round((pixels.shape[0] / 3) ** 0.5))
+    head_dim = attention_head_dim or head_norm.numel()
     layout = LAYOUT_BY_CHANNELS.get(flat // patch**2)
     if layout is None or flat != CHANNELS[layout] * patch**2:
         raise InputError(f"{where} reads {flat} values per {patch}x{patch} patch, which is none of the known layouts.")
-    layers = 1 + max(int(k.split(".")[2]) for k in weights if k.startswith("encoder.blocks."))
+    numbers = {int(k.split(".")[2]) for k in weights if k.startswith("encoder.blocks.")}
+    layers = len(numbers)
+    if numbers != set(range(layers)):
+        raise InputError(f"{where}: blocks are not numbered 0 to {layers - 1}, found {max(numbers)}; some are missing.")
     block = BlockConfig(
         dim=dim,
         attention_head_dim=head_dim,
         ttt_heads=initial.shape[0],
         expansion=initial.shape[3] // initial.shape[2],
-        mlp_ratio=weights["encoder.blocks.0.mlp.up.weight"].shape[0] // dim,
+        mlp_ratio=mlp.shape[0] // dim,
         ns_dtype="float32" if ns_dtype == "float32" else "bfloat16",
         elastic=elastic,
     )
@@ -111,15 +125,7 @@ def infer_config(
 
 def load_released(path: Path | str) -> dict[str, Tensor]:
     """The state dict inside a released ``.pth``, unpickled with ``weights_only=True`` and never otherwise."""
-    import pickle
-
-    try:
-        payload: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"{path} was refused or cannot be read as plain tensors ({reason}); nothing in it was run."
-        ) from error
+    payload = read_plain(path)
     state = payload.get("model", payload) if isinstance(payload, dict) else None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InputError(f"{path} does not hold a state dict (top level or under 'model').")
@@ -128,8 +134,6 @@ def load_released(path: Path | str) -> dict[str, Tensor]:
 
 def model_from_released(path: Path | str, *, chunk_tokens: int = 2048, elastic: ElasticConfig | None = None) -> FSM:
     """A ready model from a released checkpoint file."""
-    from fsm.checkpoint import load_weights
-
     weights = convert_state_dict(load_released(path), str(path))
     model = FSM(infer_config(weights, str(path), chunk_tokens=chunk_tokens, elastic=elastic))
     load_weights(model, weights, str(path))
