@@ -34,6 +34,7 @@ from fsm.renderers.reference_sampling import (
     pixel_grid,
     reference_meta,
     sample_frames,
+    spread_references,
     time_gaps,
     warped_pixels,
 )
@@ -116,8 +117,7 @@ class ReferenceHead(nn.Module):
         context = self._upsampled(self.context(hidden).float(), requests.hw)
         first_guess = 0.0
         if self.sweep is not None:
-            # Every other of twice as many frames: the same number of witnesses, further apart.
-            witnesses = nearest_references(requests, references, 2 * self.config.references)[0][..., ::2]
+            witnesses = spread_references(requests, references, self.config.references)
             first_guess = self.sweep(requests, references, witnesses, context)
         pixels, inverse_depth = self._positions(hidden, slot, requests, references, chosen, first_guess)
         samples, inside = sample_frames(references.rgb, chosen, pixels)

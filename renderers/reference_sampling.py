@@ -35,6 +35,17 @@ def nearest_references(
         return index, score / score.mean(-1, keepdim=True).clamp_min(1e-6)
 
 
+def spread_references(requests: Views, references: Views, count: int) -> Int[Tensor, "b v k"]:
+    """Indices of ``count`` references near each request but apart from one another, for parallax: however dense the inputs.
+
+    Of at most 3 ``count`` references, evenly spread over all, the 2 ``count`` nearest, and of these every other in time.
+    """
+    n = references.time.shape[-1]
+    sparse = torch.linspace(0, n - 1, min(n, 3 * count), device=references.time.device).round().long()
+    index, _ = nearest_references(requests, references.without_rgb()[sparse], 2 * count)
+    return sparse[index[..., ::2]]
+
+
 def time_gaps(requests: Views, references: Views, chosen: Int[Tensor, "b v k"]) -> Float[Tensor, "b v k"]:
     """Signed time from the target to each chosen reference, over their mean absolute gap."""
     gap = gather(references.time, chosen) - requests.time[:, :, None]
