@@ -32,8 +32,8 @@ class SampleStream:
     def __init__(self, config: DataConfig, seed: int, device: torch.device | str = "cpu") -> None:
         self.config, self.seed, self.device = config, seed, device
         self.weights = torch.tensor([s.weight for s in config.sources])
-        if not bool((self.weights > 0).all()):
-            raise InputError("train config: every data source needs a weight above 0.")
+        if not bool(((self.weights > 0) & torch.isfinite(self.weights)).all()):
+            raise InputError("train config: every data source needs a finite weight above 0.")
         self.sources = [_ClipSource(s, config) if s.path != "synthetic" else None for s in config.sources]
 
     def batch(self, step: int, rank: int = 0) -> Batch:

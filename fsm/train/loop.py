@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fsm.checkpoint import read_plain
 from fsm.config import to_dict
 from fsm.errors import InputError
-from fsm.files import atomic_file, write_json
+from fsm.files import atomic_file, read_json, write_json
 from fsm.model import FSM
 from fsm.train.config import OptimConfig, TrainConfig
 from fsm.train.data import Batch, SampleStream, depth_loss, masked_mse
@@ -30,21 +31,24 @@ def train(config: TrainConfig, out: Path, device: str = "cpu", stop_after: int |
 
     Writes config.json, log.jsonl, TensorBoard events where installed, state.pt (everything resuming needs) and model/
     (the averaged weights, ready for ``FSM.from_pretrained``). ``stop_after`` ends early after that many further steps.
-    A folder that holds another config, or that another process writes to, raises ``InputError``.
+    A folder that holds another config, or that another process writes to, raises ``InputError``; so does missing data or
+    an LPIPS network without weights, before anything is written.
     """
+    run = _Run(config, out, device)
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
-        run = _Run(config, out, device)
+        _same_config(config, out)
+        run.resume()
+        log = _Log(out, run.step)
         try:
-            run.loop(stop_after)
+            run.loop(stop_after, log)
         finally:
-            run.log.close()
+            log.close()
         return run.averaged()
 
 
 class _Run:
     def __init__(self, config: TrainConfig, out: Path, device: str) -> None:
-        _same_config(config, out)
         torch.manual_seed(config.seed)
         self.config, self.out, self.device = config, out, device
         self.model = FSM(config.model).to(device).train()
@@ -54,8 +58,6 @@ class _Run:
         self.stream = SampleStream(config.data, config.seed, device)
         self.lpips = self._perceptual()
         self.step = self.skipped = 0
-        self._resume()
-        self.log = _Log(out, self.step)
 
     def _perceptual(self) -> nn.Module | None:
         optim = self.config.optim
@@ -65,19 +67,20 @@ class _Run:
 
         return LPIPS.load(optim.lpips).to(self.device)
 
-    def loop(self, stop_after: int | None) -> None:
+    def loop(self, stop_after: int | None, log: "_Log") -> None:
         """Steps until the end, or ``stop_after`` further ones; Ctrl-C and SIGTERM finish the step at hand and save first."""
         last = self.config.optim.steps if stop_after is None else min(self.config.optim.steps, self.step + stop_after)
         with _progress(self.config.optim.steps, self.step) as advance, _stop_requests() as stopped:
             while self.step < last and not stopped:
-                advance(self._one_step())
+                advance(self.one_step(log))
                 if self.step % self.config.save_every == 0:
                     self.save()
             self.save()
         if stopped:
             raise KeyboardInterrupt
 
-    def _one_step(self) -> dict[str, float]:
+    def one_step(self, log: "_Log") -> dict[str, int | float]:
+        """Draw, differentiate, update (or skip), average; the log entry of the step."""
         began = time.perf_counter()
         optim, logged = self.config.optim, self.step % self.config.log_every == 0
         batch = self.stream.batch(self.step)
@@ -102,7 +105,7 @@ class _Run:
         if pulls:
             entry["pull_ratio"] = torch.stack(pulls).mean().item()
         if logged:
-            self.log.write(entry)
+            log.write(entry)
         return entry
 
     def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -149,16 +152,17 @@ class _Run:
             torch.save(state, temporary)
         self.averaged().save_pretrained(self.out / "model")
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Continue from state.pt where there is one."""
         path = self.out / "state.pt"
         if not path.exists():
             return
+        state = read_plain(path, self.device)
         try:
-            state: Any = torch.load(path, map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.ema, self.step, self.skipped = state["ema"], state["step"], state["skipped"]
-        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"{path} cannot be resumed from ({reason}); move it away to start over.") from error
 
@@ -181,14 +185,15 @@ def learning_rate(step: int, config: OptimConfig) -> float:
 
 
 class _Log:
-    """JSON lines, and TensorBoard where it is installed; lines past the resumed step are dropped."""
+    """JSON lines, and TensorBoard where it is installed; lines past the resumed step, and one cut short, are dropped."""
 
     def __init__(self, out: Path, step: int) -> None:
         path = out / "log.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
             with atomic_file(path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept))
+                temporary.write_text("".join(kept))
         self.handle = open(path, "a", buffering=1)  # noqa: SIM115 - open for the run; closed by close()
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -197,8 +202,9 @@ class _Log:
         else:
             self.board = SummaryWriter(out, purge_step=step)
 
-    def write(self, entry: dict[str, float]) -> None:
-        self.handle.write(json.dumps({k: round(v, 8) for k, v in entry.items()}) + "\n")
+    def write(self, entry: dict[str, int | float]) -> None:
+        plain = {k: round(v, 8) if math.isfinite(v) else None for k, v in entry.items()}  # JSON has no NaN
+        self.handle.write(json.dumps(plain) + "\n")
         if self.board is not None:
             for name, value in entry.items():
                 self.board.add_scalar(name, value, int(entry["step"]))
@@ -213,8 +219,8 @@ def _same_config(config: TrainConfig, out: Path) -> None:
     path = out / "config.json"
     values = json.loads(json.dumps(to_dict(config)))
     if path.exists() and (out / "state.pt").exists():
-        stored = json.loads(path.read_text())
-        changed = [k for k in values if values[k] != stored.get(k)]
+        stored = read_json(path)
+        changed = [k for k in values if not isinstance(stored, dict) or values[k] != stored.get(k)]
         if changed:
             raise InputError(
                 f"{path} was written by another config (differs in {', '.join(changed)}); choose another folder."
@@ -231,7 +237,7 @@ def _locked(out: Path) -> Iterator[None]:
             raise InputError(
                 f"{out} is being written by another process; wait for it or choose another folder."
             ) from error
-        handle.write(str(os.getpid()))
+        print(os.getpid(), file=handle, flush=True)
         yield
 
 

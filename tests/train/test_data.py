@@ -1,0 +1,289 @@
+"""Training samples: a pure function of seed, step and index; inputs and targets never meet; a mirror is a mirror."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from fsm.datasets.open import open_clip
+from fsm.errors import InputError
+from fsm.rays import pixel_rays, project
+from fsm.train.config import DataConfig, SourceConfig
+from fsm.train.data import Batch, SampleStream, depth_loss, draw_plan, masked_mse, mirrored
+from fsm.views import SceneFrame, Views
+from tests.datasets.media import read_counter, write_fsm_clip
+from tests.small import small_views
+
+SYNTHETIC = DataConfig(hw=(16, 24), batch=2, inputs=(2, 3), targets=2, window=(6, 9))
+
+
+@pytest.fixture(scope="module")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of 20 frames of 64x128 whose frame i shows the number i."""
+    return write_fsm_clip(tmp_path_factory.mktemp("clip"))
+
+
+def _clips(path: Path, **options) -> DataConfig:
+    values = {"hw": (64, 128), "batch": 2, "inputs": (3,), "targets": 2, "window": (6, 12)} | options
+    return DataConfig(sources=(SourceConfig(str(path)),), **values)
+
+
+def _equal(a: Batch, b: Batch) -> bool:
+    same = torch.equal(a.depth.nan_to_num(-1.0), b.depth.nan_to_num(-1.0))
+    for x, y in ((a.inputs, b.inputs), (a.targets, b.targets)):
+        assert x.rgb is not None
+        assert y.rgb is not None
+        if x.rgb.shape != y.rgb.shape:
+            return False
+        same &= all(torch.equal(getattr(x, n), getattr(y, n)) for n in ("c2w", "intrinsics", "time", "rgb"))
+    return same
+
+
+def test_a_sample_depends_on_seed_step_rank_and_index_alone() -> None:
+    config = dataclasses.replace(SYNTHETIC, mirror=True)
+    stream = SampleStream(config, seed=1)
+    first = stream.batch(7)
+    stream.batch(3)
+    torch.manual_seed(99)
+    assert _equal(first, stream.batch(7))
+    assert _equal(first, SampleStream(config, seed=1).batch(7))
+    for other in (stream.batch(8), stream.batch(7, rank=1), SampleStream(config, seed=2).batch(7)):
+        assert not _equal(first, other)
+    assert first.inputs.rgb is not None
+    assert not torch.equal(first.inputs.rgb[0], first.inputs.rgb[1])
+
+
+def test_every_process_draws_the_same_number_of_inputs() -> None:
+    stream = SampleStream(SYNTHETIC, seed=0)
+    counts = [[len(stream.batch(step, rank).inputs) for rank in (0, 1)] for step in range(6)]
+    assert all(a == b for a, b in counts)
+    assert {a for a, _ in counts} == {2, 3}
+
+
+@pytest.mark.parametrize("even", [0.0, 1.0])
+def test_inputs_and_targets_are_disjoint_and_complete_at_every_size(even: float) -> None:
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        n_inputs, targets = 1 + seed % 5, 1 + seed % 3
+        frames = n_inputs + targets + seed % 4
+        config = DataConfig(targets=targets, even=even)
+        inputs, asked = draw_plan(frames, n_inputs, config, generator)
+        assert len(set(inputs)) == n_inputs
+        assert len(set(asked)) == targets
+        assert not set(inputs) & set(asked)
+        assert inputs == sorted(inputs)
+        assert set(inputs) | set(asked) <= set(range(frames))
+        if even and n_inputs > 1:
+            assert (inputs[0], inputs[-1]) == (0, frames - 1)
+            gaps = torch.tensor(inputs).diff()
+            assert int(gaps.max() - gaps.min()) <= 1
+
+
+def test_synthetic_samples_are_the_world_and_know_its_depth() -> None:
+    batch = SampleStream(SYNTHETIC, seed=3).batch(0)
+    assert batch.inputs.c2w.shape[:2] == (2, len(batch.inputs))
+    assert batch.targets.hw == (16, 24)
+    assert bool(torch.isfinite(batch.depth).all())
+    assert float(batch.depth.min()) > 0
+    for b in range(2):
+        assert not set(batch.inputs.time[b].tolist()) & set(batch.targets.time[b].tolist())
+
+
+def test_clip_samples_are_frames_of_the_clip(clip_file: Path) -> None:
+    stream = SampleStream(_clips(clip_file), seed=0)
+    clip = open_clip(clip_file)
+    for step in range(5):
+        batch = stream.batch(step)
+        assert bool(torch.isnan(batch.depth).all())
+        for b in range(2):
+            numbers = []
+            for views in (batch.inputs, batch.targets):
+                assert views.rgb is not None
+                index = (views.time[b] * 30).round().long()
+                assert [read_counter((f * 255).numpy()) for f in views.rgb[b]] == index.tolist()
+                assert torch.equal(views.c2w[b], clip.cameras.c2w[index])
+                assert torch.equal(views.intrinsics[b], clip.cameras.intrinsics[index])
+                numbers.append(index.tolist())
+            assert not set(numbers[0]) & set(numbers[1])
+            assert max(map(max, numbers)) - min(map(min, numbers)) < 12
+
+
+def test_a_random_zoom_cuts_pixels_and_intrinsics_together(clip_file: Path) -> None:
+    """Zoomed samples agree with the full picture wherever both look: the number burnt into it stays where it was."""
+    plain = SampleStream(_clips(clip_file, hw=(32, 64)), seed=0)
+    zoomed = SampleStream(_clips(clip_file, hw=(32, 64), zoom=1.5), seed=0)
+    ratios = []
+    for step in range(6):
+        a, b = plain.batch(step), zoomed.batch(step)
+        assert b.inputs.hw == (32, 64)
+        assert torch.equal(a.inputs.time, b.inputs.time)
+        assert torch.equal(a.inputs.c2w, b.inputs.c2w)
+        ratio = b.inputs.intrinsics[..., :2] / a.inputs.intrinsics[..., :2]
+        ratios += ratio[:, 0, 0].tolist()
+        assert a.inputs.rgb is not None
+        assert b.inputs.rgb is not None
+        # Look up the plain picture along the zoomed picture's rays.
+        _, direction = pixel_rays(b.inputs)
+        points = (b.inputs.c2w[..., :3, 3, None, None] + direction).flatten(3).transpose(-1, -2)
+        xy, _ = project(points, a.inputs.c2w, a.inputs.intrinsics)
+        grid = (xy / xy.new_tensor([64.0, 32.0]) * 2 - 1).view(-1, 32, 64, 2)
+        seen = torch.nn.functional.grid_sample(a.inputs.rgb.flatten(0, 1), grid, align_corners=False)
+        inside = (grid.abs() < 0.95).all(-1, keepdim=True).permute(0, 3, 1, 2)
+        assert (seen - b.inputs.rgb.flatten(0, 1)).abs()[inside.expand_as(seen)].mean() < 0.03
+    assert min(ratios) >= 1.0
+    assert max(ratios) <= 1.5
+    assert max(ratios) - min(ratios) > 0.1
+
+
+def test_sources_are_drawn_by_weight() -> None:
+    sources = (SourceConfig("synthetic", 3.0), SourceConfig("synthetic", 1.0))
+    config = dataclasses.replace(SYNTHETIC, sources=sources, batch=1, inputs=(1,), targets=1)
+    stream = SampleStream(config, seed=0)
+    drawn = []
+
+    class Source:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def sample(self, n_inputs: int, generator: torch.Generator) -> tuple[Views, Views]:
+            drawn.append(self.number)
+            return small_views(1, hw=(16, 24)), small_views(1, hw=(16, 24))
+
+    stream.sources = [Source(0), Source(1)]  # pyright: ignore[reportAttributeAccessIssue]
+    for step in range(400):
+        stream.batch(step)
+    share = drawn.count(0) / len(drawn)
+    assert abs(share - 0.75) < 3.5 * math.sqrt(0.75 * 0.25 / 400)
+
+
+def test_bad_sources_are_named_before_anything_is_drawn(clip_file: Path, tmp_path: Path) -> None:
+    for weight in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="weight"):
+            SampleStream(dataclasses.replace(SYNTHETIC, sources=(SourceConfig("synthetic", weight),)), seed=0)
+    with pytest.raises(InputError, match="nowhere"):
+        SampleStream(_clips(tmp_path / "nowhere.json"), seed=0)
+    listed = tmp_path / "list.json"
+    listed.write_text(json.dumps(["gone.json"]))
+    with pytest.raises(InputError, match=r"list\.json: entry 0: 'gone\.json' does not exist"):
+        SampleStream(_clips(listed), seed=0)
+    with pytest.raises(InputError, match="has 20 frames; a training sample needs 31"):
+        SampleStream(_clips(clip_file, inputs=(29,)), seed=0).batch(0)
+
+
+def _points(views: Views) -> torch.Tensor:
+    """World points in front of every camera of ``views`` [v]."""
+    camera = torch.tensor([[0.3, -0.2, 2.0], [-0.5, 0.4, 3.0], [0.1, 0.6, 5.0]])
+    return camera @ views.c2w[:, :3, :3].mT + views.c2w[:, None, :3, 3]
+
+
+def _pair() -> tuple[Views, Views]:
+    views = small_views(6, seed=4)
+    views = dataclasses.replace(views, intrinsics=views.intrinsics + torch.tensor([0.0, 3.0, 2.5, -1.5]))
+    return views[[0, 2, 3, 5]], views[[4, 1]]
+
+
+def test_left_right_is_what_a_mirror_shows() -> None:
+    inputs, targets = _pair()
+    for before, after in zip((inputs, targets), mirrored(inputs, targets, True, False), strict=True):
+        assert torch.equal(before.time, after.time)
+        assert torch.allclose(torch.linalg.det(after.c2w[:, :3, :3]), torch.ones(len(after)))
+        points = _points(before)
+        xy, z = project(points, before.c2w, before.intrinsics)
+        mirrored_xy, mirrored_z = project(points * torch.tensor([-1.0, 1.0, 1.0]), after.c2w, after.intrinsics)
+        torch.testing.assert_close(mirrored_z, z)
+        torch.testing.assert_close(mirrored_xy[..., 0], before.hw[1] - xy[..., 0], rtol=0, atol=2e-5)
+        torch.testing.assert_close(mirrored_xy[..., 1], xy[..., 1], rtol=0, atol=2e-5)
+        assert before.rgb is not None
+        assert after.rgb is not None
+        assert torch.equal(after.rgb, before.rgb.flip(-1))
+
+
+def test_the_ray_of_a_pixel_is_mirrored_with_it() -> None:
+    inputs, targets = _pair()
+    after = mirrored(inputs, targets, True, False)[0]
+    flip = torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
+    for before_rays, after_rays in zip(pixel_rays(inputs), pixel_rays(after), strict=True):
+        torch.testing.assert_close(after_rays, before_rays.flip(-1) * flip)
+
+
+@pytest.mark.parametrize("left_right", [False, True])
+def test_twice_in_the_mirror_is_nothing(left_right: bool) -> None:
+    inputs, targets = _pair()
+    inputs = dataclasses.replace(inputs, mask=torch.rand(len(inputs), 1, *inputs.hw) > 0.5)
+    a, b = mirrored(*mirrored(inputs, targets, left_right, True), left_right, True)
+    # Backwards twice, a sample starts at zero: only differences of time mean anything.
+    start = torch.cat([inputs.time, targets.time]).min()
+    for before, after in ((inputs, a), (targets, b)):
+        torch.testing.assert_close(after.time, before.time - start)
+        torch.testing.assert_close(after.intrinsics, before.intrinsics)
+        for name in ("c2w", "rgb", "mask"):
+            if getattr(before, name) is not None:
+                assert torch.equal(getattr(before, name), getattr(after, name)), name
+
+
+def test_backwards_keeps_frames_with_their_cameras_and_sorts_the_inputs() -> None:
+    inputs, targets = _pair()
+    back_inputs, back_targets = mirrored(inputs, targets, False, True)
+    assert bool((back_inputs.time.diff() > 0).all())
+    assert torch.equal(back_inputs.c2w, inputs.c2w.flip(0))
+    assert torch.equal(back_targets.c2w, targets.c2w)
+    torch.testing.assert_close(back_inputs.time.flip(0), 0.5 - inputs.time)
+    torch.testing.assert_close(back_targets.time, 0.5 - targets.time)
+    same = mirrored(inputs, targets, False, False)
+    assert torch.equal(same[0].time, inputs.time)
+    assert torch.equal(same[1].c2w, targets.c2w)
+
+
+def test_a_mirrored_clip_is_normalised_to_the_mirror_of_its_normalisation() -> None:
+    """So that training on mirrors is training on what the model would see of a mirrored world."""
+    inputs, targets = _pair()
+    mirror_inputs, _ = mirrored(inputs, targets, True, False)
+    flip = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+    before = SceneFrame.fit(inputs).to_model(inputs).c2w
+    after = SceneFrame.fit(mirror_inputs).to_model(mirror_inputs).c2w
+    torch.testing.assert_close(after, flip @ before @ flip, rtol=1e-5, atol=1e-5)
+
+
+def test_depth_is_mirrored_with_the_pixels() -> None:
+    plain, mirror = (SampleStream(dataclasses.replace(SYNTHETIC, mirror=m), seed=5) for m in (False, True))
+    flipped = 0
+    for step in range(4):
+        a, b = plain.batch(step), mirror.batch(step)
+        assert a.targets.rgb is not None
+        assert b.targets.rgb is not None
+        for i in range(2):
+            is_flipped = not torch.equal(a.targets.rgb[i], b.targets.rgb[i])
+            flipped += is_flipped
+            expected = a.depth[i].flip(-1) if is_flipped else a.depth[i]
+            assert torch.equal(b.depth[i], expected)
+    assert 0 < flipped < 8
+
+
+def test_masked_error_counts_only_pixels_that_count() -> None:
+    views = small_views(2)
+    assert views.rgb is not None
+    prediction = views.rgb + 0.5
+    assert float(masked_mse(prediction, views)) == pytest.approx(0.25)
+    mask = torch.zeros(2, 1, *views.hw, dtype=torch.bool)
+    mask[0, :, 3, 4] = True
+    prediction[0, :, 3, 4] = views.rgb[0, :, 3, 4] + torch.tensor([0.1, 0.2, 0.3])
+    masked = dataclasses.replace(views, mask=mask)
+    assert float(masked_mse(prediction, masked)) == pytest.approx((0.01 + 0.04 + 0.09) / 3, rel=1e-4)
+    nothing = dataclasses.replace(views, mask=torch.zeros_like(mask))
+    assert float(masked_mse(prediction, nothing)) == 0.0
+
+
+def test_depth_error_in_closed_form() -> None:
+    truth = torch.full((1, 1, 1, 2, 2), math.nan)
+    depth = torch.full_like(truth, 2.0).requires_grad_()
+    assert float(depth_loss(depth, truth).detach()) == 0.0
+    truth[..., 0, 0], truth[..., 1, 1] = 4.0, 2.0
+    loss = depth_loss(depth, truth)
+    assert float(loss.detach()) == pytest.approx(0.5 * (0.5 - 0.25) / (0.25 + 0.05))
+    loss.backward()
+    assert depth.grad is not None
+    assert bool(torch.isfinite(depth.grad).all())
+    assert bool((depth.grad[..., 0, 1] == 0).all())
