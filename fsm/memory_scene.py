@@ -11,7 +11,6 @@ from torch import Tensor
 from fsm.encoder import SceneMemory
 from fsm.errors import InputError
 from fsm.files import atomic_folder, read_json, write_json
-from fsm.renderers.reference_head import nearest_references
 from fsm.ttt import FastWeightState
 from fsm.views import Rendering, SceneFrame, Views
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from fsm.model import FSM
 
 FORMAT = 1
-LOOKED_AT = 2  # the reference head looks no further than this many times the frames it copies from
 RENDER_TOKENS = 16_384  # target tokens decoded at once; bounds memory, changes no pixel
 
 
@@ -54,7 +52,8 @@ class MemoryScene:
         per_view = max(1, working.hw[0] * working.hw[1] // self.model.config.encoder.patch**2)
         size = max(1, RENDER_TOKENS // per_view)
         groups = [working[start : start + size] for start in range(0, len(working), size)]
-        parts = [self.model.decode(self.memory, group, self._references(group)) for group in groups]
+        references = self._normalised if self.model.head.uses_references else None
+        parts = [self.model.decode(self.memory, group, references) for group in groups]
         rgb = torch.cat([p.rgb for p in parts], dim=1)
         depth = (
             torch.cat([p.depth for p in parts if p.depth is not None], dim=1) if parts[0].depth is not None else None
@@ -69,14 +68,6 @@ class MemoryScene:
     @cached_property
     def _normalised(self) -> Views:
         return self.frame.to_model(self._observed)
-
-    def _references(self, requests: Views) -> Views | None:
-        """The input frames the head looks at for these requests; no others, so that a long clip costs no more."""
-        config = self.model.config.reference_head
-        if config is None:
-            return None
-        chosen, _ = nearest_references(requests, self._normalised, LOOKED_AT * config.references)
-        return self._normalised[chosen.unique()]
 
     def save(self, path: Path | str) -> None:
         """Write scene.json and memory.safetensors (and the model, unless it can be found by name) to a folder."""

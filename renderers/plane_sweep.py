@@ -43,6 +43,8 @@ class PlaneSweep(nn.Module):
         """Inverse depth at full resolution; ``context`` is what the tokens pass on."""
         coarse = (requests.hw[0] // STRIDE, requests.hw[1] // STRIDE)
         small = requests.without_rgb().resized(coarse)
+        used, chosen = chosen.unique(return_inverse=True)  # the cost must not grow with the length of the clip
+        references = references[used]
         cameras = references.without_rgb().resized((references.hw[0] // STRIDE, references.hw[1] // STRIDE))
         maps = self._maps(references, cameras.hw)
         cost = torch.stack([self._disagreement(small, cameras, maps, chosen, rho) for rho in self.hypotheses], dim=2)

@@ -8,6 +8,7 @@ import torch
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.renderers.base import Scene
+from fsm.renderers.reference_head import ReferenceHead
 from fsm.views import SceneFrame
 from tests.small import small_model, small_views
 
@@ -65,18 +66,16 @@ def test_rendering_in_groups_changes_no_pixel(monkeypatch) -> None:
     torch.testing.assert_close(scene.render(request).rgb, whole, rtol=1e-5, atol=1e-6)
 
 
-def test_the_head_is_given_only_frames_near_the_request_and_renders_the_same(monkeypatch) -> None:
+def test_the_head_prepares_only_frames_it_looks_at_and_renders_the_same_one_by_one() -> None:
     model = small_model(reference=True)
-    views, request = small_views(12), small_views(3, seed=9).without_rgb()
-    scene, counts = model.reconstruct(views), []
-    decode = model.decode
-    monkeypatch.setattr(model, "decode", lambda m, r, refs: counts.append(len(refs)) or decode(m, r, refs))
+    scene, request = model.reconstruct(small_views(40)), small_views(3, seed=9).without_rgb()
+    prepared = []
+    assert isinstance(model.head, ReferenceHead)
+    assert model.head.sweep is not None
+    model.head.sweep.features.register_forward_hook(lambda _, frames, __: prepared.append(len(frames[0])))
     each = torch.cat([scene.render(request[i]).rgb for i in range(3)])
-    assert model.config.reference_head is not None
-    assert counts == [2 * model.config.reference_head.references] * 3
-    frame, every = scene.frame, scene.frame.to_model(scene._observed)
-    whole = decode(scene.memory, frame.to_model(request.batched()), every).rgb[0]
-    torch.testing.assert_close(each, whole, rtol=1e-5, atol=1e-6)
+    assert max(prepared) <= model.head.config.references
+    torch.testing.assert_close(each, scene.render(request).rgb, rtol=1e-5, atol=1e-6)
 
 
 def test_depth_is_in_the_clips_unit_of_length() -> None:
