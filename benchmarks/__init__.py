@@ -1,0 +1,1 @@
+"""Timed comparisons: ``python -m benchmarks.NAME``; see README.md."""
