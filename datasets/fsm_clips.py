@@ -38,7 +38,7 @@ class FsmClips:
             files = [inside(self.root, self.root, v, f"{self.path}: entry {i}") for i, v in enumerate(value)]
         else:
             raise InputError(f"{self.path} should hold one clip (an object with frames) or a list of clip paths.")
-        self._files = dict(zip(unique_names(files, self.root), files, strict=True))
+        self._files = dict(zip(unique_names(files, self.root, str(self.path)), files, strict=True))
 
     @property
     def ids(self) -> tuple[str, ...]:

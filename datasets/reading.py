@@ -94,14 +94,14 @@ def inside(root: Path, base: Path, name: str, where: str, by_name: bool = True) 
     raise InputError(f"{where}: {name!r} does not exist in {base}; check the path.")
 
 
-def unique_names(files: Sequence[Path], root: Path) -> list[str]:
+def unique_names(files: Sequence[Path], root: Path, where: str) -> list[str]:
     """File names without suffix; where two agree, paths relative to ``root``. A repeated file is an error."""
     names = [file.stem for file in files]
     if len(set(names)) < len(names):
         names = [file.relative_to(root).with_suffix("").as_posix() for file in files]
     if len(set(names)) < len(names):
         repeated = next(name for i, name in enumerate(names) if name in names[:i])
-        raise InputError(f"{root}: clip {repeated!r} is listed twice; list every clip once.")
+        raise InputError(f"{where}: clip {repeated!r} is listed twice; list every clip once.")
     return names
 
 

@@ -37,7 +37,7 @@ class Stereo4D:
         if not files:
             raise InputError(f"{path} holds no .npz annotations; check the path.")
         self.path, self.hfov_deg, self.fix_poses = path, hfov_deg, fix_poses
-        self._files = dict(zip(unique_names(files, path), files, strict=True))
+        self._files = dict(zip(unique_names(files, path, str(path)), files, strict=True))
 
     @property
     def ids(self) -> tuple[str, ...]:

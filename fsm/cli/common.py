@@ -53,6 +53,17 @@ def choose_device(name: str) -> str:
     return name
 
 
+def check_output(path: Path) -> None:
+    """Refuse, before any work is done, an output folder that could not be written to."""
+    place = path.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"output is {path}, but {place} is not a folder; choose another place.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"output is {path}, but {place} may not be written to; choose another place.")
+
+
 def parse_size(size: str | None, default: tuple[int, int]) -> tuple[int, int]:
     """Height and width of ``WIDTHxHEIGHT`` or of ``HEIGHT`` alone, which keeps the aspect of ``default``."""
     if size is None:

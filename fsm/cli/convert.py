@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fsm.cli.common import flag
+from fsm.cli.common import check_output, flag
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Convert:
         from fsm.model import parameter_count
         from fsm.ttt import ElasticConfig
 
+        check_output(self.output)
         if self.checkpoint.is_dir():
             model = load_pretrained(self.checkpoint)
         else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from fsm.cli.common import choose_device, flag, progress
+from fsm.cli.common import check_output, choose_device, flag, progress
 
 if TYPE_CHECKING:
     from fsm.datasets.synthetic import SyntheticClip
@@ -34,6 +34,7 @@ class Demo:
         from fsm.datasets.synthetic import demo_clip
         from fsm.model import FSM
 
+        check_output(self.output)
         clip = demo_clip()
         seen = choose_frames(len(clip), 0, HOLD_OUT)
         held_out = [i for i in range(len(clip)) if i not in seen]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fsm.cli.common import choose_device, flag, parse_size
+from fsm.cli.common import check_output, choose_device, flag, parse_size
 
 if TYPE_CHECKING:
     from fsm.evaluate.lpips import LPIPS
@@ -50,6 +50,7 @@ class Eval:
         from fsm.evaluate.run import evaluate
         from fsm.model import FSM
 
+        check_output(self.output)
         chosen = protocol(self.protocol, hw=list(parse_size(self.size, (128, 128))))
         dataset = open_dataset(self.clips)
         device = choose_device(self.device)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from fsm.cli.common import choose_device, flag, parse_size, save_settings
+from fsm.cli.common import check_output, choose_device, flag, parse_size, save_settings
 from fsm.errors import InputError
 
 
@@ -68,6 +68,7 @@ def choose_frames(frames: int, inputs: int, hold_out: int) -> list[int]:
 
 
 def check_scene_folder(path: Path) -> None:
-    """Refuse to replace anything that is not a scene."""
+    """Refuse to replace anything that is not a scene, and places that cannot be written to."""
     if path.exists() and not (path / "scene.json").is_file() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"output is {path}, which exists and is not a scene; choose another folder.")
+    check_output(path)

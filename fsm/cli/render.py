@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fsm.cli.common import choose_device, flag, parse_size, progress, save_settings
+from fsm.cli.common import check_output, choose_device, flag, parse_size, progress, save_settings
 from fsm.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ class Render:
 
         if self.output.suffix.lower() in (".mp4", ".png"):
             raise InputError(f"output is {self.output}; name a folder (video.mp4 is written into it).")
-        if self.output.exists() and not self.output.is_dir():
-            raise InputError(f"output is {self.output}, which is a file; name a folder.")
+        check_output(self.output)
         if self.batch < 1:
             raise InputError(f"batch is {self.batch}; choose at least 1.")
         device = choose_device(self.device)

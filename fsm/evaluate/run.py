@@ -4,6 +4,7 @@ Every scene's numbers are written as soon as they are known; a run that was inte
 with the same settings and ends with the same numbers. A clip that cannot be loaded is listed as missing.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -39,6 +40,8 @@ from fsm.files import read_json, write_json
 from fsm.renderers.base import Scene
 from fsm.views import Views
 
+SETTINGS = "settings.json"
+
 MakeScene = Callable[[Views], Scene]
 
 
@@ -73,7 +76,7 @@ def evaluate(
         if plans is not None and id not in plans:
             raise InputError(f"the plans have no entry for clip {id!r}; make them anew or leave the clip out.")
     header = _header(protocol, seed, metrics, model, plans is not None)
-    _claim(out, header)
+    fresh = _claim(out, header)
     scenes: list[SceneResult] = []
     missing: list[MissingScene] = []
     used: dict[str, IndexPlan] = {}
@@ -86,6 +89,10 @@ def evaluate(
         except InputError as error:  # one bad clip must not stop the others
             missing.append(MissingScene(id, str(error)))
     if not scenes:
+        if fresh:  # leave nothing behind that looks like a run
+            (out / SETTINGS).unlink()
+            with contextlib.suppress(OSError):
+                out.rmdir()
         first = missing[0].reason if missing else "the data set has no clips."
         raise InputError(f"none of {len(wanted)} clips could be scored; the first one: {first}")
     save_plans(out / "plans.json", protocol, seed, used)
@@ -190,18 +197,19 @@ def _header(
     }
 
 
-def _claim(out: Path, header: dict[str, Any]) -> None:
-    """Note the settings in ``out``, or check that the ones noted there are the same."""
-    path = out / "settings.json"
+def _claim(out: Path, header: dict[str, Any]) -> bool:
+    """Note the settings in ``out`` (true), or check that the ones noted there are the same (false)."""
+    path = out / SETTINGS
     if not path.exists():
         write_json(path, header)
-        return
+        return True
     stored = read_json(path)
     for part in header:
         if not isinstance(stored, dict) or stored.get(part) != header[part]:
             raise InputError(
                 f"{out} holds results of another {part} ({path.name} differs); choose another folder or remove it."
             )
+    return False
 
 
 def _spread(n: int, count: int) -> list[int]:

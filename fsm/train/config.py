@@ -130,6 +130,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _within(self, "a run", log_every=(1, MANY), save_every=(1, MANY))
+        patch = self.model.encoder.patch
+        if any(side % patch for side in self.data.hw):
+            raise InputError(f"train config: data.hw is {self.data.hw}, not a multiple of the patch size {patch}.")
 
 
 def preset_names() -> list[str]:
