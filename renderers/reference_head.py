@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from fsm.encoder import unpatchify
 from fsm.errors import InputError
+from fsm.renderers.motion_guess import motion_guess
 from fsm.renderers.plane_sweep import PlaneSweep
 from fsm.renderers.reference_sampling import (
     META,
@@ -60,6 +61,8 @@ class ReferenceHeadConfig:
     """Grid points of the geometry per patch side."""
     planes: int = 16
     """Inverse depths the plane sweep tries (sampling depth only); 0 turns it off."""
+    motion_guess: bool = True
+    """Align the samples along straight paths through time before anything learnt looks at them."""
     refinements: tuple[int, ...] = (4, 2)
     """Pixel strides at which the fetched samples are looked at and corrected, in this order; empty turns it off."""
     refinement_width: int = 48
@@ -120,10 +123,12 @@ class ReferenceHead(nn.Module):
             witnesses = spread_references(requests, references, self.config.references)
             first_guess = self.sweep(requests, references, witnesses, context)
         pixels, inverse_depth = self._positions(hidden, slot, requests, references, chosen, first_guess)
+        gaps = time_gaps(requests, references, chosen)
+        if self.config.motion_guess:
+            pixels = pixels + motion_guess(references.rgb, chosen, pixels, gaps) * gaps[..., None, None, None]
         samples, inside = sample_frames(references.rgb, chosen, pixels)
         logits = self._pixel_logits(slot, requests.hw) - self.nearness * distance[..., None, None, None]
         rgb = torch.sigmoid(colour[:, :, :3])
-        gaps = time_gaps(requests, references, chosen)
         for refinement in self.refinements:
             shift, more = refinement(samples, inside, gaps, rgb, context)
             pixels, logits = pixels + shift, logits + more

@@ -102,7 +102,7 @@ def sample_frames(
     size = pixels.new_tensor([frames.shape[-1], frames.shape[-2]])
     at = (pixels / size * 2.0 - 1.0).flatten(0, 2)
     inside = (at.abs() <= 1.0).all(-1).float().view(b, v, k, 1, h, w)
-    flat = gather(frames, chosen).flatten(0, 2).float()
+    flat = gather(frames, chosen).flatten(0, 2).to(pixels.dtype)
     samples = F.grid_sample(flat, at.clamp(-2.0, 2.0), mode="bilinear", padding_mode="border", align_corners=False)
     return samples.view(b, v, k, -1, h, w), inside
 

@@ -117,12 +117,16 @@ class TrainConfig:
     """On what."""
     optim: OptimConfig = OptimConfig()
     """How."""
+    init: str | None = None
+    """Start from these weights (bundled name, folder, hub name) of the same model; null starts from random ones."""
     seed: int = 42
     """Seed of initial weights and of every sample drawn."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Autocast format of matrix products; weights and fast weights stay float32."""
     checkpointing: bool = False
     """Recompute activations chunk by chunk in backward: less memory, same gradients."""
+    compile: bool = False
+    """Run the blocks through torch.compile: faster steps after minutes of compilation; equal, and resumed, to rounding only."""
     log_every: int = 10
     """Steps between log lines."""
     save_every: int = 500

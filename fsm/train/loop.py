@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fsm.checkpoint import read_plain
-from fsm.config import to_dict
+from fsm.checkpoint import load_weights, read_plain
+from fsm.config import from_dict, to_dict
 from fsm.errors import InputError
 from fsm.files import atomic_file, read_json, write_json
 from fsm.model import FSM
@@ -51,8 +51,12 @@ class _Run:
     def __init__(self, config: TrainConfig, out: Path, device: str) -> None:
         torch.manual_seed(config.seed)
         self.config, self.out, self.device = config, out, device
-        self.model = FSM(config.model).to(device).train()
+        self.model = FSM(config.model)
+        if config.init is not None:
+            load_weights(self.model, FSM.from_pretrained(config.init).state_dict(), config.init)
+        self.model.to(device).train()
         self.model.encoder.checkpointing = config.checkpointing
+        self.model.encoder.compiled = config.compile
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.optim), betas=config.optim.betas)
         self.ema = {k: p.detach().clone() for k, p in self.model.state_dict().items()}
         self.stream = SampleStream(config.data, config.seed, device)
@@ -217,10 +221,11 @@ class _Log:
 
 def _same_config(config: TrainConfig, out: Path) -> None:
     path = out / "config.json"
-    values = json.loads(json.dumps(to_dict(config)))
+    values = to_dict(config)
     if path.exists() and (out / "state.pt").exists():
-        stored = read_json(path)
-        changed = [k for k in values if not isinstance(stored, dict) or values[k] != stored.get(k)]
+        # Through the config, so that an option newer than the run has its default and is no difference.
+        stored = to_dict(from_dict(TrainConfig, read_json(path), str(path)))
+        changed = [k for k in values if values[k] != stored[k]]
         if changed:
             raise InputError(
                 f"{path} was written by another config (differs in {', '.join(changed)}); choose another folder."

@@ -8,6 +8,7 @@ import torch
 from fsm.errors import InputError
 from fsm.rays import project, unproject
 from fsm.renderers.lvsm import PlainHead
+from fsm.renderers.motion_guess import motion_guess
 from fsm.renderers.plane_sweep import PlaneSweep
 from fsm.renderers.reference_head import ReferenceHead, ReferenceHeadConfig
 from fsm.renderers.reference_sampling import (
@@ -216,3 +217,33 @@ def test_plain_head_stays_between_zero_and_one_and_ignores_references() -> None:
     assert out.min() >= 0
     assert out.max() <= 1
     assert torch.equal(out, plain(tokens, views(2), views(3)).rgb)
+
+
+def moving_texture(velocity: tuple[float, float], gaps: list[float], hw: tuple[int, int] = (64, 64)) -> torch.Tensor:
+    """Frames [1 n 3 h w] of a smooth texture that has moved by velocity * gap pixels."""
+    h, w = hw
+    y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    frames = []
+    for gap in gaps:
+        u, v = x - velocity[0] * gap, y - velocity[1] * gap
+        channels = [(u / 7 + v / 11).sin(), (u / 5 - v / 9).sin() * (v / 13).cos(), (u / 17).cos() * (v / 6).sin()]
+        frames.append(0.5 + 0.25 * torch.stack(channels))
+    return torch.stack(frames)[None]
+
+
+@pytest.mark.parametrize("velocity", [(0.0, 0.0), (2.5, -1.5), (-6.0, 3.0)])
+def test_motion_guess_finds_a_translation(velocity: tuple[float, float]) -> None:
+    gaps = [-1.5, -0.5, 0.5, 1.5]
+    frames = moving_texture(velocity, gaps)
+    base = pixel_grid(dataclasses.replace(views(1), hw=(64, 64), rgb=None)).expand(1, 1, 4, 64, 64, 2)
+    found = motion_guess(frames, everything(4), base, torch.tensor([[gaps]]))
+    inner = found[0, 0, 0, 16:48, 16:48]
+    assert (inner - torch.tensor(velocity)).norm(dim=-1).median() < 0.15
+
+
+def test_motion_guess_is_still_without_texture_and_without_time() -> None:
+    base = pixel_grid(dataclasses.replace(views(1), hw=(64, 64), rgb=None)).expand(1, 1, 3, 64, 64, 2)
+    flat = torch.full((1, 3, 3, 64, 64), 0.5)
+    assert not motion_guess(flat, everything(3), base, torch.tensor([[[-1.0, 0.5, 1.5]]])).any()
+    moving = moving_texture((2.0, 0.0), [-1.0, 0.0, 1.0])
+    assert not motion_guess(moving, everything(3), base, torch.ones(1, 1, 3)).any()

@@ -182,6 +182,19 @@ def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_run_older_than_an_option_resumes_with_its_default(tmp_path: Path) -> None:
+    train(CONFIG, tmp_path, stop_after=1)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["compile"], stored["optim"]["ema"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"differs in optim"):  # CONFIG's own ema is not the default
+        train(CONFIG, tmp_path, stop_after=1)
+    stored["optim"]["ema"] = CONFIG.optim.ema
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    train(CONFIG, tmp_path, stop_after=1)
+    assert json.loads((tmp_path / "config.json").read_text())["compile"] is False
+
+
 def test_another_config_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     train(CONFIG, tmp_path / "run", stop_after=1)
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file() and p.name != ".lock"}

@@ -1,0 +1,85 @@
+"""A first guess of motion from the reference frames themselves: along which path through time do they agree?
+
+Around a target's moment a point is taken to move on a straight line in the image: reference k, at signed time gap g_k, sees
+it at  base_k + u g_k.  At every pixel the samples are fitted by  A + D g ; alignment means D = 0, and a Gauss-Newton step
+solves  Σ (∇A ∇Aᵀ + λ) δu = -Σ ∇A D  over a small window (Lucas and Kanade 1981), coarse to fine. Nothing is learnt here.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fsm.rays import full_precision
+from fsm.renderers.reference_sampling import sample_frames
+from fsm.views import resize_images
+
+WINDOW = 5
+DAMPING = 3e-4  # of squared image gradients in [0, 1] per pixel: below it a window has no texture to follow
+LARGEST_STEP = 1.0  # pixels of the level per iteration; a longer step leaves the range where the linear model holds
+
+
+@torch.no_grad()
+@full_precision
+def motion_guess(
+    frames: Float[Tensor, "b n 3 hn wn"],
+    chosen: Int[Tensor, "b v k"],
+    base: Float[Tensor, "b v k h w 2"],
+    gaps: Float[Tensor, "b v k"],
+    *,
+    strides: tuple[int, ...] = (8, 4, 2),
+    iterations: int = 4,
+) -> Float[Tensor, "b v 1 h w 2"]:
+    """Velocity u in pixels per unit of ``gaps`` that aligns the samples of ``frames`` taken at ``base + u gaps``.
+
+    ``strides`` are the pixel strides of the levels, coarsest first; a level that would be smaller than the window is left
+    out. A constant for autograd.
+    """
+    b, v, k, h, w, _ = base.shape
+    velocity = base.new_zeros(b, v, 2, h, w)
+    weight = (1.0 / (0.25 + gaps.square()))[..., None, None, None]
+    for stride in strides:
+        hw = (h // stride, w // stride)
+        if min(hw) < WINDOW:
+            continue
+        maps = resize_images(frames.float(), (frames.shape[-2] // stride, frames.shape[-1] // stride))
+        start = resize_images(base.movedim(-1, 3).float(), hw) / stride
+        u = resize_images(velocity, hw) / stride
+        for _ in range(iterations):
+            at = start + u[:, :, None] * gaps[..., None, None, None]
+            samples, inside = sample_frames(maps, chosen, at.movedim(3, -1))
+            u = _smoothed(u + _step(samples, weight * (inside + 1e-6), gaps[..., None, None, None]))
+        velocity = F.interpolate(u.flatten(0, 1) * stride, size=(h, w), mode="bilinear", align_corners=False).view(
+            b, v, 2, h, w
+        )
+    return velocity.movedim(2, -1)[:, :, None]
+
+
+def _step(
+    samples: Float[Tensor, "b v k 3 h w"], weight: Float[Tensor, "b v k 1 h w"], gaps: Float[Tensor, "b v k 1 1 1"]
+) -> Float[Tensor, "b v 2 h w"]:
+    """One Gauss-Newton step towards samples that do not change along the path."""
+    total = weight.sum(2)
+    mean_gap = (weight * gaps).sum(2) / total
+    mean = (weight * samples).sum(2) / total
+    centred = gaps - mean_gap[:, :, None]
+    variance = (weight * centred.square()).sum(2) / total
+    slope = (weight * centred * samples).sum(2) / total / variance.clamp_min(1e-6)
+    present = mean - slope * mean_gap
+    gy, gx = torch.gradient(present, dim=(-2, -1))
+    sums = _windowed(torch.stack([p.sum(2) for p in (gx * gx, gx * gy, gy * gy, gx * slope, gy * slope)], dim=2))
+    xx, xy, yy, xt, yt = (s[:, :, 0] for s in sums.split(1, dim=2))
+    xx, yy = xx + DAMPING, yy + DAMPING
+    determinant = xx * yy - xy * xy
+    step = torch.stack([(xy * yt - yy * xt) / determinant, (xy * xt - xx * yt) / determinant], dim=2)
+    step = step * (variance > 1e-6)  # one moment says nothing about motion
+    return step.clamp(-LARGEST_STEP, LARGEST_STEP)
+
+
+def _windowed(x: Float[Tensor, "b v c h w"]) -> Float[Tensor, "b v c h w"]:
+    pooled = F.avg_pool2d(x.flatten(0, 1), WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
+    return pooled.view_as(x)
+
+
+def _smoothed(u: Float[Tensor, "b v c h w"]) -> Float[Tensor, "b v c h w"]:
+    return F.avg_pool2d(u.flatten(0, 1), 3, stride=1, padding=1, count_include_pad=False).view_as(u)
