@@ -35,13 +35,13 @@ def cases(n: int, dim: int, chunk: int, dtype: torch.dtype, ns_dtype: torch.dtyp
     k, q = (F.normalize(torch.randn(1, 1, n, dim), dim=-1).to(dtype) for _ in range(2))
     v = torch.randn(1, 1, n, dim).to(dtype)
     rates = torch.rand(1, 1, n, 3) * 0.02
-    heads = [t.view(1, n, dim // HEAD, HEAD).transpose(1, 2) for t in (q, k, v)]
+    qh, kh, vh = (t.view(1, n, dim // HEAD, HEAD).transpose(1, 2) for t in (q, k, v))
 
     def lacet() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             return mixer(initial, k, v, q, rates, chunk, ns_dtype)
 
-    return lacet, lambda: F.scaled_dot_product_attention(*heads)
+    return lacet, lambda: F.scaled_dot_product_attention(qh, kh, vh)
 
 
 def crossover(lengths: list[int], ratios: list[float]) -> float:

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from fsm.blocks import Block, BlockConfig, ViewTokens
 from fsm.errors import InputError
 from fsm.rays import pixel_rays, plucker
-from fsm.ttt import FastWeightState
+from fsm.ttt import FastWeightState, recording
 from fsm.views import Views
 
 CHANNELS = {"fsm13": 13, "paper10": 10, "lact12": 12}
@@ -72,12 +72,17 @@ class SceneMemory:
 
 
 class Encoder(nn.Module):
-    """Tokenizer and trunk. ``checkpointing`` recomputes activations chunk by chunk in backward; it changes no result."""
+    """Tokenizer and trunk.
+
+    ``checkpointing`` recomputes activations chunk by chunk in backward; it changes no result. ``compiled`` runs the blocks
+    through ``torch.compile``: equal to rounding, faster after a minute or so of compilation per new shape.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.checkpointing = False
+        self.compiled = False
         dim = config.block.dim
         self.embed = nn.Linear(CHANNELS[config.input_layout] * config.patch**2, dim, bias=False)
         self.embed_norm = nn.LayerNorm(dim, bias=False)
@@ -156,7 +161,9 @@ class Encoder(nn.Module):
     def _check_size(self, views: Views) -> None:
         h, w = views.hw
         if h % self.config.patch or w % self.config.patch:
-            raise InputError(f"image size {h}x{w} is not a multiple of the patch size {self.config.patch}; resize the views.")
+            raise InputError(
+                f"image size {h}x{w} is not a multiple of the patch size {self.config.patch}; resize the views."
+            )
 
     def _write_causal(self, memory: SceneMemory, size: int) -> SceneMemory:
         assert memory.pending is not None
@@ -187,6 +194,8 @@ class Encoder(nn.Module):
         return replace(memory, layers=tuple(layers), pending=None)
 
     def _run(self, function: Callable, *arguments):
+        if self.compiled and not recording():
+            function = torch.compile(function)  # compiled code is kept per function and shape, and shared by all blocks
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(function, *arguments, use_reentrant=False)
         return function(*arguments)

@@ -1,6 +1,9 @@
 """What the encoder promises: schedules, splits, batches, checkpointing and precision change nothing they must not."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +14,11 @@ from fsm.errors import InputError
 from fsm.model import FSM, ModelConfig, parameter_count
 from fsm.rays import pixel_rays
 from fsm.train.config import load_preset
+from fsm.ttt import record_pull_ratio
 from fsm.views import SceneFrame, Views
 from tests.small import small_model, small_views
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 SCHEDULES = ("update-all-then-apply", "causal")
 
 
@@ -179,3 +184,51 @@ def test_autocast_runs_the_products_in_bfloat16_and_stays_close() -> None:
         mixed = model(views[:4], views[4:]).rgb
     assert kinds == {torch.bfloat16}
     assert (exact - mixed).abs().max() < 0.05
+
+
+COMPARE_COMPILED = """
+import torch
+from fsm.views import SceneFrame
+from tests.small import small_model, small_views
+
+torch.set_num_threads(1)
+# One chunk of 24 tokens, more than the fast weights are wide: otherwise Newton-Schulz amplifies any rounding.
+encoder, views = small_model(dim=16, chunk_tokens=24).encoder, small_views(4).batched()
+views = SceneFrame.fit(views).to_model(views)
+results = []
+for compiled in (False, True):
+    encoder.compiled = compiled
+    encoder.zero_grad()
+    out = encoder.query(encoder.finish(encoder.update(encoder.empty(1), views)), views.without_rgb())
+    out.square().mean().backward()
+    results.append((out.detach(), {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}))
+(eager, expected), (fast, gradients) = results
+assert torch._dynamo.utils.counters["frames"]["ok"] >= 3, "attend, write and read were not compiled"
+assert not torch._dynamo.utils.counters["graph_break"], torch._dynamo.utils.counters["graph_break"]
+torch.testing.assert_close(fast, eager, rtol=1e-5, atol=1e-5)
+scale = max(g.abs().max().item() for g in expected.values())
+assert expected.keys() == gradients.keys()
+for name in expected:
+    torch.testing.assert_close(gradients[name], expected[name], rtol=1e-5, atol=1e-5 * scale)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled_blocks_equal_eager_ones_in_values_and_gradients() -> None:
+    # In a process of its own: the compiler cannot see through the type checks that tests switch on.
+    result = subprocess.run([sys.executable, "-c", COMPARE_COMPILED], cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_pull_is_recorded_where_blocks_are_compiled(monkeypatch) -> None:
+    """Compiled code has no listener, so inside record_pull_ratio nothing is compiled."""
+    encoder, compiled = small_model().encoder, []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+    encoder.compiled = True
+    with record_pull_ratio() as ratios:
+        push(encoder, normal(), [5])
+    assert len(ratios) == 2 * 3  # layers, chunks
+    assert not compiled
+    push(encoder, normal(), [5])
+    assert compiled

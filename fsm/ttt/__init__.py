@@ -1,6 +1,6 @@
 """Large-chunk test-time training: fast weights written chunk by chunk, held to an anchor by an elastic prior."""
 
-from fsm.ttt.elastic import ElasticConfig, record_pull_ratio
+from fsm.ttt.elastic import ElasticConfig, record_pull_ratio, recording
 from fsm.ttt.fast_weights import FastWeightState, fast_weight_apply, fast_weight_gradient, initial_state, write_chunk
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "fast_weight_gradient",
     "initial_state",
     "record_pull_ratio",
+    "recording",
     "write_chunk",
 ]

@@ -52,13 +52,21 @@ _RECORDER: ContextVar[list[Float[Tensor, " b"]] | None] = ContextVar("fsm_pull_r
 
 @contextlib.contextmanager
 def record_pull_ratio() -> Iterator[list[Float[Tensor, " b"]]]:
-    """Collect ‖pull‖ / ‖update‖ of every elastic step inside the block, one entry [b] per layer and chunk."""
+    """Collect ‖pull‖ / ‖update‖ of every elastic step inside the block, one entry [b] per layer and chunk.
+
+    Compiled code cannot look for a listener: callers that compile check ``recording`` and run eagerly inside.
+    """
     ratios: list[Float[Tensor, " b"]] = []
     token = _RECORDER.set(ratios)
     try:
         yield ratios
     finally:
         _RECORDER.reset(token)
+
+
+def recording() -> bool:
+    """Whether this runs inside ``record_pull_ratio``."""
+    return _RECORDER.get() is not None
 
 
 def next_importance(
@@ -83,7 +91,7 @@ def consolidate(
         if config.importance_scale == "mean":
             weight /= importance.mean((-2, -1), keepdim=True).clamp_min(1e-30)
             weight.clamp_(max=1.0)
-        recorder = _RECORDER.get()
+        recorder = None if torch.compiler.is_compiling() else _RECORDER.get()
         if recorder is not None:
             pull = (weight * (updated - anchor)).flatten(1).norm(dim=1)
             recorder.append(pull / update.float().flatten(1).norm(dim=1).clamp_min(1e-30))
