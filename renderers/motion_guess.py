@@ -35,7 +35,7 @@ def motion_guess(
     ``strides`` are the pixel strides of the levels, coarsest first; a level that would be smaller than the window is left
     out. A constant for autograd.
     """
-    b, v, k, h, w, _ = base.shape
+    b, v, _, h, w, _ = base.shape
     velocity = base.new_zeros(b, v, 2, h, w)
     weight = (1.0 / (0.25 + gaps.square()))[..., None, None, None]
     for stride in strides:

@@ -1,6 +1,7 @@
 """What is installed is what is meant to be, and files stay small enough to read."""
 
 import ast
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,7 +14,7 @@ from tests.conftest import REPOSITORY
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 MOVED = ("configs", "datasets", "renderers", "viewer")
@@ -71,12 +72,21 @@ def test_files_and_functions_stay_readable() -> None:
 
 @pytest.mark.slow
 def test_wheel_holds_the_package_its_presets_and_its_weights_and_nothing_else(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(REPOSITORY)]
+    # From a copy: setuptools keeps build/ between runs, and files that were deleted since would slip into the wheel.
+    clean, listed = tmp_path / "clean", ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.split("\0"):
+        if name and (REPOSITORY / name).exists():
+            (clean / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, clean / name, follow_symlinks=False)
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(clean)]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names} == {"fsm", f"fsm_toolkit-{PROJECT['project']['version']}.dist-info"}
     for expected in ("fsm/py.typed", "fsm/datasets/base.py", "fsm/configs/tiny.yaml", "fsm/ttt/reference.py"):
         assert expected in names
+    assert {f"fsm/configs/{p.name}" for p in (REPOSITORY / "configs").glob("*.yaml")} <= set(names)
+    modules = {f"fsm/{p.relative_to(REPOSITORY).as_posix().removeprefix('fsm/')}" for p in SOURCES}
+    assert {n for n in names if n.endswith(".py")} == modules
     assert "fsm/weights/fsm-tiny/model.safetensors" in names
     assert len(names) == len(set(names))
