@@ -74,6 +74,8 @@ class ReferenceHeadConfig:
                 raise InputError(f"model config: {name} is {getattr(self, name)}, must be at least 1.")
         if any(stride < 1 for stride in self.refinements):
             raise InputError(f"model config: refinements is {self.refinements}; strides must be at least 1.")
+        if self.planes < 0 or self.planes == 1:
+            raise InputError(f"model config: planes is {self.planes}; choose 0 (no sweep) or at least 2.")
 
 
 class ReferenceHead(nn.Module):
@@ -97,7 +99,7 @@ class ReferenceHead(nn.Module):
         self.refinements: list[Refinement] = nn.ModuleList(  # pyright: ignore[reportAttributeAccessIssue]
             Refinement(config.references, config.refinement_width, stride) for stride in config.refinements
         )
-        swept = config.sampling == "depth" and config.planes > 1
+        swept = config.sampling == "depth" and config.planes > 0
         self.sweep = PlaneSweep(config.planes, CONTEXT) if swept else None
         self.nearness = nn.Parameter(torch.tensor(2.0))
         # Start as a rotation-compensated blend of the nearest frames: every predicted correction is zero.

@@ -52,7 +52,7 @@ class _Run:
         torch.manual_seed(config.seed)
         self.config, self.out, self.device = config, out, device
         self.model = FSM(config.model)
-        if config.init is not None:
+        if config.init is not None and not (out / "state.pt").exists():
             load_weights(self.model, FSM.from_pretrained(config.init).state_dict(), config.init)
         self.model.to(device).train()
         self.model.encoder.checkpointing = config.checkpointing
