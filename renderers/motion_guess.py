@@ -36,13 +36,15 @@ def motion_guess(
     out. A constant for autograd.
     """
     b, v, _, h, w, _ = base.shape
+    used, chosen = chosen.unique(return_inverse=True)  # the cost must not grow with the length of the clip
+    frames = frames[:, used].float()
     velocity = base.new_zeros(b, v, 2, h, w)
     weight = (1.0 / (0.25 + gaps.square()))[..., None, None, None]
     for stride in strides:
         hw = (h // stride, w // stride)
         if min(hw) < WINDOW:
             continue
-        maps = resize_images(frames.float(), (frames.shape[-2] // stride, frames.shape[-1] // stride))
+        maps = resize_images(frames, (frames.shape[-2] // stride, frames.shape[-1] // stride))
         start = resize_images(base.movedim(-1, 3).float(), hw) / stride
         u = resize_images(velocity, hw) / stride
         for _ in range(iterations):
