@@ -124,7 +124,9 @@ def test_plane_sweep_finds_a_fronto_parallel_wall_without_training() -> None:
     sweep = PlaneSweep(planes=16, context=8).eval()
     rho = float(sweep.hypotheses[9])
     g = torch.Generator().manual_seed(0)
-    texture = torch.nn.functional.interpolate(torch.rand(1, 3, 24, 72, generator=g), (96, 288), mode="bicubic").clamp(0, 1)
+    texture = torch.nn.functional.interpolate(torch.rand(1, 3, 24, 72, generator=g), (96, 288), mode="bicubic").clamp(
+        0, 1
+    )
     c2w = torch.eye(4).repeat(1, n, 1, 1)
     c2w[0, :, 0, 3] = torch.linspace(-0.6, 0.6, n)
     intrinsics = torch.tensor([64.0, 64.0, 32.0, 32.0]).expand(1, n, 4)
