@@ -13,7 +13,8 @@ Where to look (``sampling``):
 
 Geometry is predicted on a grid of ``cells`` per patch side and upsampled, because depth and motion are smooth; colours and
 blending weights are predicted per pixel, because occlusion edges are not. The tokens correct a first guess of ρ that a plane
-sweep over the frames makes (``fsm.renderers.plane_sweep``). A few convolutions (``Refinement``) then look at
+sweep over the frames makes (``fsm.renderers.plane_sweep``); what moves is then followed through time
+(``fsm.renderers.motion_guess``). A few convolutions (``Refinement``) then look at
 what was fetched and correct positions and weights, coarse to fine.
 """
 
