@@ -1,7 +1,6 @@
 """Model weights on disk: config.json + model.safetensors, by folder, bundled name or hub name. No pickles."""
 
 import hashlib
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +10,13 @@ from torch import Tensor, nn
 
 from fsm.config import from_dict, to_dict
 from fsm.errors import InputError
-from fsm.files import atomic_folder, read_json, write_json
+from fsm.files import atomic_folder, read_json, read_safetensors, write_json
 
 if TYPE_CHECKING:
     from fsm.model import FSM
 
 FORMAT = 1
 BUNDLED = Path(__file__).parent / "weights"
-MAX_HEADER_BYTES = 100 << 20
 
 
 def bundled_names() -> list[str]:
@@ -86,18 +84,6 @@ def _download(name: str) -> Path:
         ) from error
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file; truncated, malformed and ambiguous (duplicate key) files are refused."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    _check_header(path)
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is not a complete safetensors file ({error}); fetch or export it again.") from error
-
-
 def read_plain(path: Path | str, device: torch.device | str = "cpu") -> Any:
     """What ``torch.save`` wrote, if it is tensors and plain values only; anything else is refused, and never run."""
     try:
@@ -109,32 +95,6 @@ def read_plain(path: Path | str, device: torch.device | str = "cpu") -> Any:
         raise InputError(
             f"{path} was refused or cannot be read as plain tensors ({reason}); nothing in it was run."
         ) from error
-
-
-def _check_header(path: Path) -> None:
-    """The library lets the last of two equal keys win; we refuse, and bound the header before reading it."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [k for k, _ in pairs]
-        if len(set(keys)) != len(keys):
-            twice = next(k for k in keys if keys.count(k) > 1)
-            raise InputError(f"{path} names the tensor {twice!r} twice; the file is corrupt or forged.")
-        return dict(pairs)
-
-    try:
-        with open(path, "rb") as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            if size > min(MAX_HEADER_BYTES, path.stat().st_size):
-                raise InputError(
-                    f"{path} declares a header of {size} bytes, more than it can hold; fetch the file again."
-                )
-            json.loads(handle.read(size), object_pairs_hook=unique)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not a safetensors file ({error}).") from error
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:

@@ -1,4 +1,4 @@
-"""Outputs that exist whole or not at all, and JSON/YAML input with errors that name the file."""
+"""Outputs that exist whole or not at all; JSON, YAML and safetensors input with errors that name the file."""
 
 import contextlib
 import ctypes
@@ -9,12 +9,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from fsm.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_HEADER_BYTES = 100 << 20
 MAX_CONFIG_BYTES = 1 << 16
 MAX_CONFIG_DEPTH = 32
 _renameat2: Any = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
@@ -103,6 +107,44 @@ def read_yaml(path: Path | str) -> Any:
         RecursionError,
     ) as error:  # ValueError: not UTF-8, or a date that does not exist
         raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
+
+
+def read_safetensors(path: Path) -> "dict[str, Tensor]":
+    """All tensors of a safetensors file; truncated, malformed and ambiguous (duplicate key) files are refused."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    _check_header(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is not a complete safetensors file ({error}); fetch or export it again.") from error
+
+
+def _check_header(path: Path) -> None:
+    """The library lets the last of two equal keys win; we refuse, and bound the header before reading it."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [k for k, _ in pairs]
+        if len(set(keys)) != len(keys):
+            twice = next(k for k in keys if keys.count(k) > 1)
+            raise InputError(f"{path} names the tensor {twice!r} twice; the file is corrupt or forged.")
+        return dict(pairs)
+
+    try:
+        with open(path, "rb") as handle:
+            size = int.from_bytes(handle.read(8), "little")
+            if size > min(MAX_HEADER_BYTES, path.stat().st_size):
+                raise InputError(
+                    f"{path} declares a header of {size} bytes, more than it can hold; fetch the file again."
+                )
+            json.loads(handle.read(size), object_pairs_hook=unique)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a safetensors file ({error}).") from error
 
 
 def _exchange(a: Path, b: Path) -> None:

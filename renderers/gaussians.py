@@ -21,8 +21,8 @@ from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.rays import full_precision
+from fsm.renderers.spherical_harmonics import SH_C0, rotate_sh
 
-SH_C0 = 0.28209479177387814  # the constant spherical harmonic
 LONGEST = 1e6  # temporal scales are held to this, so that "always" (infinity) has finite arithmetic
 MIN_WEIGHT = 0.05  # Gaussians whose temporal weight is below are not there (FSM, released setting)
 
@@ -67,6 +67,18 @@ class Gaussians3D(_Fields):
     """In [0, 1]."""
     sh: Float[Tensor, "n k 3"]
     """Spherical harmonics of degree d, k = (d + 1)²; sRGB seen from a direction is max(0, 0.5 + Σ sh Y)."""
+
+    def transformed(
+        self, rotation: Float[Tensor, "3 3"], translation: Float[Tensor, " 3"], scale: float
+    ) -> "Gaussians3D":
+        """The same Gaussians where p has become ``scale`` · (``rotation`` p + ``translation``)."""
+        turned = rotation @ covariance_matrix(self.covariances) @ rotation.T
+        return Gaussians3D(
+            scale * (self.means @ rotation.T + translation),
+            upper_triangle(turned) * scale**2,
+            self.opacities,
+            rotate_sh(self.sh, rotation),
+        )
 
     @staticmethod
     def cat(parts: "list[Gaussians3D]") -> "Gaussians3D":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fsm.rays import full_precision
 from fsm.renderers.gaussians import Gaussians3D
+from fsm.renderers.spherical_harmonics import SH_C0, basis
 from fsm.views import Views
 
 LEAST_ALPHA = 1.0 / 255.0
@@ -38,6 +39,9 @@ class Projection:
     """Splats whose larger radius is at most this many pixels are not drawn."""
 
 
+GSPLAT = Projection()
+
+
 @dataclass(frozen=True)
 class Splats:
     """m splats of one view, those of its Gaussians that may show in it, in the Gaussians' order."""
@@ -59,7 +63,7 @@ class Splats:
 
 
 @full_precision
-def project_gaussians(gaussians: Gaussians3D, camera: Views, projection: Projection = Projection()) -> Splats:
+def project_gaussians(gaussians: Gaussians3D, camera: Views, projection: Projection = GSPLAT) -> Splats:
     """Splats of ``gaussians`` in the one view ``camera`` [1], both in the same space.
 
     Not finite and degenerate Gaussians are counted in ``Splats.dropped`` and get no gradient; those outside the picture or
@@ -136,10 +140,8 @@ def _in_picture(centres: Tensor, radii: Tensor, hw: tuple[int, int]) -> Tensor:
 
 def colours_from_sh(sh: Float[Tensor, "m k 3"], directions: Float[Tensor, "m 3"]) -> Float[Tensor, "m 3"]:
     """sRGB of spherical harmonics seen along ``directions`` (camera to Gaussian, any length): max(0, 0.5 + Σ sh Y)."""
-    from fsm.renderers.spherical_harmonics import basis
-
     degree = math.isqrt(sh.shape[1]) - 1
     if degree == 0:
-        return (0.5 + 0.28209479177387814 * sh[:, 0]).clamp_min(0.0)
+        return (0.5 + SH_C0 * sh[:, 0]).clamp_min(0.0)
     unit = directions / directions.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     return (0.5 + (basis(unit, degree)[:, :, None] * sh).sum(1)).clamp_min(0.0)

@@ -2,9 +2,10 @@
 
     picture = rasterize(gaussians.at(time), views)
 
-Backends: ``gsplat`` (CUDA), ``cpu`` (ours, compiled by numba), ``reference`` (plain torch, slow: the twin the others are tested against).
-All are differentiable and follow the same rules: splats in front-to-back order, alpha = min(0.999, opacity · exp(-½ d²)), alpha below
-1/255 is nothing, a pixel ends before its transmittance falls to 1e-4. Depth is the alpha-weighted mean z-depth, 0 where nothing is.
+Backends: ``gsplat`` (CUDA), ``cpu`` (ours, compiled by numba), ``reference`` (plain torch, slow, what the others are tested
+against). All are differentiable and follow the same rules: splats in front-to-back order, alpha = min(0.999, opacity · exp(-½ d²)),
+alpha below 1/255 is nothing, a pixel ends before its transmittance falls to 1e-4. Depth is the alpha-weighted mean z-depth,
+0 where nothing is.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.renderers.gaussians import Gaussians3D
-from fsm.renderers.projection import Projection, project_gaussians
+from fsm.renderers.projection import GSPLAT, Projection, project_gaussians
 from fsm.renderers.rasterize_reference import composite
 from fsm.views import Rendering, Views
 
@@ -39,7 +40,7 @@ def rasterize(
     *,
     background: Float[Tensor, " 3"] | None = None,
     backend: Backend = "auto",
-    projection: Projection = Projection(),
+    projection: Projection = GSPLAT,
 ) -> Rasterization:
     """Draw ``gaussians`` in every one of ``views`` [v], all in one space; ``background`` is black where not given.
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 import fsm.checkpoint
-from fsm.checkpoint import load_pretrained, load_weights, read_safetensors, save_pretrained, weights_hash
+from fsm.checkpoint import load_pretrained, load_weights, save_pretrained, weights_hash
 from fsm.errors import InputError
+from fsm.files import read_safetensors
 from fsm.model import FSM
 from tests.small import small_config, small_model, small_views
 

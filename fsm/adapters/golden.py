@@ -8,8 +8,9 @@ import torch
 from safetensors import safe_open
 
 from fsm.adapters.released import convert_state_dict, infer_config
-from fsm.checkpoint import load_weights, read_safetensors
+from fsm.checkpoint import load_weights
 from fsm.errors import InputError
+from fsm.files import read_safetensors
 from fsm.model import FSM
 from fsm.ttt import ElasticConfig
 from fsm.views import SceneFrame, Views
