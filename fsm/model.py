@@ -9,14 +9,21 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from fsm.encoder import Encoder, EncoderConfig, SceneMemory
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
+from fsm.renderers.gaussian_head import GaussianHead, GaussianHeadConfig
+from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians import Gaussians4D, MovingGaussians
 from fsm.renderers.lvsm import PlainHead
+from fsm.renderers.pixel_gaussians import PixelGaussianHead
+from fsm.renderers.rasterize import rasterize
 from fsm.renderers.reference_head import ReferenceHead, ReferenceHeadConfig
 from fsm.views import Rendering, SceneFrame, Views
 
@@ -29,6 +36,15 @@ class ModelConfig:
     """Tokenizer and trunk."""
     reference_head: ReferenceHeadConfig | None = None
     """Our extension: copy pixels of near input frames; null is the published direct head."""
+    gaussian_head: GaussianHeadConfig | None = None
+    """Decode 4D Gaussians (FSM-LRM) instead of pixels."""
+
+    def __post_init__(self) -> None:
+        if self.reference_head is not None and self.gaussian_head is not None:
+            raise InputError("model config: reference_head and gaussian_head are both given; a model has one decoder.")
+
+
+GAUSSIAN_VIEWS = 8  # input views decoded to Gaussians at once; bounds memory, changes nothing
 
 
 class FSM(nn.Module):
@@ -40,10 +56,19 @@ class FSM(nn.Module):
         self.name: str | None = None
         self.encoder = Encoder(config.encoder)
         dim, patch = config.encoder.block.dim, config.encoder.patch
-        if config.reference_head is None:
-            self.head = PlainHead(dim, patch)
-        else:
+        self.head: PlainHead | ReferenceHead | GaussianHead | PixelGaussianHead
+        if config.gaussian_head is not None:
+            kind = PixelGaussianHead if config.gaussian_head.variant == "pixel" else GaussianHead
+            self.head = kind(dim, patch, config.gaussian_head)
+        elif config.reference_head is not None:
             self.head = ReferenceHead(dim, patch, config.reference_head)
+        else:
+            self.head = PlainHead(dim, patch)
+
+    @property
+    def decoder(self) -> Literal["lvsm", "lrm"]:
+        """``lvsm`` predicts pixels of a requested view, ``lrm`` predicts Gaussians once."""
+        return "lvsm" if self.config.gaussian_head is None else "lrm"
 
     @staticmethod
     def from_pretrained(name_or_path: str | Path, *, device: torch.device | str = "cpu") -> "FSM":
@@ -70,7 +95,7 @@ class FSM(nn.Module):
         return h, w
 
     @torch.no_grad()
-    def reconstruct(self, inputs: Views, frame: SceneFrame | None = None) -> MemoryScene:
+    def reconstruct(self, inputs: Views, frame: SceneFrame | None = None) -> MemoryScene | GaussianScene:
         """Read posed frames [v] or [1 v] into a scene, in time order, one chunk at a time.
 
         Sizes that the patch does not divide are resized (``working_size``). ``frame`` replaces the normalisation that is
@@ -81,11 +106,13 @@ class FSM(nn.Module):
         raise AssertionError("stream of one push yields one scene")
 
     @torch.no_grad()
-    def stream(self, pushes: "list[Views] | Iterator[Views]", frame: SceneFrame | None = None) -> Iterator[MemoryScene]:
+    def stream(
+        self, pushes: "list[Views] | Iterator[Views]", frame: SceneFrame | None = None
+    ) -> Iterator[MemoryScene | GaussianScene]:
         """Push groups of frames one after the other and yield the scene as known after each.
 
-        With the causal schedule the cost of a push does not depend on what came before. Without ``frame`` the
-        normalisation is fitted on the first push and kept.
+        With the causal schedule the cost of a push does not depend on what came before (Gaussians are decoded anew from all
+        frames seen). Without ``frame`` the normalisation is fitted on the first push and kept.
         """
         memory: SceneMemory | None = None
         seen: list[Views] = []
@@ -95,7 +122,19 @@ class FSM(nn.Module):
             memory = self.encoder.empty(1) if memory is None else memory
             memory = self.encoder.update(memory, frame.to_model(inputs))
             seen.append(inputs if self.head.uses_references else inputs.without_rgb())
-            yield MemoryScene(self, self.encoder.finish(memory), frame, Views.cat(seen))
+            yield self._scene(self.encoder.finish(memory), frame, Views.cat(seen))
+
+    def _scene(self, memory: SceneMemory, frame: SceneFrame, seen: Views) -> MemoryScene | GaussianScene:
+        if self.decoder == "lvsm":
+            return MemoryScene(self, memory, frame, seen)
+        observed = frame.to_model(seen)
+        assert isinstance(self.head, (GaussianHead, PixelGaussianHead))
+        return GaussianScene(
+            self.gaussians(memory, observed)[0],
+            SceneFrame(*(getattr(frame, f.name)[0] for f in dataclasses.fields(frame))),
+            seen.unbatched(),
+            background=self.head.background(observed)[0],
+        )
 
     def _prepared(self, inputs: Views) -> Views:
         if inputs.c2w.ndim == 3:
@@ -113,11 +152,47 @@ class FSM(nn.Module):
     def forward(self, inputs: Views, targets: Views) -> Rendering:
         """Training step: render ``targets`` [b t] from ``inputs`` [b v], both in model space and at a working size."""
         memory = self.encoder.finish(self.encoder.update(self.encoder.empty(inputs.c2w.shape[0]), inputs))
-        return self.decode(memory, targets.without_rgb(), inputs)
+        if self.decoder == "lvsm":
+            return self.decode(memory, targets.without_rgb(), inputs)
+        assert isinstance(self.head, (GaussianHead, PixelGaussianHead))
+        moving = [gaussians.condition() for gaussians in self.gaussians(memory, inputs)]
+        background = self.head.background(inputs)
+        views = [
+            [draw(m, t[i], k) for i in range(len(t))]
+            for m, t, k in zip(moving, _samples(targets), background, strict=True)
+        ]
+        rgb, alpha, depth = (
+            torch.stack([torch.cat([getattr(r, name) for r in row]) for row in views])
+            for name in ("rgb", "alpha", "depth")
+        )
+        return Rendering(rgb, alpha, depth)
 
     def decode(self, memory: SceneMemory, requests: Views, references: Views | None) -> Rendering:
         """Render requests [b v] in model space from a memory; depth comes out in model units."""
+        assert isinstance(self.head, (PlainHead, ReferenceHead))
         return self.head(self.encoder.query(memory, requests), requests, references)
+
+    def gaussians(self, memory: SceneMemory, inputs: Views) -> list[Gaussians4D]:
+        """Gaussians of every batch entry, decoded from copies of the inputs [b v] (model space) that read the memory."""
+        assert isinstance(self.head, (GaussianHead, PixelGaussianHead))
+        size = len(inputs) if torch.is_grad_enabled() else GAUSSIAN_VIEWS
+        groups = [inputs[i : i + size] for i in range(0, len(inputs), size)]
+        parts = [self.head(self.encoder.query(memory, group), group, inputs) for group in groups]
+        return [Gaussians4D.cat(list(of_sample)) for of_sample in zip(*parts, strict=True)]
+
+
+def draw(moving: MovingGaussians, view: Views, background: Float[Tensor, " 3"]) -> Rendering:
+    """One view [1] of Gaussians at its own time, everything in model space."""
+    return rasterize(moving.at(view.time[0]), view.without_rgb(), background=background)
+
+
+def _samples(views: Views) -> list[Views]:
+    """Batch entries of [b v] as separate [v]."""
+    fields = {f.name: getattr(views, f.name) for f in dataclasses.fields(views) if f.name != "hw"}
+    return [
+        dataclasses.replace(views, **{k: None if t is None else t[i] for k, t in fields.items()})
+        for i in range(views.c2w.shape[0])
+    ]
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -1,0 +1,103 @@
+"""The Gaussian decoder as published (FSM-LRM, arXiv 2604.07350; 4D-LRM, arXiv 2506.18890): one 4D Gaussian per input pixel.
+
+Copies of the input views (rays, time *and* pixels) read the finished memory as apply-only tokens; a linear layer makes 20 channels
+per pixel of them. Variants differ in how channels become numbers:
+
+| | fsm | 4d-lrm |
+|---|---|---|
+| depth along the unit ray | near + σ(mean xyz) (far - near), 0 to 100 | 0.1 to 4.5 |
+| centre | as it is | held to [-1, 1]³ |
+| opacity | σ(g) | σ(g - 2) |
+| spatial scale | exp(min(g, 10)) | min(exp(g - 2.3), 0.3) |
+| temporal scale | exp(min(g, 0)) | min(exp(g - 2.3), 1) |
+
+``pixel`` is ours (``fsm.renderers.pixel_gaussians``).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fsm.encoder import unpatchify
+from fsm.errors import InputError
+from fsm.rays import pixel_rays
+from fsm.renderers.gaussians import Gaussians4D
+from fsm.views import Views
+
+CHANNELS = (3, 1, 3, 3, 1, 4, 4, 1)  # xyz, time, colour, spatial scale, temporal scale, left, right, opacity
+
+
+@dataclass(frozen=True)
+class GaussianHeadConfig:
+    """Shape and rules of the Gaussian decoder."""
+
+    variant: Literal["fsm", "4d-lrm", "pixel"] = "pixel"
+    """Published rules, or ours: start on the input pixel, at the depth where the frames agree."""
+    near: float = 0.0
+    """Nearest depth along the ray in model units (fsm, 4d-lrm)."""
+    far: float = 100.0
+    """Farthest depth along the ray in model units (fsm, 4d-lrm)."""
+    hidden: int = 256
+    """Width of the hidden layer (pixel)."""
+    references: int = 4
+    """Input frames that each frame is compared with (pixel)."""
+    planes: int = 16
+    """Inverse depths the plane sweep tries (pixel)."""
+    detail_width: int = 32
+    """Channels of the convolutions that look at the comparison (pixel)."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("hidden", 1), ("references", 2), ("planes", 2), ("detail_width", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"model config: {name} is {getattr(self, name)}, must be at least {least}.")
+        if not 0 <= self.near < self.far:
+            raise InputError(f"model config: near is {self.near} and far {self.far}; give 0 <= near < far.")
+
+
+class GaussianHead(nn.Module):
+    """LayerNorm, linear to 20 channels per pixel, activations of a published variant."""
+
+    uses_references = True
+
+    def __init__(self, dim: int, patch: int, config: GaussianHeadConfig) -> None:
+        super().__init__()
+        self.config, self.patch = config, patch
+        self.norm = nn.LayerNorm(dim, bias=False)
+        self.linear = nn.Linear(dim, sum(CHANNELS) * patch**2, bias=False)
+        nn.init.normal_(self.linear.weight, std=0.02)
+
+    def forward(self, tokens: Float[Tensor, "b v t d"], views: Views, inputs: Views) -> list[Gaussians4D]:
+        """Gaussians of every batch entry, model space; ``tokens`` are those of ``views`` [b v], some or all of ``inputs`` [b n]."""
+        channels = unpatchify(self.linear(self.norm(tokens)).float(), views.hw, self.patch)
+        xyz, time, colour, scale, time_scale, left, right, opacity = channels.split(CHANNELS, dim=2)
+        config, object_level = self.config, self.config.variant == "4d-lrm"
+        depth = config.near + torch.sigmoid(xyz.mean(2, keepdim=True)) * (config.far - config.near)
+        origin, direction = pixel_rays(views)
+        means = origin + depth * direction
+        if object_level:
+            means = means.clamp(-1.0, 1.0)
+            scale = torch.exp(scale - 2.3).clamp_max(0.3)
+            time_scale, opacity = torch.exp(time_scale - 2.3).clamp_max(1.0), torch.sigmoid(opacity - 2.0)
+        else:
+            scale, time_scale = torch.exp(scale.clamp_max(10.0)), torch.exp(time_scale.clamp_max(0.0))
+            opacity = torch.sigmoid(opacity)
+        return gaussians_of_pixels(means, time, scale, time_scale, left, right, opacity, colour)
+
+    def background(self, inputs: Views) -> Float[Tensor, "b 3"]:
+        """White, as published."""
+        return inputs.c2w.new_ones(inputs.c2w.shape[0], 3)
+
+
+def gaussians_of_pixels(*maps: Float[Tensor, "b v c h w"]) -> list[Gaussians4D]:
+    """One set per batch entry from maps of means, times, scales, time scales, left, right, opacities, degree-0 harmonics."""
+    flat = [m.permute(0, 1, 3, 4, 2).flatten(1, 3) for m in maps]  # [b n c]
+    means, time, scale, time_scale, left, right, opacity, sh = flat
+    return [
+        Gaussians4D(
+            means[i], time[i, :, 0], scale[i], time_scale[i, :, 0], left[i], right[i], opacity[i, :, 0], sh[i][:, None]
+        )
+        for i in range(means.shape[0])
+    ]
