@@ -151,21 +151,27 @@ class FSM(nn.Module):
 
     def forward(self, inputs: Views, targets: Views) -> Rendering:
         """Training step: render ``targets`` [b t] from ``inputs`` [b v], both in model space and at a working size."""
-        memory = self.encoder.finish(self.encoder.update(self.encoder.empty(inputs.c2w.shape[0]), inputs))
         if self.decoder == "lvsm":
-            return self.decode(memory, targets.without_rgb(), inputs)
-        assert isinstance(self.head, (GaussianHead, PixelGaussianHead))
-        moving = [gaussians.condition() for gaussians in self.gaussians(memory, inputs)]
-        background = self.head.background(inputs)
+            return self.decode(self._read(inputs), targets.without_rgb(), inputs)
+        gaussians, background = self.predict_gaussians(inputs)
+        moving = [g.condition() for g in gaussians]
         views = [
             [draw(m, t[i], k) for i in range(len(t))]
-            for m, t, k in zip(moving, _samples(targets), background, strict=True)
+            for m, t, k in zip(moving, targets.samples(), background, strict=True)
         ]
         rgb, alpha, depth = (
             torch.stack([torch.cat([getattr(r, name) for r in row]) for row in views])
             for name in ("rgb", "alpha", "depth")
         )
         return Rendering(rgb, alpha, depth)
+
+    def _read(self, inputs: Views) -> SceneMemory:
+        return self.encoder.finish(self.encoder.update(self.encoder.empty(inputs.c2w.shape[0]), inputs))
+
+    def predict_gaussians(self, inputs: Views) -> tuple[list[Gaussians4D], Float[Tensor, "b 3"]]:
+        """Training step of an lrm model: Gaussians of every batch entry of ``inputs`` [b v], model space, and backgrounds."""
+        assert isinstance(self.head, (GaussianHead, PixelGaussianHead))
+        return self.gaussians(self._read(inputs), inputs), self.head.background(inputs)
 
     def decode(self, memory: SceneMemory, requests: Views, references: Views | None) -> Rendering:
         """Render requests [b v] in model space from a memory; depth comes out in model units."""
@@ -184,15 +190,6 @@ class FSM(nn.Module):
 def draw(moving: MovingGaussians, view: Views, background: Float[Tensor, " 3"]) -> Rendering:
     """One view [1] of Gaussians at its own time, everything in model space."""
     return rasterize(moving.at(view.time[0]), view.without_rgb(), background=background)
-
-
-def _samples(views: Views) -> list[Views]:
-    """Batch entries of [b v] as separate [v]."""
-    fields = {f.name: getattr(views, f.name) for f in dataclasses.fields(views) if f.name != "hw"}
-    return [
-        dataclasses.replace(views, **{k: None if t is None else t[i] for k, t in fields.items()})
-        for i in range(views.c2w.shape[0])
-    ]
 
 
 def parameter_count(model: nn.Module) -> int:

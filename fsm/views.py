@@ -79,6 +79,10 @@ class Views:
             raise InputError(f"Views.unbatched needs one batch axis of size 1, found shape {tuple(self.c2w.shape)}.")
         return self._mapped(lambda _, t: t[0])
 
+    def samples(self) -> list["Views"]:
+        """The entries of the one batch axis, each [v]."""
+        return [self._mapped(lambda _, t, i=i: t[i]) for i in range(self.c2w.shape[0])]
+
     def without_rgb(self) -> "Views":
         """The request for these views: what a renderer may see of a target."""
         return dataclasses.replace(self, rgb=None, mask=None)

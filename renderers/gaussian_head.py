@@ -36,10 +36,10 @@ class GaussianHeadConfig:
 
     variant: Literal["fsm", "4d-lrm", "pixel"] = "pixel"
     """Published rules, or ours: start on the input pixel, at the depth where the frames agree."""
-    near: float = 0.0
-    """Nearest depth along the ray in model units (fsm, 4d-lrm)."""
-    far: float = 100.0
-    """Farthest depth along the ray in model units (fsm, 4d-lrm)."""
+    near: float | None = None
+    """Nearest depth along the ray in model units (fsm, 4d-lrm); null is the variant's own."""
+    far: float | None = None
+    """Farthest depth along the ray in model units (fsm, 4d-lrm); null is the variant's own."""
     hidden: int = 256
     """Width of the hidden layer (pixel)."""
     references: int = 4
@@ -53,8 +53,15 @@ class GaussianHeadConfig:
         for name, least in (("hidden", 1), ("references", 2), ("planes", 2), ("detail_width", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"model config: {name} is {getattr(self, name)}, must be at least {least}.")
-        if not 0 <= self.near < self.far:
-            raise InputError(f"model config: near is {self.near} and far {self.far}; give 0 <= near < far.")
+        near, far = self.depth_range
+        if not 0 <= near < far:
+            raise InputError(f"model config: near is {near} and far {far}; give 0 <= near < far.")
+
+    @property
+    def depth_range(self) -> tuple[float, float]:
+        """Nearest and farthest depth along the ray of a published variant."""
+        near, far = (0.1, 4.5) if self.variant == "4d-lrm" else (0.0, 100.0)
+        return near if self.near is None else self.near, far if self.far is None else self.far
 
 
 class GaussianHead(nn.Module):
@@ -73,11 +80,11 @@ class GaussianHead(nn.Module):
         """Gaussians of every batch entry, model space; ``tokens`` are those of ``views`` [b v], some or all of ``inputs`` [b n]."""
         channels = unpatchify(self.linear(self.norm(tokens)).float(), views.hw, self.patch)
         xyz, time, colour, scale, time_scale, left, right, opacity = channels.split(CHANNELS, dim=2)
-        config, object_level = self.config, self.config.variant == "4d-lrm"
-        depth = config.near + torch.sigmoid(xyz.mean(2, keepdim=True)) * (config.far - config.near)
+        near, far = self.config.depth_range
+        depth = near + torch.sigmoid(xyz.mean(2, keepdim=True)) * (far - near)
         origin, direction = pixel_rays(views)
         means = origin + depth * direction
-        if object_level:
+        if self.config.variant == "4d-lrm":
             means = means.clamp(-1.0, 1.0)
             scale = torch.exp(scale - 2.3).clamp_max(0.3)
             time_scale, opacity = torch.exp(time_scale - 2.3).clamp_max(1.0), torch.sigmoid(opacity - 2.0)
@@ -91,7 +98,7 @@ class GaussianHead(nn.Module):
         return inputs.c2w.new_ones(inputs.c2w.shape[0], 3)
 
 
-def gaussians_of_pixels(*maps: Float[Tensor, "b v c h w"]) -> list[Gaussians4D]:
+def gaussians_of_pixels(*maps: Float[Tensor, "b v _ h w"]) -> list[Gaussians4D]:
     """One set per batch entry from maps of means, times, scales, time scales, left, right, opacities, degree-0 harmonics."""
     flat = [m.permute(0, 1, 3, 4, 2).flatten(1, 3) for m in maps]  # [b n c]
     means, time, scale, time_scale, left, right, opacity, sh = flat

@@ -118,7 +118,7 @@ class TrainConfig:
     optim: OptimConfig = OptimConfig()
     """How."""
     init: str | None = None
-    """Start from these weights (bundled name, folder, hub name) of the same model; null starts from random ones."""
+    """Start from these weights (bundled name, folder, hub name) of the same encoder; null starts from random ones."""
     seed: int = 42
     """Seed of initial weights and of every sample drawn."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"

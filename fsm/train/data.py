@@ -176,8 +176,8 @@ def masked_mse(prediction: Tensor, target: Views) -> Tensor:
 def depth_loss(
     depth: Float[Tensor, "b t 1 h w"], truth: Float[Tensor, "b t 1 h w"], slack: float = 0.05
 ) -> Float[Tensor, ""]:
-    """Mean |ρ - ρ*| / (ρ* + slack) of inverse depths in model units, over pixels whose truth is known; 0 if none is."""
-    known = torch.isfinite(truth)
+    """Mean |ρ - ρ*| / (ρ* + slack) of inverse depths in model units, over pixels with both; 0 if there are none."""
+    known = torch.isfinite(truth) & (depth > 0)  # Gaussians leave pixels empty
     if not bool(known.any()):
         return depth.new_zeros(())
     rho, true_rho = 1.0 / depth[known], 1.0 / truth[known]

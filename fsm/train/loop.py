@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,11 +20,13 @@ from fsm.checkpoint import load_weights, read_plain
 from fsm.config import from_dict, to_dict
 from fsm.errors import InputError
 from fsm.files import atomic_file, read_json, write_json
-from fsm.model import FSM
+from fsm.model import FSM, draw
+from fsm.renderers.gaussians import MovingGaussians
 from fsm.train.config import OptimConfig, TrainConfig
 from fsm.train.data import Batch, SampleStream, depth_loss, masked_mse
+from fsm.train.deferred import backward_view_by_view
 from fsm.ttt import record_pull_ratio
-from fsm.views import SceneFrame
+from fsm.views import Rendering, SceneFrame, Views
 
 
 def train(config: TrainConfig, out: Path, device: str = "cpu", stop_after: int | None = None) -> FSM:
@@ -53,7 +56,7 @@ class _Run:
         self.config, self.out, self.device = config, out, device
         self.model = FSM(config.model)
         if config.init is not None and not (out / "state.pt").exists():
-            load_weights(self.model, FSM.from_pretrained(config.init).state_dict(), config.init)
+            start_from(self.model, FSM.from_pretrained(config.init).state_dict(), config.init)
         self.model.to(device).train()
         self.model.encoder.checkpointing = config.checkpointing
         self.model.encoder.compiled = config.compile
@@ -92,9 +95,8 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with record_pull_ratio() if logged else contextlib.nullcontext([]) as pulls:
-            loss, parts = self._loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+            self.optimizer.zero_grad(set_to_none=True)
+            parts = self._backward(batch)
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), optim.clip if self.step >= optim.clip_from else math.inf
         )
@@ -112,24 +114,65 @@ class _Run:
             log.write(entry)
         return entry
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def _backward(self, batch: Batch) -> dict[str, float]:
+        """Differentiate the loss of a batch; its parts, for the log."""
+        if self.model.decoder == "lrm":
+            return self._backward_gaussians(*self._normalised(batch))
+        loss, parts = self._loss(batch)
+        loss.backward()
+        return parts
+
+    def _normalised(self, batch: Batch) -> tuple[Views, Views, Tensor]:
+        """Inputs and targets in model space, and true z-depth of the targets in model units (NaN where unknown)."""
         frame = SceneFrame.fit(batch.inputs)
-        inputs, targets = frame.to_model(batch.inputs), frame.to_model(batch.targets)
-        dtype = getattr(torch, self.config.precision)
-        with torch.autocast(self.device.split(":")[0], dtype, enabled=dtype != torch.float32):
+        depth = batch.depth * frame.scale[:, None, None, None, None]
+        return frame.to_model(batch.inputs), frame.to_model(batch.targets), depth
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        inputs, targets, truth = self._normalised(batch)
+        with self._autocast():
             rendering = self.model(inputs, targets)
+        return self._compare(rendering, targets, truth)
+
+    def _backward_gaussians(self, inputs: Views, targets: Views, truth: Tensor) -> dict[str, float]:
+        """The same view by view: memory does not grow with the number of targets."""
+        with self._autocast():
+            gaussians, background = self.model.predict_gaussians(inputs)
+        samples, count = targets.samples(), len(targets)
+        seen: list[dict[str, float]] = []
+
+        def one(moving: MovingGaussians, b: int, i: int) -> Tensor:
+            view = samples[b][i]
+            r = draw(moving, view, background[b])
+            assert r.alpha is not None
+            assert r.depth is not None
+            batched = Rendering(r.rgb[None], r.alpha[None], r.depth[None])
+            loss, parts = self._compare(batched, view.batched(), truth[b : b + 1, i : i + 1])
+            seen.append(parts)
+            return loss / (count * len(samples))
+
+        backward_view_by_view(gaussians, count, one)
+        parts = {k: sum(p[k] for p in seen) / len(seen) for k in seen[0]}
+        return {**parts, "psnr": -10.0 * math.log10(max(parts["mse"], 1e-12))}
+
+    def _compare(self, rendering: Rendering, targets: Views, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss of rendered [b t] targets and its parts; ``truth`` is z-depth in model units, NaN where unknown."""
         rgb = rendering.rgb.float()
         loss = mse = masked_mse(rgb, targets)
         parts = {"mse": mse.item(), "psnr": -10.0 * math.log10(max(mse.item(), 1e-12))}
         if self.config.optim.depth_weight > 0.0 and rendering.depth is not None:
-            off = depth_loss(rendering.depth.float(), batch.depth * frame.scale[:, None, None, None, None])
+            off = depth_loss(rendering.depth.float(), truth)
             loss, parts["depth"] = mse + self.config.optim.depth_weight * off, off.item()
         if self.lpips is None or self.step < self.config.optim.l2_warmup:
             return loss, parts
         assert targets.rgb is not None
-        with torch.autocast(self.device.split(":")[0], dtype, enabled=dtype != torch.float32):
+        with self._autocast():
             distance = self.lpips(rgb.flatten(0, 1), targets.rgb.flatten(0, 1)).float().mean()
         return loss + self.config.optim.lpips_weight * distance, {**parts, "lpips": distance.item()}
+
+    def _autocast(self) -> torch.autocast:
+        dtype = getattr(torch, self.config.precision)
+        return torch.autocast(self.device.split(":")[0], dtype, enabled=dtype != torch.float32)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -169,6 +212,21 @@ class _Run:
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"{path} cannot be resumed from ({reason}); move it away to start over.") from error
+
+
+def start_from(model: FSM, weights: dict[str, Tensor], where: str) -> None:
+    """Copy the whole encoder, and what the decoders have in common; an encoder of another shape is an ``InputError``."""
+    own = model.state_dict()
+    load_weights(model.encoder, _part(weights, "encoder."), f"the encoder of {where}")
+    shared = {k: t for k, t in weights.items() if k in own and t.shape == own[k].shape}
+    model.load_state_dict({**model.state_dict(), **shared})
+    fresh = len(own) - len(shared)
+    if fresh:
+        print(f"started from {where}: {len(shared)} tensors taken, {fresh} of the decoder are new", file=sys.stderr)
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in weights.items() if k.startswith(prefix)}
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
