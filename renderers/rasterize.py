@@ -18,7 +18,6 @@ from torch import Tensor
 from fsm.errors import InputError
 from fsm.renderers.gaussians import Gaussians3D
 from fsm.renderers.projection import GSPLAT, Projection, project_gaussians
-from fsm.renderers.rasterize_reference import composite
 from fsm.views import Rendering, Views
 
 Backend = Literal["auto", "gsplat", "cpu", "reference"]
@@ -47,6 +46,7 @@ def rasterize(
     ``auto`` is gsplat for CUDA tensors and cpu otherwise; what was taken stands in ``Rasterization.backend``.
     """
     chosen = choose_backend(backend, gaussians.means.device)
+    composite = _compositor(chosen)
     pictures, dropped = [], 0
     for i in range(len(views)):
         splats = project_gaussians(gaussians, views[i], projection)
@@ -61,9 +61,18 @@ def rasterize(
 def choose_backend(backend: Backend, device: torch.device) -> str:
     """The backend that ``auto`` means on ``device``; asking for one that cannot run there is an ``InputError``."""
     if backend == "auto":
-        return "gsplat" if device.type == "cuda" else "reference"
+        return "gsplat" if device.type == "cuda" else "cpu"
     if backend == "gsplat" and device.type != "cuda":
         raise InputError(f"backend is gsplat but the Gaussians are on {device}; move them to cuda or choose cpu.")
     if backend == "cpu" and device.type != "cpu":
         raise InputError(f"backend is cpu but the Gaussians are on {device}; choose gsplat.")
     return backend
+
+
+def _compositor(backend: str):
+    """The function that draws projected splats; imported when asked for, because compiled kernels come with it."""
+    if backend == "cpu":
+        from fsm.renderers.rasterize_cpu import composite
+    else:
+        from fsm.renderers.rasterize_reference import composite
+    return composite
