@@ -14,8 +14,11 @@ from fsm.train.deferred import backward_view_by_view
 from fsm.views import Views
 
 TRUNK = EncoderConfig(
-    BlockConfig(dim=32, attention_head_dim=16, ttt_heads=1, mlp_ratio=1), layers=2, patch=8, chunk_tokens=64
-)
+    BlockConfig(dim=32, attention_head_dim=16, ttt_heads=1, mlp_ratio=1, ns_dtype="float32"),
+    layers=2,
+    patch=8,
+    chunk_tokens=64,
+)  # Newton-Schulz in bfloat16 would turn the last digit of a gradient into per cents
 
 
 def some_views(batch: int, views: int, rgb: bool = True) -> Views:
@@ -32,7 +35,10 @@ def test_deferred_gradients_equal_plain_ones(variant: str) -> None:
     for name, parameter in model.named_parameters():  # corrections start at zero, where half of the paths carry nothing
         if name.startswith("head.") and not bool(parameter.any()):
             torch.nn.init.normal_(parameter, std=0.05)
-    inputs, targets = some_views(2, 3), some_views(2, 5)  # an odd number: published variants start out at time 0 and short
+    inputs, targets = (
+        some_views(2, 3),
+        some_views(2, 5),
+    )  # an odd number: published variants start out at time 0 and short
     assert targets.rgb is not None
     truth = targets.rgb
 
@@ -51,8 +57,10 @@ def test_deferred_gradients_equal_plain_ones(variant: str) -> None:
     deferred = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert deferred.keys() == plain.keys()
     assert any(n.startswith("encoder.") and bool(g.any()) for n, g in plain.items())
+    largest = max(float(g.norm()) for g in plain.values())
     for name, grad in plain.items():
-        assert float((deferred[name] - grad).norm()) <= 1e-3 * float(grad.norm()), name
+        rounding = 1e-6 * largest  # the rates' biases get sums of terms that cancel
+        assert float((deferred[name] - grad).norm()) <= 1e-3 * float(grad.norm()) + rounding, name
 
 
 def test_graph_of_one_view_at_a_time(monkeypatch) -> None:
