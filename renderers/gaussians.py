@@ -105,10 +105,13 @@ class MovingGaussians(_Fields):
     sh: Float[Tensor, "n k 3"]
     """As in ``Gaussians3D``."""
 
+    def weights(self, time: float | Float[Tensor, ""]) -> Float[Tensor, " n"]:
+        """How much each is there at ``time``, in [0, 1]."""
+        return torch.exp(-0.5 * (time - self.times).square() / self.time_variances)
+
     def at(self, time: float | Float[Tensor, ""], min_weight: float = MIN_WEIGHT) -> Gaussians3D:
         """Those there at ``time``: temporal weight at least ``min_weight`` (0 keeps all n)."""
-        dt = time - self.times
-        weight = torch.exp(-0.5 * dt.square() / self.time_variances)
+        dt, weight = time - self.times, self.weights(time)
         there = self
         if min_weight > 0.0:
             index = (weight >= min_weight).nonzero()[:, 0]  # NaN is not there

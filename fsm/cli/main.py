@@ -23,6 +23,7 @@ from fsm.cli.convert import Convert
 from fsm.cli.demo import Demo
 from fsm.cli.doctor import Doctor
 from fsm.cli.evaluate import Eval
+from fsm.cli.export import Export
 from fsm.cli.inspect import Inspect
 from fsm.cli.reconstruct import Reconstruct
 from fsm.cli.render import Render
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Any] = {
     "inspect": Inspect,
     "reconstruct": Reconstruct,
     "render": Render,
+    "export": Export,
     "eval": Eval,
     "train": Train,
     "convert": Convert,

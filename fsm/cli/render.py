@@ -22,7 +22,7 @@ class Render:
     """Render a scene along a camera-and-time path to mp4, PNG sequence or both."""
 
     scene: tyro.conf.Positional[Annotated[Path, flag("SCENE", "")]]
-    """Folder written by `fsm reconstruct`."""
+    """Scene folder, or a .ply, .splat or .spz file."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/render")
     """Where video.mp4, frames/, camera_path.json and render.yaml go."""
     path: Annotated[str, flag("PATH")] = "orbit"
@@ -46,7 +46,7 @@ class Render:
 
     def run(self) -> None:
         """Render and say where."""
-        from fsm.memory_scene import MemoryScene
+        from fsm.open_scene import open_scene
 
         if self.output.suffix.lower() in (".mp4", ".png"):
             raise InputError(f"output is {self.output}; name a folder (video.mp4 is written into it).")
@@ -54,7 +54,7 @@ class Render:
         if self.batch < 1:
             raise InputError(f"batch is {self.batch}; choose at least 1.")
         device = choose_device(self.device)
-        scene = MemoryScene.load(self.scene, device=device)
+        scene = open_scene(self.scene, device)
         inputs = scene.inputs.to("cpu")
         request, fps, time = self._request(inputs)
         self._write(scene, request.to(device), fps)

@@ -1,0 +1,160 @@
+"""``fsm export``: Gaussians to the files other tools read; also from one splat file to another."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from fsm.cli.common import check_output, flag, progress, save_settings
+from fsm.errors import InputError
+
+if TYPE_CHECKING:
+    from fsm.renderers.gaussian_scene import GaussianScene
+    from fsm.renderers.splat_files import SplatTable
+    from fsm.renderers.splat_files.scene_tables import SceneTables
+
+SUFFIXES = {".ply": "ply", ".splat": "splat", ".spz": "spz", ".safetensors": "safetensors"}
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a scene's Gaussians as .ply, .splat, .spz, a PLY sequence or safetensors."""
+
+    scene: tyro.conf.Positional[Annotated[Path, flag("SCENE", "")]]
+    """Scene folder with Gaussians, or a .ply, .splat or .spz file to convert."""
+    output: Annotated[Path, flag("PATH", short="-o")] = Path("outputs/scene.ply")
+    """File to write; a folder for a PLY sequence."""
+    format: Annotated[
+        Literal["ply", "ply-sequence", "splat", "spz", "safetensors"] | None,
+        flag("ply|ply-sequence|splat|spz|safetensors", "by the output's suffix"),
+    ] = None
+    """What to write; a path without suffix is a PLY sequence."""
+    time: Annotated[float | None, flag("SECONDS", "the clip's middle")] = None
+    """Moment to write, in seconds of the clip."""
+    fps: Annotated[float, flag("RATE")] = 30.0
+    """Frames per second of a PLY sequence."""
+    up: Annotated[Literal["-y", "y", "z", "-z", "x", "-x"], flag("AXIS")] = "-y"
+    """Axis that points up in the file: y for viewers that show the scene upside down."""
+    min_opacity: Annotated[float, flag("ALPHA")] = 0.0
+    """Leave out Gaussians less opaque than this (at the moment written)."""
+    drop_invalid: bool = False
+    """Leave out Gaussians of a splat file that are NaN or infinite, instead of refusing it."""
+
+    def run(self) -> None:
+        """Write the file or folder and say what is in it."""
+        kind = self._kind()
+        if not 0.0 <= self.min_opacity <= 1.0:
+            raise InputError(f"min-opacity is {self.min_opacity}; choose a number from 0 to 1.")
+        self._check_place(kind)
+        a_file = self.scene.is_file() and self.scene.name != "scene.json"
+        said, seconds = self._convert(kind) if a_file else self._from_scene(kind)
+        if kind != "ply-sequence":
+            size = self.output.stat().st_size
+            settings = self.output.with_name(f"{self.output.name}.yaml")
+            save_settings(settings, self, format=kind, time=seconds)
+            said += f", {size / 1e6:.2f} MB"
+        print(f"{said}; in {self.output}")
+
+    def _kind(self) -> str:
+        suffix = self.output.suffix.lower()
+        if self.format is not None:
+            expected = {v: k for k, v in SUFFIXES.items()}.get(self.format, "")
+            if suffix in SUFFIXES and suffix != expected:
+                raise InputError(f"output is {self.output} but format is {self.format}; leave one of them out.")
+            return self.format
+        if suffix == "":
+            return "ply-sequence"
+        if suffix not in SUFFIXES:
+            raise InputError(f"output is {self.output}; end it in {', '.join(SUFFIXES)}, or say --format.")
+        return SUFFIXES[suffix]
+
+    def _check_place(self, kind: str) -> None:
+        if kind == "ply-sequence":
+            if self.time is not None:
+                raise InputError("--time is for a single moment, a PLY sequence has all; leave it out.")
+            if not self.output.exists() or self.output.is_dir():
+                check_output(self.output)
+        elif self.output.is_dir():
+            raise InputError(f"output is {self.output}, a folder; name a file for {kind}.")
+        else:
+            check_output(self.output.parent)
+        if self.output.exists() and self.scene.exists() and self.output.samefile(self.scene):
+            raise InputError(f"output is {self.output}, the scene itself; choose another name.")
+
+    def _convert(self, kind: str) -> tuple[str, None]:
+        """From one splat file to another; values that both formats hold are carried over to the bit."""
+        from fsm.renderers.splat_files import read_table, up_rotation, write_table
+
+        if kind in ("ply-sequence", "safetensors"):
+            raise InputError(f"{self.scene} is a splat file, which does not move; choose ply, splat or spz.")
+        if self.time is not None:
+            raise InputError(f"{self.scene} is a splat file, which does not move; leave --time out.")
+        table = self._pruned(read_table(self.scene, self.drop_invalid).rotated(up_rotation(self.up)))
+        write_table(self.output, table, kind)
+        return f"{len(table)} Gaussians of degree {table.sh_degree}", None
+
+    def _from_scene(self, kind: str) -> tuple[str, float | None]:
+        """What was written, and its moment where it has one."""
+        from fsm.renderers.splat_files import up_rotation, write_table
+        from fsm.renderers.splat_files.scene_tables import SceneTables
+        from fsm.renderers.splat_files.sequence import write_moving
+
+        scene = self._gaussians()
+        tables = SceneTables.of(scene, up_rotation(self.up))
+        if kind == "ply-sequence":
+            return self._sequence(scene, tables), None
+        if kind == "safetensors":
+            if self.time is not None or self.min_opacity > 0:
+                raise InputError(
+                    "safetensors holds all Gaussians and their motion; leave --time and --min-opacity out."
+                )
+            write_moving(self.output, tables)
+            return f"{len(tables.quats)} moving Gaussians of degree {tables.moving.sh_degree}", None
+        seconds = self._moment(scene)
+        table = self._pruned(tables.at(seconds))
+        if len(table) == 0:
+            raise InputError(f"{self.scene} has no Gaussians to write at {seconds:.3f} s; choose another moment.")
+        write_table(self.output, table, kind)
+        return f"{len(table)} Gaussians of degree {table.sh_degree} at {seconds:.3f} s", seconds
+
+    def _gaussians(self) -> "GaussianScene":
+        from fsm.open_scene import open_scene
+        from fsm.renderers.gaussian_scene import GaussianScene
+
+        if self.drop_invalid:
+            raise InputError("--drop-invalid is for splat files; scenes never hold NaN, leave it out.")
+        scene = open_scene(self.scene)
+        if not isinstance(scene, GaussianScene):
+            raise InputError(
+                f"{self.scene} is a scene memory, whose pictures a network makes: it holds no Gaussians to export; "
+                "reconstruct the clip with `fsm reconstruct CLIP --decoder lrm`."
+            )
+        return scene
+
+    def _moment(self, scene: "GaussianScene") -> float:
+        first, last = float(scene.inputs.time.min()), float(scene.inputs.time.max())
+        if self.time is None:
+            return (first + last) / 2
+        if not first - 1e-3 <= self.time <= last + 1e-3:
+            raise InputError(f"time is {self.time:g}, outside the clip; choose from {first:.3f} to {last:.3f} seconds.")
+        return min(max(self.time, first), last)
+
+    def _pruned(self, table: "SplatTable") -> "SplatTable":
+        return table[table.logits.sigmoid() >= self.min_opacity] if self.min_opacity > 0 else table
+
+    def _sequence(self, scene: "GaussianScene", tables: "SceneTables") -> str:
+        from fsm.renderers.splat_files.sequence import frame_times, write_ply_sequence
+
+        times = frame_times(scene.inputs.time, self.fps)
+
+        def frames() -> Iterator[tuple[float, "SplatTable"]]:
+            for seconds in progress(times, len(times), "exporting"):
+                yield seconds, self._pruned(tables.at(seconds))
+
+        def settings(folder: Path) -> None:
+            save_settings(folder / "export.yaml", self, format="ply-sequence")
+
+        counts = write_ply_sequence(self.output, frames(), self.fps, settings)
+        return f"{len(times)} frames at {self.fps:g} fps of {min(counts)} to {max(counts)} Gaussians"

@@ -1,0 +1,90 @@
+"""A scene of 4D Gaussians as splat tables of its moments, in the clip's own space."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fsm.renderers.factorise import rotations_and_scales
+from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians import MIN_WEIGHT, MovingGaussians
+from fsm.renderers.spherical_harmonics import rotate_sh
+from fsm.renderers.splat_files.table import SplatTable, turned
+from fsm.views import SceneFrame
+
+
+@dataclass(frozen=True)
+class SceneTables:
+    """Everything that does not depend on time, made once: so frames are cheap, and rotations and scales do not flicker."""
+
+    moving: MovingGaussians
+    """Centres and velocities in the clip's space; times and velocities still in model time."""
+    quats: Float[Tensor, "n 4"]
+    """Rotations, wxyz, in the clip's space."""
+    scales: Float[Tensor, "n 3"]
+    """Standard deviations in the clip's unit of length."""
+    static: Bool[Tensor, " n"]
+    """Which are plain 3D Gaussians, there at all times."""
+    frame: SceneFrame
+    """Of the scene: where model time lies in seconds."""
+    antialiased: bool
+    """As in ``SplatTable``."""
+
+    @staticmethod
+    def of(scene: GaussianScene, rotation: Float[Tensor, "3 3"] | None = None) -> "SceneTables":
+        """The Gaussians of ``scene``; ``rotation`` turns the clip's space afterwards (see ``up_rotation``).
+
+        Plain 3D Gaussians keep the rotations and scales they have; where no space is turned or scaled, to the bit.
+        """
+        g, moving, frame = scene.gaussians.detach(), scene.moving, scene.frame
+        static = g.is_static
+        quats, scales = g.left.clone(), g.scales.clone()
+        quats[~static], scales[~static] = rotations_and_scales(moving.covariances[~static])
+        T_world_model = torch.linalg.inv(frame.T_model_world.double())
+        extra = torch.eye(3) if rotation is None else rotation
+        turn = extra.to(T_world_model) @ T_world_model[:3, :3]
+        shift = extra.to(T_world_model) @ T_world_model[:3, 3]
+        same = torch.equal(turn, torch.eye(3).to(turn))
+        means, velocities = moving.means.double(), moving.velocities * ~static[:, None]
+        if not same:
+            means, velocities = means @ turn.T, (velocities.double() @ turn.T).float()
+        return SceneTables(
+            MovingGaussians(
+                (means / frame.scale.double() + shift).float(),
+                velocities / frame.scale,
+                moving.times,
+                moving.time_variances,
+                moving.covariances,  # of the model's space; the tables have rotations and scales instead
+                moving.opacities,
+                moving.sh if same else rotate_sh(moving.sh, turn),
+            ),
+            quats if same else turned(quats, turn),
+            scales / frame.scale,
+            static,
+            frame,
+            scene.projection.antialiased,
+        )
+
+    def at(self, seconds: float, min_weight: float = MIN_WEIGHT) -> SplatTable:
+        """The Gaussians there at ``seconds``: temporal weight at least ``min_weight``."""
+        time = self.frame.model_time(self.frame.time_start.new_tensor([seconds]))[0]
+        index = (self.moving.weights(time) >= min_weight).nonzero()[:, 0]
+        there = self.moving[index].at(time, 0.0)
+        opacities = there.opacities.clamp(0.0, 1.0)
+        return SplatTable.of(there.means, self.quats[index], self.scales[index], opacities, there.sh, self.antialiased)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The scene and its motion as plain fields; docs/gaussians.md says what they mean."""
+        per_second = 2.0 / self.frame.time_span
+        spread = self.moving.time_variances.sqrt() / per_second
+        return {
+            "means": self.moving.means,
+            "velocities": self.moving.velocities * per_second,
+            "times": self.frame.seconds(self.moving.times),
+            "time_scales": torch.where(self.static, torch.full_like(spread, torch.inf), spread),
+            "quats": self.quats,
+            "scales": self.scales,
+            "opacities": self.moving.opacities,
+            "sh": self.moving.sh,
+        }
