@@ -41,7 +41,8 @@ class GaussianScene:
         """Cameras and times of the input frames [v], in the clip's own space and seconds."""
         self.background = gaussians.means.new_zeros(3) if background is None else background
         """sRGB behind everything."""
-        self.projection, self.backend = projection, backend
+        self.projection = projection
+        self.backend: Backend = backend
 
     @property
     def hw(self) -> tuple[int, int]:

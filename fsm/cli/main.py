@@ -26,6 +26,7 @@ from fsm.cli.evaluate import Eval
 from fsm.cli.export import Export
 from fsm.cli.inspect import Inspect
 from fsm.cli.reconstruct import Reconstruct
+from fsm.cli.refine import Refine
 from fsm.cli.render import Render
 from fsm.cli.train import Train
 from fsm.errors import InputError
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "inspect": Inspect,
     "reconstruct": Reconstruct,
+    "refine": Refine,
     "render": Render,
     "export": Export,
     "eval": Eval,

@@ -1,0 +1,139 @@
+"""``fsm refine``: a scene's Gaussians fitted to the frames they came from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from fsm.cli.common import check_output, choose_device, flag, parse_size, save_settings
+from fsm.errors import InputError
+
+if TYPE_CHECKING:
+    from fsm.refine import RefineConfig
+    from fsm.renderers.gaussian_scene import GaussianScene
+    from fsm.views import Views
+
+NEW = "new"
+NEW_SIZE = "128"
+
+
+@dataclass(frozen=True)
+class Refine:
+    """Sharpen a scene of Gaussians by fitting it to its clip."""
+
+    scene: tyro.conf.Positional[Annotated[str, flag("SCENE", "")]]
+    """A scene of Gaussians, or `new` to start from the clip alone."""
+    clip: tyro.conf.Positional[Annotated[str, flag("CLIP", "")]]
+    """The clip it was made from: file or folder, or `demo`, or `synthetic:SEED`."""
+    output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/refined")
+    """Where the refined scene goes; an interrupted run continues there."""
+    steps: Annotated[int, flag("N")] = 3000
+    """Optimiser steps."""
+    id: Annotated[str | None, flag("NAME", "the only clip, or the training split")] = None
+    """Which clip, where there are several."""
+    frames: Annotated[Literal["auto", "inputs", "all"], flag("WHICH")] = "auto"
+    """Refine on the scene's inputs, or on all frames but those held out; auto is inputs (for `new`: all)."""
+    hold_out: Annotated[int | None, flag("K", "the clip's own split, else the unused frames")] = None
+    """Judge by every K-th frame; 0 holds out none."""
+    size: Annotated[str | None, flag("WxH", "the scene's; for `new` 128 pixels high")] = None
+    """Size of the frames refined on."""
+    gaussians: Annotated[int, flag("N")] = 40_000
+    """Most Gaussians of the refined scene."""
+    seed: Annotated[int, flag("N")] = 0
+    """Seed of all draws."""
+    set: Annotated[tuple[str, ...], flag("KEY=VALUE ...", "none")] = ()
+    """Other settings, such as rates.means=1e-3 density.every=0."""
+    fix_poses: bool = False
+    """Take the nearest rotation of scaled or sheared poses."""
+    device: Annotated[str, flag("DEVICE")] = "auto"
+    """auto, cpu or cuda."""
+
+    def run(self) -> None:
+        """Refine, judge, write and say where."""
+        import time
+
+        from fsm.config import to_dict
+        from fsm.datasets.open import open_clip, open_dataset
+        from fsm.refine import refine
+        from fsm.refine.report import pictures, write_report
+        from fsm.refine.split import split_clip
+
+        config = self._config()
+        check_refined_folder(self.output, self.scene)
+        device = choose_device(self.device)
+        scene = None if self.scene == NEW else open_gaussians(self.scene, device)
+        clip = open_clip(self.clip, self.id, self.fix_poses)
+        frames = ("inputs" if scene else "all") if self.frames == "auto" else self.frames
+        split = split_clip(open_dataset(self.clip, self.fix_poses), clip, scene and scene.inputs, frames, self.hold_out)
+        hw = parse_size(self.size or (None if scene else NEW_SIZE), scene.hw if scene else clip.cameras.hw)
+        inputs = clip.views(split.inputs, hw)
+        scene = scene or new_scene(inputs, config.density.most, self.seed, device)
+        truth = split.judge.views(split.held_out, hw) if split.held_out else inputs
+        before = pictures(scene, truth)
+        began = time.perf_counter()
+        identity = {"scene": self.scene, "clip": clip.source, "frames": list(split.inputs), "hw": list(hw)}
+        refined = refine(scene, inputs, config, out=self.output, identity=identity)
+        seconds = time.perf_counter() - began
+        refined.save(self.output)  # replaces the folder, and the run's state with it
+        about = {
+            "judged_by": "held-out frames" if split.held_out else "the frames refined on (none is held out)",
+            "gaussians": {"before": len(scene.gaussians), "after": len(refined.gaussians)},
+            "seconds": round(seconds, 1),
+        }
+        means = write_report(self.output, truth, before, pictures(refined, truth), about)
+        indices = {"frames": list(split.inputs), "held_out": list(split.held_out)}
+        resolved = {"size": f"{hw[1]}x{hw[0]}", "device": device, "config": to_dict(config)}
+        save_settings(self.output / "refine.yaml", self, **indices, **resolved)
+        print(f"{len(inputs)} frames at {hw[1]}x{hw[0]}, {config.steps} steps in {seconds:.0f} s")
+        for name, score in means.items():
+            print(f"{name:6} {score.psnr:.2f} dB, SSIM {score.ssim:.4f} on {len(truth)} {about['judged_by']}")
+        print(f"scene in {self.output}")
+
+    def _config(self) -> "RefineConfig":
+        """Flags and ``--set`` as one config."""
+        import dataclasses
+
+        from fsm.config import from_dict, to_dict
+        from fsm.refine import Density, RefineConfig
+        from fsm.train.config import overridden
+
+        density = dataclasses.replace(Density(), most=self.gaussians)
+        values = to_dict(RefineConfig(steps=self.steps, seed=self.seed, density=density))
+        return from_dict(RefineConfig, overridden(values, self.set), "--set")
+
+
+def open_gaussians(path: str, device: str) -> "GaussianScene":
+    """A scene that has Gaussians; a scene memory without is an ``InputError``."""
+    from fsm.open_scene import open_scene
+    from fsm.renderers.gaussian_scene import GaussianScene
+
+    scene = open_scene(path, device)
+    if not isinstance(scene, GaussianScene):
+        raise InputError(f"{path} is a scene memory without Gaussians; reconstruct with --decoder lrm, or give `new`.")
+    return scene
+
+
+def new_scene(inputs: "Views", most: int, seed: int, device: str) -> "GaussianScene":
+    """Gaussians found in ``inputs`` alone, half as many as there may be."""
+    from fsm.refine import constant_background, random_gaussians
+    from fsm.renderers.gaussian_scene import GaussianScene
+    from fsm.views import SceneFrame
+
+    frame = SceneFrame.fit(inputs)
+    gaussians = random_gaussians(inputs, frame, max(1, most // 2), seed)
+    return GaussianScene(
+        gaussians.to(device), frame.to(device), inputs.to(device), background=constant_background(inputs)
+    )
+
+
+def check_refined_folder(path: Path, scene: str) -> None:
+    """Refuse the scene's own folder, anything that is neither a scene nor an interrupted run, and unwritable places."""
+    from fsm.refine.run import SETTINGS
+
+    if path.exists() and path.resolve() == Path(scene).resolve():
+        raise InputError(f"output is {path}, the scene that is refined; choose another folder.")
+    known = any((path / name).is_file() for name in ("scene.json", SETTINGS))
+    if path.exists() and not known and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"output is {path}, which exists and is not a scene; choose another folder.")
+    check_output(path)

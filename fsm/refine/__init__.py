@@ -1,0 +1,7 @@
+"""Per-scene refinement: feed-forward Gaussians are the start, gradient steps on the input frames do the rest."""
+
+from fsm.refine.config import Density, Rates, RefineConfig
+from fsm.refine.initialise import constant_background, random_gaussians
+from fsm.refine.run import refine
+
+__all__ = ["Density", "Rates", "RefineConfig", "constant_background", "random_gaussians", "refine"]

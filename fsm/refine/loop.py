@@ -1,0 +1,122 @@
+"""The refinement loop: a frame, its error, a step of the Gaussians that are there; rounds of redistribution; exact resume."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsm.errors import InputError
+from fsm.refine.config import RefineConfig
+from fsm.refine.densify import redistribute
+from fsm.refine.loss import photometric_loss
+from fsm.refine.parameters import Adam, FreeGaussians, rate_columns
+from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians import MIN_WEIGHT, Gaussians3D
+from fsm.renderers.rasterize import rasterize
+from fsm.views import Views
+
+
+class Refinement:
+    """A refinement under way: ``scene`` is where it started, ``inputs`` [v] are the only pictures it ever sees."""
+
+    def __init__(self, scene: GaussianScene, inputs: Views, config: RefineConfig) -> None:
+        if inputs.rgb is None:
+            raise InputError("refinement needs pictures; give views with rgb.")
+        self.scene, self.inputs, self.config = scene, inputs.without_rgb(), config
+        self.views = scene.frame.to_model(inputs.to(scene.device))
+        times = self.views.time.unique()
+        spacing = float((times[1:] - times[:-1]).median()) if len(times) > 1 else 0.0
+        self.least_time = config.least_frames * spacing
+        self.adam = Adam(FreeGaussians.from_gaussians(scene.gaussians))
+        self.background = scene.background.clone().requires_grad_()
+        self.background_adam = torch.optim.Adam([self.background], lr=config.rates.background)
+        self.step = 0
+        self._start_round()
+
+    def one_step(self) -> float:
+        """Draw, differentiate, step; every so often redistribute. Returns the PSNR of the drawn frames as they were."""
+        views = self.views[self._drawn()]
+        rows = self.adam.there(views.time)
+        columns = self.adam.values[rows].requires_grad_()
+        loss, mse = self._loss(FreeGaussians.unpacked(columns), views)
+        self.background_adam.zero_grad()
+        loss.backward()
+        assert columns.grad is not None
+        self.blame[rows] += columns.grad[:, :3].norm(dim=1) * self.unit[rows]
+        self.adam.step(rows, columns.grad, self._rates(rows))
+        self._bound(rows)
+        self.background_adam.step()
+        self.step += 1
+        if self.config.is_round(self.step):
+            generator = self._generator(1, self.step)
+            redistribute(self.adam, self.blame, self.config.density, self.least_time, generator)
+            self._start_round()
+        return -10.0 * math.log10(max(mse, 1e-10))
+
+    def result(self) -> GaussianScene:
+        """The scene as it is now."""
+        return GaussianScene(
+            self.adam.free.gaussians(),
+            self.scene.frame,
+            self.inputs,
+            background=self.background.detach().clamp(0.0, 1.0),
+            projection=self.scene.projection,
+            backend=self.scene.backend,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to continue to the last bit."""
+        own = {name: getattr(self, name) for name in ("step", "blame", "unit")}
+        own["background"] = self.background.detach()
+        return {**own, "background_adam": self.background_adam.state_dict(), "adam": self.adam.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``state()``."""
+        self.adam.load_state(state["adam"])
+        self.background_adam.load_state_dict(state["background_adam"])
+        with torch.no_grad():
+            self.background.copy_(state["background"])
+        for name in ("step", "blame", "unit"):
+            setattr(self, name, state[name])
+
+    def _loss(self, free: FreeGaussians, views: Views) -> tuple[Tensor, float]:
+        moving = free.moving()
+        least = 0.0 if len(views) == 1 else MIN_WEIGHT  # those there at one moment have been chosen already
+        rgb = torch.cat([self._picture(moving.at(views.time[i], least), views[i]) for i in range(len(views))])
+        assert views.rgb is not None
+        loss = photometric_loss(rgb, views.rgb, views.mask, self.config.ssim)
+        if self.config.opacity_weight > 0.0:
+            loss = loss + self.config.opacity_weight * moving.opacities.mean()
+        return loss, float((rgb.detach() - views.rgb).square().mean())
+
+    def _picture(self, now: Gaussians3D, view: Views) -> Tensor:
+        background, backend, projection = self.background, self.scene.backend, self.scene.projection
+        return rasterize(now, view, background=background, backend=backend, projection=projection).rgb
+
+    def _drawn(self) -> list[int]:
+        """Frames of this step: every frame once, in random order, before any comes again."""
+        v, out = len(self.views), []
+        for position in range(self.step * self.config.views, (self.step + 1) * self.config.views):
+            order = torch.randperm(v, generator=self._generator(0, position // v))
+            out.append(int(order[position % v]))
+        return out
+
+    def _generator(self, stream: int, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed((self.config.seed * 2 + stream) * 1_000_003 + number)
+
+    def _rates(self, rows: Tensor) -> Tensor:
+        rates, done = self.config.rates, self.step / self.config.steps
+        columns, lengths = rate_columns(rates, self.adam.values.shape[1], rates.last**done, rates.last_others**done)
+        return columns * torch.where(lengths, self.unit[rows, None], torch.ones(()))
+
+    def _bound(self, rows: Tensor) -> None:
+        """Hold durations to what the frames can tell."""
+        if self.least_time > 0.0:
+            free = self.adam.free
+            free.log_time_scales[rows] = free.log_time_scales[rows].clamp_min(math.log(self.least_time))
+
+    def _start_round(self) -> None:
+        """Nobody is to blame yet; units of length as things lie now."""
+        self.blame = torch.zeros(len(self.adam.values), device=self.scene.device)
+        self.unit = torch.cdist(self.adam.free.means, self.views.c2w[:, :3, 3]).amin(1).clamp_min(1e-3)

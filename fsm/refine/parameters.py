@@ -1,0 +1,222 @@
+"""What refinement optimises: Gaussians by centre, velocity, duration and shape; and Adam over those that are there.
+
+The two quaternions of ``Gaussians4D`` couple velocity, duration and shape: a step in one moves the others. Refinement works
+on the conditional form (``MovingGaussians``), which says the same, and goes back by an eigendecomposition.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fsm.rays import full_precision
+from fsm.refine.config import Rates
+from fsm.renderers.factorise import rotations_and_scales
+from fsm.renderers.gaussians import MIN_WEIGHT, Gaussians4D, MovingGaussians, rotation_4d
+
+LONGEST = 30.0  # standard deviations in model time (a clip lasts 2) beyond this change nothing but rounding
+REACH = math.sqrt(-2.0 * math.log(MIN_WEIGHT))  # in standard deviations: how far in time a Gaussian is there
+WIDTHS = {"means": 3, "velocities": 3, "times": 1, "log_time_scales": 1, "log_scales": 3, "quats": 4}
+WIDTHS |= {"logit_opacities": 1}
+MOTION = slice(3, 8)  # columns that mean nothing for Gaussians that are always there
+BETAS, EPSILON = (0.9, 0.999), 1e-15
+
+
+@dataclass(frozen=True)
+class FreeGaussians:
+    """n Gaussians by unconstrained parameters. An infinite ``log_time_scales`` means: always there, and still."""
+
+    means: Float[Tensor, "n 3"]
+    """Centres at ``times``, model space."""
+    velocities: Float[Tensor, "n 3"]
+    """Per unit of model time."""
+    times: Float[Tensor, " n"]
+    """When each is fully there, model time."""
+    log_time_scales: Float[Tensor, " n"]
+    """Of the standard deviation of the weight over time."""
+    log_scales: Float[Tensor, "n 3"]
+    """Of the standard deviations in space, at one moment."""
+    quats: Float[Tensor, "n 4"]
+    """Their axes, wxyz, any length."""
+    logit_opacities: Float[Tensor, " n"]
+    """At ``times``."""
+    sh: Float[Tensor, "n k 3"]
+    """As in ``Gaussians4D``."""
+
+    def __len__(self) -> int:
+        """Number of Gaussians n."""
+        return len(self.means)
+
+    @staticmethod
+    @torch.no_grad()
+    def from_gaussians(gaussians: Gaussians4D) -> "FreeGaussians":
+        """The parameters of Gaussians. Opacities are held to [1e-4, 0.9999], where logits are finite."""
+        moving = gaussians.condition()
+        quats, scales = rotations_and_scales(moving.covariances)
+        always = torch.isinf(gaussians.time_scales)
+        log_time_scales = 0.5 * moving.time_variances.log().clamp_max(2.0 * math.log(LONGEST))
+        return FreeGaussians(
+            gaussians.means,
+            torch.where(always[:, None], torch.zeros_like(moving.velocities), moving.velocities),
+            gaussians.times,
+            torch.where(always, torch.full_like(log_time_scales, math.inf), log_time_scales),
+            scales.log(),
+            quats,
+            torch.logit(gaussians.opacities.clamp(1e-4, 0.9999)),
+            gaussians.sh,
+        )
+
+    @staticmethod
+    def unpacked(columns: Float[Tensor, "n p"]) -> "FreeGaussians":
+        """Inverse of ``packed``: views of the columns."""
+        parts = columns.split([*WIDTHS.values(), columns.shape[1] - sum(WIDTHS.values())], dim=1)
+        fields = [part[:, 0] if part.shape[1] == 1 else part for part in parts[:-1]]
+        return FreeGaussians(*fields, sh=parts[-1].unflatten(1, (-1, 3)))
+
+    def packed(self) -> Float[Tensor, "n p"]:
+        """All parameters of a Gaussian in one row, in the order of the fields."""
+        return torch.cat([getattr(self, f.name).reshape(len(self), -1) for f in dataclasses.fields(self)], dim=1)
+
+    @full_precision
+    def moving(self) -> MovingGaussians:
+        """As rasterisers want them. Differentiable."""
+        x, y, z = (rotation(self.quats) * self.log_scales.exp()[:, None]).unbind(1)
+        covariances = torch.stack([(a * b).sum(-1) for a, b in ((x, x), (x, y), (x, z), (y, y), (y, z), (z, z))], -1)
+        opacities = torch.sigmoid(self.logit_opacities)
+        variances = (2.0 * self.log_time_scales).exp()
+        return MovingGaussians(self.means, self.velocities, self.times, variances, covariances, opacities, self.sh)
+
+    @torch.no_grad()
+    def gaussians(self) -> Gaussians4D:
+        """The same as ``Gaussians4D``: its ``condition()`` is ``moving()``, to rounding."""
+        always = torch.isinf(self.log_time_scales)[:, None]
+        left, right, scales = _four_dimensional(self)
+        return Gaussians4D(
+            self.means.clone(),
+            self.times.clone(),
+            torch.where(always, self.log_scales.exp(), scales[:, :3]),
+            torch.where(always[:, 0], torch.full_like(self.times, math.inf), scales[:, 3]),
+            torch.where(always, self.quats, left),
+            torch.where(always, self.quats, right),
+            torch.sigmoid(self.logit_opacities),
+            self.sh.clone(),
+        )
+
+
+class Adam:
+    """Adam (arXiv 1412.6980) over rows: Gaussians that took no part in a step keep values, moments and age.
+
+    A Gaussian that is there for a moment would otherwise drift on old momentum during all the steps that look elsewhere.
+    """
+
+    FIELDS = ("values", "first", "second", "age")
+
+    def __init__(self, free: FreeGaussians) -> None:
+        self.values = free.packed().detach().clone()
+        """Parameters, one row a Gaussian; see ``FreeGaussians.packed``."""
+        self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
+        self.age = torch.zeros_like(free.times)
+        """Steps that each Gaussian took part in."""
+
+    @property
+    def free(self) -> FreeGaussians:
+        """The parameters as they are (views, not copies)."""
+        return FreeGaussians.unpacked(self.values)
+
+    def there(self, times: Float[Tensor, " v"]) -> Int[Tensor, " m"]:
+        """Which are there at one of ``times``, by the rule of ``MovingGaussians.at``."""
+        reach = REACH * self.free.log_time_scales.exp()
+        return ((times[:, None] - self.free.times).abs() <= reach).any(0).nonzero()[:, 0]
+
+    @torch.no_grad()
+    def step(self, rows: Int[Tensor, " m"], gradients: Float[Tensor, "m p"], rates: Float[Tensor, "m p"]) -> None:
+        """One step of the distinct Gaussians ``rows``; a Gaussian whose gradient is not finite sits it out."""
+        still = torch.isinf(self.values[rows, 7])
+        gradients = gradients.clone()
+        gradients[still, MOTION] = 0.0
+        sound = torch.isfinite(gradients).all(1)
+        if not bool(sound.all()):
+            rows, gradients, rates = rows[sound], gradients[sound], rates[sound]
+        self.age[rows] += 1.0
+        first, second = (1.0 - beta ** self.age[rows, None] for beta in BETAS)
+        m = torch.lerp(gradients, self.first[rows], BETAS[0])
+        v = torch.lerp(gradients.square(), self.second[rows], BETAS[1])
+        self.first[rows], self.second[rows] = m, v
+        self.values[rows] -= rates * (m / first) / ((v / second).sqrt() + EPSILON)
+
+    @torch.no_grad()
+    def replace(self, kept: Int[Tensor, " m"], added: Float[Tensor, "a p"]) -> None:
+        """Keep the Gaussians ``kept`` with their moments, and append new ones without any."""
+        zeros = torch.zeros_like(added)
+        for name, more in (("values", added), ("first", zeros), ("second", zeros), ("age", zeros[:, 0])):
+            setattr(self, name, torch.cat([getattr(self, name)[kept], more]))
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to continue."""
+        return {name: getattr(self, name) for name in self.FIELDS}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``state()``."""
+        for name in self.FIELDS:
+            setattr(self, name, state[name])
+
+
+def rate_columns(rates: Rates, p: int, share: float, others: float) -> tuple[Float[Tensor, " p"], Bool[Tensor, " p"]]:
+    """Learning rates of the columns of ``packed``, and 1 where they are to be multiplied by a Gaussian's unit of length.
+
+    ``share`` multiplies those of centres, velocities and times, ``others`` the rest.
+    """
+    motion = ("means", "velocities", "times", "log_time_scales")
+    columns = [
+        getattr(rates, name) * (share if name in motion else others) for name in WIDTHS for _ in range(WIDTHS[name])
+    ]
+    harmonics = p - len(columns)
+    columns += [rates.sh * others * (1.0 if i < 3 else 0.05) for i in range(harmonics)]
+    return torch.tensor(columns), torch.arange(p) < 6
+
+
+def rotation(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
+    """Rotation matrices of wxyz quaternions of any length above 0."""
+    w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True).clamp_min(1e-12)).unbind(-1)
+    entries = [
+        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    ]
+    return torch.stack(entries, -1).unflatten(-1, (3, 3))
+
+
+def _four_dimensional(free: FreeGaussians) -> tuple[Tensor, Tensor, Tensor]:
+    """Quaternions left, right [n 4] and the four scales of the 4D covariance, the axis closest to time last. In float64."""
+    moving = free.moving()
+    velocity, variance = moving.velocities.double(), moving.time_variances.double().clamp_max(LONGEST**2)
+    space = rotation(free.quats.double()) * free.log_scales.double().exp()[:, None]
+    full = velocity.new_zeros(len(free), 4, 4)
+    full[:, :3, :3] = space @ space.mT + variance[:, None, None] * velocity[:, :, None] * velocity[:, None]
+    full[:, :3, 3] = full[:, 3, :3] = variance[:, None] * velocity
+    full[:, 3, 3] = variance
+    values, axes = torch.linalg.eigh(full)  # rows x y z t, columns axes
+    last = axes[:, 3].abs().argmax(-1, keepdim=True)
+    order = (torch.arange(4) == last).to(torch.int8).argsort(dim=-1, stable=True)
+    values, axes = values.gather(-1, order), axes.gather(-1, order[:, None].expand(-1, 4, -1))
+    axes = axes * torch.linalg.det(axes)[:, None, None].sign() ** (torch.arange(4) == 0)
+    left, right = _isoclinic(axes)
+    return left.float(), right.float(), values.clamp_min(1e-20).sqrt().float()
+
+
+def _isoclinic(rotation: Float[Tensor, "n 4 4"]) -> tuple[Tensor, Tensor]:
+    """Unit quaternions with rotation v = left · v · conj(right) (van Elfrinkhof's formula, arXiv math/0501249).
+
+    The matrices of  v -> e_i · v · conj(e_j)  are orthogonal, so projecting onto them gives  left_i right_j, of rank one.
+    """
+    unit = torch.eye(4, dtype=rotation.dtype)
+    pairs = rotation_4d(unit.repeat_interleave(4, 0), unit.repeat(4, 1)).unflatten(0, (4, 4))
+    outer = torch.einsum("nab,ijab->nij", rotation, pairs) / 4.0
+    best = outer.norm(dim=-1).argmax(-1)
+    right = outer[torch.arange(len(outer)), best]
+    right = right / right.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return (outer @ right[..., None])[..., 0], right
