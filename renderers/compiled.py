@@ -46,8 +46,8 @@ def cache_folders(source: Path) -> list[Path]:
 class _Locator(_CacheLocator):
     """Finds the folder; a change in this file or in ``simd`` counts as a change of every kernel."""
 
-    def __init__(self, function, source: Path, folder: Path) -> None:
-        self._line, self._source, self._folder = function.__code__.co_firstlineno, source, folder
+    def __init__(self, source: Path, folder: Path) -> None:
+        self._source, self._folder = source, folder
 
     def get_cache_path(self) -> str:
         return str(self._folder)
@@ -57,7 +57,7 @@ class _Locator(_CacheLocator):
         return hashlib.sha256(b"\0".join(path.read_bytes() for path in shared)).hexdigest()
 
     def get_disambiguator(self) -> str:
-        return str(self._line)
+        return ""
 
     @classmethod
     def from_function(cls, py_func, py_file) -> "_Locator | None":
@@ -65,7 +65,7 @@ class _Locator(_CacheLocator):
             with contextlib.suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
                 tempfile.TemporaryFile(dir=folder).close()
-                return cls(py_func, Path(py_file), folder)
+                return cls(Path(py_file), folder)
         return None
 
 

@@ -19,6 +19,7 @@ from fsm.renderers.raster_lists import (
     OPACITY,
     RED,
     RIGHT,
+    ROW,
     TILE,
     TOP,
     WIDTH,
@@ -29,6 +30,7 @@ from fsm.renderers.raster_lists import (
 )
 from fsm.renderers.simd import (
     any_of,
+    bits_set,
     block_x,
     block_y,
     exp2,
@@ -40,7 +42,7 @@ from fsm.renderers.simd import (
     spread,
     store,
     take_next,
-    total,
+    totals,
     trailing_zeros,
 )
 
@@ -50,7 +52,8 @@ BLOCK = 16  # pixels
 PIXELS = BLOCKS * BLOCK
 GATHERED = 5  # transmittance (negative: the pixel is finished), red, green, blue, depth
 NEVER = 2**31 - 1
-GRADIENTS = 10  # of a splat in a tile: moments 1, x, y, xx, xy, yy of the gradient over sigma; colour, depth
+TABLES = 2 * 8 * BLOCK  # before the blocks: x of the pixels of every column of blocks, y of every row of blocks
+SUMS = 16  # sums of a splat in a tile: the gradient over log(alpha) times 1, x, y, xx, xy, yy; colour, depth; 6 unused
 INDEX = 0xFFFFFFFF
 ONE_PER_ROW = 0x0101010101010101
 
@@ -75,12 +78,20 @@ def _blocks_inside(left, top, width, height):
 
 
 @part
+def _fill_tables(state):
+    """Pixel centres from the tile's corner."""
+    for i in range(8):
+        store(state, i * BLOCK, block_x() + 4 * i)
+        store(state, (8 + i) * BLOCK, block_y() + 4 * i)
+
+
+@part
 def _start_tile(state, ends, left, top, width, height):
     """All light passes; pixels outside the picture are finished."""
     for block in range(BLOCKS):
         x, y = block_x() + (left + 4 * (block & 7)), block_y() + (top + 4 * (block >> 3))
         inside = (x < fill(np.float32(width))) & (y < fill(np.float32(height)))
-        at = block * (GATHERED * BLOCK)
+        at = TABLES + block * (GATHERED * BLOCK)
         store(state, at, select(inside, fill(np.float32(1.0)), fill(np.float32(-1.0))))
         for channel in range(1, GATHERED):
             store(state, at + channel * BLOCK, fill(np.float32(0.0)))
@@ -89,14 +100,19 @@ def _start_tile(state, ends, left, top, width, height):
 
 @part
 def _draw_tile(entries, start, stop, records, state, ends, left, top, alive):
-    """Composite splats ``start`` to ``stop`` into ``state`` [64 5 16]; ``ends`` [64 16] gets where pixels finished."""
+    """Composite splats ``start`` to ``stop`` into ``state`` [64 5 16]; ``ends`` [64 16] gets where pixels finished.
+
+    Returns how many blocks were looked at.
+    """
     least, most, nothing = fill(LEAST), fill(MOST), fill(np.float32(0.0))
+    visits = 0
     for k in range(start, stop):
         fetch_ahead(records, (item(entries, min(k + 8, stop - 1)) & INDEX) * WIDTH)
         r = (item(entries, k) & INDEX) * WIDTH
         todo = _touched(records, r, left, top) & alive
         if todo == 0:
             continue
+        visits += bits_set(todo)
         cx, cy = spread(records, r + CX) - left, spread(records, r + CY) - top
         xx, xy, yy = spread(records, r + XX), spread(records, r + XY), spread(records, r + YY)
         opacity, depth = spread(records, r + OPACITY), spread(records, r + DEPTH)
@@ -104,9 +120,8 @@ def _draw_tile(entries, start, stop, records, state, ends, left, top, alive):
         while todo != 0:
             block = trailing_zeros(todo)
             todo &= todo - 1
-            at = block * (GATHERED * BLOCK)
-            dx = (block_x() + 4 * (block & 7)) - cx
-            dy = (block_y() + 4 * (block >> 3)) - cy
+            at = TABLES + block * (GATHERED * BLOCK)
+            dx, dy = load(state, (block & 7) * BLOCK) - cx, load(state, (8 + (block >> 3)) * BLOCK) - cy
             power = dx * (xx * dx + xy * dy) + yy * dy * dy
             alpha = opacity * exp2(power)
             light = load(state, at)
@@ -128,20 +143,22 @@ def _draw_tile(entries, start, stop, records, state, ends, left, top, alive):
             store(state, at + 64, load(state, at + 64) + weight * depth)
         if alive == 0:
             break
+    return visits
 
 
 @kernel(
-    "void(int64, int64[::1], int64[::1], int64[::1], int64[:, ::1], float32[::1], int64, int64,"
+    "void(int64, int64[::1], int64[::1], int64[::1], int64[:, ::1], float32[:, ::1], float32[::1], int64, int64,"
     " float32[:, :, ::1], int64, float32[:, ::1], int32[:, ::1])"
 )
-def draw(worker, counter, starts, entries, scratch, records, height, width, picture, keep, lights, ends):
-    """Sort and draw tiles until none is left.
+def draw(worker, counter, starts, entries, scratch, states, records, height, width, picture, keep, lights, ends):
+    """Take tiles until none is left (``counter[0]``), sort and draw them; ``counter[1 + worker]`` counts blocks looked at.
 
     ``picture`` [5 h w] gets colour, alpha, depth · alpha; if ``keep``, ``lights`` and ``ends`` [tiles 1024] what gradients need.
     """
     columns = (width + TILE - 1) // TILE
-    state = np.empty(PIXELS * GATHERED, np.float32)
-    own_ends = np.empty(PIXELS, np.int32)
+    state = states[worker]
+    own_ends = state[TABLES + PIXELS * GATHERED :].view(np.int32)
+    _fill_tables(state)
     histogram = np.empty(2048, np.int64)
     while True:
         tile = take_next(counter)
@@ -151,20 +168,21 @@ def draw(worker, counter, starts, entries, scratch, records, height, width, pict
         _start_tile(state, own_ends, left, top, width, height)
         start, stop = starts[tile], starts[tile + 1]
         sort_list(entries, start, stop, scratch[worker], histogram)
-        _draw_tile(entries, start, stop, records, state, own_ends, left, top, _blocks_inside(left, top, width, height))
+        alive = _blocks_inside(left, top, width, height)
+        counter[1 + worker] += _draw_tile(entries, start, stop, records, state, own_ends, left, top, alive)
         for y in range(min(TILE, height - top)):
             for x in range(min(TILE, width - left)):
                 block, pixel = (y >> 2) * 8 + (x >> 2), (y & 3) * 4 + (x & 3)
-                at = block * (GATHERED * BLOCK) + pixel
+                at = TABLES + block * (GATHERED * BLOCK) + pixel
                 picture[3, top + y, left + x] = np.float32(1.0) - abs(state[at])
                 picture[0, top + y, left + x] = state[at + 16]
                 picture[1, top + y, left + x] = state[at + 32]
                 picture[2, top + y, left + x] = state[at + 48]
                 picture[4, top + y, left + x] = state[at + 64]
         if keep:
-            ends[tile] = own_ends
             for block in range(BLOCKS):
-                store(lights[tile], block * BLOCK, load(state, block * (GATHERED * BLOCK)))
+                store(ends[tile], block * BLOCK, load(own_ends, block * BLOCK))
+                store(lights[tile], block * BLOCK, load(state, TABLES + block * (GATHERED * BLOCK)))
 
 
 GIVEN = 7  # light after, gathered behind, and the gradients of the picture
@@ -178,7 +196,7 @@ def _start_tile_back(lights, ends, gradient, state, block_ends, left, top, stop)
         block_ends[block] = 0
         for pixel in range(BLOCK):
             x, y = left + 4 * (block & 7) + (pixel & 3), top + 4 * (block >> 3) + (pixel >> 2)
-            at = block * (GIVEN * BLOCK) + pixel
+            at = TABLES + block * (GIVEN * BLOCK) + pixel
             state[at] = abs(lights[block * BLOCK + pixel])
             state[at + 16] = 0.0
             inside = x < width and y < height
@@ -188,37 +206,34 @@ def _start_tile_back(lights, ends, gradient, state, block_ends, left, top, stop)
 
 
 @part
-def _tile_back(entries, start, stop, records, state, ends, block_ends, left, top, columns, rows, sums):
+def _tile_back(entries, start, stop, records, state, ends, block_ends, left, top, rows, sums):
     """Walk from back to front; every splat's sums over the tile's pixels go to its row for this tile."""
     least, most, nothing = fill(LEAST), fill(MOST), fill(np.float32(0.0))
     last = start
     for block in range(BLOCKS):
         last = max(last, block_ends[block])
     for k in range(last - 1, start - 1, -1):
-        fetch_ahead(records, (item(entries, max(k - 8, start)) & INDEX) * WIDTH)
-        i = item(entries, k) & INDEX
-        r = i * WIDTH
+        fetch_ahead(records, (item(entries, max(k - 16, start)) & INDEX) * WIDTH)
+        fetch_ahead(sums, _row(records, rows, (item(entries, max(k - 4, start)) & INDEX) * WIDTH, left, top) * SUMS)
+        r = (item(entries, k) & INDEX) * WIDTH
         todo = _touched(records, r, left, top)
         cx, cy = spread(records, r + CX) - left, spread(records, r + CY) - top
         xx, xy, yy = spread(records, r + XX), spread(records, r + XY), spread(records, r + YY)
         opacity, depth = spread(records, r + OPACITY), spread(records, r + DEPTH)
         red, green, blue = spread(records, r + RED), spread(records, r + GREEN), spread(records, r + BLUE)
         s = sx = sy = sxx = sxy = syy = s_red = s_green = s_blue = s_depth = fill(np.float32(0.0))
-        met = False
         while todo != 0:
             block = trailing_zeros(todo)
             todo &= todo - 1
             if k >= item(block_ends, block):
                 continue
-            dx = (block_x() + 4 * (block & 7)) - cx
-            dy = (block_y() + 4 * (block >> 3)) - cy
+            dx, dy = load(state, (block & 7) * BLOCK) - cx, load(state, (8 + (block >> 3)) * BLOCK) - cy
             power = dx * (xx * dx + xy * dy) + yy * dy * dy
             raw = opacity * exp2(power)
             seen = (power <= nothing) & (raw >= least) & (fill(k) < load(ends, block * BLOCK))
             if not any_of(seen):
                 continue
-            met = True
-            at = block * (GIVEN * BLOCK)
+            at = TABLES + block * (GIVEN * BLOCK)
             alpha = select(seen, select(raw < most, raw, most), nothing)
             inverse = 1.0 / (1.0 - alpha)
             light, behind = load(state, at), load(state, at + 16)
@@ -235,31 +250,32 @@ def _tile_back(entries, start, stop, records, state, ends, block_ends, left, top
             sxx, sxy, syy = sxx + vx * dx, sxy + vx * dy, syy + vy * dy
             s_red, s_green, s_blue = s_red + weight * g_red, s_green + weight * g_green, s_blue + weight * g_blue
             s_depth = s_depth + weight * g_depth
-        if met:
-            first_column, first_row = (
-                np.int64(item(records, r + LEFT)) // TILE,
-                np.int64(item(records, r + TOP)) // TILE,
-            )
-            across = np.int64(item(records, r + RIGHT)) // TILE - first_column + 1
-            row = sums[rows[i] + (top // TILE - first_row) * across + left // TILE - first_column]
-            row[0], row[1], row[2], row[3], row[4] = total(s), total(sx), total(sy), total(sxx), total(sxy)
-            row[5], row[6], row[7], row[8], row[9] = (
-                total(syy),
-                total(s_red),
-                total(s_green),
-                total(s_blue),
-                total(s_depth),
-            )
+        sums_of_splat = (s, sx, sy, sxx, sxy, syy, s_red, s_green, s_blue, s_depth)
+        store(sums, _row(records, rows, r, left, top) * SUMS, totals(sums_of_splat))
+    for k in range(last, stop):
+        store(sums, _row(records, rows, (item(entries, k) & INDEX) * WIDTH, left, top) * SUMS, fill(np.float32(0.0)))
+
+
+@part
+def _row(records, rows, r, left, top):
+    """Row of a splat's sums in the tile at (left, top)."""
+    first_column, first_row = np.int64(item(records, r + LEFT)) // TILE, np.int64(item(records, r + TOP)) // TILE
+    across = np.int64(item(records, r + RIGHT)) // TILE - first_column + 1
+    return item(rows, r + ROW) + (top // TILE - first_row) * across + left // TILE - first_column
 
 
 @kernel(
-    "void(int64, int64[::1], int64[::1], int64[::1], float32[::1], float32[:, ::1], int32[:, ::1],"
-    " float32[:, :, ::1], int64[::1], float32[:, ::1])"
+    "void(int64, int64[::1], int64[::1], int64[::1], float32[:, ::1], float32[::1], float32[:, ::1], int32[:, ::1],"
+    " float32[:, :, ::1], int32[::1], float32[::1])"
 )
-def draw_back(worker, counter, starts, entries, records, lights, ends, gradient, rows, sums):
-    """Gradients of tiles until none is left: ``sums`` [rows 10] of what ``gradient`` [5 h w] means for each splat in each tile."""
+def draw_back(worker, counter, starts, entries, states, records, lights, ends, gradient, rows, sums):
+    """Take tiles until none is left; ``sums`` gets what ``gradient`` [5 h w] means for each splat in each tile.
+
+    ``rows`` is ``records`` as integers.
+    """
     columns = (gradient.shape[2] + TILE - 1) // TILE
-    state = np.empty(PIXELS * GIVEN, np.float32)
+    state = states[worker]
+    _fill_tables(state)
     block_ends = np.empty(BLOCKS, np.int64)
     while True:
         tile = take_next(counter)
@@ -268,44 +284,28 @@ def draw_back(worker, counter, starts, entries, records, lights, ends, gradient,
         left, top = (tile % columns) * TILE, (tile // columns) * TILE
         start, stop = starts[tile], starts[tile + 1]
         _start_tile_back(lights[tile], ends[tile], gradient, state, block_ends, left, top, stop)
-        _tile_back(entries, start, stop, records, state, ends[tile], block_ends, left, top, columns, rows, sums)
-
-
-@kernel("void(int64, int64, float32[:, ::1], int64[::1], int64[::1])")
-def count_rows(worker, workers, records, begins, rows):
-    """``rows[i]``: where the sums of splat i begin, one row for each tile of its box; this worker's from ``begins[worker]`` on.
-
-    On return ``begins[worker]`` is where they end.
-    """
-    m = rows.size
-    at = begins[worker]
-    for i in range(m * worker // workers, m * (worker + 1) // workers):
-        rows[i] = at
-        record = records[i]
-        if record[RIGHT] >= 0:
-            columns = (int(record[RIGHT]) // TILE) - (int(record[LEFT]) // TILE) + 1
-            at += columns * ((int(record[BOTTOM]) // TILE) - (int(record[TOP]) // TILE) + 1)
-    begins[worker] = at
+        _tile_back(entries, start, stop, records, state, ends[tile], block_ends, left, top, rows, sums)
 
 
 @kernel(
-    "void(int64, int64, int64[::1], int64, float32[:, ::1], float32[:, ::1], float32[::1],"
+    "void(int64, int64, int32[:, ::1], float32[::1], float32[:, ::1], float32[::1],"
     " float32[:, ::1], float32[:, ::1], float32[::1], float32[::1], float32[:, ::1])"
 )
 def gather_gradients(
-    worker, workers, rows, end, sums, conics, opacities, to_centres, to_conics, to_depths, to_opacities, to_colours
+    worker, workers, rows, sums, conics, opacities, to_centres, to_conics, to_depths, to_opacities, to_colours
 ):
     """Add up the rows of this worker's splats, always in the same order, and turn them into gradients."""
-    m = rows.size
+    m = rows.shape[0]
+    added = np.empty(SUMS, np.float32)
     for i in range(m * worker // workers, m * (worker + 1) // workers):
-        s = sx = sy = sxx = sxy = syy = red = green = blue = depth = np.float32(0.0)
-        for j in range(rows[i], rows[i + 1] if i + 1 < m else end):
-            row = sums[j]
-            s, sx, sy, sxx, sxy, syy = s + row[0], sx + row[1], sy + row[2], sxx + row[3], sxy + row[4], syy + row[5]
-            red, green, blue, depth = red + row[6], green + row[7], blue + row[8], depth + row[9]
-        to_centres[i, 0] = conics[i, 0] * sx + conics[i, 1] * sy
-        to_centres[i, 1] = conics[i, 1] * sx + conics[i, 2] * sy
-        to_conics[i, 0], to_conics[i, 1], to_conics[i, 2] = np.float32(-0.5) * sxx, -sxy, np.float32(-0.5) * syy
-        to_depths[i] = depth
-        to_opacities[i] = s / opacities[i] if opacities[i] > 0 else np.float32(0.0)
-        to_colours[i, 0], to_colours[i, 1], to_colours[i, 2] = red, green, blue
+        total = fill(np.float32(0.0))
+        for j in range(rows[i, ROW], rows[i + 1, ROW] if i + 1 < m else sums.size // SUMS):
+            total = total + load(sums, j * SUMS)
+        store(added, 0, total)
+        xx, xy, yy, sx, sy = conics[i, 0], conics[i, 1], conics[i, 2], added[1], added[2]
+        to_centres[i, 0], to_centres[i, 1] = xx * sx + xy * sy, xy * sx + yy * sy
+        half = np.float32(-0.5)
+        to_conics[i, 0], to_conics[i, 1], to_conics[i, 2] = half * added[3], -added[4], half * added[5]
+        to_opacities[i] = added[0] / opacities[i] if opacities[i] > 0 else np.float32(0.0)
+        to_colours[i, 0], to_colours[i, 1], to_colours[i, 2] = added[6], added[7], added[8]
+        to_depths[i] = added[9]

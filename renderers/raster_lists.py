@@ -11,7 +11,7 @@ from fsm.renderers.simd import item
 TILE = 32
 # A record: 16 float32 (a cache line) per splat.
 WIDTH = 16
-CX, CY, XX, XY, YY, OPACITY, RED, GREEN, BLUE, DEPTH, LEFT, TOP, RIGHT, BOTTOM = range(14)
+CX, CY, XX, XY, YY, OPACITY, RED, GREEN, BLUE, DEPTH, LEFT, TOP, RIGHT, BOTTOM, ROW = range(15)
 LOG2_E = 1.4426950408889634
 SLACK = 1e-3  # pixels by which boxes are widened: rounding must not cut off what the kernels would draw
 DIGIT = 11  # bits sorted at once
@@ -26,17 +26,18 @@ def pack_and_count(worker, workers, centres, conics, depths, opacities, colours,
     """Write the ``records`` of this worker's splats; count those per tile in ``counts[worker]``."""
     m = depths.size
     columns = (width + TILE - 1) // TILE
-    counts[worker] = 0
+    for tile in range(counts.shape[1]):  # a slice would do, but takes seconds to compile
+        counts[worker, tile] = 0
     for i in range(m * worker // workers, m * (worker + 1) // workers):
-        x, y = centres[i, 0], centres[i, 1]
+        cx, cy = centres[i, 0], centres[i, 1]
         rx, ry = radii[i, 0] + np.float32(SLACK), radii[i, 1] + np.float32(SLACK)
         half = np.float32(0.5)
-        left = max(np.ceil(x - rx - half), np.float32(0.0))
-        top = max(np.ceil(y - ry - half), np.float32(0.0))
-        right = min(np.floor(x + rx - half), np.float32(width - 1))
-        bottom = min(np.floor(y + ry - half), np.float32(height - 1))
+        left = max(np.ceil(cx - rx - half), np.float32(0.0))
+        top = max(np.ceil(cy - ry - half), np.float32(0.0))
+        right = min(np.floor(cx + rx - half), np.float32(width - 1))
+        bottom = min(np.floor(cy + ry - half), np.float32(height - 1))
         record = records[i]
-        record[CX], record[CY] = x, y
+        record[CX], record[CY] = cx, cy
         record[XX] = conics[i, 0] * np.float32(-0.5 * LOG2_E)
         record[XY] = conics[i, 1] * np.float32(-LOG2_E)
         record[YY] = conics[i, 2] * np.float32(-0.5 * LOG2_E)
@@ -47,9 +48,9 @@ def pack_and_count(worker, workers, centres, conics, depths, opacities, colours,
             left, top, right, bottom = np.float32(0.0), np.float32(0.0), np.float32(-1.0), np.float32(-1.0)
         record[LEFT], record[TOP], record[RIGHT], record[BOTTOM] = left, top, right, bottom
         if right >= 0:
-            for row in range(int(top) // TILE, int(bottom) // TILE + 1):
-                for column in range(int(left) // TILE, int(right) // TILE + 1):
-                    counts[worker, row * columns + column] += 1
+            for y in range(int(top) // TILE, int(bottom) // TILE + 1):
+                for x in range(int(left) // TILE, int(right) // TILE + 1):
+                    counts[worker, y * columns + x] += 1
 
 
 @kernel("void(int64[:, ::1], int64[::1])")
@@ -65,23 +66,28 @@ def place(counts, starts):
     starts[counts.shape[1]] = at
 
 
-@kernel("void(int64, int64, int64, float32[:, ::1], int32[::1], int64[:, ::1], int64[::1])")
-def list_tiles(worker, workers, columns, records, depth_bits, places, entries):
-    """Write this worker's splats into the lists: (depth as an ordered int32) << 32 | index."""
-    m = depth_bits.size
+@kernel("void(int64, int64, int64, float32[:, ::1], int32[:, ::1], int32[::1], int64[:, ::1], int64[::1], int64[::1])")
+def list_tiles(worker, workers, columns, records, records_as_int, depth_bits, places, begins, entries):
+    """Write this worker's splats into the lists of tiles: (depth as an ordered int32) << 32 | index.
+
+    ROW of a record becomes how many entries earlier splats have; this worker's first has ``begins[worker]``.
+    """
+    m, row_at = depth_bits.size, begins[worker]
     for i in range(m * worker // workers, m * (worker + 1) // workers):
         record = records[i]
+        records_as_int[i, ROW] = row_at
         if record[RIGHT] < 0:
             continue
         bits = np.int64(depth_bits[i])
         if bits < 0:  # the more negative a float, the larger its bits; -0 is 0
             bits = -(bits & np.int64(0x7FFFFFFF))
         entry = (bits << 32) | i
-        for row in range(int(record[TOP]) // TILE, int(record[BOTTOM]) // TILE + 1):
-            for column in range(int(record[LEFT]) // TILE, int(record[RIGHT]) // TILE + 1):
-                tile = row * columns + column
+        for y in range(int(record[TOP]) // TILE, int(record[BOTTOM]) // TILE + 1):
+            for x in range(int(record[LEFT]) // TILE, int(record[RIGHT]) // TILE + 1):
+                tile = y * columns + x
                 entries[places[worker, tile]] = entry
                 places[worker, tile] += 1
+                row_at += 1
 
 
 @part
@@ -110,13 +116,15 @@ def sort_list(entries, start, stop, scratch, histogram):
         _sort_digit(source, source_at, target, target_at, n, least, p * digit, digit, histogram)
         source, source_at, target, target_at = target, target_at, source, source_at
     if passes % 2:
-        entries[start:stop] = scratch[:n]
+        for i in range(n):
+            entries[start + i] = scratch[i]
 
 
 @part
 def _sort_digit(source, source_at, target, target_at, n, least, shift, digit, histogram):
     mask = (1 << digit) - 1
-    histogram[: mask + 1] = 0
+    for d in range(mask + 1):
+        histogram[d] = 0
     for i in range(n):
         histogram[(((item(source, source_at + i) >> 32) - least) >> shift) & mask] += 1
     at = target_at

@@ -4,6 +4,8 @@ Same rules and results as ``rasterize_reference`` (to float32 rounding), the sam
 many threads as torch (``torch.set_num_threads``), and may be called from several threads and from forked processes.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -61,25 +63,36 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
+def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An array, not filled, that starts where a cache line does: vectors of 64 bytes must not straddle two."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    return memory[first : first + size].view(dtype).reshape(shape)
+
+
 def _forward(inputs: list[np.ndarray], picture: np.ndarray, keep: bool) -> tuple[np.ndarray, ...]:
     """Draw into ``picture``; returns what gradients need: records, starts of the tiles' lists, lists, last light, ends."""
     n, (_, h, w) = workers(), picture.shape
     depths = inputs[2]
     columns = -(-w // lists.TILE)
     tiles = columns * -(-h // lists.TILE)
-    records = np.empty((len(depths), lists.WIDTH), np.float32)
+    records = _aligned((len(depths), lists.WIDTH), np.float32)
     places = np.empty((n, tiles), np.int64)
     starts = np.empty(tiles + 1, np.int64)
     on_threads(lists.pack_and_count, n, n, *inputs, h, w, records, places)
+    found = places.sum(1)
     lists.place(places, starts)
     entries = np.empty(starts[-1], np.int64)
-    on_threads(lists.list_tiles, n, n, columns, records, depths.view(np.int32), places, entries)
+    given = (columns, records, records.view(np.int32), depths.view(np.int32), places, np.cumsum(found) - found, entries)
+    on_threads(lists.list_tiles, n, n, *given)
     scratch = np.empty((n, int(np.diff(starts).max())), np.int64)
     shape = (tiles if keep else 1, kernels.PIXELS)
-    lights, ends = np.empty(shape, np.float32), np.empty(shape, np.int32)
-    counter = np.zeros(1, np.int64)
+    lights, ends = _aligned(shape, np.float32), _aligned(shape, np.int32)
+    states = _aligned((n, kernels.TABLES + kernels.PIXELS * (kernels.GATHERED + 1)), np.float32)
+    counter = np.zeros(1 + n, np.int64)
     flat = records.reshape(-1)
-    on_threads(kernels.draw, n, counter, starts, entries, scratch, flat, h, w, picture, int(keep), lights, ends)
+    on_threads(kernels.draw, n, counter, starts, entries, scratch, states, flat, h, w, picture, int(keep), lights, ends)
     return records, starts, entries, lights, ends
 
 
@@ -95,16 +108,12 @@ def _backward(
 ) -> list[Tensor]:
     """Gradients of centres, conics, depths, opacities and colours."""
     n, m = workers(), len(records)
-    rows = np.empty(m, np.int64)
-    begins = np.zeros(n, np.int64)
-    on_threads(kernels.count_rows, n, n, records, begins, rows)
-    total = int(begins.sum())
-    begins = np.cumsum(begins) - begins
-    on_threads(kernels.count_rows, n, n, records, begins, rows)
-    sums = np.zeros((total, kernels.GRADIENTS), np.float32)
+    rows = records.view(np.int32)
+    states = _aligned((n, kernels.TABLES + kernels.PIXELS * kernels.GIVEN), np.float32)
+    sums = _aligned((len(entries) * kernels.SUMS,), np.float32)
     counter = np.zeros(1, np.int64)
-    flat = records.reshape(-1)
-    on_threads(kernels.draw_back, n, counter, starts, entries, flat, lights, ends, gradient, rows, sums)
+    given = (counter, starts, entries, states, records.reshape(-1), lights, ends, gradient, rows.reshape(-1), sums)
+    on_threads(kernels.draw_back, n, *given)
     out = [np.empty((m, *tail), np.float32) for tail in ((2,), (3,), (), (), (3,))]
-    on_threads(kernels.gather_gradients, n, n, rows, total, sums, conics, opacities, *out)
+    on_threads(kernels.gather_gradients, n, n, rows, sums, conics, opacities, *out)
     return [torch.from_numpy(a) for a in out]

@@ -218,17 +218,27 @@ def any_of(typingctx, mask):
     return types.boolean(mask), code
 
 
+def _halves_added(builder, a, b):
+    """Sums of neighbouring pairs of ``a``, then of ``b``."""
+    if a is None:
+        return None
+    second = ir.Constant(a.type, ir.Undefined) if b is None else b
+    even, odd = (ir.Constant(_LLVM[Ints], list(range(first, 2 * LANES, 2))) for first in (0, 1))
+    return builder.fadd(builder.shuffle_vector(a, second, even), builder.shuffle_vector(a, second, odd), flags=_LOOSE)
+
+
 @intrinsic
-def total(typingctx, vector):
-    """Sum of 16 floats."""
+def totals(typingctx, vectors):
+    """Sums of a tuple of up to 16 vectors as the elements of one; those that are left over mean nothing."""
 
     def code(context, builder, sig, args):
-        kind = ir.FunctionType(_F32, [_F32, _LLVM[Floats]])
-        name = "llvm.vector.reduce.fadd.v16f32"
-        function = cgutils.get_or_insert_function(builder.module, kind, name)
-        return builder.call(function, [ir.Constant(_F32, 0.0), args[0]], fastmath=_LOOSE)
+        parts = [builder.extract_value(args[0], i) for i in range(sig.args[0].count)]
+        parts += [None] * (LANES - len(parts))
+        while len(parts) > 1:
+            parts = [_halves_added(builder, a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
 
-    return types.float32(vector), code
+    return Floats(vectors), code
 
 
 @intrinsic
@@ -260,6 +270,16 @@ def trailing_zeros(typingctx, value):
 
     def code(context, builder, sig, args):
         return builder.cttz(args[0], ir.Constant(_I1, 0))
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def bits_set(typingctx, value):
+    """How many bits of an int64 are set."""
+
+    def code(context, builder, sig, args):
+        return builder.ctpop(args[0])
 
     return types.int64(types.int64), code
 
