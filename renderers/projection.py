@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fsm.rays import full_precision
@@ -21,6 +21,7 @@ LEAST_ALPHA = 1.0 / 255.0
 GUARD = 0.3  # the Jacobian is taken at most this share of the half field of view outside the picture
 MOST_ALPHA = 0.999
 LAST_TRANSMITTANCE = 1e-4  # a pixel is finished before its transmittance falls to this
+SLACK = 2e-3  # squared standard deviations added to every splat's box: room for the rounding of those who draw it
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def project_gaussians(gaussians: Gaussians3D, camera: Views, projection: Project
     nearer than ``near`` are left out silently.
     """
     c2w, k = camera.c2w[0], camera.intrinsics[0]
-    usable, dropped = _usable(gaussians)
+    usable, dropped = usable_gaussians(gaussians)
     g = gaussians[usable]
     rotation = c2w[:3, :3].T
     local = (g.means - c2w[:3, 3]) @ rotation.T
@@ -79,35 +80,40 @@ def project_gaussians(gaussians: Gaussians3D, camera: Views, projection: Project
     x, y, z = local.unbind(-1)
     xx, xy, yy = _ellipses(g.covariances, local, rotation, k, camera.hw)
     plain = (xx * yy - xy * xy).clamp_min(0.0)
+    determinant = plain + projection.blur * (xx + yy + projection.blur)  # that of the widened ellipse, never below it
     xx, yy = xx + projection.blur, yy + projection.blur
-    determinant = xx * yy - xy * xy
     opacities = g.opacities
     if projection.antialiased:
-        opacities = opacities * (plain / determinant).clamp_min(1e-12).sqrt()
+        opacities = opacities * (plain / determinant).clamp_min(1e-12).sqrt().to(x)
     centres = torch.stack([x / z * k[0] + k[2], y / z * k[1] + k[3]], dim=-1)
-    reach = (2.0 * torch.log((opacities.detach() / LEAST_ALPHA).clamp_min(1.0))).sqrt()
-    radii = reach[:, None] * torch.stack([xx, yy], dim=-1).detach().sqrt()
+    radii = (_reach(opacities.detach())[:, None] * torch.stack([xx, yy], dim=-1).detach().sqrt()).to(x)
     sound = torch.isfinite(radii).all(-1) & torch.isfinite(centres).all(-1) & (determinant > 0)
     shown = sound & _in_picture(centres, radii, camera.hw) & (radii.amax(-1) > projection.radius_clip)
     shown = shown.nonzero()[:, 0]
     determinant = determinant[shown]
-    conics = torch.stack([yy[shown], -xy[shown], xx[shown]], dim=-1) / determinant[:, None]
+    conics = (torch.stack([yy[shown], -xy[shown], xx[shown]], dim=-1) / determinant[:, None]).to(x)
     colours = colours_from_sh(g.sh[shown], g.means[shown] - c2w[:3, 3])
     return Splats(
         centres[shown], conics, z[shown], opacities[shown], colours, radii[shown], dropped + int((~sound).sum())
     )
 
 
-def _usable(g: Gaussians3D) -> tuple[Tensor, int]:
-    """Indices of Gaussians with finite values and a covariance that is one."""
+def usable_gaussians(g: Gaussians3D) -> tuple[Int[Tensor, " m"], int]:
+    """Indices of Gaussians with finite values and a covariance that is one, and the number of all others."""
     finite = torch.isfinite(g.means).all(-1) & torch.isfinite(g.covariances).all(-1) & torch.isfinite(g.opacities)
     finite &= torch.isfinite(g.sh).flatten(1).all(-1) & (g.covariances[:, [0, 3, 5]] >= 0).all(-1)
     index = finite.nonzero()[:, 0]
     return index, len(g) - len(index)
 
 
+def _reach(opacities: Tensor) -> Tensor:
+    """Standard deviations at which alpha has fallen to what counts as nothing; 0 where it does from the start."""
+    within = (2.0 * torch.log((opacities / LEAST_ALPHA).clamp_min(1.0)) + SLACK).sqrt()
+    return torch.where(opacities >= LEAST_ALPHA, within, torch.zeros_like(within))
+
+
 def _ellipses(covariances: Tensor, local: Tensor, rotation: Tensor, k: Tensor, hw: tuple[int, int]):
-    """Entries xx, xy, yy of the projected covariances in px²."""
+    """Entries xx, xy, yy of the projected covariances in px², float64: needles are differences of large numbers."""
     fx, fy, cx, cy = k.unbind()
     x, y, z = local.unbind(-1)
     h, w = hw
@@ -117,9 +123,9 @@ def _ellipses(covariances: Tensor, local: Tensor, rotation: Tensor, k: Tensor, h
     tx = (x / z).clamp(low_x - guard_x, high_x + guard_x)
     ty = (y / z).clamp(low_y - guard_y, high_y + guard_y)
     # Rows of the Jacobian times the rotation: the two gradients of the pixel position over world space.
-    u = (rotation[0] - tx[:, None] * rotation[2]) * (fx / z)[:, None]
-    v = (rotation[1] - ty[:, None] * rotation[2]) * (fy / z)[:, None]
-    a, b, c, d, e, f = covariances.unbind(-1)
+    u = ((rotation[0] - tx[:, None] * rotation[2]) * (fx / z)[:, None]).double()
+    v = ((rotation[1] - ty[:, None] * rotation[2]) * (fy / z)[:, None]).double()
+    a, b, c, d, e, f = covariances.double().unbind(-1)
 
     def times(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         p, q, r = row.unbind(-1)

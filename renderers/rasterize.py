@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.renderers.gaussians import Gaussians3D
-from fsm.renderers.projection import GSPLAT, Projection, project_gaussians
+from fsm.renderers.projection import GSPLAT, Projection
 from fsm.views import Rendering, Views
 
 Backend = Literal["auto", "gsplat", "cpu", "reference"]
@@ -46,22 +46,21 @@ def rasterize(
     ``auto`` is gsplat for CUDA tensors and cpu otherwise; what was taken stands in ``Rasterization.backend``.
     """
     chosen = choose_backend(backend, gaussians.means.device)
-    composite = _compositor(chosen)
-    pictures, dropped = [], 0
-    for i in range(len(views)):
-        splats = project_gaussians(gaussians, views[i], projection)
-        dropped += splats.dropped
-        pictures.append(composite(splats, views.hw))
-    rgb, alpha, depth = (torch.stack(parts) for parts in zip(*pictures, strict=True))
+    draw = _drawer(chosen)
+    pictures = [draw(gaussians, views[i], projection) for i in range(len(views))]
+    rgb, alpha, depth, dropped = zip(*pictures, strict=True)
+    rgb, alpha, depth = (torch.stack(parts) for parts in (rgb, alpha, depth))
     if background is not None:
         rgb = rgb + (1.0 - alpha) * background[:, None, None]
-    return Rasterization(rgb, alpha, depth / alpha.clamp_min(1e-10), chosen, dropped)
+    return Rasterization(rgb, alpha, depth / alpha.clamp_min(1e-10), chosen, sum(dropped))
 
 
 def choose_backend(backend: Backend, device: torch.device) -> str:
     """The backend that ``auto`` means on ``device``; asking for one that cannot run there is an ``InputError``."""
     if backend == "auto":
         return "gsplat" if device.type == "cuda" else "cpu"
+    if backend not in ("gsplat", "cpu", "reference"):
+        raise InputError(f"backend is {backend!r}; choose auto, gsplat, cpu or reference.")
     if backend == "gsplat" and device.type != "cuda":
         raise InputError(f"backend is gsplat but the Gaussians are on {device}; move them to cuda or choose cpu.")
     if backend == "cpu" and device.type != "cpu":
@@ -69,10 +68,21 @@ def choose_backend(backend: Backend, device: torch.device) -> str:
     return backend
 
 
-def _compositor(backend: str):
-    """The function that draws projected splats; imported when asked for, because compiled kernels come with it."""
+def _drawer(backend: str):
+    """Colour over black, alpha, depth times alpha and how many were dropped, of one view; imported when asked for."""
+    if backend == "gsplat":
+        from fsm.renderers.rasterize_gsplat import draw
+
+        return draw
     if backend == "cpu":
+        from fsm.renderers.projection_cpu import project_on_cpu as project
         from fsm.renderers.rasterize_cpu import composite
     else:
+        from fsm.renderers.projection import project_gaussians as project
         from fsm.renderers.rasterize_reference import composite
-    return composite
+
+    def draw(gaussians: Gaussians3D, view: Views, projection: Projection) -> tuple[Tensor, Tensor, Tensor, int]:
+        splats = project(gaussians, view, projection)
+        return *composite(splats, view.hw), splats.dropped
+
+    return draw
