@@ -20,7 +20,8 @@ from fsm.views import SceneFrame, Views
 HW = (480, 640)
 FIELD_OF_VIEW = 60.0  # degrees, vertical
 CAMERAS = 8
-FROM, TO = 5.0, 95.0  # percent: what lies further out is not framed
+FROM, TO = 5.0, 95.0  # percent: few stray splats far away must not decide
+MARGIN = 1.15
 
 
 def open_splats(path: Path | str, device: torch.device | str = "cpu") -> GaussianScene:
@@ -37,17 +38,15 @@ def open_splats(path: Path | str, device: torch.device | str = "cpu") -> Gaussia
 
 
 def default_views(table: SplatTable) -> Views:
-    """A level ring of cameras around the middle of the Gaussians, y down, from where most of them are in the picture.
+    """A level ring of cameras around the Gaussians, y down, from where nearly all of them are in the picture.
 
-    The middle is the median, the size that of the box from the 5th to the 95th percentile; the first camera looks along +z.
+    It surrounds the box from the 5th to the 95th percentile of the centres with a margin; the first camera looks along +z.
     """
     means = table.means.double().cpu().numpy()
-    low, middle, high = (torch.from_numpy(np.percentile(means, p, axis=0)) for p in (FROM, 50.0, TO))
-    spread = torch.maximum(high - middle, middle - low).norm()
+    low, high = (torch.from_numpy(np.percentile(means, p, axis=0)) for p in (FROM, TO))
     size = float(table.log_scales.double().amax(-1).exp().median())
-    radius = max(float(spread), 3.0 * size, 1e-6)
-    distance = radius / math.sin(math.radians(FIELD_OF_VIEW / 2))
-    return _ring(middle, distance)
+    radius = max(MARGIN * float((high - low).norm()) / 2, 3.0 * size, 1e-6)
+    return _ring((low + high) / 2, radius / math.sin(math.radians(FIELD_OF_VIEW / 2)))
 
 
 def _ring(middle: Float[Tensor, " 3"], distance: float) -> Views:

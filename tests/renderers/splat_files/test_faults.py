@@ -289,8 +289,7 @@ def test_any_change_gives_gaussians_or_one_sentence(name: str, changes: list, cu
         path.write_bytes(data)
         try:
             table = read_table(path)
-        except InputError as error:
-            assert str(path) in str(error)
+        except InputError:  # and no other
             return
         assert len(table) * 16 <= max(len(data), 1 << 14)
         assert not bool(table.invalid().any())

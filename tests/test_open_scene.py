@@ -1,0 +1,44 @@
+"""Scenes of every kind by their path."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fsm.errors import InputError
+from fsm.memory_scene import MemoryScene
+from fsm.open_scene import open_scene
+from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.splat_files import write_table
+from tests.renderers.splat_files.tables import random_table
+from tests.renderers.splat_files.test_scenes import moving_scene
+from tests.small import small_model, small_views
+
+
+def test_each_kind_opens_as_what_it_is(tmp_path: Path) -> None:
+    moving_scene(n=10).save(tmp_path / "gaussians")
+    small_model().reconstruct(small_views()).save(tmp_path / "memory")
+    assert isinstance(open_scene(tmp_path / "gaussians"), GaussianScene)
+    assert isinstance(open_scene(tmp_path / "memory"), MemoryScene)
+    assert isinstance(open_scene(tmp_path / "memory" / "scene.json"), MemoryScene)
+    for kind in ("ply", "splat", "spz"):
+        write_table(tmp_path / f"a.{kind}", random_table(n=9))
+        scene = open_scene(str(tmp_path / f"a.{kind}"))
+        assert isinstance(scene, GaussianScene)
+        assert len(scene.gaussians) == 9
+
+
+def test_anything_else_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing is not a scene; give a folder with scene.json"):
+        open_scene(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"is a folder without a scene; give"):
+        open_scene(tmp_path)
+    (tmp_path / "scene.json").write_text(json.dumps({"kind": "mesh"}))
+    with pytest.raises(InputError, match=r"scene.json has kind 'mesh'"):
+        open_scene(tmp_path)
+    (tmp_path / "scene.json").write_text("[1]")
+    with pytest.raises(InputError, match="has kind None"):
+        open_scene(tmp_path)
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(InputError, match="not a splat file this package knows"):
+        open_scene(tmp_path / "a.txt")
