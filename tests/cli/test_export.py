@@ -1,5 +1,6 @@
 """``fsm export`` end to end: every format from a scene, from file to file, refusals, interruption."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def test_invalid_gaussians_can_be_left_out(tmp_path: Path, capsys: pytest.Captur
     table = random_table(n=9)
     means = table.means.clone()
     means[4] = float("nan")
-    write_table(tmp_path / "a.ply", SplatTable(**(vars(table) | {"means": means})))
+    write_table(tmp_path / "a.ply", dataclasses.replace(table, means=means))
     command = ["export", tmp_path / "a.ply", "-o", tmp_path / "b.ply"]
     assert "--drop-invalid" in refused(command, capsys, tmp_path)
     assert main([*map(str, command), "--drop-invalid"]) == 0

@@ -1,5 +1,6 @@
 """Scenes of Gaussians as tables and sequences, and splat files as scenes."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -216,7 +217,7 @@ def test_one_splat_alone_can_be_seen(tmp_path: Path) -> None:
 
 def test_antialiased_files_are_drawn_so(tmp_path: Path) -> None:
     table = random_table(n=5, degree=0)
-    write_table(tmp_path / "a.spz", SplatTable(*list(vars(table).values())[:5], antialiased=True))
+    write_table(tmp_path / "a.spz", dataclasses.replace(table, antialiased=True))
     scene = open_splats(tmp_path / "a.spz")
     assert scene.projection.antialiased
     assert SceneTables.of(scene).at(0.0).antialiased
