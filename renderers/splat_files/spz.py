@@ -1,4 +1,4 @@
-"""SPZ (Niantic): about a tenth of a PLY. Versions 1 to 4 are read, version 3 is written, which every reader of SPZ knows.
+"""SPZ (Niantic): about a tenth of a PLY. Versions 1 to 4 are read, version 3 is written, which most readers know.
 
 Attributes one after the other (github.com/nianticlabs/spz, README): positions 3 x 24-bit fixed point (version 1: float16),
 opacity uint8, colour 3 x uint8, log scale 3 x uint8, rotation (from version 3: index of the largest component and three of
