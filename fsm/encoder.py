@@ -29,7 +29,7 @@ from fsm.rays import pixel_rays, plucker
 from fsm.ttt import FastWeightState, recording
 from fsm.views import Views
 
-CHANNELS = {"fsm13": 13, "paper10": 10, "lact12": 12}
+CHANNELS = {"fsm13": 13, "paper10": 10, "lact12": 12, "lrm10": 10}
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class EncoderConfig:
     """Number of blocks."""
     patch: int = 8
     """Side of a square patch in pixels; one token each."""
-    input_layout: Literal["fsm13", "paper10", "lact12"] = "fsm13"
-    """Channels per pixel: o, d, o×d, rgb, time (released FSM); rgb, d, o×d, time (paper); o, d, o×d, rgb (LaCT, static)."""
+    input_layout: Literal["fsm13", "paper10", "lact12", "lrm10"] = "fsm13"
+    """Channels per pixel: o, d, o×d, rgb, time (released FSM); rgb, d, o×d, time (paper); o, d, o×d, rgb (LaCT, static);
+    the ray's point nearest to the origin, d, rgb, time (released FSM-LRM)."""
     chunk_tokens: int = 2048
     """Tokens written per fast-weight step, rounded down to whole views; 0 writes all inputs as one chunk."""
     schedule: Literal["update-all-then-apply", "causal"] = "update-all-then-apply"
@@ -110,6 +111,7 @@ class Encoder(nn.Module):
             "fsm13": [origin, direction, moment, rgb, time],
             "paper10": [rgb, direction, moment, time],
             "lact12": [origin, direction, moment, rgb],
+            "lrm10": [origin - (origin * direction).sum(-3, keepdim=True) * direction, direction, rgb, time],
         }[self.config.input_layout]
         patches = rearrange(torch.cat(channels, -3), "b v c (y p) (x q) -> b v (y x) (p q c)", p=patch, q=patch)
         return self.embed_norm(self.embed(patches))

@@ -5,6 +5,7 @@ import torch
 from fsm.blocks import BlockConfig
 from fsm.encoder import EncoderConfig
 from fsm.model import FSM, ModelConfig
+from fsm.renderers.gaussian_head import GaussianHeadConfig
 from fsm.renderers.reference_head import ReferenceHeadConfig
 from fsm.ttt import ElasticConfig
 from fsm.views import Views
@@ -13,13 +14,22 @@ HW = (16, 24)
 
 
 def small_config(
-    *, reference: bool = False, schedule: str = "update-all-then-apply", chunk_tokens: int = 12, **block
+    *,
+    reference: bool = False,
+    gaussian: str | None = None,
+    schedule: str = "update-all-then-apply",
+    chunk_tokens: int = 12,
+    **block,
 ) -> ModelConfig:
     """Two layers of width 32 on 8-pixel patches: 6 tokens a view at 16x24, two views a chunk."""
     values = {"dim": 32, "attention_head_dim": 16, "ns_dtype": "float32", "elastic": ElasticConfig("mas")} | block
-    encoder = EncoderConfig(BlockConfig(**values), 2, 8, "fsm13", chunk_tokens, schedule)  # pyright: ignore[reportArgumentType]
+    layout = "lrm10" if gaussian in ("fsm", "4d-lrm") else "fsm13"
+    encoder = EncoderConfig(BlockConfig(**values), 2, 8, layout, chunk_tokens, schedule)  # pyright: ignore[reportArgumentType]
     head = ReferenceHeadConfig(references=3, hidden=16, refinement_width=8) if reference else None
-    return ModelConfig(encoder, head)
+    if gaussian is None:
+        return ModelConfig(encoder, head)
+    shape = {"hidden": 16, "references": 3, "planes": 4, "detail_width": 8}
+    return ModelConfig(encoder, head, GaussianHeadConfig(gaussian, **shape))  # pyright: ignore[reportArgumentType]
 
 
 def small_model(seed: int = 0, **options) -> FSM:

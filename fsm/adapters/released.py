@@ -1,9 +1,12 @@
-"""State dicts of released FSM-LVSM and LaCT-NVS checkpoints, renamed into ours, strictly.
+"""State dicts of released FSM-LVSM, FSM-LRM and LaCT-NVS checkpoints, renamed into ours, strictly.
 
 Their keys (fsm.md lists them, the files define them): ``blocks.{i}.module_list.{0|1|2}.{ln|f}.*``, ``input_linear``,
-``input_layernorm``, ``image_token_decoder.{0,1}``; fast weights w0 = gate, w2 = up, w1 = down, each [heads in out].
+``input_layernorm``, ``image_token_decoder.{0,1}``; fast weights w0 = gate, w2 = up, w1 = down, each [heads in out]. A Gaussian
+decoder is told by its 20 values per pixel. Its quaternions follow 4D-GS (arXiv 2310.10642): a vector is t + zi + yj + xk there and
+t + xi + yj + zk here, which a fixed exchange of output channels makes up for (``_our_quaternions``).
 """
 
+import math
 import re
 from pathlib import Path
 
@@ -15,8 +18,11 @@ from fsm.checkpoint import load_weights, read_plain
 from fsm.encoder import CHANNELS, EncoderConfig
 from fsm.errors import InputError
 from fsm.model import FSM, ModelConfig
+from fsm.renderers.gaussian_head import CHANNELS as GAUSSIAN_PARTS
+from fsm.renderers.gaussian_head import GaussianHeadConfig
 from fsm.ttt import ElasticConfig
 
+GAUSSIAN_CHANNELS = sum(GAUSSIAN_PARTS)
 WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module")
 TOP = {
     "input_linear.weight": "encoder.embed.weight",
@@ -41,6 +47,7 @@ BLOCK = {
     "2.f.c_proj.weight": "mlp.out.weight",
 }
 LAYOUT_BY_CHANNELS = {13: "fsm13", 12: "lact12", 10: "paper10"}
+LEFT, RIGHT = range(11, 15), range(15, 19)  # channels of the Gaussian decoder, w first
 
 
 def unwrapped(key: str) -> str:
@@ -67,7 +74,7 @@ def convert_state_dict(released: dict[str, Tensor], where: str) -> dict[str, Ten
         elif match and match[2] in ("1.f.w0", "1.f.w1", "1.f.w2"):
             fast.setdefault(match[1], {})[match[2][-2:]] = tensor
         else:
-            raise InputError(f"{where} holds the key {key!r}, which no released FSM-LVSM or LaCT-NVS model has.")
+            raise InputError(f"{where} holds the key {key!r}, which no released FSM or LaCT-NVS model has.")
     for i, w in fast.items():
         if set(w) != {"w0", "w1", "w2"}:
             raise InputError(f"{where} lacks fast weights of block {i}: found {', '.join(sorted(w))}.")
@@ -77,7 +84,29 @@ def convert_state_dict(released: dict[str, Tensor], where: str) -> dict[str, Ten
                 f"{where}: fast weights of block {i} have shapes {shapes} (w0, w2, w1) that do not go together."
             )
         out[f"encoder.blocks.{i}.ttt.initial"] = torch.stack([w["w0"], w["w2"], w["w1"].transpose(-1, -2)], dim=1)
+    if "head.linear.weight" in out and _gaussian_patch(out["head.linear.weight"]):
+        out["head.linear.weight"] = _our_quaternions(out["head.linear.weight"])
     return out
+
+
+def _gaussian_patch(decoder: Tensor) -> int:
+    """Patch side of a Gaussian decoder, 0 for a pixel decoder: 20 p² rows are never 3 q²."""
+    side = math.isqrt(decoder.shape[0] // GAUSSIAN_CHANNELS) if decoder.ndim == 2 else 0
+    return side if side and side**2 * GAUSSIAN_CHANNELS == decoder.shape[0] else 0
+
+
+def _our_quaternions(decoder: Tensor) -> Tensor:
+    """Rows of a released Gaussian decoder such that its quaternions mean the same rotation on our axes.
+
+    Exchanging the first and third imaginary unit reverses products, so left and right change places and are conjugated.
+    """
+    rows = decoder.unflatten(0, (-1, GAUSSIAN_CHANNELS))
+    out = rows.clone()
+    sign = decoder.new_tensor([1.0, -1.0, -1.0, -1.0])[:, None]
+    for mine, theirs in ((LEFT, RIGHT), (RIGHT, LEFT)):
+        w, i, j, k = theirs
+        out[:, list(mine)] = rows[:, [w, k, j, i]] * sign
+    return out.flatten(0, 1)
 
 
 def infer_config(
@@ -96,14 +125,15 @@ def infer_config(
         mlp, head_norm = (weights[f"encoder.blocks.0.{n}.weight"] for n in ("mlp.up", "attention.q_norm"))
     except KeyError as error:
         raise InputError(
-            f"{where} lacks {error} after renaming; it is not an FSM-LVSM or LaCT-NVS checkpoint."
+            f"{where} lacks {error} after renaming; it is not an FSM-LVSM, FSM-LRM or LaCT-NVS checkpoint."
         ) from error
     if not min((*embed.shape, *pixels.shape, *initial.shape), default=0) or embed.ndim != 2 or not mlp.ndim:
         raise InputError(f"{where} has an embedding {tuple(embed.shape)} or decoder {tuple(pixels.shape)} of no model.")
     dim, flat = embed.shape
-    patch = max(1, round((pixels.shape[0] / 3) ** 0.5))
+    gaussians = _gaussian_patch(pixels)
+    patch = gaussians or max(1, round((pixels.shape[0] / 3) ** 0.5))
     head_dim = attention_head_dim or head_norm.numel()
-    layout = LAYOUT_BY_CHANNELS.get(flat // patch**2)
+    layout = ({10: "lrm10"} if gaussians else LAYOUT_BY_CHANNELS).get(flat // patch**2)
     if layout is None or flat != CHANNELS[layout] * patch**2:
         raise InputError(f"{where} reads {flat} values per {patch}x{patch} patch, which is none of the known layouts.")
     numbers = {int(k.split(".")[2]) for k in weights if k.startswith("encoder.blocks.")}
@@ -120,7 +150,7 @@ def infer_config(
         elastic=elastic,
     )
     encoder = EncoderConfig(block, layers, patch, layout, chunk_tokens)  # pyright: ignore[reportArgumentType]
-    return ModelConfig(encoder)
+    return ModelConfig(encoder, gaussian_head=GaussianHeadConfig(variant="fsm") if gaussians else None)
 
 
 def load_released(path: Path | str) -> dict[str, Tensor]:

@@ -1,24 +1,31 @@
-"""``fsm reconstruct``: posed clip to scene memory."""
+"""``fsm reconstruct``: posed clip to scene."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from fsm.cli.common import check_output, choose_device, flag, parse_size, save_settings
 from fsm.errors import InputError
 
+if TYPE_CHECKING:
+    from fsm.model import FSM
+
+DEFAULT_MODELS = {"lvsm": "fsm-tiny", "lrm": "fsm-tiny-lrm"}
+
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Read a posed clip into a scene memory that can be rendered from anywhere."""
+    """Read a posed clip into a scene (memory or Gaussians) that can be rendered from anywhere."""
 
     clip: tyro.conf.Positional[Annotated[str, flag("CLIP", "")]]
     """Clip file or folder, or `demo`, or `synthetic:SEED`."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/scene")
     """Where the scene goes; an older scene there is replaced."""
-    model: Annotated[str, flag("MODEL")] = "fsm-tiny"
+    decoder: Annotated[Literal["lvsm", "lrm"] | None, flag("NAME", "the model's, else lvsm")] = None
+    """lvsm: a memory that pictures are decoded from; lrm: 4D Gaussians, to refine, export and edit."""
+    model: Annotated[str | None, flag("MODEL", "fsm-tiny or fsm-tiny-lrm, by decoder")] = None
     """Bundled name, folder, or hub name owner/name."""
     id: Annotated[str | None, flag("NAME", "the only clip")] = None
     """Which clip, where there are several."""
@@ -38,22 +45,32 @@ class Reconstruct:
         import time
 
         from fsm.datasets.open import open_clip
-        from fsm.model import FSM
+        from fsm.memory_scene import MemoryScene
 
         check_scene_folder(self.output)
         clip = open_clip(self.clip, self.id, self.fix_poses)
         index = choose_frames(len(clip), self.inputs, self.hold_out)
         hw = parse_size(self.size or "128", clip.cameras.hw)
         device = choose_device(self.device)
-        model = FSM.from_pretrained(self.model, device=device)
+        model = self._model(device)
         hw = model.working_size(hw)
         inputs = clip.views(index, hw)
         began = time.perf_counter()
         scene = model.reconstruct(inputs)
         seconds = time.perf_counter() - began
         scene.save(self.output)
-        save_settings(self.output / "reconstruct.yaml", self, frames=index, size=f"{hw[1]}x{hw[0]}", device=device)
-        print(f"{len(index)} of {len(clip)} frames at {hw[1]}x{hw[0]} read in {seconds:.2f} s; scene in {self.output}")
+        settings = {"decoder": model.decoder, "frames": index, "size": f"{hw[1]}x{hw[0]}", "device": device}
+        save_settings(self.output / "reconstruct.yaml", self, **settings)
+        made = "memory" if isinstance(scene, MemoryScene) else f"{len(scene.gaussians):,} Gaussians"
+        print(f"{len(index)} of {len(clip)} frames at {hw[1]}x{hw[0]} read in {seconds:.2f} s; {made} in {self.output}")
+
+    def _model(self, device: str) -> "FSM":
+        from fsm.model import FSM
+
+        model = FSM.from_pretrained(self.model or DEFAULT_MODELS[self.decoder or "lvsm"], device=device)
+        if self.decoder not in (None, model.decoder):
+            raise InputError(f"decoder is {self.decoder}, but {self.model} is an {model.decoder} model; leave one out.")
+        return model
 
 
 def choose_frames(frames: int, inputs: int, hold_out: int) -> list[int]:
