@@ -23,7 +23,11 @@ from fsm.errors import InputError
 from fsm.rays import full_precision
 from fsm.renderers.spherical_harmonics import SH_C0, rotate_sh
 
-LONGEST = 1e6  # temporal scales are held to this, so that "always" (infinity) has finite arithmetic
+LONGEST, SHORTEST = (
+    1e6,
+    1e-9,
+)  # temporal scales are held between, so that "always" (infinity) and 0 have finite arithmetic
+LEAST_VARIANCE, LEAST_NORM = 1e-30, 1e-24  # of time; of a quaternion, squared
 MIN_WEIGHT = 0.05  # Gaussians whose temporal weight is below are not there (FSM, released setting)
 
 
@@ -110,14 +114,12 @@ class MovingGaussians(_Fields):
         return torch.exp(-0.5 * (time - self.times).square() / self.time_variances)
 
     def at(self, time: float | Float[Tensor, ""], min_weight: float = MIN_WEIGHT) -> Gaussians3D:
-        """Those there at ``time``: temporal weight at least ``min_weight`` (0 keeps all n)."""
-        dt, weight = time - self.times, self.weights(time)
-        there = self
-        if min_weight > 0.0:
-            index = (weight >= min_weight).nonzero()[:, 0]  # NaN is not there
-            there, dt, weight = self[index], dt[index], weight[index]
-        means = there.means + there.velocities * dt[:, None]
-        return Gaussians3D(means, there.covariances, there.opacities * weight, there.sh)
+        """Those there at ``time``: temporal weight at least ``min_weight`` (0 keeps all n). Differentiable."""
+        if _compiled(self) and not _needs_graph(self, time):
+            from fsm.renderers.gaussians_cpu import moving_at
+
+            return moving_at(self, float(time), min_weight)
+        return plain_at(self, time, min_weight)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Gaussians4D(_Fields):
     scales: Float[Tensor, "n 3"]
     """Standard deviations along the first three rotated axes, above 0."""
     time_scales: Float[Tensor, " n"]
-    """Standard deviation along the rotated time axis, above 0; infinite: there at all times."""
+    """Standard deviation along the rotated time axis. Infinite: there at all times. 0: at its instant only. The sign is ignored."""
     left: Float[Tensor, "n 4"]
     """Left quaternion of the rotation, wxyz."""
     right: Float[Tensor, "n 4"]
@@ -167,28 +169,69 @@ class Gaussians4D(_Fields):
     def condition(self) -> MovingGaussians:
         """Centre, velocity, covariance and weight as functions of time. Differentiable.
 
-        The conditional covariance is Σxx - Σxt Σtx / Σtt. Written out as sums over pairs of axes (Cauchy-Binet) it has no
-        difference left: with rows L of the scaled rotation,  Σ|t = Σ_{k<l} w w^T / Σtt,  w = L_xk L_tl - L_xl L_tk. The plain
-        formula loses all digits for thin Gaussians that move fast.
+        Float32 on the CPU is computed by compiled code, all else by ``plain_condition``.
         """
-        scales = torch.cat([self.scales, self.time_scales.clamp_max(LONGEST)[:, None]], dim=-1)
-        rotation = rotation_4d(self.left, self.right)
-        scaled = rotation * scales[:, None]  # [n 4 4], rows x y z t
-        space, time = scaled[:, :3], scaled[:, 3]
-        variance = time.square().sum(-1)
-        safe = variance.clamp_min(1e-30)
-        velocities = (space * time[:, None]).sum(-1) / safe[:, None]
-        k, l = torch.triu_indices(4, 4, 1, device=scales.device).unbind(0)
-        # Scales are taken out of the minors and divided first: their product overflows where a time scale is "always".
-        minors = rotation[:, :3, k] * rotation[:, 3:, l] - rotation[:, :3, l] * rotation[:, 3:, k]
-        w = minors * (scales[:, k] * (scales[:, l] / safe.sqrt()[:, None]))[:, None]
-        x, y, z = w.unbind(1)
-        covariances = torch.stack([(a * b).sum(-1) for a, b in ((x, x), (x, y), (x, z), (y, y), (y, z), (z, z))], -1)
-        return MovingGaussians(self.means, velocities, self.times, safe, covariances, self.opacities, self.sh)
+        if _compiled(self):
+            from fsm.renderers.gaussians_cpu import condition
+
+            return condition(self)
+        return plain_condition(self)
 
     def at(self, time: float | Float[Tensor, ""], min_weight: float = MIN_WEIGHT) -> Gaussians3D:
         """Those there at ``time``; see ``MovingGaussians.at``. Condition once and keep the result to ask for many times."""
+        if _compiled(self) and not _needs_graph(self, time):
+            from fsm.renderers.gaussians_cpu import free_at
+
+            return free_at(self, float(time), min_weight)
         return self.condition().at(time, min_weight)
+
+
+def plain_condition(g: Gaussians4D) -> MovingGaussians:
+    """``Gaussians4D.condition`` in torch.
+
+    The conditional covariance is Σxx - Σxt Σtx / Σtt. Written out as sums over pairs of axes (Cauchy-Binet) it has no
+    difference left: with rows L of the scaled rotation,  Σ|t = Σ_{k<l} w w^T / Σtt,  w = L_xk L_tl - L_xl L_tk. The plain
+    formula loses all digits for thin Gaussians that move fast.
+    """
+    lasting = g.time_scales.abs().clamp(SHORTEST, LONGEST)
+    scales = torch.cat([g.scales, lasting[:, None]], dim=-1)
+    rotation = rotation_4d(g.left, g.right)
+    scaled = rotation * scales[:, None]  # [n 4 4], rows x y z t
+    space, time = scaled[:, :3], scaled[:, 3]
+    safe = time.square().sum(-1).clamp_min(LEAST_VARIANCE)
+    velocities = (space * time[:, None]).sum(-1) / safe[:, None]
+    k, l = torch.triu_indices(4, 4, 1, device=scales.device).unbind(0)
+    # Scales are taken out of the minors and divided first: their product overflows where a time scale is "always".
+    minors = rotation[:, :3, k] * rotation[:, 3:, l] - rotation[:, :3, l] * rotation[:, 3:, k]
+    w = minors * (scales[:, k] * (scales[:, l] / safe.sqrt()[:, None]))[:, None]
+    x, y, z = w.unbind(1)
+    covariances = torch.stack([(a * b).sum(-1) for a, b in ((x, x), (x, y), (x, z), (y, y), (y, z), (z, z))], -1)
+    return MovingGaussians(g.means, velocities, g.times, safe, covariances, g.opacities, g.sh)
+
+
+def plain_at(g: MovingGaussians, time: float | Float[Tensor, ""], min_weight: float) -> Gaussians3D:
+    """``MovingGaussians.at`` in torch, differentiable."""
+    dt, weight = time - g.times, g.weights(time)
+    there = g
+    if min_weight > 0.0:
+        index = (weight >= min_weight).nonzero()[:, 0]  # NaN is not there
+        there, dt, weight = g[index], dt[index], weight[index]
+    means = there.means + there.velocities * dt[:, None]
+    return Gaussians3D(means, there.covariances, there.opacities * weight, there.sh)
+
+
+def _tensors(gaussians: MovingGaussians | Gaussians4D) -> list[Tensor]:
+    return [getattr(gaussians, f.name) for f in dataclasses.fields(gaussians)]
+
+
+def _compiled(gaussians: MovingGaussians | Gaussians4D) -> bool:
+    """Whether compiled code does the work."""
+    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in _tensors(gaussians))
+
+
+def _needs_graph(gaussians: MovingGaussians | Gaussians4D, time: float | Tensor) -> bool:
+    """Whether a gradient may be asked for."""
+    return torch.is_grad_enabled() and any(torch.is_tensor(t) and t.requires_grad for t in [*_tensors(gaussians), time])
 
 
 def rotation_4d(left: Float[Tensor, "n 4"], right: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4 4"]:
@@ -234,7 +277,7 @@ def check_finite(gaussians: Gaussians4D, where: str) -> None:
 
 def _unit_quaternion(q: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
     norm = q.square().sum(-1, keepdim=True)
-    usable = norm > 1e-24
+    usable = norm > LEAST_NORM
     identity = torch.zeros_like(q)
     identity[:, 0] = 1.0
     return torch.where(usable, q / torch.where(usable, norm, torch.ones_like(norm)).sqrt(), identity)

@@ -67,6 +67,7 @@ def test_rotations_and_scales_make_gsplats_covariances() -> None:
     quats, scales = torch.randn(100, 4), torch.rand(100, 3) + 0.01
     g = Gaussians4D.static(torch.zeros(100, 3), quats, scales, torch.ones(100), torch.zeros(100, 1, 3)).at(3.0)
     expected, _ = _quat_scale_to_covar_preci(quats.double(), scales.double(), True, False, triu=True)
+    assert expected is not None
     assert torch.allclose(g.covariances.double(), expected, atol=1e-6)
 
 
