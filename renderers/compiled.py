@@ -26,37 +26,49 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 import torch
-from numba.core import config
+from numba.core import config as _config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.dispatcher import Dispatcher
 
+config: Any = _config
 _COMPILING = threading.RLock()
 _pool: ThreadPoolExecutor | None = None
 
 
 def cache_folders(source: Path) -> list[Path]:
     """Where code compiled from the file ``source`` may be kept, best first."""
-    named = [Path(config.CACHE_DIR)] if config.CACHE_DIR else []
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = hashlib.sha256(str(source.resolve().parent).encode()).hexdigest()[:16]  # sources of one name do not meet
+    named = [Path(config.CACHE_DIR) / place] if config.CACHE_DIR else []
+    return [*named, source.parent / "__pycache__", user_cache() / "fsm-toolkit" / "kernels" / place]
+
+
+def user_cache() -> Path:
+    """The user's folder for things that can be made again."""
     if sys.platform == "win32":
-        home = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    return [*named, source.parent / "__pycache__", home / "fsm-toolkit" / "kernels"]
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 class _Locator(_CacheLocator):
-    """Finds the folder; a change in this file or in ``simd`` counts as a change of every kernel."""
+    """Finds the folder, and what a kernel was made of: its file, those of its parts, ``simd`` and the numbers it names."""
 
-    def __init__(self, source: Path, folder: Path) -> None:
-        self._source, self._folder = source, folder
+    def __init__(self, function: Callable[..., Any], source: Path, folder: Path) -> None:
+        named = function.__globals__
+        parts = {Path(inspect.getfile(v.py_func)) for v in named.values() if isinstance(v, Dispatcher)}
+        files = sorted({source, Path(__file__), Path(__file__).with_name("simd.py"), *parts})
+        numbers = sorted((k, repr(v)) for k, v in named.items() if isinstance(v, (int, float, np.generic)))
+        made_of = [path.read_bytes() for path in files] + [repr(numbers).encode()]
+        self._stamp, self._folder = hashlib.sha256(b"\0".join(made_of)).hexdigest(), folder
 
-    def get_cache_path(self) -> str:
+    def get_cache_path(self) -> Any:
         return str(self._folder)
 
-    def get_source_stamp(self) -> str:
-        shared = (Path(__file__), Path(__file__).with_name("simd.py"), self._source)
-        return hashlib.sha256(b"\0".join(path.read_bytes() for path in shared)).hexdigest()
+    def get_source_stamp(self) -> Any:
+        return self._stamp
 
-    def get_disambiguator(self) -> str:
+    def get_disambiguator(self) -> Any:
         return ""
 
     @classmethod
@@ -65,7 +77,7 @@ class _Locator(_CacheLocator):
             with contextlib.suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
                 tempfile.TemporaryFile(dir=folder).close()
-                return cls(Path(py_file), folder)
+                return cls(py_func, Path(py_file), folder)
         return None
 
 
@@ -80,11 +92,19 @@ class _Cache(FunctionCache):
     def load_overload(self, sig, target_context):
         """A file that cannot be read is as good as none: numba compiles and writes a new one."""
         found = None
-        with contextlib.suppress(Exception):
+        try:
             found = super().load_overload(sig, target_context)
+        except Exception:
+            with contextlib.suppress(OSError):
+                self.flush()
         if found is None and self.announce is not None:
             self.announce()
         return found
+
+    def save_overload(self, sig, data):
+        """A full disk is no reason not to draw."""
+        with contextlib.suppress(OSError):
+            super().save_overload(sig, data)
 
 
 class Kernel:
@@ -107,19 +127,22 @@ class Kernel:
         return self._run
 
     def _compiled(self) -> Callable[..., Any]:
-        dispatcher = numba.njit(nogil=True, error_model="numpy")(self.function)
+        dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(self.function)
         with contextlib.suppress(RuntimeError):  # no folder to write to: every process compiles anew
             dispatcher._cache = _Cache(self.function)
         with contextlib.ExitStack() as shown:
-            if sys.stderr.isatty() and isinstance(dispatcher._cache, _Cache):
-                dispatcher._cache.announce = lambda: shown.enter_context(_status(self.function.__name__))
+            if sys.stderr.isatty():
+                if isinstance(dispatcher._cache, _Cache):
+                    dispatcher._cache.announce = lambda: shown.enter_context(_status(self.function.__name__))
+                else:
+                    shown.enter_context(_status(self.function.__name__))
             dispatcher.compile(self.signature)
         dispatcher.disable_compile()
         return dispatcher
 
 
 def kernel(signature: str) -> Callable[[Callable[..., Any]], Kernel]:
-    """Make a function a ``Kernel``; what it calls must be a ``part`` in the same file or stand in ``simd``."""
+    """Make a function a ``Kernel``; it may call ``part``s and what stands in ``simd``."""
     return lambda function: Kernel(function, signature)
 
 

@@ -9,6 +9,8 @@ operand may be a scalar. All functions work inside kernels only.
 """
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -73,7 +75,8 @@ def _define(op, kinds, result, emit):
                 return signature(result or kind, *args)
         return None
 
-    infer_global(op)(type(f"Vector_{op.__name__}", (AbstractTemplate,), {"generic": typed, "key": op}))
+    templates: Any = infer_global(op)
+    templates(type(f"Vector_{op.__name__}", (AbstractTemplate,), {"generic": typed, "key": op}))
 
     def lower(context, builder, sig, args):
         kind = next(a for a in sig.args if a in kinds)
@@ -121,13 +124,18 @@ _define(operator.and_, (Mask,), None, lambda builder, _, a, b: builder.and_(a, b
 _define(operator.or_, (Mask,), None, lambda builder, _, a, b: builder.or_(a, b))
 
 
+def _emitted(function: Callable[..., Any]) -> Any:
+    """numba gives the function its first argument; type checkers would ask the caller for it."""
+    return intrinsic(function)
+
+
 def _element(context, builder, array_type, array, index):
     """Pointer to element ``index`` of a contiguous array."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.gep(data, [index])
 
 
-@intrinsic
+@_emitted
 def load(typingctx, array, index):
     """16 neighbours of a contiguous array, from ``index`` on."""
     kind = Floats if array.dtype == types.float32 else Ints
@@ -139,7 +147,7 @@ def load(typingctx, array, index):
     return kind(array, types.intp), code
 
 
-@intrinsic
+@_emitted
 def store(typingctx, array, index, vector):
     """Write 16 neighbours of a contiguous array, from ``index`` on."""
 
@@ -151,7 +159,7 @@ def store(typingctx, array, index, vector):
     return types.void(array, types.intp, vector), code
 
 
-@intrinsic
+@_emitted
 def item(typingctx, array, index):
     """Element ``index`` of a contiguous array, without checks."""
 
@@ -161,7 +169,7 @@ def item(typingctx, array, index):
     return array.dtype(array, types.intp), code
 
 
-@intrinsic
+@_emitted
 def spread(typingctx, array, index):
     """16 times element ``index`` of a float32 array."""
 
@@ -171,7 +179,7 @@ def spread(typingctx, array, index):
     return Floats(array, types.intp), code
 
 
-@intrinsic
+@_emitted
 def fill(typingctx, value):
     """16 times a number: ``Floats`` of a float, ``Ints`` of an integer."""
     kind = Floats if isinstance(value, types.Float) else Ints
@@ -183,7 +191,7 @@ def fill(typingctx, value):
 
 
 def _constant(kind, values):
-    @intrinsic
+    @_emitted
     def constant(typingctx):
         def code(context, builder, sig, args):
             return ir.Constant(_LLVM[kind], values)
@@ -197,7 +205,7 @@ block_x = _constant(Floats, [0.5 + i % 4 for i in range(LANES)])  # pixel centre
 block_y = _constant(Floats, [0.5 + i // 4 for i in range(LANES)])
 
 
-@intrinsic
+@_emitted
 def select(typingctx, mask, yes, no):
     """``yes`` where the mask is set, ``no`` elsewhere."""
 
@@ -207,7 +215,7 @@ def select(typingctx, mask, yes, no):
     return yes(mask, yes, no), code
 
 
-@intrinsic
+@_emitted
 def any_of(typingctx, mask):
     """Whether any of the 16 is set."""
 
@@ -227,7 +235,7 @@ def _halves_added(builder, a, b):
     return builder.fadd(builder.shuffle_vector(a, second, even), builder.shuffle_vector(a, second, odd), flags=_LOOSE)
 
 
-@intrinsic
+@_emitted
 def totals(typingctx, vectors):
     """Sums of a tuple of up to 16 vectors as the elements of one; those that are left over mean nothing."""
 
@@ -241,7 +249,7 @@ def totals(typingctx, vectors):
     return Floats(vectors), code
 
 
-@intrinsic
+@_emitted
 def exp2(typingctx, vector):
     """2 to the power of 16 floats of at most 127, to 2e-7; what is below -126 counts as -126."""
 
@@ -264,7 +272,7 @@ def exp2(typingctx, vector):
     return Floats(vector), code
 
 
-@intrinsic
+@_emitted
 def trailing_zeros(typingctx, value):
     """Index of the lowest bit set in an int64; 64 if none is."""
 
@@ -274,7 +282,7 @@ def trailing_zeros(typingctx, value):
     return types.int64(types.int64), code
 
 
-@intrinsic
+@_emitted
 def bits_set(typingctx, value):
     """How many bits of an int64 are set."""
 
@@ -284,7 +292,7 @@ def bits_set(typingctx, value):
     return types.int64(types.int64), code
 
 
-@intrinsic
+@_emitted
 def fetch_ahead(typingctx, array, index):
     """Ask the processor to have element ``index`` at hand soon."""
 
@@ -298,7 +306,7 @@ def fetch_ahead(typingctx, array, index):
     return types.void(array, types.intp), code
 
 
-@intrinsic
+@_emitted
 def take_next(typingctx, counter):
     """Value of ``counter[0]`` before one is added to it, in one step for all threads."""
 
