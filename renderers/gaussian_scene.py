@@ -109,6 +109,7 @@ class GaussianScene:
         _check_meta(meta, where)
         tensors = read_safetensors(folder / FILE)
         try:
+            _check_shapes(tensors, str(folder / FILE))
             gaussians = Gaussians4D(*(tensors[f.name].float() for f in dataclasses.fields(Gaussians4D)))
             frame = SceneFrame(*(tensors[f"frame.{f.name}"].float() for f in dataclasses.fields(SceneFrame)))
             hw = (int(meta["hw"][0]), int(meta["hw"][1]))
@@ -116,7 +117,7 @@ class GaussianScene:
             background = tensors["background"].float()
         except KeyError as error:
             raise InputError(f"{folder / FILE} lacks the tensor {error}; make the scene again.") from error
-        check_gaussians(gaussians, str(folder / FILE))
+        check_finite(gaussians, str(folder / FILE))
         projection = from_dict(Projection, meta["projection"], f"{where}: projection")
         return GaussianScene(
             gaussians.to(device),
@@ -134,10 +135,10 @@ class GaussianScene:
         return self.moving.at(time, min_weight).transformed(back[:3, :3], back[:3, 3] * scale, 1.0 / scale)
 
 
-def check_gaussians(gaussians: Gaussians4D, where: str) -> None:
-    """Raise ``InputError`` where the fields' shapes do not go together or values are not finite."""
-    n = gaussians.means.shape[0] if gaussians.means.ndim else -1
-    shapes = {
+def _check_shapes(tensors: dict[str, Tensor], where: str) -> None:
+    """Raise ``InputError`` where the shapes of a scene's Gaussians do not go together."""
+    n = len(tensors["means"]) if tensors["means"].ndim else -1
+    tails = {
         "means": (3,),
         "times": (),
         "scales": (3,),
@@ -146,14 +147,13 @@ def check_gaussians(gaussians: Gaussians4D, where: str) -> None:
         "right": (4,),
         "opacities": (),
     }
-    for name, tail in shapes.items():
-        found = tuple(getattr(gaussians, name).shape)
+    for name, tail in tails.items():
+        found = tuple(tensors[name].shape)
         if found != (n, *tail):
-            raise InputError(f"{where}: {name} has shape {found}, expected {(n, *tail)}.")
-    sh = tuple(gaussians.sh.shape)
+            raise InputError(f"{where}: {name} has shape {found}, expected {(n, *tail)}; make the scene again.")
+    sh = tuple(tensors["sh"].shape)
     if len(sh) != 3 or sh[0] != n or sh[1] not in (1, 4, 9, 16) or sh[2] != 3:
-        raise InputError(f"{where}: sh has shape {sh}, expected ({n}, 1 | 4 | 9 | 16, 3).")
-    check_finite(gaussians, where)
+        raise InputError(f"{where}: sh has shape {sh}, expected ({n}, 1 | 4 | 9 | 16, 3); make the scene again.")
 
 
 def _check_meta(meta: Any, where: Path) -> None:

@@ -60,9 +60,10 @@ def _gsplat() -> Any:
     try:
         from gsplat import rasterization
         from gsplat.cuda import _backend
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:  # the latter two where its kernels do not build
+        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"the backend gsplat cannot be loaded ({error}); install gsplat or choose backend reference."
+            f"the backend gsplat cannot be loaded ({reason}); install gsplat or choose backend reference."
         ) from error
     if _backend._C is None:
         raise InputError(
