@@ -113,7 +113,8 @@ class GaussianScene:
             gaussians = Gaussians4D(*(tensors[f.name].float() for f in dataclasses.fields(Gaussians4D)))
             frame = SceneFrame(*(tensors[f"frame.{f.name}"].float() for f in dataclasses.fields(SceneFrame)))
             hw = (int(meta["hw"][0]), int(meta["hw"][1]))
-            inputs = Views(*(tensors[f"inputs.{name}"].float() for name in ("c2w", "intrinsics", "time")), hw)
+            c2w, intrinsics, time = (tensors[f"inputs.{name}"].float() for name in ("c2w", "intrinsics", "time"))
+            inputs = Views(c2w, intrinsics, time, hw)
             background = tensors["background"].float()
         except KeyError as error:
             raise InputError(f"{folder / FILE} lacks the tensor {error}; make the scene again.") from error
