@@ -7,11 +7,13 @@ Bulò et al. 2024 (arXiv 2404.06109): a Gaussian is to blame for the error of it
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from fsm.refine.adam import Adam
 from fsm.refine.config import Density
-from fsm.refine.parameters import Adam, FreeGaussians, rotation
+from fsm.refine.parameters import FreeGaussians, rotation
 
 APART, SHRUNK = 0.6, 0.7  # of a standard deviation: halves lie this far from the middle, and are this large
 
@@ -40,7 +42,7 @@ def split(
 ) -> Float[Tensor, "2*m p"]:
     """Halves of Gaussians: apart along their longest axis in space, or (a share of ``in_time``) along time.
 
-    Opacity is what two must have to look like one where they overlap: 1 - sqrt(1 - opacity) (3DGS-MCMC, Eq. 9), taken half way.
+    Halves are as opaque as keeps the sum of the optical depth, -log(1 - opacity).
     """
     free = FreeGaussians.unpacked(columns)
     m = len(free)
@@ -59,7 +61,7 @@ def split(
         view.times.add_(sign * later)
         view.log_scales[torch.arange(m), axis] += torch.where(temporal, 0.0, math.log(SHRUNK))
         view.log_time_scales.add_(torch.where(temporal, math.log(SHRUNK), 0.0))
-        opacity = torch.sigmoid(view.logit_opacities)
-        view.logit_opacities.copy_(torch.logit(0.5 * (opacity + 1.0 - (1.0 - opacity).sqrt())))
+        depth = F.softplus(free.logit_opacities) / (2.0 * SHRUNK)  # softplus(x) = -log(1 - sigmoid(x))
+        view.logit_opacities.copy_(torch.log(torch.expm1(depth).clamp_min(1e-6)))
         halves.append(half)
     return torch.cat(halves)

@@ -17,7 +17,7 @@ from fsm.renderers.gaussians import Gaussians4D, colour_to_sh
 from fsm.views import SceneFrame, Views
 
 NEAREST = 2.5  # largest inverse depth tried, in model units (the cameras' spread is one)
-CANDIDATES, ROUNDS, NEIGHBOURS = 48, 2, 8
+CANDIDATES, ROUNDS, NEIGHBOURS = 48, 2, 16
 MOST_DISAGREEMENT = 0.3  # a frame in which something else is in front says no more than that
 OVERSAMPLING = 2  # pixels tried for one that is kept
 OPACITY, TIME_SCALE = 0.3, 0.2  # at the start; the duration is the standard deviation in model time (a clip lasts 2)

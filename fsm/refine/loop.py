@@ -1,5 +1,6 @@
 """The refinement loop: a frame, its error, a step of the Gaussians that are there; rounds of redistribution; exact resume."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -7,12 +8,13 @@ import torch
 from torch import Tensor
 
 from fsm.errors import InputError
+from fsm.refine.adam import Adam, at_moment, rate_columns
 from fsm.refine.config import RefineConfig
 from fsm.refine.densify import redistribute
 from fsm.refine.loss import photometric_loss
-from fsm.refine.parameters import Adam, FreeGaussians, rate_columns
+from fsm.refine.parameters import FreeGaussians
 from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import MIN_WEIGHT, Gaussians3D
+from fsm.renderers.gaussians import Gaussians3D
 from fsm.renderers.rasterize import rasterize
 from fsm.views import Views
 
@@ -28,8 +30,11 @@ class Refinement:
         times = self.views.time.unique()
         spacing = float((times[1:] - times[:-1]).median()) if len(times) > 1 else 0.0
         self.least_time = config.least_frames * spacing
-        self.adam = Adam(FreeGaussians.from_gaussians(scene.gaussians))
         self.background = scene.background.clone().requires_grad_()
+        self.adam = Adam(FreeGaussians.from_gaussians(scene.gaussians))
+        if len(scene.gaussians) > config.density.most:
+            best = self._shares().argsort(descending=True, stable=True)[: config.density.most]
+            self.adam.replace(best.sort().values, self.adam.values[:0])
         self.background_adam = torch.optim.Adam([self.background], lr=config.rates.background)
         self.step = 0
         self._start_round()
@@ -39,12 +44,12 @@ class Refinement:
         views = self.views[self._drawn()]
         rows = self.adam.there(views.time)
         columns = self.adam.values[rows].requires_grad_()
-        loss, mse = self._loss(FreeGaussians.unpacked(columns), views)
+        loss, mse = self._loss(columns, rows, views)
         self.background_adam.zero_grad()
         loss.backward()
         assert columns.grad is not None
         self.blame[rows] += columns.grad[:, :3].norm(dim=1) * self.unit[rows]
-        self.adam.step(rows, columns.grad, self._rates(rows))
+        self.adam.step(rows, columns.grad, self._rates(), self.unit)
         self._bound(rows)
         self.background_adam.step()
         self.step += 1
@@ -80,15 +85,19 @@ class Refinement:
         for name in ("step", "blame", "unit"):
             setattr(self, name, state[name])
 
-    def _loss(self, free: FreeGaussians, views: Views) -> tuple[Tensor, float]:
-        moving = free.moving()
-        least = 0.0 if len(views) == 1 else MIN_WEIGHT  # those there at one moment have been chosen already
-        rgb = torch.cat([self._picture(moving.at(views.time[i], least), views[i]) for i in range(len(views))])
+    def _loss(self, columns: Tensor, rows: Tensor, views: Views) -> tuple[Tensor, float]:
+        pictures = []
+        for i in range(len(views)):
+            # Of several moments each has its own Gaussians.
+            mine = slice(None) if len(views) == 1 else torch.isin(rows, self.adam.there(views.time[i : i + 1]))
+            pictures.append(self._picture(at_moment(columns[mine], views.time[i]), views[i]))
+        rgb = torch.cat(pictures)
         assert views.rgb is not None
         loss = photometric_loss(rgb, views.rgb, views.mask, self.config.ssim)
         if self.config.opacity_weight > 0.0:
-            loss = loss + self.config.opacity_weight * moving.opacities.mean()
-        return loss, float((rgb.detach() - views.rgb).square().mean())
+            loss = loss + self.config.opacity_weight * torch.sigmoid(columns[:, 15]).mean()
+        off = (rgb.detach().clamp(0.0, 1.0) - views.rgb).square().mean(1, keepdim=True)
+        return loss, float(off.mean() if views.mask is None else off[views.mask].mean())
 
     def _picture(self, now: Gaussians3D, view: Views) -> Tensor:
         background, backend, projection = self.background, self.scene.backend, self.scene.projection
@@ -105,16 +114,31 @@ class Refinement:
     def _generator(self, stream: int, number: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.config.seed * 2 + stream) * 1_000_003 + number)
 
-    def _rates(self, rows: Tensor) -> Tensor:
+    def _rates(self) -> Tensor:
         rates, done = self.config.rates, self.step / self.config.steps
-        columns, lengths = rate_columns(rates, self.adam.values.shape[1], rates.last**done, rates.last_others**done)
-        return columns * torch.where(lengths, self.unit[rows, None], torch.ones(()))
+        columns = rate_columns(rates, self.adam.values.shape[1], rates.last**done, rates.last_others**done)
+        return columns.to(self.scene.device)
 
     def _bound(self, rows: Tensor) -> None:
         """Hold durations to what the frames can tell."""
         if self.least_time > 0.0:
             free = self.adam.free
             free.log_time_scales[rows] = free.log_time_scales[rows].clamp_min(math.log(self.least_time))
+
+    def _shares(self) -> Tensor:
+        """How much of all input frames' pixels is each Gaussian's: its weights, summed over pixels.
+
+        With all colours alike, the gradient of the sum of a picture by a Gaussian's colour is the sum of its weights.
+        """
+        shares = torch.zeros_like(self.adam.age)
+        for i in range(len(self.views)):
+            rows = self.adam.there(self.views.time[i : i + 1])
+            now = at_moment(self.adam.values[rows], self.views.time[i])
+            grey = torch.zeros_like(now.sh[:, :1]).requires_grad_()
+            picture = self._picture(dataclasses.replace(now, sh=grey), self.views[i])
+            (share,) = torch.autograd.grad(picture.sum(), grey)
+            shares[rows] += share.sum((1, 2))
+        return shares
 
     def _start_round(self) -> None:
         """Nobody is to blame yet; units of length as things lie now."""

@@ -17,9 +17,9 @@ def photometric_loss(
     mask: Bool[Tensor, "v 1 h w"] | None,
     ssim_weight: float,
 ) -> Float[Tensor, ""]:
-    """(1 - w) · mean |error| + w · (1 - SSIM). Outside ``mask`` the pictures count as equal."""
+    """(1 - w) · mean |error| + w · (1 - SSIM). Outside ``mask`` both are black."""
     if mask is not None:
-        rgb = torch.where(mask, rgb, target)
+        rgb, target = torch.where(mask, rgb, 0.0), torch.where(mask, target, 0.0)
     loss = (1.0 - ssim_weight) * (rgb - target).abs().mean()
     return loss if ssim_weight == 0.0 else loss + ssim_weight * (1.0 - similarity(rgb, target).mean())
 

@@ -1,4 +1,4 @@
-"""What refinement optimises: Gaussians by centre, velocity, duration and shape; and Adam over those that are there.
+"""What refinement optimises: Gaussians by centre, velocity, duration and shape.
 
 The two quaternions of ``Gaussians4D`` couple velocity, duration and shape: a step in one moves the others. Refinement works
 on the conditional form (``MovingGaussians``), which says the same, and goes back by an eigendecomposition.
@@ -7,23 +7,18 @@ on the conditional form (``MovingGaussians``), which says the same, and goes bac
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from fsm.rays import full_precision
-from fsm.refine.config import Rates
 from fsm.renderers.factorise import rotations_and_scales
-from fsm.renderers.gaussians import MIN_WEIGHT, Gaussians4D, MovingGaussians, rotation_4d
+from fsm.renderers.gaussians import Gaussians4D, MovingGaussians, rotation_4d
 
 LONGEST = 30.0  # standard deviations in model time (a clip lasts 2) beyond this change nothing but rounding
-REACH = math.sqrt(-2.0 * math.log(MIN_WEIGHT))  # in standard deviations: how far in time a Gaussian is there
 WIDTHS = {"means": 3, "velocities": 3, "times": 1, "log_time_scales": 1, "log_scales": 3, "quats": 4}
 WIDTHS |= {"logit_opacities": 1}
-MOTION = slice(3, 8)  # columns that mean nothing for Gaussians that are always there
-BETAS, EPSILON = (0.9, 0.999), 1e-15
 
 
 @dataclass(frozen=True)
@@ -105,78 +100,6 @@ class FreeGaussians:
             torch.sigmoid(self.logit_opacities),
             self.sh.clone(),
         )
-
-
-class Adam:
-    """Adam (arXiv 1412.6980) over rows: Gaussians that took no part in a step keep values, moments and age.
-
-    A Gaussian that is there for a moment would otherwise drift on old momentum during all the steps that look elsewhere.
-    """
-
-    FIELDS = ("values", "first", "second", "age")
-
-    def __init__(self, free: FreeGaussians) -> None:
-        self.values = free.packed().detach().clone()
-        """Parameters, one row a Gaussian; see ``FreeGaussians.packed``."""
-        self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
-        self.age = torch.zeros_like(free.times)
-        """Steps that each Gaussian took part in."""
-
-    @property
-    def free(self) -> FreeGaussians:
-        """The parameters as they are (views, not copies)."""
-        return FreeGaussians.unpacked(self.values)
-
-    def there(self, times: Float[Tensor, " v"]) -> Int[Tensor, " m"]:
-        """Which are there at one of ``times``, by the rule of ``MovingGaussians.at``."""
-        reach = REACH * self.free.log_time_scales.exp()
-        return ((times[:, None] - self.free.times).abs() <= reach).any(0).nonzero()[:, 0]
-
-    @torch.no_grad()
-    def step(self, rows: Int[Tensor, " m"], gradients: Float[Tensor, "m p"], rates: Float[Tensor, "m p"]) -> None:
-        """One step of the distinct Gaussians ``rows``; a Gaussian whose gradient is not finite sits it out."""
-        still = torch.isinf(self.values[rows, 7])
-        gradients = gradients.clone()
-        gradients[still, MOTION] = 0.0
-        sound = torch.isfinite(gradients).all(1)
-        if not bool(sound.all()):
-            rows, gradients, rates = rows[sound], gradients[sound], rates[sound]
-        self.age[rows] += 1.0
-        first, second = (1.0 - beta ** self.age[rows, None] for beta in BETAS)
-        m = torch.lerp(gradients, self.first[rows], BETAS[0])
-        v = torch.lerp(gradients.square(), self.second[rows], BETAS[1])
-        self.first[rows], self.second[rows] = m, v
-        self.values[rows] -= rates * (m / first) / ((v / second).sqrt() + EPSILON)
-
-    @torch.no_grad()
-    def replace(self, kept: Int[Tensor, " m"], added: Float[Tensor, "a p"]) -> None:
-        """Keep the Gaussians ``kept`` with their moments, and append new ones without any."""
-        zeros = torch.zeros_like(added)
-        for name, more in (("values", added), ("first", zeros), ("second", zeros), ("age", zeros[:, 0])):
-            setattr(self, name, torch.cat([getattr(self, name)[kept], more]))
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything needed to continue."""
-        return {name: getattr(self, name) for name in self.FIELDS}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from ``state()``."""
-        for name in self.FIELDS:
-            setattr(self, name, state[name])
-
-
-def rate_columns(rates: Rates, p: int, share: float, others: float) -> tuple[Float[Tensor, " p"], Bool[Tensor, " p"]]:
-    """Learning rates of the columns of ``packed``, and 1 where they are to be multiplied by a Gaussian's unit of length.
-
-    ``share`` multiplies those of centres, velocities and times, ``others`` the rest.
-    """
-    motion = ("means", "velocities", "times", "log_time_scales")
-    columns = [
-        getattr(rates, name) * (share if name in motion else others) for name in WIDTHS for _ in range(WIDTHS[name])
-    ]
-    harmonics = p - len(columns)
-    columns += [rates.sh * others * (1.0 if i < 3 else 0.05) for i in range(harmonics)]
-    return torch.tensor(columns), torch.arange(p) < 6
 
 
 def rotation(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:

@@ -1,0 +1,139 @@
+"""``fsm refine`` as a user runs it."""
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+import yaml
+
+from fsm.cli import main
+from fsm.datasets.base import Clip
+from fsm.datasets.open import open_clip
+from fsm.refine.loop import Refinement
+from fsm.renderers.gaussian_scene import GaussianScene
+from tests.cli.small_inputs import FRAMES, refused, write_clip, write_model
+
+SMALL = ["--size", "32x24", "--gaussians", "200", "--set", "density.every=4"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture
+def read_frames(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The frames of every call that decodes pixels."""
+    calls, genuine = [], Clip.views
+
+    def views(self: Clip, indices, hw=None):
+        calls.append([int(i) for i in indices])
+        return genuine(self, indices, hw)
+
+    monkeypatch.setattr(Clip, "views", views)
+    return calls
+
+
+def test_from_a_clip_to_a_scene_and_on_from_there(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], read_frames: list[list[int]]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["refine", "new", str(clip), "-o", str(first), "--steps", "10", "--hold-out", "5", *SMALL]) == 0
+    held_out = [2, 7, 12, 17]
+    inputs = [i for i in range(FRAMES) if i not in held_out]
+    assert sorted(read_frames) == sorted([inputs, held_out])
+    said = capsys.readouterr().out
+    assert "16 frames at 32x24, 10 steps" in said
+    assert "on 4 held-out frames" in said
+    assert sorted(p.name for p in first.iterdir()) == [
+        "gaussians.safetensors",
+        "metrics.json",
+        "pictures.png",
+        "refine.yaml",
+        "scene.json",
+    ]
+    settings = yaml.safe_load((first / "refine.yaml").read_text())
+    assert (settings["frames"], settings["held_out"], settings["config"]["steps"]) == (inputs, held_out, 10)
+    numbers = json.loads((first / "metrics.json").read_text())
+    assert numbers["after"]["psnr"] > numbers["before"]["psnr"]
+    assert [round(f["seconds"], 4) for f in numbers["frames"]] == [
+        round(float(t), 4) for t in open_clip(clip).cameras.time[held_out]
+    ]
+    mean = sum(f["after"]["psnr"] for f in numbers["frames"]) / 4
+    assert numbers["after"]["psnr"] == pytest.approx(mean)
+    assert cv2.imread(str(first / "pictures.png")) is not None
+    scene = GaussianScene.load(first)
+    assert scene.hw == (24, 32)
+    assert torch.equal(scene.inputs.time, open_clip(clip).cameras.time[inputs])
+
+    # What was held out is what the scene was not made from: nothing needs to be said a second time.
+    assert main(["refine", str(first), str(clip), "-o", str(second), "--steps", "6", "--gaussians", "200"]) == 0
+    again = yaml.safe_load((second / "refine.yaml").read_text())
+    assert (again["frames"], again["held_out"], again["size"]) == (inputs, held_out, "32x24")
+    before = json.loads((second / "metrics.json").read_text())["before"]["psnr"]
+    assert before == pytest.approx(numbers["after"]["psnr"], abs=0.01)
+
+
+def test_ctrl_c_keeps_the_run_and_the_same_command_ends_it(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["refine", "new", str(clip), "--steps", "8", *SMALL]
+    assert main([*command, "-o", str(tmp_path / "whole")]) == 0
+    genuine = Refinement.one_step
+
+    def step(self: Refinement) -> float:
+        if self.step == 3:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+        return genuine(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Refinement, "one_step", step)
+        assert main([*command, "-o", str(tmp_path / "parts")]) == 130
+    assert not (tmp_path / "parts" / "scene.json").exists()
+    capsys.readouterr()
+    assert main([*command[:4], "9", *SMALL, "-o", str(tmp_path / "parts")]) == 2
+    assert "differs in config" in capsys.readouterr().err
+    assert main([*command, "-o", str(tmp_path / "parts")]) == 0
+    files = [tmp_path / name / "gaussians.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_with_nothing_held_out_the_report_says_so(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["refine", "new", str(clip), "-o", str(tmp_path / "all"), "--steps", "1", "--hold-out", "0"]
+    assert main([*command, *SMALL]) == 0
+    assert "on 20 the frames refined on (none is held out)" in capsys.readouterr().out
+
+
+def test_refusals(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str | Path) -> str:
+        return refused(["refine", *arguments, *SMALL], capsys, tmp_path)
+
+    memory = tmp_path / "memory"
+    model = str(write_model(tmp_path / "model"))
+    assert main(["reconstruct", str(clip), "-o", str(memory), "--model", model, "--size", "64x32"]) == 0
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    out = ["-o", str(tmp_path / "out")]
+    assert "without Gaussians" in said(memory, clip, *out)
+    assert "choose another folder" in said(memory, clip, "-o", memory)
+    assert "exists and is not a scene" in said("new", clip, "-o", tmp_path / "notes")
+    assert "is not a scene" in said(tmp_path / "nowhere", clip, *out)
+    assert "cannot be read" in said("new", tmp_path / "nowhere.json", *out)
+    assert "--hold-out is 1" in said("new", clip, *out, "--hold-out", "1")
+    assert "steps is 0" in said("new", clip, *out, "--steps", "0")
+    assert "most is 0" in said("new", clip, *out, "--gaussians", "0")
+
+
+@pytest.mark.parametrize("assignment", ["rates.meens=1", "density.in_time=2", "steps"])
+def test_settings_that_are_none_are_refused(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], assignment: str
+) -> None:
+    line = refused(["refine", "new", clip, "-o", tmp_path / "out", "--set", assignment], capsys, tmp_path)
+    assert "--set" in line

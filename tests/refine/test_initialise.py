@@ -1,0 +1,79 @@
+"""Gaussians from frames alone: they lie on surfaces, in the colours of the pixels, or say why they cannot."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from fsm.datasets.synthetic import SyntheticClip
+from fsm.errors import InputError
+from fsm.refine.initialise import NEAREST, constant_background, random_gaussians
+from fsm.renderers.spherical_harmonics import SH_C0
+from fsm.views import SceneFrame, Views
+from tests.refine.small_scenes import filmed, ring, scene_of, some_gaussians
+
+
+@pytest.fixture(scope="module")
+def clip() -> SyntheticClip:
+    return SyntheticClip(seed=0, frames=24, hw=(48, 48))
+
+
+def test_points_lie_on_what_the_frames_show(clip: SyntheticClip) -> None:
+    inputs = clip.views()
+    frame = SceneFrame.fit(inputs)
+    found = random_gaussians(inputs, frame, 600, seed=1)
+    views = frame.to_model(inputs)
+    depth = clip.depth(range(24))[:, 0] * frame.scale
+    off, guess, colour = [], [], []
+    assert inputs.rgb is not None
+    for i in range(24):
+        mine = found.times == views.time[i]
+        local = (found.means[mine] - views.c2w[i, :3, 3]) @ views.c2w[i, :3, :3]
+        fx, fy, cx, cy = views.intrinsics[i]
+        x = (local[:, 0] / local[:, 2] * fx + cx).long()
+        y = (local[:, 1] / local[:, 2] * fy + cy).long()
+        off.append((local[:, 2] / depth[i, y, x] - 1.0).abs())
+        guess.append((1.0 / (NEAREST * torch.rand(len(x))) / depth[i, y, x] - 1.0).abs())
+        colour.append((found.sh[mine, 0] * SH_C0 + 0.5 - inputs.rgb[i, :, y, x].T).abs())
+    off, guess, colour = torch.cat(off), torch.cat(guess), torch.cat(colour)
+    assert len(off) == 600
+    assert float(off.median()) < 0.2
+    assert float(off.median()) < 0.4 * float(guess.median())
+    # Rays go through pixel centres, so that rounding cannot land in the next pixel.
+    assert float(colour.max()) < 1e-5
+
+
+def test_draws_depend_on_the_seed_alone(clip: SyntheticClip) -> None:
+    inputs = clip.views([0, 4, 8])
+    frame = SceneFrame.fit(inputs)
+    one, again, other = (random_gaussians(inputs, frame, 50, seed) for seed in (3, 3, 4))
+    assert torch.equal(one.means, again.means)
+    assert not torch.equal(one.means, other.means)
+    assert len(random_gaussians(inputs, frame, 1)) == 1
+
+
+def test_background_is_what_borders_share() -> None:
+    white = filmed(scene_of(some_gaussians(20), ring(), torch.tensor([1.0, 1.0, 1.0])), ring())
+    assert white.rgb is not None
+    found = constant_background(white)
+    assert found is not None
+    assert found.tolist() == [1.0, 1.0, 1.0]
+    noise = dataclasses.replace(white, rgb=torch.rand_like(white.rgb))
+    assert constant_background(noise) is None
+    assert constant_background(white.without_rgb()) is None
+
+
+def test_pixels_of_the_background_are_not_taken() -> None:
+    cloud = some_gaussians(20)
+    white = filmed(scene_of(dataclasses.replace(cloud, sh=-1.5 * torch.ones(20, 1, 3)), ring(), torch.ones(3)), ring())
+    found = random_gaussians(white, SceneFrame.fit(white), 200)
+    assert float((found.sh * SH_C0 + 0.5).max()) < 1.0
+
+
+@pytest.mark.parametrize("what", ["one", "blind", "empty"])
+def test_what_cannot_be_started_from_is_refused(what: str) -> None:
+    views = ring(3)
+    empty = dataclasses.replace(views, rgb=torch.ones(3, 3, *views.hw))
+    given: Views = {"one": empty[0], "blind": views, "empty": empty}[what]
+    with pytest.raises(InputError, match="nothing to refine" if what == "empty" else "at least 2 with colours"):
+        random_gaussians(given, SceneFrame.fit(given), 10)
