@@ -113,7 +113,7 @@ def test_with_nothing_held_out_the_report_says_so(
 
 def test_refusals(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*arguments: str | Path) -> str:
-        return refused(["refine", *arguments, *SMALL], capsys, tmp_path)
+        return refused(["refine", *SMALL[:4], *arguments], capsys, tmp_path)
 
     memory = tmp_path / "memory"
     model = str(write_model(tmp_path / "model"))
