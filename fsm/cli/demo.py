@@ -10,6 +10,7 @@ from fsm.cli.common import check_output, choose_device, flag, progress
 if TYPE_CHECKING:
     from fsm.datasets.synthetic import SyntheticClip
     from fsm.memory_scene import MemoryScene
+    from fsm.renderers.gaussian_scene import GaussianScene
     from fsm.views import Views
 
 HOLD_OUT = 8
@@ -48,7 +49,7 @@ class Demo:
         self._compare(scene, clip, inputs, held_out, encode)
         print(f"film, contact sheet, metrics and scene in {self.output}/")
 
-    def _film(self, scene: "MemoryScene") -> None:
+    def _film(self, scene: "MemoryScene | GaussianScene") -> None:
         from fsm.renderers.camera_paths import make_path
         from fsm.renderers.sequence import render_sequence
         from fsm.renderers.video import video_writer
@@ -59,7 +60,12 @@ class Demo:
                 write(rendering.rgb[0])
 
     def _compare(
-        self, scene: "MemoryScene", clip: "SyntheticClip", inputs: "Views", held_out: list[int], encode: float
+        self,
+        scene: "MemoryScene | GaussianScene",
+        clip: "SyntheticClip",
+        inputs: "Views",
+        held_out: list[int],
+        encode: float,
     ) -> None:
         """Frames of the clip that were held out, and views beside its path, which no input frame shows."""
         import cv2

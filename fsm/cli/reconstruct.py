@@ -59,15 +59,25 @@ class Reconstruct:
         scene = model.reconstruct(inputs)
         seconds = time.perf_counter() - began
         scene.save(self.output)
-        settings = {"decoder": model.decoder, "frames": index, "size": f"{hw[1]}x{hw[0]}", "device": device}
+        settings = {
+            "decoder": model.decoder,
+            "model": self._name,
+            "frames": index,
+            "size": f"{hw[1]}x{hw[0]}",
+            "device": device,
+        }
         save_settings(self.output / "reconstruct.yaml", self, **settings)
         made = "memory" if isinstance(scene, MemoryScene) else f"{len(scene.gaussians):,} Gaussians"
         print(f"{len(index)} of {len(clip)} frames at {hw[1]}x{hw[0]} read in {seconds:.2f} s; {made} in {self.output}")
 
+    @property
+    def _name(self) -> str:
+        return self.model or DEFAULT_MODELS[self.decoder or "lvsm"]
+
     def _model(self, device: str) -> "FSM":
         from fsm.model import FSM
 
-        model = FSM.from_pretrained(self.model or DEFAULT_MODELS[self.decoder or "lvsm"], device=device)
+        model = FSM.from_pretrained(self._name, device=device)
         if self.decoder not in (None, model.decoder):
             raise InputError(f"decoder is {self.decoder}, but {self.model} is an {model.decoder} model; leave one out.")
         return model
