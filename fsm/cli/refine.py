@@ -33,7 +33,7 @@ class Refine:
     id: Annotated[str | None, flag("NAME", "the only clip, or the training split")] = None
     """Which clip, where there are several."""
     frames: Annotated[Literal["auto", "inputs", "all"], flag("WHICH")] = "auto"
-    """Refine on the scene's inputs, or on all frames but those held out; auto is inputs (for `new`: all)."""
+    """Refine on the scene's inputs or on all frames not held out; auto: all if the clip brings a test split."""
     hold_out: Annotated[int | None, flag("K", "the clip's own split, else the unused frames")] = None
     """Judge by every K-th frame; 0 holds out none."""
     size: Annotated[str | None, flag("WxH", "the scene's; for `new` 128 pixels high")] = None
@@ -64,8 +64,8 @@ class Refine:
         device = choose_device(self.device)
         scene = None if self.scene == NEW else open_gaussians(self.scene, device)
         clip = open_clip(self.clip, self.id, self.fix_poses)
-        frames = ("inputs" if scene else "all") if self.frames == "auto" else self.frames
-        split = split_clip(open_dataset(self.clip, self.fix_poses), clip, scene and scene.inputs, frames, self.hold_out)
+        dataset = open_dataset(self.clip, self.fix_poses)
+        split = split_clip(dataset, clip, scene and scene.inputs, self.frames, self.hold_out)
         hw = parse_size(self.size or (None if scene else NEW_SIZE), scene.hw if scene else clip.cameras.hw)
         inputs = clip.views(split.inputs, hw)
         scene = scene or new_scene(inputs, config.density.most, self.seed, device)

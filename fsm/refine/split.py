@@ -10,6 +10,7 @@ from fsm.errors import InputError
 from fsm.views import Views
 
 DEFAULT_HOLD_OUT = 8
+Frames = Literal["auto", "inputs", "all"]
 
 
 @dataclass(frozen=True)
@@ -29,31 +30,36 @@ class Split:
             raise InputError(f"{self.clip.source}: every frame is held out; there is nothing to refine on.")
 
 
-def split_clip(
-    dataset: ClipDataset, clip: Clip, seen: Views | None, frames: Literal["inputs", "all"], hold_out: int | None
-) -> Split:
+def split_clip(dataset: ClipDataset, clip: Clip, seen: Views | None, frames: Frames, hold_out: int | None) -> Split:
     """The frames to refine on and those held out.
 
-    ``frames`` inputs: the frames the scene was read from (``seen``); all: every frame that is not held out. Held out are, in
-    this order of preference: every ``hold_out``-th frame where that is given; the test split of a D-NeRF folder; the targets of
-    the clip's own split; the frames the scene was not read from (inputs); every 8th frame (all).
+    ``frames`` inputs: those the scene was read from (``seen``); all: every frame that is not held out; auto: all where the clip
+    brings frames to be judged by, or where there is no scene, else inputs. Held out are every ``hold_out``-th frame where that
+    is given; else the test split of a D-NeRF folder; else the targets of the clip's own split; else, of inputs, the frames
+    the scene was not read from, and of all, every 8th.
     """
-    everything = range(len(clip))
-    used = set(everything) if frames == "all" or seen is None else set(_frames_of(clip, seen))
-    if hold_out is None and clip.id == "train" and "test" in dataset.ids:
+    everything, judge, held_out = set(range(len(clip))), clip, None
+    if hold_out is not None:
+        held_out = _every(hold_out, clip)
+    elif clip.id == "train" and "test" in dataset.ids:
         judge = dataset.clip("test")
-        return Split(clip, tuple(sorted(used)), judge, tuple(range(len(judge))))
-    if hold_out is None and clip.index_plan is not None:
-        used &= set(clip.index_plan.input_index)
-        held_out = set(clip.index_plan.target_index)
-    elif hold_out is None and frames == "inputs" and seen is not None:
-        held_out = set(everything) - used
+        held_out = set(range(len(judge)))
+    elif clip.index_plan is not None:
+        everything, held_out = set(clip.index_plan.input_index), set(clip.index_plan.target_index)
+    brought = hold_out is None and held_out is not None
+    if seen is None or frames == "all" or (frames == "auto" and brought):
+        used = everything
     else:
-        every = DEFAULT_HOLD_OUT if hold_out is None else hold_out
-        if every == 1 or every < 0:
-            raise InputError(f"--hold-out is {every}; give 0, or a number of at least 2.")
-        held_out = {i for i in everything if every and i % every == every // 2}
-    return Split(clip, tuple(sorted(used - held_out)), clip, tuple(sorted(held_out)))
+        used = everything & set(_frames_of(clip, seen))
+        held_out = everything - used if held_out is None else held_out
+    held_out = _every(DEFAULT_HOLD_OUT, clip) if held_out is None else held_out
+    return Split(clip, tuple(sorted(used - held_out if judge is clip else used)), judge, tuple(sorted(held_out)))
+
+
+def _every(k: int, clip: Clip) -> set[int]:
+    if k == 1 or k < 0:
+        raise InputError(f"--hold-out is {k}; give 0, or a number of at least 2.")
+    return {i for i in range(len(clip)) if k and i % k == k // 2}
 
 
 def _frames_of(clip: Clip, seen: Views) -> list[int]:

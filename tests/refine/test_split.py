@@ -9,7 +9,7 @@ import torch
 from fsm.datasets.base import IndexPlan, MemoryClip
 from fsm.datasets.open import open_clip, open_dataset
 from fsm.errors import InputError
-from fsm.refine.split import Split, split_clip
+from fsm.refine.split import Frames, Split, split_clip
 from tests.refine.small_scenes import ring
 
 FRAMES = 12
@@ -41,6 +41,8 @@ SEEN = (0, 2, 4, 6, 8, 10)
     ("frames", "hold_out", "inputs", "held_out"),
     [
         ("inputs", None, SEEN, (1, 3, 5, 7, 9, 11)),
+        ("auto", None, SEEN, (1, 3, 5, 7, 9, 11)),
+        ("auto", 4, (0, 4, 8), (2, 6, 10)),
         ("inputs", 4, (0, 4, 8), (2, 6, 10)),
         ("inputs", 0, SEEN, ()),
         ("all", None, (0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11), (4,)),
@@ -54,7 +56,7 @@ def test_frames_of_a_plain_clip(frames, hold_out, inputs: tuple[int, ...], held_
     assert (split.inputs, split.held_out, split.judge) == (inputs, held_out, clip)
 
 
-@pytest.mark.parametrize(("frames", "inputs"), [("inputs", (0, 2)), ("all", (0, 1, 2, 3))])
+@pytest.mark.parametrize(("frames", "inputs"), [("inputs", (0, 2)), ("all", (0, 1, 2, 3)), ("auto", (0, 1, 2, 3))])
 def test_the_clips_own_split_comes_first(frames, inputs: tuple[int, ...]) -> None:
     clip = _clip(plan=IndexPlan((0, 1, 2, 3), (6, 7)))
     split = split_clip(_Clips(clip), clip, clip.cameras[list(SEEN)], frames, None)
@@ -63,7 +65,12 @@ def test_the_clips_own_split_comes_first(frames, inputs: tuple[int, ...]) -> Non
 
 def test_a_training_split_is_judged_by_the_test_split() -> None:
     train, test = _clip("train"), _clip("test")
-    split = split_clip(_Clips(train, test), train, None, "all", None)
+    all_of_it = tuple(range(12))
+    cases: list[tuple[Frames, tuple[int, ...] | None, tuple[int, ...]]]
+    cases = [("all", None, all_of_it), ("inputs", SEEN, SEEN), ("auto", SEEN, all_of_it)]
+    for frames, seen, inputs in cases:
+        split = split_clip(_Clips(train, test), train, seen and train.cameras[list(seen)], frames, None)
+        assert (split.inputs, split.judge) == (inputs, test)
     assert (split.inputs, split.judge, split.held_out) == (tuple(range(12)), test, tuple(range(12)))
     assert split_clip(_Clips(train, test), train, None, "all", 6).judge is train
 
