@@ -37,6 +37,13 @@ def composite(
     return picture[:3], picture[3:4], picture[4:5]
 
 
+def pairs_evaluated(splats: Splats, hw: tuple[int, int]) -> int:
+    """How many pairs of a splat and a pixel ``composite`` looks at, empty ones in its 4 x 4 blocks included."""
+    fields = (splats.centres, splats.conics, splats.depths, splats.opacities, splats.colours, splats.radii)
+    _, blocks = _forward([_array(t) for t in fields], np.empty((5, *hw), np.float32), keep=False)
+    return kernels.BLOCK * blocks
+
+
 class _Composite(torch.autograd.Function):
     """Centres, conics, depths, opacities, colours -> picture [5 h w]: colour, alpha, depth · alpha."""
 
@@ -46,7 +53,7 @@ class _Composite(torch.autograd.Function):
         h, w = hw
         picture = np.empty((5, h, w), np.float32)
         keep = any(ctx.needs_input_grad)
-        kept = _forward(inputs, picture, keep)
+        kept, _ = _forward(inputs, picture, keep)
         if keep:
             ctx.save_for_backward(conics, opacities)
             ctx.kept = kept
@@ -71,8 +78,11 @@ def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
-def _forward(inputs: list[np.ndarray], picture: np.ndarray, keep: bool) -> tuple[np.ndarray, ...]:
-    """Draw into ``picture``; returns what gradients need: records, starts of the tiles' lists, lists, last light, ends."""
+def _forward(inputs: list[np.ndarray], picture: np.ndarray, keep: bool) -> tuple[tuple[np.ndarray, ...], int]:
+    """Draw into ``picture``; returns what gradients need and how many blocks were looked at.
+
+    Gradients need records, starts of the tiles' lists, the lists, the last light and where pixels ended.
+    """
     n, (_, h, w) = workers(), picture.shape
     depths = inputs[2]
     columns = -(-w // lists.TILE)
@@ -93,7 +103,7 @@ def _forward(inputs: list[np.ndarray], picture: np.ndarray, keep: bool) -> tuple
     counter = np.zeros(1 + n, np.int64)
     flat = records.reshape(-1)
     on_threads(kernels.draw, n, counter, starts, entries, scratch, states, flat, h, w, picture, int(keep), lights, ends)
-    return records, starts, entries, lights, ends
+    return (records, starts, entries, lights, ends), int(counter[1:].sum())
 
 
 def _backward(

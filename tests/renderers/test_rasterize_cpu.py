@@ -73,7 +73,7 @@ def picture(composite, s: Splats, hw: tuple[int, int]) -> Tensor:
 def gradients(composite, s: Splats, hw: tuple[int, int]) -> tuple[Tensor, dict[str, Tensor]]:
     s = with_gradients(s)
     drawn = picture(composite, s, hw)
-    upstream = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(1))
+    upstream = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(1)).to(drawn)
     (drawn * upstream).sum().backward()
     return drawn.detach(), {name: getattr(s, name).grad for name in FIELDS}
 
@@ -89,15 +89,19 @@ SCENES = {
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_pictures_and_gradients_are_those_of_the_plain_rasteriser(name: str) -> None:
+def test_as_close_to_the_truth_as_the_plain_rasteriser(name: str) -> None:
+    """Truth is the plain one in float64; in float32 needles lose digits, whoever draws them."""
     hw, example = SCENES[name]["hw"], scene(**SCENES[name])
-    expected, expected_gradients = gradients(rasterize_reference.composite, example, hw)
-    found, found_gradients = gradients(rasterize_cpu.composite, example, hw)
-    assert expected[3].max() > 0.01
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # needles: both lose digits
+    exact = dataclasses.replace(example, **{field: getattr(example, field).double() for field in FIELDS})
+    truth, slopes = gradients(rasterize_reference.composite, exact, hw)
+    plain, plain_slopes = gradients(rasterize_reference.composite, example, hw)
+    found, found_slopes = gradients(rasterize_cpu.composite, example, hw)
+    assert truth[3].max() > 0.01
+    assert (found - truth).abs().max() < max(2.0 * float((plain - truth).abs().max()), 2e-6)
     for field in FIELDS:
-        error = (found_gradients[field] - expected_gradients[field]).norm() / expected_gradients[field].norm()
-        assert error < 1e-5, field
+        size = slopes[field].norm()
+        limit = max(2.0 * float((plain_slopes[field] - slopes[field]).norm() / size), 1e-6)
+        assert (found_slopes[field] - slopes[field]).norm() / size < limit, field
 
 
 def test_pixels_end_before_their_transmittance_falls_too_low() -> None:
