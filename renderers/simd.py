@@ -264,7 +264,7 @@ def exp2(typingctx, vector):
         x = builder.select(
             builder.fcmp_ordered(">", args[0], constant(_LEAST_EXPONENT)), args[0], constant(_LEAST_EXPONENT)
         )
-        # Adding 1.5 · 2^23 rounds to an integer and leaves it in the lowest bits: no conversion, half the latency.
+        # Adding 1.5 · 2^23 rounds to an integer and leaves it in the lowest bits: no conversion needed.
         shifted = builder.fadd(x, constant(_ROUNDER))
         f = builder.fsub(x, builder.fsub(shifted, constant(_ROUNDER)))
         square = builder.fmul(f, f, flags=_LOOSE)
