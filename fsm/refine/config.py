@@ -10,21 +10,21 @@ from fsm.errors import InputError
 class Rates:
     """Adam's learning rates. A Gaussian's unit of length is its distance to the nearest input camera."""
 
-    means: float = 4e-4
+    means: float = 1.6e-3
     """Centres, in units of length."""
-    velocities: float = 2e-3
+    velocities: float = 5e-3
     """Velocities, in units of length per unit of model time (half the clip)."""
-    times: float = 2e-3
+    times: float = 1.6e-2
     """Centres in model time."""
-    log_time_scales: float = 1e-2
+    log_time_scales: float = 4e-2
     """Logarithms of the time each is there."""
-    log_scales: float = 1e-2
+    log_scales: float = 4e-2
     """Logarithms of the standard deviations in space."""
-    quats: float = 2e-3
+    quats: float = 8e-3
     """Orientations, as unit quaternions."""
-    logit_opacities: float = 5e-2
+    logit_opacities: float = 0.2
     """Opacities, as logits."""
-    sh: float = 5e-3
+    sh: float = 2e-2
     """Colours; the higher harmonics take a twentieth."""
     background: float = 1e-3
     """The colour behind everything, sRGB."""
@@ -48,7 +48,7 @@ class Density:
     """Gaussians are added up to this number; a scene with more is thinned to it at the start."""
     growth: float = 0.1
     """Gaussians added in one round, as a share of those there."""
-    in_time: float = 0.2
+    in_time: float = 0.0
     """Share of splits along time instead of space."""
     least_opacity: float = 0.005
     """Fainter Gaussians are taken away and used elsewhere."""

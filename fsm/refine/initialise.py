@@ -17,10 +17,17 @@ from fsm.renderers.gaussians import Gaussians4D, colour_to_sh
 from fsm.views import SceneFrame, Views
 
 NEAREST = 2.5  # largest inverse depth tried, in model units (the cameras' spread is one)
-CANDIDATES, ROUNDS, NEIGHBOURS = 48, 2, 16
+CANDIDATES, ROUNDS = 48, 2
+MANY, FEW = 16, 4  # frames next in time: the many see depth well, the few see what moves
+MOVED = 0.06  # where the few agree by so much better than the many, something moves
 MOST_DISAGREEMENT = 0.3  # a frame in which something else is in front says no more than that
 OVERSAMPLING = 2  # pixels tried for one that is kept
-OPACITY, TIME_SCALE = 0.3, 0.2  # at the start; the duration is the standard deviation in model time (a clip lasts 2)
+STAYS, MOVES, MOVES_FRAMES = (
+    0.2,
+    0.08,
+    2.0,
+)  # durations: standard deviations in model time (a clip lasts 2), or in frames
+OPACITY, SIZE = 0.6, 1.0  # size in units of the gaps
 
 
 def random_gaussians(inputs: Views, frame: SceneFrame, n: int, seed: int = 0) -> Gaussians4D:
@@ -34,19 +41,25 @@ def random_gaussians(inputs: Views, frame: SceneFrame, n: int, seed: int = 0) ->
     shown = _foreground(views, constant_background(views))
     generator = torch.Generator().manual_seed(seed)
     pixels = _draw_pixels(views, shown, OVERSAMPLING * n, generator)
-    rho, disagreement = _sweep(views, pixels, generator)
-    best = disagreement.argsort(stable=True)[:n]
-    pixels, depth = pixels[best], 1.0 / rho[best]
+    rho, disagreement = _sweep(views, pixels, MANY, generator)
+    nearby, least = _sweep(views, pixels, FEW, generator)
+    moves = disagreement - least > MOVED
+    # What moves is put where it was, for a short time; of what stays fewer are needed for as many at each moment.
+    short = min(STAYS, max(MOVES, MOVES_FRAMES * 2.0 / len(views)))
+    durations = torch.where(moves, short, STAYS)
+    kept = torch.multinomial(1.0 / durations, n, generator=generator)
+    pixels, durations = pixels[kept], durations[kept]
+    depth = 1.0 / torch.where(moves, nearby, rho)[kept]
     # As large as the gaps between those that share the picture at one moment.
-    at_once = n * min(1.0, 2.0 * TIME_SCALE)
+    at_once = float((2.0 * durations).clamp_max(1.0).sum())
     spacing = math.sqrt(float(shown.sum()) / len(views) / at_once)
-    size = 0.7 * spacing * depth / views.intrinsics[pixels.frames, 0]
+    size = SIZE * spacing * depth / views.intrinsics[pixels.frames, 0]
     quats = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(n, 1)
     return Gaussians4D(
         pixels.origins + depth[:, None] * pixels.rays,
         views.time[pixels.frames],
         size[:, None].repeat(1, 3),
-        torch.full((n,), TIME_SCALE),
+        durations,
         quats,
         quats,
         torch.full((n,), OPACITY),
@@ -112,7 +125,7 @@ def _draw_pixels(views: Views, shown: Tensor, n: int, generator: torch.Generator
     return _Pixels(frames, c2w[:, :3, 3], rays, views.rgb.flatten(2)[frames, :, index])
 
 
-def _sweep(views: Views, pixels: _Pixels, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _sweep(views: Views, pixels: _Pixels, neighbours: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Inverse depth [n] of the least disagreement, and that disagreement; the second round looks close to the first's."""
     n = len(pixels.frames)
     low, high = torch.zeros(n), torch.full((n,), NEAREST)
@@ -120,7 +133,7 @@ def _sweep(views: Views, pixels: _Pixels, generator: torch.Generator) -> tuple[T
     for _ in range(ROUNDS):
         share = (torch.arange(CANDIDATES) + torch.rand(n, CANDIDATES, generator=generator)) / CANDIDATES
         tried = (low[:, None] + (high - low)[:, None] * share).clamp_min(1e-3)
-        found, at = _disagreement(views, pixels, tried).min(dim=1)
+        found, at = _disagreement(views, pixels, neighbours, tried).min(dim=1)
         better = found < least
         rho = torch.where(better, tried.gather(1, at[:, None])[:, 0], rho)
         least = torch.where(better, found, least)
@@ -129,14 +142,14 @@ def _sweep(views: Views, pixels: _Pixels, generator: torch.Generator) -> tuple[T
     return rho, least
 
 
-def _disagreement(views: Views, pixels: _Pixels, tried: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+def _disagreement(views: Views, pixels: _Pixels, neighbours: int, tried: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
     """How different the colours at inverse depths ``tried`` are in the frames next in time."""
     out = torch.empty_like(tried)
     for i in pixels.frames.unique().tolist():
         mine = (pixels.frames == i).nonzero()[:, 0]
         points = pixels.origins[mine, None] + pixels.rays[mine, None] / tried[mine, :, None]
         near = (views.time - views.time[i]).abs().argsort(stable=True)
-        out[mine] = _difference(views[near[near != i][:NEIGHBOURS]], points, pixels.colours[mine])
+        out[mine] = _difference(views[near[near != i][:neighbours]], points, pixels.colours[mine])
     return out
 
 
