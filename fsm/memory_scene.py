@@ -36,6 +36,11 @@ class MemoryScene:
         return self._observed.without_rgb().unbatched()
 
     @property
+    def observed(self) -> Views:
+        """The input frames [v] as far as the scene keeps them: with rgb where its model copies from them."""
+        return self._observed.unbatched()
+
+    @property
     def hw(self) -> tuple[int, int]:
         """Image size the scene was read at, and the natural size to render."""
         return self._observed.hw

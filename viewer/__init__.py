@@ -1,4 +1,8 @@
-"""Interactive viewer."""
+"""Interactive viewer: ``Viewer(scene).run()`` serves a scene to the browser."""
 
 if __name__ != "fsm.viewer":
     raise ImportError("import this package as fsm.viewer; install the checkout first with `pip install -e .`")
+
+from fsm.viewer.server import Viewer
+
+__all__ = ["Viewer"]

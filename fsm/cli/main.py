@@ -29,6 +29,7 @@ from fsm.cli.reconstruct import Reconstruct
 from fsm.cli.refine import Refine
 from fsm.cli.render import Render
 from fsm.cli.train import Train
+from fsm.cli.view import View
 from fsm.errors import InputError
 
 COMMANDS: dict[str, Any] = {
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Any] = {
     "refine": Refine,
     "render": Render,
     "export": Export,
+    "view": View,
     "eval": Eval,
     "train": Train,
     "convert": Convert,

@@ -1,0 +1,83 @@
+"""``fsm view``: a scene, a clip or a splat file in the browser."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fsm.cli.common import choose_device, flag, parse_size
+from fsm.cli.reconstruct import DEFAULT_MODELS, choose_frames
+from fsm.errors import InputError
+
+if TYPE_CHECKING:
+    from fsm.datasets.base import Clip
+
+INPUTS = 32
+SPLATS = (".ply", ".splat", ".spz")
+
+
+@dataclass(frozen=True)
+class View:
+    """Explore a scene, a clip or a splat file in the browser: any camera at any moment, live."""
+
+    scene: tyro.conf.Positional[Annotated[str, flag("SCENE|CLIP|FILE", "")]]
+    """Scene folder; .ply, .splat or .spz file; or a clip, which is reconstructed first."""
+    host: Annotated[str, flag("ADDRESS")] = "127.0.0.1"
+    """Address to bind; one that others can reach (0.0.0.0) needs --token."""
+    port: Annotated[int, flag("PORT")] = 8080
+    """Port; the next free one is taken."""
+    token: Annotated[str | None, flag("WORD", "none")] = None
+    """Word of 16 or more letters and digits without which nobody is let in."""
+    model: Annotated[str | None, flag("MODEL", "fsm-tiny")] = None
+    """For a clip: bundled name, folder, or hub name owner/name."""
+    id: Annotated[str | None, flag("NAME", "the only clip")] = None
+    """For a clip: which one, where there are several."""
+    inputs: Annotated[int | None, flag("N", str(INPUTS))] = None
+    """For a clip: frames read, spread evenly over it; 0 reads all."""
+    size: Annotated[str | None, flag("WxH", "128 pixels high")] = None
+    """For a clip: working size; frames are scaled to cover it and cropped about the centre."""
+    device: Annotated[str, flag("DEVICE")] = "auto"
+    """auto, cpu or cuda."""
+
+    def run(self) -> None:
+        """Serve until interrupted."""
+        from fsm.viewer import Viewer
+        from fsm.viewer.gate import Gate
+
+        Gate(self.host, self.token)  # refuse before a clip is reconstructed, not after
+        scene, clip = self._scene()
+        viewer = Viewer(scene, clip=clip, host=self.host, port=self.port, token=self.token)
+        print(f"{self.scene} at {viewer.url} (Ctrl-C ends it)", flush=True)
+        viewer.run()
+
+    def _scene(self) -> tuple[Any, "Clip | None"]:
+        """What to show, and the clip it was made from where it was made now."""
+        from fsm.open_scene import open_scene
+
+        path = Path(self.scene)
+        saved = path.suffix.lower() in SPLATS or path.name == "scene.json" or (path / "scene.json").is_file()
+        if not saved:
+            return self._reconstructed(path)
+        for name in ("model", "id", "inputs", "size"):
+            if getattr(self, name) is not None:
+                raise InputError(f"--{name} is for clips, but {path} is a scene already; leave it out.")
+        return open_scene(path, choose_device(self.device)), None
+
+    def _reconstructed(self, path: Path) -> tuple[Any, "Clip"]:
+        import time
+
+        from fsm.datasets.open import open_clip
+        from fsm.model import FSM
+
+        if not path.exists() and self.scene != "demo" and not self.scene.startswith("synthetic:"):
+            raise InputError(f"{path} does not exist; give a scene folder, a {', '.join(SPLATS)} file or a clip.")
+        clip = open_clip(self.scene, self.id)
+        index = choose_frames(len(clip), INPUTS if self.inputs is None else self.inputs, 0)
+        hw = parse_size(self.size or "128", clip.cameras.hw)
+        model = FSM.from_pretrained(self.model or DEFAULT_MODELS["lvsm"], device=choose_device(self.device))
+        views = clip.views(index, model.working_size(hw))
+        began = time.perf_counter()
+        scene = model.reconstruct(views)
+        print(f"{len(index)} of {len(clip)} frames read in {time.perf_counter() - began:.2f} s")
+        return scene, clip

@@ -1,0 +1,29 @@
+"""Pictures on their way to one browser: at most one waits, and a browser that has left gets none."""
+
+from typing import Any
+
+from jaxtyping import UInt8
+from numpy import ndarray
+
+
+class Outbox:
+    """The end of viser's queue for one client that pictures are put into."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._queue = client._websock_connection.get_message_buffer()
+
+    @property
+    def taken(self) -> bool:
+        """Whether the last picture has been picked up for sending: a slow browser is not drawn for in vain."""
+        from viser._messages import BackgroundImageMessage
+
+        with self._queue.buffer_lock:
+            return not any(isinstance(m, BackgroundImageMessage) for m in self._queue.message_from_id.values())
+
+    def send(self, picture: UInt8[ndarray, "h w 3"], transfer: str, quality: int) -> None:
+        """Queue a picture as ``transfer`` JPEG (of ``quality`` up to 100) or PNG, in place of any that waits."""
+        if self._queue.done:
+            return
+        with self._queue.sanctioned_dead_writes():  # it may leave at this very moment
+            self._client.scene.set_background_image(picture, format=transfer.lower(), jpeg_quality=quality)

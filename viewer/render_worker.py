@@ -1,0 +1,175 @@
+"""Renders for one browser, off its thread: the newest request wins, coarse at once and full when nothing changes.
+
+``Schedule`` and ``Resolution`` decide what is drawn when and how large; they know no threads and are told the time.
+``RenderWorker`` is the thread around them. It holds at most one waiting request, so nothing can queue up.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+Job = TypeVar("Job")
+Picture = TypeVar("Picture")
+
+SETTLE = 0.2
+"""Seconds without a request after which the full picture is drawn."""
+BUDGET = 1 / 12
+"""Seconds that a picture may take while things move."""
+MIN_PIXELS = 48 * 48
+FIRST_PIXELS = 128 * 128
+"""Size of the first picture: nothing is known yet about the speed."""
+POLL = 0.02
+"""Seconds between looks whether a slow browser has taken the last picture."""
+
+
+@dataclass(frozen=True)
+class Work(Generic[Job]):
+    """What to draw now."""
+
+    job: Job
+    full: bool
+    """At full size whatever it takes; otherwise as large as the budget allows."""
+
+
+class Schedule(Generic[Job]):
+    """Which request is drawn when. Times are seconds of any monotonic clock."""
+
+    def __init__(self, settle: float = SETTLE) -> None:
+        self.settle = settle
+        self._newest: Job | None = None
+        self._owed: Job | None = None
+        self._due = 0.0
+
+    def submit(self, job: Job, now: float) -> None:
+        """Replace whatever waits."""
+        self._newest, self._owed, self._due = job, None, now + self.settle
+
+    def take(self, now: float) -> Work[Job] | None:
+        """What to draw at ``now``, if anything: a new request within the budget, or the last one in full."""
+        if self._newest is not None:
+            job, self._newest = self._newest, None
+            self._owed = job
+            return Work(job, full=False)
+        if self._owed is not None and now >= self._due:
+            job, self._owed = self._owed, None
+            return Work(job, full=True)
+        return None
+
+    def done(self, job: Job) -> None:
+        """Nothing is owed for ``job`` any more: it was drawn at full size at once, or cannot be drawn."""
+        if self._owed is job:
+            self._owed = None
+
+    def wait(self, now: float) -> float | None:
+        """Seconds until there is something to take; None: not before the next request."""
+        if self._newest is not None:
+            return 0.0
+        return None if self._owed is None else max(0.0, self._due - now)
+
+
+class Resolution:
+    """How many pixels fit the budget, learnt from the time that pictures took.
+
+    A picture of p pixels takes a + b p seconds. Scaling p by budget / seconds leads to the p that takes just the budget
+    for any a below it; half of that step (in logarithms) is taken, so that one slow picture does not decide.
+    """
+
+    def __init__(self, budget: float = BUDGET) -> None:
+        self.budget = budget
+        self.pixels = float(FIRST_PIXELS)
+
+    def observe(self, pixels: int, seconds: float) -> None:
+        """A picture of ``pixels`` took ``seconds``."""
+        wanted = pixels * self.budget / max(seconds, 1e-4)
+        self.pixels = max(float(MIN_PIXELS), (self.pixels * wanted) ** 0.5)
+
+    def height(self, full_hw: tuple[int, int]) -> int:
+        """Height of the largest picture within the budget, of the aspect of ``full_hw`` and at most as large."""
+        h, w = full_hw
+        share = (self.pixels / (h * w)) ** 0.5
+        # Steps of 16 pixels: a size that changes with every picture flickers and is a new size to every cache.
+        return h if share >= 0.95 else min(h, max(16, round(h * share / 16) * 16))
+
+
+class RenderWorker(Generic[Job, Picture]):
+    """One thread that draws what is asked for last and hands it over."""
+
+    def __init__(
+        self,
+        draw: Callable[[Job, bool], tuple[Picture, bool]],
+        deliver: Callable[[Job, Picture], None],
+        fail: Callable[[Exception], None],
+        *,
+        ready: Callable[[], bool] = lambda: True,
+        turn: AbstractContextManager[Any] | None = None,
+        schedule: Schedule[Job] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``draw(job, full)`` returns a picture and whether it is of full size; what it raises goes to ``fail``.
+
+        ``ready`` says whether the browser has taken the last picture; until then nothing is drawn. ``turn`` is held
+        while drawing: workers that share a scene take turns.
+        """
+        self._draw, self._deliver, self._fail, self._ready = draw, deliver, fail, ready
+        self._turn = threading.Lock() if turn is None else turn
+        self._schedule = Schedule[Job]() if schedule is None else schedule
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="fsm-viewer-render", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Ask for a picture in place of any that waits; never blocks for drawing."""
+        with self._changed:
+            self._schedule.submit(job, self._clock())
+            self._changed.notify()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Stop after the picture in work, whose delivery is dropped; called twice, or by the worker itself, it is harmless."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while self._wait():
+            with self._turn:  # first one's turn, then the newest request: it may have changed while waiting
+                self._one()
+
+    def _wait(self) -> bool:
+        """Sleep until there is something to draw and someone to take it; False when closed."""
+        with self._changed:
+            while not self._closed:
+                seconds = self._schedule.wait(self._clock())
+                if seconds == 0.0 and self._ready():
+                    return True
+                self._changed.wait(POLL if seconds == 0.0 else seconds)
+            return False
+
+    def _one(self) -> None:
+        with self._changed:
+            work = None if self._closed else self._schedule.take(self._clock())
+        if work is None:
+            return
+        try:
+            picture, full = self._draw(work.job, work.full)
+            if full:
+                with self._changed:
+                    self._schedule.done(work.job)
+            if not self._closed:
+                self._deliver(work.job, picture)
+        except Exception as error:  # whatever a scene may raise: the viewer outlives it
+            with self._changed:
+                self._schedule.done(work.job)  # the same error again is no news
+            if not self._closed:
+                self._fail(error)

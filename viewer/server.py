@@ -1,0 +1,164 @@
+"""The viewer: one server, any number of browsers up to a bound, each with its own camera, clock and controls."""
+
+import contextlib
+import errno
+import io
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+from fsm.errors import InputError
+from fsm.viewer.cameras import Camera, up_direction
+from fsm.viewer.gate import MAX_CLIENTS, Gate, behind
+from fsm.viewer.session import Session
+from fsm.viewer.stage import Stage, Viewable
+
+if TYPE_CHECKING:
+    import viser
+
+PORTS = 100
+"""Ports tried upward from the one asked for."""
+
+
+class Viewer:
+    """A scene in the browser, live: ``Viewer(scene).run()``, or ``with Viewer(scene) as viewer: ... viewer.url``."""
+
+    def __init__(
+        self,
+        scene: Viewable,
+        *,
+        clip: Any = None,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        token: str | None = None,
+        max_clients: int = MAX_CLIENTS,
+        name: str = "FSM",
+    ) -> None:
+        """Serve ``scene`` (anything with ``render``, ``inputs`` and ``hw``) at once, on the next port that is free.
+
+        ``clip`` is what it was made from, for pictures of the inputs. A ``host`` that others can reach needs a ``token``.
+        Bad values raise ``InputError``. ``port`` 0 takes any.
+        """
+        gate = Gate(host, token, max_clients)
+        port = free_port(host, port)
+        self._stage = Stage(scene, clip)
+        self._sessions: dict[int, Session] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._host, self._gate = host, gate
+        self._server = start_server(host, port, gate)
+        self._dress(name)
+        self._server.on_client_connect(self._join)
+        self._server.on_client_disconnect(self._leave)
+
+    @property
+    def url(self) -> str:
+        """Address to open, with the token."""
+        name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(self._host, self._host)
+        query = "" if self._gate.token is None else f"?token={self._gate.token}"
+        return f"http://{name}:{self._server.get_port()}/{query}"
+
+    @property
+    def clients(self) -> int:
+        """Browsers being drawn for."""
+        return len(self._sessions)
+
+    def run(self) -> None:
+        """Serve until ``stop`` is called or the user interrupts."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._stopped.wait()
+        self.stop()
+
+    def stop(self) -> None:
+        """Disconnect everybody and free the port; harmless when repeated."""
+        with self._lock:
+            if self._stopped.is_set() and not self._sessions:
+                return
+            self._stopped.set()
+            sessions, self._sessions = list(self._sessions.values()), {}
+        for session in sessions:
+            session.close()
+        with _quiet():
+            self._server.stop()
+
+    def __enter__(self) -> "Viewer":
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+    def _dress(self, name: str) -> None:
+        """Title, up direction and the first camera of every browser: the first input's."""
+        server, inputs = self._server, self._stage.inputs.views
+        server.gui.configure_theme(show_share_button=False, show_logo=False)
+        server.gui.set_panel_label(name)
+        up = up_direction(inputs)
+        server.scene.set_up_direction(up)
+        first = Camera.of_view(inputs, self._stage.nearest(float(inputs.time.min())))
+        start, forward = first.c2w[:3, 3], first.c2w[:3, 2]
+        camera = server.initial_camera
+        camera.position = first.position
+        camera.look_at = tuple((start + self._stage.distance * forward).tolist())
+        camera.up, camera.fov = up, first.fov
+
+    def _join(self, client: Any) -> None:
+        session = Session(client, self._stage)
+        with self._lock:
+            # It may have left again while its controls were built: then nobody else will close the session.
+            welcome = not self._stopped.is_set() and client.client_id in self._server.get_clients()
+            if welcome:
+                self._sessions[client.client_id] = session
+        if not welcome:
+            session.close()
+
+    def _leave(self, client: Any) -> None:
+        with self._lock:
+            session = self._sessions.pop(client.client_id, None)
+        if session is not None:
+            session.close()
+
+
+def free_port(host: str, port: int) -> int:
+    """The first free port from ``port`` on; none, or a host that is no address of this machine, is an ``InputError``."""
+    if not 0 <= port <= 65535:
+        raise InputError(f"port is {port}; choose one from 1024 to 65535.")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise InputError(f"host is {host!r}, which is no address ({error.strerror}); leave it out.") from error
+    for candidate in range(port, min(port + PORTS, 65536)):
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address[0], candidate, *address[2:]))
+            except OSError as error:
+                if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                    continue
+                raise InputError(f"host is {host!r}, not an address of this machine; leave it out.") from error
+            return probe.getsockname()[1]
+    raise InputError(f"no port from {port} to {min(port + PORTS, 65536) - 1} is free; choose another with --port.")
+
+
+def start_server(host: str, port: int, gate: Gate) -> "viser.ViserServer":
+    """viser's server behind ``gate``; never shared with the outside at a browser's request."""
+    import viser
+
+    class Server(viser.ViserServer):
+        def request_share_url(self, verbose: bool = True) -> None:
+            """Any browser could ask for it; that would widen what was bound to one address."""
+
+    with behind(gate), _quiet():
+        server = Server(host=host, port=port, verbose=False)
+    if not gate.used:
+        server.stop()
+        raise RuntimeError("this viser starts its server in a way that the gate does not know; install viser 1.1.")
+    return server
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """viser announces itself with an address that lacks the token."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -1,0 +1,192 @@
+"""One browser: its controls, its camera, its clock and the worker that draws for it."""
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from fsm.errors import InputError
+from fsm.viewer.cameras import Camera, place
+from fsm.viewer.inputs import InputNodes
+from fsm.viewer.outbox import Outbox
+from fsm.viewer.panel import Panel
+from fsm.viewer.render_worker import RenderWorker, Resolution
+from fsm.viewer.stage import Job, Shot, Stage
+from fsm.viewer.time_controls import Playback
+
+TICK = 1 / 30
+"""Seconds between moments while playing; drawing keeps its own pace and skips."""
+READOUT = 0.25
+"""Seconds between updates of the readout."""
+
+
+class Session:
+    """Everything that belongs to one client, from its first camera to its leaving."""
+
+    def __init__(self, client: Any, stage: Stage, clock: Callable[[], float] = time.monotonic) -> None:
+        """``client`` is viser's handle of a connected client."""
+        self._client, self._stage, self._clock = client, stage, clock
+        self._lock = threading.RLock()
+        self._playing = threading.Event()
+        self._closed = False
+        self._playback = Playback.over(stage.times)
+        self._failed: str | None = None
+        self._delivered: deque[float] = deque(maxlen=16)
+        self._told = 0.0
+        self._resolution = Resolution()
+        self._outbox = Outbox(client)
+        height = stage.scene.hw[0]
+        self._panel = Panel(client.gui, self._playback, stage.modes, height, len(stage.times))
+        self._nodes = InputNodes(client, stage.inputs, self.look_through)
+        self._worker = RenderWorker[Job, Shot](
+            self._draw, self._deliver, self._fail, ready=lambda: self._outbox.taken, turn=stage.turn
+        )
+        self._ticker = threading.Thread(target=self._run, name="fsm-viewer-clock", daemon=True)
+        self._connect()
+        self._ticker.start()
+        self.refresh()
+
+    def close(self) -> None:
+        """Stop its threads. What it showed belongs to the browser and went with it."""
+        self._closed = True
+        self._playing.set()
+        self._worker.close()
+        if threading.current_thread() is not self._ticker:
+            self._ticker.join(5.0)
+
+    def refresh(self) -> None:
+        """Ask for the picture of the present moment, camera and controls."""
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                camera = Camera.of_browser(self._client.camera)
+            except InputError as error:
+                self._fail(error)
+                return
+            seconds = self._playback.moment
+            frame = self._stage.nearest(seconds)
+            panel = self._panel
+            self._worker.submit(Job(camera, seconds, frame, panel.mode.value, int(panel.height.value)))
+            self._nodes.highlight(frame)
+            self._nodes.seen_from(camera.position)
+            panel.show_frame(frame, len(self._stage.times), self._stage.times[frame])
+
+    def look_through(self, index: int) -> None:
+        """Put the browser's camera where input ``index`` was, and the clock at its moment unless time is frozen."""
+        with self._lock:
+            self._go_to(Camera.of_view(self._stage.inputs.views, index))
+            if self._playback.frozen is None:
+                self._change(self._playback.sought(self._stage.times[index]).paused())
+            self.refresh()
+
+    def _go_to(self, camera: Camera) -> None:
+        with self._client.atomic():
+            place(self._client.camera, camera, self._stage.distance)
+
+    def _change(self, playback: Playback) -> None:
+        """Make ``playback`` the present one and show it."""
+        with self._lock:
+            moved = playback.cursor != self._playback.cursor
+            self._playback = playback
+            (self._playing.set if playback.playing else self._playing.clear)()
+            self._panel.show_playback(playback)
+            if playback.follow and moved:
+                aspect = float(self._client.camera.aspect)
+                self._go_to(self._stage.on_path(playback.fraction, aspect))
+            self.refresh()
+
+    def _connect(self) -> None:
+        """Let the controls do what they say."""
+        panel = self._panel
+        panel.seconds.on_update(self._by_user(lambda e: self._change(self._playback.sought(float(e.target.value)))))
+        panel.play.on_click(lambda _: self._toggle())
+        panel.step.on_click(
+            lambda e: self._change(self._playback.stepped(1 if e.target.value == "Next" else -1)),
+        )
+        panel.speed.on_update(self._by_user(lambda e: self._change(self._playback.at_speed(float(e.target.value)))))
+        panel.loop.on_update(self._by_user(lambda e: self._change(self._playback.looping(e.target.value))))
+        panel.freeze_time.on_update(self._by_user(lambda e: self._change(self._playback.freezing_time(e.target.value))))
+        panel.freeze_view.on_update(self._by_user(lambda e: self._change(self._playback.freezing_view(e.target.value))))
+        panel.mode.on_update(lambda _: self._switch_mode())
+        for control in (panel.height, panel.transfer, panel.quality):
+            control.on_update(lambda _: self.refresh())
+        for control in (panel.show_cameras, panel.show_trail):
+            control.on_update(lambda _: self._nodes.show(panel.show_cameras.value, panel.show_trail.value))
+        panel.reset.on_click(lambda _: self.look_through(self._stage.nearest(self._playback.first)))
+        panel.go.on_click(lambda _: self.look_through(self._stage.nearest(self._playback.moment)))
+        self._client.camera.on_update(lambda _: self.refresh())
+
+    @staticmethod
+    def _by_user(act: Callable[[Any], None]) -> Callable[[Any], None]:
+        """``act`` on what the user does, not on what the clock writes into the controls."""
+        return lambda event: act(event) if event.client_id is not None else None
+
+    def _toggle(self) -> None:
+        with self._lock:
+            self._change(self._playback.paused() if self._playback.playing else self._playback.played())
+
+    def _switch_mode(self) -> None:
+        """The difference is seen from where the nearest input was taken, so that is where it starts."""
+        if self._panel.mode.value == "Difference":
+            self.look_through(self._stage.nearest(self._playback.moment))
+        else:
+            self.refresh()
+
+    def _run(self) -> None:
+        """The clock: moves the playback on while it plays."""
+        before = self._clock()
+        while not self._closed:
+            if not self._playing.is_set():
+                self._playing.wait()
+                before = self._clock()
+                continue
+            time.sleep(TICK)
+            now = self._clock()
+            with self._lock:
+                if not self._closed and self._playback.playing:
+                    self._change(self._playback.advanced(now - before))
+            before = now
+
+    def _draw(self, job: Job, full: bool) -> tuple[Shot, bool]:
+        height = job.height if full else self._resolution.height(job.camera.hw(job.height))
+        shot = self._stage.draw(job, height)
+        h, w = shot.picture.shape[:2]
+        self._resolution.observe(h * w, shot.seconds)
+        return shot, height >= job.height
+
+    def _deliver(self, job: Job, shot: Shot) -> None:
+        self._outbox.send(shot.picture, self._panel.transfer.value, int(self._panel.quality.value))
+        self._client.flush()
+        now = self._clock()
+        self._delivered.append(now)
+        if self._failed is not None:
+            self._failed = None
+            self._panel.show_error(None)
+        h, w = shot.picture.shape[:2]
+        if now - self._told >= READOUT or h >= job.height:
+            self._told = now
+            self._panel.status.content = readout((w, h), shot.seconds, tuple(self._delivered))
+
+    def _fail(self, error: Exception) -> None:
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, InputError):
+            sentence = f"{type(error).__name__}: {sentence}"
+        if sentence != self._failed:
+            self._failed = sentence
+            with contextlib.suppress(Exception):  # a client that leaves at this moment
+                self._panel.show_error(sentence[:500])
+
+
+def readout(wh: tuple[int, int], seconds: float, delivered: tuple[float, ...]) -> str:
+    """Size, time to draw, and pictures per second over the last ones ``delivered`` (clock times) without a pause."""
+    run = [delivered[-1]]
+    for moment in reversed(delivered[:-1]):
+        if run[-1] - moment > 1.0:
+            break
+        run.append(moment)
+    rate = (len(run) - 1) / (run[0] - run[-1]) if len(run) > 2 and run[0] > run[-1] else None
+    text = f"{wh[0]} x {wh[1]} px, drawn in {1000 * seconds:.0f} ms"
+    return text if rate is None else f"{text}, {rate:.1f} per second"
