@@ -23,6 +23,7 @@ from fsm.renderers.gaussian_scene import GaussianScene
 from fsm.renderers.gaussians import Gaussians4D, MovingGaussians
 from fsm.renderers.lvsm import PlainHead
 from fsm.renderers.pixel_gaussians import PixelGaussianHead
+from fsm.renderers.projection import GSPLAT, Projection
 from fsm.renderers.rasterize import rasterize
 from fsm.renderers.reference_head import ReferenceHead, ReferenceHeadConfig
 from fsm.views import Rendering, SceneFrame, Views
@@ -84,6 +85,11 @@ class FSM(nn.Module):
         save_pretrained(self, folder)
 
     @property
+    def projection(self) -> Projection:
+        """How Gaussians of this model are drawn."""
+        return GSPLAT if self.config.gaussian_head is None else self.config.gaussian_head.projection
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.encoder.embed.weight.device
@@ -134,6 +140,7 @@ class FSM(nn.Module):
             SceneFrame(*(getattr(frame, f.name)[0] for f in dataclasses.fields(frame))),
             seen.unbatched(),
             background=self.head.background(observed)[0],
+            projection=self.projection,
         )
 
     def _prepared(self, inputs: Views) -> Views:
@@ -156,7 +163,7 @@ class FSM(nn.Module):
         gaussians, background = self.predict_gaussians(inputs)
         moving = [g.condition() for g in gaussians]
         views = [
-            [draw(m, t[i], k) for i in range(len(t))]
+            [draw(m, t[i], k, self.projection) for i in range(len(t))]
             for m, t, k in zip(moving, targets.samples(), background, strict=True)
         ]
         rgb, alpha, depth = (
@@ -187,9 +194,9 @@ class FSM(nn.Module):
         return [Gaussians4D.cat(list(of_sample)) for of_sample in zip(*parts, strict=True)]
 
 
-def draw(moving: MovingGaussians, view: Views, background: Float[Tensor, " 3"]) -> Rendering:
+def draw(moving: MovingGaussians, view: Views, background: Float[Tensor, " 3"], projection: Projection) -> Rendering:
     """One view [1] of Gaussians at its own time, everything in model space."""
-    return rasterize(moving.at(view.time[0]), view.without_rgb(), background=background)
+    return rasterize(moving.at(view.time[0]), view.without_rgb(), background=background, projection=projection)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -25,6 +25,7 @@ from fsm.encoder import unpatchify
 from fsm.errors import InputError
 from fsm.rays import pixel_rays
 from fsm.renderers.gaussians import Gaussians4D
+from fsm.renderers.projection import GSPLAT, Projection
 from fsm.views import Views
 
 CHANNELS = (3, 1, 3, 3, 1, 4, 4, 1)  # xyz, time, colour, spatial scale, temporal scale, left, right, opacity
@@ -62,6 +63,11 @@ class GaussianHeadConfig:
         """Nearest and farthest depth along the ray of a published variant."""
         near, far = (0.1, 4.5) if self.variant == "4d-lrm" else (0.0, 100.0)
         return near if self.near is None else self.near, far if self.far is None else self.far
+
+    @property
+    def projection(self) -> Projection:
+        """How the Gaussians are meant to be drawn: pixel-sized ones blur under the usual pixel filter of 0.3 px²."""
+        return Projection(blur=0.1) if self.variant == "pixel" else GSPLAT
 
 
 class GaussianHead(nn.Module):

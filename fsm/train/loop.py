@@ -143,7 +143,7 @@ class _Run:
 
         def one(moving: MovingGaussians, b: int, i: int) -> Tensor:
             view = samples[b][i]
-            r = draw(moving, view, background[b])
+            r = draw(moving, view, background[b], self.model.projection)
             assert r.alpha is not None
             assert r.depth is not None
             batched = Rendering(r.rgb[None], r.alpha[None], r.depth[None])

@@ -50,7 +50,7 @@ def test_deferred_gradients_equal_plain_ones(variant: str) -> None:
     samples = targets.samples()
 
     def loss(moving, b: int, i: int) -> torch.Tensor:
-        return draw(moving, samples[b][i], background[b]).rgb.sub(truth[b, i]).square().mean() / 10
+        return draw(moving, samples[b][i], background[b], model.projection).rgb.sub(truth[b, i]).square().mean() / 10
 
     total = backward_view_by_view(gaussians, 5, loss)
     torch.testing.assert_close(total, model(inputs, targets).rgb.sub(truth).square().mean().detach())
