@@ -80,7 +80,7 @@ class Gate:
             pairs = (part.strip().partition("=") for part in line.split(";"))
             given += [value for name, _, value in pairs if name == self.cookie]
         wanted = (self.token or "").encode()
-        return any([hmac.compare_digest(g.encode(), wanted) for g in given])
+        return any(hmac.compare_digest(g.encode(errors="replace"), wanted) for g in given)
 
     def options(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options of ``websockets.asyncio.server.serve`` with this gate before its ``process_request``."""

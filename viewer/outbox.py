@@ -1,5 +1,6 @@
 """Pictures on their way to one browser: at most one waits, and a browser that has left gets none."""
 
+import contextlib
 from typing import Any
 
 from jaxtyping import UInt8
@@ -12,6 +13,8 @@ class Outbox:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._queue = client._websock_connection.get_message_buffer()
+        # It may leave at any moment, also between a look and a word: then the words are lost, and nobody need hear of it.
+        contextlib.ExitStack().enter_context(self._queue.sanctioned_dead_writes())
 
     @property
     def taken(self) -> bool:
@@ -23,7 +26,5 @@ class Outbox:
 
     def send(self, picture: UInt8[ndarray, "h w 3"], transfer: str, quality: int) -> None:
         """Queue a picture as ``transfer`` JPEG (of ``quality`` up to 100) or PNG, in place of any that waits."""
-        if self._queue.done:
-            return
-        with self._queue.sanctioned_dead_writes():  # it may leave at this very moment
+        if not self._queue.done:
             self._client.scene.set_background_image(picture, format=transfer.lower(), jpeg_quality=quality)

@@ -57,7 +57,9 @@ class Panel:
 
     def show_frame(self, index: int, count: int, seconds: float) -> None:
         """Say which input frame is nearest."""
-        self.frame.content = f"Nearest: input {index + 1} of {count}, at {seconds:.3f} s"
+        text = f"Nearest: input {index + 1} of {count}, at {seconds:.3f} s"
+        if text != self.frame.content:
+            self.frame.content = text
 
     def show_error(self, sentence: str | None) -> None:
         """Say what went wrong with the last picture, or that nothing did."""

@@ -6,10 +6,10 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
 Picture = TypeVar("Picture")
@@ -94,6 +94,33 @@ class Resolution:
         return h if share >= 0.95 else min(h, max(16, round(h * share / 16) * 16))
 
 
+class Turns:
+    """A lock whose waiters get it in the order in which they came: a busy browser must not starve another."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._held = False
+        self._waiting: deque[threading.Event] = deque()
+
+    def __enter__(self) -> None:
+        """Wait for one's turn."""
+        with self._mutex:
+            if not self._held:
+                self._held = True
+                return
+            mine = threading.Event()
+            self._waiting.append(mine)
+        mine.wait()
+
+    def __exit__(self, *_: object) -> None:
+        """Hand it to whoever has waited longest."""
+        with self._mutex:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._held = False
+
+
 class RenderWorker(Generic[Job, Picture]):
     """One thread that draws what is asked for last and hands it over."""
 
@@ -104,7 +131,7 @@ class RenderWorker(Generic[Job, Picture]):
         fail: Callable[[Exception], None],
         *,
         ready: Callable[[], bool] = lambda: True,
-        turn: AbstractContextManager[Any] | None = None,
+        turn: Turns | None = None,
         schedule: Schedule[Job] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -114,7 +141,7 @@ class RenderWorker(Generic[Job, Picture]):
         while drawing: workers that share a scene take turns.
         """
         self._draw, self._deliver, self._fail, self._ready = draw, deliver, fail, ready
-        self._turn = threading.Lock() if turn is None else turn
+        self._turn = Turns() if turn is None else turn
         self._schedule = Schedule[Job]() if schedule is None else schedule
         self._clock = clock
         self._changed = threading.Condition()

@@ -82,6 +82,11 @@ class Session:
                 self._change(self._playback.sought(self._stage.times[index]).paused())
             self.refresh()
 
+    def _reset(self) -> None:
+        """Back to where every browser starts: the first input's camera."""
+        self._go_to(Camera.of_view(self._stage.inputs.views, self._stage.nearest(self._playback.first)))
+        self.refresh()
+
     def _go_to(self, camera: Camera) -> None:
         with self._client.atomic():
             place(self._client.camera, camera, self._stage.distance)
@@ -93,36 +98,34 @@ class Session:
             self._playback = playback
             (self._playing.set if playback.playing else self._playing.clear)()
             self._panel.show_playback(playback)
-            if playback.follow and moved:
+            if moved and self._panel.mode.value == "Difference":
+                self._go_to(Camera.of_view(self._stage.inputs.views, self._stage.nearest(playback.moment)))
+            elif moved and playback.follow:
                 aspect = float(self._client.camera.aspect)
                 self._go_to(self._stage.on_path(playback.fraction, aspect))
             self.refresh()
 
     def _connect(self) -> None:
         """Let the controls do what they say."""
-        panel = self._panel
-        panel.seconds.on_update(self._by_user(lambda e: self._change(self._playback.sought(float(e.target.value)))))
-        panel.play.on_click(lambda _: self._toggle())
-        panel.step.on_click(
-            lambda e: self._change(self._playback.stepped(1 if e.target.value == "Next" else -1)),
-        )
-        panel.speed.on_update(self._by_user(lambda e: self._change(self._playback.at_speed(float(e.target.value)))))
-        panel.loop.on_update(self._by_user(lambda e: self._change(self._playback.looping(e.target.value))))
-        panel.freeze_time.on_update(self._by_user(lambda e: self._change(self._playback.freezing_time(e.target.value))))
-        panel.freeze_view.on_update(self._by_user(lambda e: self._change(self._playback.freezing_view(e.target.value))))
-        panel.mode.on_update(lambda _: self._switch_mode())
+        panel, user = self._panel, _by_user
+        panel.seconds.on_update(user(lambda value: self._change(self._playback.sought(float(value)))))
+        panel.play.on_click(user(lambda _: self._toggle()))
+        panel.step.on_click(user(lambda value: self._change(self._playback.stepped(1 if value == "Next" else -1))))
+        panel.speed.on_update(user(lambda value: self._change(self._playback.at_speed(float(value)))))
+        panel.loop.on_update(user(lambda value: self._change(self._playback.looping(value))))
+        panel.freeze_time.on_update(user(lambda value: self._change(self._playback.freezing_time(value))))
+        panel.freeze_view.on_update(user(lambda value: self._change(self._playback.freezing_view(value))))
+        panel.mode.on_update(user(lambda _: self._switch_mode()))
         for control in (panel.height, panel.transfer, panel.quality):
-            control.on_update(lambda _: self.refresh())
+            control.on_update(user(lambda _: self.refresh()))
         for control in (panel.show_cameras, panel.show_trail):
-            control.on_update(lambda _: self._nodes.show(panel.show_cameras.value, panel.show_trail.value))
-        panel.reset.on_click(lambda _: self.look_through(self._stage.nearest(self._playback.first)))
-        panel.go.on_click(lambda _: self.look_through(self._stage.nearest(self._playback.moment)))
-        self._client.camera.on_update(lambda _: self.refresh())
+            control.on_update(user(lambda _: self._nodes.show(panel.show_cameras.value, panel.show_trail.value)))
+        panel.reset.on_click(user(lambda _: self._reset()))
+        panel.go.on_click(user(lambda _: self.look_through(self._stage.nearest(self._playback.moment))))
+        self._client.camera.on_update(self._moved)
 
-    @staticmethod
-    def _by_user(act: Callable[[Any], None]) -> Callable[[Any], None]:
-        """``act`` on what the user does, not on what the clock writes into the controls."""
-        return lambda event: act(event) if event.client_id is not None else None
+    async def _moved(self, _: Any) -> None:
+        self.refresh()
 
     def _toggle(self) -> None:
         with self._lock:
@@ -178,6 +181,20 @@ class Session:
             self._failed = sentence
             with contextlib.suppress(Exception):  # a client that leaves at this moment
                 self._panel.show_error(sentence[:500])
+
+
+def _by_user(act: Callable[[Any], None]) -> Callable[[Any], Any]:
+    """``act`` on the value that the user gives a control, not on what the clock writes into it.
+
+    A coroutine runs on the server's own thread, where events arrive in their order; a plain function would run in any of
+    a pool of threads, and a later event might come first. What it does is quick: it draws nothing.
+    """
+
+    async def handle(event: Any) -> None:
+        if event.client_id is not None:
+            act(event.target.value)
+
+    return handle
 
 
 def readout(wh: tuple[int, int], seconds: float, delivered: tuple[float, ...]) -> str:

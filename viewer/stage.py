@@ -1,7 +1,6 @@
 """What all browsers look at: the scene, its inputs, and how a request becomes a picture. Knows no browser."""
 
 import dataclasses
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +15,7 @@ from fsm.renderers.sequence import depth_range
 from fsm.viewer import modes
 from fsm.viewer.cameras import Camera, viewing_distance
 from fsm.viewer.inputs import InputCameras, observed
+from fsm.viewer.render_worker import Turns
 from fsm.viewer.time_controls import nearest_frame
 from fsm.views import Rendering, Views
 
@@ -75,7 +75,7 @@ class Stage:
         self.times: list[float] = self.inputs.views.time.tolist()
         self.distance = viewing_distance(self.inputs.views)
         """From a camera to what it looks at, in the clip's unit."""
-        self.turn = threading.Lock()
+        self.turn = Turns()
         """Held while drawing: scenes need not bear two threads, and two would share the same cores."""
         self._track = Track.through(self.inputs.views)
         self._depths: tuple[float, float] | None = None

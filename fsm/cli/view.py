@@ -44,10 +44,13 @@ class View:
         """Serve until interrupted."""
         from fsm.viewer import Viewer
         from fsm.viewer.gate import Gate
+        from fsm.viewer.server import free_port
 
         Gate(self.host, self.token)  # refuse before a clip is reconstructed, not after
+        free_port(self.host, self.port)
         scene, clip = self._scene()
-        viewer = Viewer(scene, clip=clip, host=self.host, port=self.port, token=self.token)
+        name = Path(self.scene).name
+        viewer = Viewer(scene, clip=clip, host=self.host, port=self.port, token=self.token, name=name)
         print(f"{self.scene} at {viewer.url} (Ctrl-C ends it)", flush=True)
         viewer.run()
 

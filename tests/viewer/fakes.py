@@ -14,7 +14,8 @@ import torch
 import viser
 import websockets
 import zstandard
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 from websockets.typing import Subprotocol
 
 from fsm.views import Rendering, Views
@@ -78,7 +79,7 @@ def until(true: Callable[[], Any], seconds: float = 10.0) -> Any:
 class FakeBrowser:
     """Speaks viser's protocol as far as needed: sends cameras and control values, keeps pictures and controls."""
 
-    def __init__(self, socket: ClientConnection, reading: bool = True) -> None:
+    def __init__(self, socket: Connection, reading: bool = True) -> None:
         self.socket = socket
         self.pictures: list[np.ndarray] = []
         self.controls: dict[str, dict[str, Any]] = {}
@@ -113,6 +114,19 @@ class FakeBrowser:
         uuid = until(lambda: self.find(label))["uuid"]
         self.send("GuiUpdateMessage", uuid=uuid, updates={"value": value})
 
+    def drain(self) -> None:
+        """Read on until the server closes the socket, which raises."""
+        while True:
+            self.socket.recv(timeout=10)
+
+    def click(self, name: str) -> None:
+        """What the user does to a node of the scene."""
+        node = until(lambda: self.nodes.get(name))
+        where = {"ray_origin": (0.0, 0, 0), "ray_direction": (0.0, 0, 1), "screen_pos": (0.5, 0.5)}
+        self.send(
+            "SceneNodeClickMessage", name=name, instance_index=None, modifier=None, owner=node.get("owner", ""), **where
+        )
+
     def find(self, label: str) -> dict[str, Any] | None:
         """The control called ``label``, with its properties as the browser has them."""
         found = [c for c in list(self.controls.values()) if c.get("label") == label]
@@ -141,7 +155,7 @@ class FakeBrowser:
             kind = message["type"]
             if kind == "BackgroundImageMessage" and message["rgb_data"] is not None:
                 coded = np.frombuffer(message["rgb_data"], dtype=np.uint8)
-                self.pictures.append(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1])
+                self.pictures.append(np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[..., ::-1])
             elif kind == "GuiUpdateMessage":
                 self.controls.setdefault(message["uuid"], {}).update(message["updates"])
             elif kind.startswith("Gui") and "uuid" in message:
@@ -152,12 +166,20 @@ class FakeBrowser:
             elif "name" in message:
                 node = self.nodes.setdefault(message["name"], {})
                 node.update(message.get("props") or {}, **(message.get("updates") or {}))
-                node.update({k: v for k, v in message.items() if k in ("visible", "wxyz", "position")})
+                node.update({k: v for k, v in message.items() if k in ("visible", "wxyz", "position", "owner")})
 
 
 @contextlib.contextmanager
 def browser(url: str, reading: bool = True, **headers: str) -> Iterator[FakeBrowser]:
     """A connected browser that has sent no camera yet."""
     address = url.replace("http://", "ws://")
-    with connect(address, subprotocols=[PROTOCOL], additional_headers=headers, max_size=None) as socket:
+    patience = (16, 10.0) if reading else (1, 0.2)
+    with connect(
+        address,
+        subprotocols=[PROTOCOL],
+        additional_headers=headers,
+        max_size=None,
+        max_queue=patience[0],
+        close_timeout=patience[1],
+    ) as socket:
         yield FakeBrowser(socket, reading)

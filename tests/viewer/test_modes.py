@@ -89,11 +89,12 @@ def test_difference_is_amplified_and_grey_where_nothing_is_known() -> None:
     assert frame.rgb is not None
     request = frame.without_rgb()
     assert float(modes.difference(Rendering(frame.rgb), frame, request).max()) < 1e-4
-    frame = dataclasses.replace(frame, rgb=torch.full_like(frame.rgb, 0.5))
-    off = modes.difference(Rendering(torch.full_like(frame.rgb, 0.6)), frame, request)
+    grey = torch.full_like(frame.rgb, 0.5)
+    frame = dataclasses.replace(frame, rgb=grey)
+    off = modes.difference(Rendering(grey + 0.1), frame, request)
     torch.testing.assert_close(off, torch.full_like(off, 0.4))
     away = dataclasses.replace(request, c2w=request.c2w * torch.tensor([-1.0, 1, -1, 1]))
-    blank = modes.difference(Rendering(frame.rgb), frame, away)
+    blank = modes.difference(Rendering(grey), frame, away)
     assert torch.equal(blank, torch.full_like(blank, modes.UNSEEN))
     with pytest.raises(InputError, match="no picture to compare"):
         modes.difference(Rendering(torch.zeros(1, 3, 32, 48)), request, request)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fsm.viewer.render_worker import BUDGET, MIN_PIXELS, RenderWorker, Resolution, Schedule, Work
+from fsm.viewer.render_worker import BUDGET, MIN_PIXELS, RenderWorker, Resolution, Schedule, Turns, Work
 from tests.viewer.fakes import until
 
 
@@ -163,7 +163,7 @@ def test_a_picture_that_is_ready_after_closing_is_dropped() -> None:
 
 
 def test_workers_take_turns_and_draw_what_is_newest_then() -> None:
-    turn, record = threading.Lock(), Recorder()
+    turn, record = Turns(), Recorder()
     with turn:
         worker = record.worker(turn=turn)
         worker.submit(1)
@@ -174,3 +174,23 @@ def test_workers_take_turns_and_draw_what_is_newest_then() -> None:
         assert record.drawn[0] == (2, False)
     finally:
         worker.close()
+
+
+def test_nobody_starves_while_another_asks_without_end() -> None:
+    turn, order, done = Turns(), [], threading.Event()
+
+    def busy(name: str) -> None:
+        while not done.is_set():
+            with turn:
+                order.append(name)
+                time.sleep(0.001)
+
+    threads = [threading.Thread(target=busy, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(order) > 60)
+    done.set()
+    for thread in threads:
+        thread.join()
+    for start in range(10, 40):  # once all have come, they go in a circle
+        assert set(order[start : start + 3]) == {"a", "b", "c"}

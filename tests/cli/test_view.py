@@ -1,0 +1,106 @@
+"""``fsm view``: what it opens, what it refuses, and that it serves what it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import fsm.viewer
+from fsm.cli import main
+from fsm.cli.view import SPLATS, View
+from fsm.memory_scene import MemoryScene
+from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.splat_files import SUFFIXES
+from tests.cli.small_inputs import write_clip, write_model
+from tests.viewer.fakes import browser, until
+
+
+@pytest.fixture
+def visited(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> list:
+    """Serve only until a browser has got its first picture; then hold the viewer, its address and the picture."""
+    seen = []
+
+    def run(viewer: fsm.viewer.Viewer) -> None:
+        printed = capsys.readouterr().out
+        address = re.search(r" at (http://\S+) \(Ctrl-C ends it\)", printed)
+        assert address is not None, printed
+        with viewer, browser(address[1]) as one:
+            one.look(fov=0.7, hw=(64, 96))
+            until(lambda: one.pictures, seconds=60)
+            until(lambda: "/inputs/camera_0" in one.nodes)
+            seen.append((viewer, one.pictures[-1], one.nodes["/inputs/camera_0"]))
+
+    monkeypatch.setattr(fsm.viewer.Viewer, "run", run)
+    return seen
+
+
+def test_the_files_are_those_that_can_be_opened() -> None:
+    assert set(SPLATS) == set(SUFFIXES)
+
+
+def test_a_clip_is_reconstructed_and_then_a_scene_like_any(tmp_path: Path, visited: list) -> None:
+    model, clip = write_model(tmp_path / "model"), write_clip(tmp_path)
+    flags = ["--model", str(model), "--inputs", "4", "--size", "32", "--device", "cpu", "--port", "0"]
+    assert main(["view", str(clip), *flags]) == 0
+    ((viewer, picture, node),) = visited
+    stage = viewer._stage
+    assert isinstance(stage.scene, MemoryScene)
+    assert len(stage.times) == 4
+    assert stage.inputs.views.rgb is not None
+    assert picture.shape[1] == round(picture.shape[0] * 1.5)
+    assert node["_image_data"] is not None
+
+    stage.scene.save(tmp_path / "scene")
+    for path in (tmp_path / "scene", tmp_path / "scene" / "scene.json"):
+        assert main(["view", str(path), "--device", "cpu", "--port", "0"]) == 0
+        again = visited[-1][0]._stage
+        assert again.times == stage.times
+        assert again.inputs.views.rgb is not None  # the memory keeps the frames that its model copies from
+
+
+def test_a_splat_file_is_opened(tmp_path: Path, visited: list, small_splats: Path) -> None:
+    assert main(["view", str(small_splats), "--device", "cpu", "--port", "0"]) == 0
+    viewer, picture, node = visited[0]
+    assert isinstance(viewer._stage.scene, GaussianScene)
+    assert float(picture.std()) > 1.0
+    assert node["_image_data"] is None
+
+
+@pytest.fixture
+def small_splats(tmp_path: Path) -> Path:
+    import torch
+
+    from fsm.renderers.splat_files import SplatTable, write_table
+
+    n = 200
+    table = SplatTable(
+        means=torch.randn(n, 3),
+        log_scales=torch.full((n, 3), -2.0),
+        quats=torch.tensor([1.0, 0, 0, 0]).repeat(n, 1),
+        logits=torch.full((n,), 3.0),
+        sh=torch.randn(n, 1, 3),
+    )
+    write_table(tmp_path / "small.ply", table, "ply")
+    return tmp_path / "small.ply"
+
+
+def _complaint(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    assert main(["view", *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_refusals_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "others can reach; add a token" in _complaint(capsys, "demo", "--host", "0.0.0.0")
+    assert "token must be 16 to 128" in _complaint(capsys, "demo", "--token", "short")
+    assert "does not exist; give a scene folder" in _complaint(capsys, str(tmp_path / "nothing"))
+    (tmp_path / "broken.ply").write_bytes(b"ply\n")
+    assert "broken.ply" in _complaint(capsys, str(tmp_path / "broken.ply"))
+    assert "--inputs is for clips" in _complaint(capsys, str(tmp_path / "broken.ply"), "--inputs", "4")
+    assert "port is 99999" in _complaint(capsys, "demo", "--port", "99999")
+
+
+def test_the_defaults_stay_on_this_machine() -> None:
+    command = View("demo")
+    assert (command.host, command.token) == ("127.0.0.1", None)
