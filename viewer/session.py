@@ -50,8 +50,9 @@ class Session:
 
     def close(self) -> None:
         """Stop its threads. What it showed belongs to the browser and went with it."""
-        self._closed = True
-        self._playing.set()
+        with self._lock:  # no event may let the clock wait again
+            self._closed = True
+            self._playing.set()
         self._worker.close()
         if threading.current_thread() is not self._ticker:
             self._ticker.join(5.0)
@@ -79,7 +80,7 @@ class Session:
         with self._lock:
             self._go_to(Camera.of_view(self._stage.inputs.views, index))
             if self._playback.frozen is None:
-                self._change(self._playback.sought(self._stage.times[index]).paused())
+                self._change(lambda playback: playback.sought(self._stage.times[index]).paused())
             self.refresh()
 
     def _reset(self) -> None:
@@ -91,9 +92,12 @@ class Session:
         with self._client.atomic():
             place(self._client.camera, camera, self._stage.distance)
 
-    def _change(self, playback: Playback) -> None:
-        """Make ``playback`` the present one and show it."""
+    def _change(self, change: Callable[[Playback], Playback]) -> None:
+        """Change the playback, show where it stands and ask for its picture."""
         with self._lock:
+            if self._closed:
+                return
+            playback = change(self._playback)
             moved = playback.cursor != self._playback.cursor
             self._playback = playback
             (self._playing.set if playback.playing else self._playing.clear)()
@@ -108,13 +112,13 @@ class Session:
     def _connect(self) -> None:
         """Let the controls do what they say."""
         panel, user = self._panel, _by_user
-        panel.seconds.on_update(user(lambda value: self._change(self._playback.sought(float(value)))))
+        panel.seconds.on_update(user(lambda value: self._change(lambda p: p.sought(float(value)))))
         panel.play.on_click(user(lambda _: self._toggle()))
-        panel.step.on_click(user(lambda value: self._change(self._playback.stepped(1 if value == "Next" else -1))))
-        panel.speed.on_update(user(lambda value: self._change(self._playback.at_speed(float(value)))))
-        panel.loop.on_update(user(lambda value: self._change(self._playback.looping(value))))
-        panel.freeze_time.on_update(user(lambda value: self._change(self._playback.freezing_time(value))))
-        panel.freeze_view.on_update(user(lambda value: self._change(self._playback.freezing_view(value))))
+        panel.step.on_click(user(lambda value: self._change(lambda p: p.stepped(1 if value == "Next" else -1))))
+        panel.speed.on_update(user(lambda value: self._change(lambda p: p.at_speed(float(value)))))
+        panel.loop.on_update(user(lambda value: self._change(lambda p: p.looping(value))))
+        panel.freeze_time.on_update(user(lambda value: self._change(lambda p: p.freezing_time(value))))
+        panel.freeze_view.on_update(user(lambda value: self._change(lambda p: p.freezing_view(value))))
         panel.mode.on_update(user(lambda _: self._switch_mode()))
         for control in (panel.height, panel.transfer, panel.quality):
             control.on_update(user(lambda _: self.refresh()))
@@ -128,8 +132,7 @@ class Session:
         self.refresh()
 
     def _toggle(self) -> None:
-        with self._lock:
-            self._change(self._playback.paused() if self._playback.playing else self._playback.played())
+        self._change(lambda playback: playback.paused() if playback.playing else playback.played())
 
     def _switch_mode(self) -> None:
         """The difference is seen from where the nearest input was taken, so that is where it starts."""
@@ -148,10 +151,10 @@ class Session:
                 continue
             time.sleep(TICK)
             now = self._clock()
+            elapsed, before = now - before, now
             with self._lock:
-                if not self._closed and self._playback.playing:
-                    self._change(self._playback.advanced(now - before))
-            before = now
+                if self._playback.playing:
+                    self._change(lambda playback, by=elapsed: playback.advanced(by))
 
     def _draw(self, job: Job, full: bool) -> tuple[Shot, bool]:
         height = job.height if full else self._resolution.height(job.camera.hw(job.height))
