@@ -188,9 +188,10 @@ def test_nobody_starves_while_another_asks_without_end() -> None:
     threads = [threading.Thread(target=busy, args=(name,)) for name in "abc"]
     for thread in threads:
         thread.start()
-    until(lambda: len(order) > 60)
+    until(lambda: all(order.count(name) > 10 for name in "abc"))
     done.set()
     for thread in threads:
         thread.join()
-    for start in range(10, 40):  # once all have come, they go in a circle
+    begun = max(order.index(name) for name in "abc")
+    for start in range(begun, begun + 20):  # once all have come, they go in a circle
         assert set(order[start : start + 3]) == {"a", "b", "c"}
