@@ -51,8 +51,10 @@ class Refine:
 
     def run(self) -> None:
         """Refine, judge, write and say where."""
-        import time
+        import os
 
+        # Steps are short: threads that spin while they wait for each other take four times as long on a busy machine.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
         from fsm.config import to_dict
         from fsm.datasets.open import open_clip, open_dataset
         from fsm.refine import refine
@@ -71,10 +73,8 @@ class Refine:
         scene = scene or new_scene(inputs, config.density.most, self.seed, device)
         truth = split.judge.views(split.held_out, hw) if split.held_out else inputs
         before = pictures(scene, truth)
-        began = time.perf_counter()
         identity = {"scene": self.scene, "clip": clip.source, "frames": list(split.inputs), "hw": list(hw)}
-        refined = refine(scene, inputs, config, out=self.output, identity=identity)
-        seconds = time.perf_counter() - began
+        refined, seconds = refine(scene, inputs, config, out=self.output, identity=identity)
         refined.save(self.output)  # replaces the folder, and the run's state with it
         about = {
             "judged_by": "held-out frames" if split.held_out else "the frames refined on (none is held out)",

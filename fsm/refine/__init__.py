@@ -2,6 +2,6 @@
 
 from fsm.refine.config import Density, Rates, RefineConfig
 from fsm.refine.initialise import constant_background, random_gaussians
-from fsm.refine.run import refine
+from fsm.refine.run import Refined, refine
 
-__all__ = ["Density", "Rates", "RefineConfig", "constant_background", "random_gaussians", "refine"]
+__all__ = ["Density", "Rates", "RefineConfig", "Refined", "constant_background", "random_gaussians", "refine"]

@@ -48,7 +48,7 @@ class Density:
     """Gaussians are added up to this number; a scene with more is thinned to it at the start."""
     growth: float = 0.1
     """Gaussians added in one round, as a share of those there."""
-    in_time: float = 0.0
+    in_time: float = 0.2
     """Share of splits along time instead of space."""
     least_opacity: float = 0.005
     """Fainter Gaussians are taken away and used elsewhere."""

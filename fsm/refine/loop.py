@@ -36,7 +36,7 @@ class Refinement:
             best = self._shares().argsort(descending=True, stable=True)[: config.density.most]
             self.adam.replace(best.sort().values, self.adam.values[:0])
         self.background_adam = torch.optim.Adam([self.background], lr=config.rates.background)
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
         self._start_round()
 
     def one_step(self) -> float:
@@ -72,7 +72,7 @@ class Refinement:
 
     def state(self) -> dict[str, Any]:
         """Everything needed to continue to the last bit."""
-        own = {name: getattr(self, name) for name in ("step", "blame", "unit")}
+        own = {name: getattr(self, name) for name in ("step", "seconds", "blame", "unit")}
         own["background"] = self.background.detach()
         return {**own, "background_adam": self.background_adam.state_dict(), "adam": self.adam.state()}
 
@@ -82,7 +82,7 @@ class Refinement:
         self.background_adam.load_state_dict(state["background_adam"])
         with torch.no_grad():
             self.background.copy_(state["background"])
-        for name in ("step", "blame", "unit"):
+        for name in ("step", "seconds", "blame", "unit"):
             setattr(self, name, state[name])
 
     def _loss(self, columns: Tensor, rows: Tensor, views: Views) -> tuple[Tensor, float]:

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,6 +24,14 @@ SECONDS_BETWEEN_SAVES = 60.0
 SMOOTHING = 0.98  # of the PSNR shown with the progress
 
 
+class Refined(NamedTuple):
+    """What a scene has become, and how long the steps took."""
+
+    scene: GaussianScene
+    seconds: float
+    """Of all calls that took part."""
+
+
 def refine(
     scene: GaussianScene,
     inputs: Views,
@@ -32,8 +40,8 @@ def refine(
     out: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     stop_after: int | None = None,
-) -> GaussianScene:
-    """Fit ``scene`` to the pictures ``inputs`` [v] (the clip's own space, with rgb) and return what it has become.
+) -> Refined:
+    """Fit ``scene`` to the pictures ``inputs`` [v] (the clip's own space, with rgb).
 
     With ``out`` the run is kept there once a minute and on Ctrl-C, and the same call continues it to the same result, bit for
     bit. ``identity`` (plain values) says what is refined on what; a folder with a run of another ``identity`` or ``config``
@@ -45,14 +53,16 @@ def refine(
             _resume(run, out, {**(identity or {}), "config": to_dict(config)})
         last = config.steps if stop_after is None else min(config.steps, run.step + stop_after)
         _advance(run, last, out)
-    return run.result()
+    return Refined(run.result(), run.seconds)
 
 
 def _advance(run: Refinement, last: int, out: Path | None) -> None:
     saved = time.monotonic()
     with _progress(run.config.steps, run.step) as report, stop_requests() as stopped:
         while run.step < last and not stopped:
+            began = time.monotonic()
             report(run.one_step())
+            run.seconds += time.monotonic() - began
             if out is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 _save(run, out)
                 saved = time.monotonic()

@@ -90,7 +90,7 @@ def test_refinement_finds_a_scene_again_and_improves_unseen_views(world: tuple[G
     unseen = filmed(truth, dataclasses.replace(unseen, time=unseen.time / 3.0))
     start = _start(world)
     rates = Rates(means=8e-3, log_scales=4e-2, sh=2e-2, background=1e-2)
-    refined = refine(start, inputs, RefineConfig(steps=150, rates=rates, density=STILL, least_frames=0.0))
+    refined = refine(start, inputs, RefineConfig(steps=150, rates=rates, density=STILL, least_frames=0.0)).scene
     for views, gain in ((inputs, 10.0), (unseen, 6.0)):
         assert views.rgb is not None
         before, after = (psnr(s.render(views.without_rgb()).rgb, views.rgb).mean() for s in (start, refined))
@@ -99,7 +99,7 @@ def test_refinement_finds_a_scene_again_and_improves_unseen_views(world: tuple[G
 
 
 def test_a_result_is_a_scene_that_can_be_kept(world: tuple[GaussianScene, Views], tmp_path: Path) -> None:
-    refined = refine(_start(world), world[1], QUICK)
+    refined = refine(_start(world), world[1], QUICK).scene
     refined.save(tmp_path / "scene")
     again = GaussianScene.load(tmp_path / "scene")
     assert torch.equal(again.render(ring()).rgb, refined.render(ring()).rgb)
@@ -114,12 +114,14 @@ def _same(a: GaussianScene, b: GaussianScene) -> None:
 
 @pytest.mark.parametrize("parts", [(5,), (4, 4), (1, 2, 3, 20)])
 def test_resuming_changes_no_bit(world: tuple[GaussianScene, Views], tmp_path: Path, parts: tuple[int, ...]) -> None:
-    whole = refine(_start(world), world[1], QUICK)
+    whole = refine(_start(world), world[1], QUICK).scene
     for part in parts:
         torch.manual_seed(part)  # the world outside must not matter
         refine(_start(world), world[1], QUICK, out=tmp_path / "run", identity={"clip": "a"}, stop_after=part)
-    _same(refine(_start(world), world[1], QUICK, out=tmp_path / "run", identity={"clip": "a"}), whole)
-    other = refine(_start(world), world[1], dataclasses.replace(QUICK, seed=1))
+    resumed = refine(_start(world), world[1], QUICK, out=tmp_path / "run", identity={"clip": "a"})
+    _same(resumed.scene, whole)
+    assert resumed.seconds > 0.0
+    other = refine(_start(world), world[1], dataclasses.replace(QUICK, seed=1)).scene
     assert not torch.equal(other.gaussians.means[:5], whole.gaussians.means[:5])
 
 
@@ -141,7 +143,8 @@ def test_interruptions_save_first(
         with pytest.raises(KeyboardInterrupt):
             refine(_start(world), world[1], QUICK, out=tmp_path)
     assert torch.load(tmp_path / fsm.refine.run.STATE, weights_only=True)["step"] == 7
-    _same(refine(_start(world), world[1], QUICK, out=tmp_path), refine(_start(world), world[1], QUICK))
+    resumed = refine(_start(world), world[1], QUICK, out=tmp_path)
+    _same(resumed.scene, refine(_start(world), world[1], QUICK).scene)
 
 
 def test_a_checkpoint_is_written_as_time_passes(
@@ -203,7 +206,7 @@ def test_a_mask_keeps_pixels_out(world: tuple[GaussianScene, Views]) -> None:
     results = []
     for outside in (0.0, 1.0):
         rgb = torch.where(mask, inputs.rgb, torch.full_like(inputs.rgb, outside))
-        results.append(refine(_start(world), dataclasses.replace(inputs, rgb=rgb, mask=mask), QUICK))
+        results.append(refine(_start(world), dataclasses.replace(inputs, rgb=rgb, mask=mask), QUICK).scene)
     _same(*results)
 
 
