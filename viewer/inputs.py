@@ -19,6 +19,8 @@ THUMBNAIL = 64
 """Pixels high."""
 MAX_SHOWN = 64
 """Frustums; of more inputs an even choice is shown."""
+NEAR = 4.0
+"""Frustums nearer to the eye than this many of their sizes are hidden: they would cover the picture."""
 HIGHLIGHT = (255, 140, 0)
 SAME_MOMENT = 1e-3
 """Seconds within which a clip's frame is an input's."""
@@ -78,12 +80,12 @@ def observed(scene: Any, clip: Any = None) -> Views:
 
 
 def frustum_size(views: Views) -> float:
-    """Twice the way from camera to camera, but within 3 and 10 % of the distance to what they look at."""
+    """Twice the way from camera to camera, but within 2 and 5 % of the distance to what they look at."""
     far = viewing_distance(views)
     order = torch.argsort(views.time, stable=True)
     steps = views.c2w[order, :3, 3].diff(dim=0).norm(dim=-1)
     step = float(steps.median()) if len(steps) else 0.0
-    return min(max(2 * step, 0.03 * far), 0.1 * far)
+    return min(max(2 * step, 0.02 * far), 0.05 * far)
 
 
 def time_colours(times: Sequence[float]) -> UInt8[ndarray, "n 3"]:
@@ -148,7 +150,7 @@ class InputNodes:
     def seen_from(self, position: Sequence[float]) -> None:
         """Take frustums out of the way of a viewer at ``position``."""
         with self._lock:
-            hidden = around(position, self._inputs.cameras, 1.5 * self._inputs.size)
+            hidden = around(position, self._inputs.cameras, NEAR * self._inputs.size)
             for place in hidden ^ self._hidden:
                 self._frustums[place].visible = self._shown and place not in hidden
             self._hidden = hidden

@@ -21,6 +21,8 @@ BUDGET = 1 / 12
 MIN_PIXELS = 48 * 48
 FIRST_PIXELS = 128 * 128
 """Size of the first picture: nothing is known yet about the speed."""
+MEMORY = 0.7
+"""Weight of older pictures with every new one, in learning the speed."""
 POLL = 0.02
 """Seconds between looks whether a slow browser has taken the last picture."""
 
@@ -73,18 +75,38 @@ class Schedule(Generic[Job]):
 class Resolution:
     """How many pixels fit the budget, learnt from the time that pictures took.
 
-    A picture of p pixels takes a + b p seconds. Scaling p by budget / seconds leads to the p that takes just the budget
-    for any a below it; half of that step (in logarithms) is taken, so that one slow picture does not decide.
+    A picture of p pixels takes a + b p seconds; a and b are fitted to the last pictures (least squares, older ones
+    forgotten). Wanted is the p that takes just the budget; but where a alone takes half of it or more, no fewer than take
+    a again: making pictures still smaller would cost much and save little.
     """
 
     def __init__(self, budget: float = BUDGET) -> None:
         self.budget = budget
         self.pixels = float(FIRST_PIXELS)
+        self._sums = (0.0,) * 5
+        self._fit = (0.0, 0.0)
 
     def observe(self, pixels: int, seconds: float) -> None:
         """A picture of ``pixels`` took ``seconds``."""
-        wanted = pixels * self.budget / max(seconds, 1e-4)
-        self.pixels = max(float(MIN_PIXELS), (self.pixels * wanted) ** 0.5)
+        p, t = float(pixels), max(seconds, 1e-4)
+        if t < (self._fit[0] + self._fit[1] * p) / 4:
+            self._sums = (0.0,) * 5  # what was learnt is wrong: the first picture compiles, machines become free
+        added = (1.0, p, t, p * p, p * t)
+        self._sums = tuple(MEMORY * old + new for old, new in zip(self._sums, added, strict=True))
+        n, mean_p, mean_t, pp, pt = self._sums[0], *(x / self._sums[0] for x in self._sums[1:])
+        spread, together = pp - mean_p**2, pt - mean_p * mean_t
+        a, b = self._fit
+        if spread > (0.1 * mean_p) ** 2:
+            b = max(together / spread, 0.0)
+            a = mean_t - b * mean_p
+            a, b = (a, b) if a > 0 else (0.0, mean_t / mean_p)
+        elif n > 1 and a + b > 0:  # all of one size, which says how fast it is today, but not a from b
+            pace = mean_t / (a + b * mean_p)
+            a, b = a * pace, b * pace
+        else:
+            a, b = 0.0, mean_t / mean_p
+        self._fit = (a, b)
+        self.pixels = max(float(MIN_PIXELS), max(self.budget - a, a) / max(b, 1e-12))
 
     def height(self, full_hw: tuple[int, int]) -> int:
         """Height of the largest picture within the budget, of the aspect of ``full_hw`` and at most as large."""

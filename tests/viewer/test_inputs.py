@@ -73,8 +73,8 @@ def test_colours_go_from_dark_blue_to_yellow() -> None:
 
 
 def test_frustums_are_as_large_as_their_distance_allows() -> None:
-    assert frustum_size(cameras()) == pytest.approx(0.1)  # twice 0.1, held to a tenth of 1 m
-    assert frustum_size(cameras(1)) == pytest.approx(0.03)
+    assert frustum_size(cameras()) == pytest.approx(0.05)  # twice 0.1, held to a twentieth of 1 m
+    assert frustum_size(cameras(1)) == pytest.approx(0.02)
 
 
 def test_frustums_around_the_eye_are_found() -> None:

@@ -62,6 +62,24 @@ def test_resolution_settles_at_the_budget(overhead: float, per_pixel: float) -> 
     assert 0.75 * BUDGET < seconds < 1.25 * BUDGET  # steps of 16 lines are a quarter of the smallest pictures here
 
 
+def test_pictures_are_not_made_tiny_where_that_saves_nothing() -> None:
+    resolution, hw = Resolution(BUDGET), (128, 192)
+    for _ in range(30):
+        height = resolution.height(hw)
+        resolution.observe(height * round(height * 1.5), 10 * BUDGET + 1e-6 * height * round(height * 1.5))
+    assert resolution.height(hw) == 128
+    assert resolution.pixels == pytest.approx(10 * BUDGET / 1e-6, rel=0.01)
+
+
+def test_a_slow_first_picture_is_forgotten() -> None:
+    resolution, hw = Resolution(BUDGET), (256, 256)
+    resolution.observe(128 * 128, 8.0)  # something was compiled
+    for _ in range(12):
+        height = resolution.height(hw)
+        resolution.observe(height * height, 1e-6 * height * height)
+    assert resolution.height(hw) == 256
+
+
 def test_resolution_is_full_where_that_is_fast_enough_and_never_below_the_least() -> None:
     assert _settled(lambda p: 1e-8 * p, (128, 192)) == pytest.approx(1e-8 * 128 * 192)
     resolution = Resolution()

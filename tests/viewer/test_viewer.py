@@ -164,7 +164,7 @@ def test_inputs_are_there_and_the_nearest_is_marked(one: FakeBrowser) -> None:
     one.use("Trail", False)
     until(lambda: one.nodes["/inputs/trail"].get("visible") is False)
     one.use("Cameras", True)
-    until(lambda: one.nodes["/inputs/camera_4"].get("visible") is True)
+    until(lambda: one.nodes["/inputs/camera_4"].get("visible") is True)  # 0.3 from the eye, 0.05 large
     assert one.nodes["/inputs/camera_1"]["visible"] is False
 
 
