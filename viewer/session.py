@@ -208,5 +208,5 @@ def readout(wh: tuple[int, int], seconds: float, delivered: tuple[float, ...]) -
             break
         run.append(moment)
     rate = (len(run) - 1) / (run[0] - run[-1]) if len(run) > 2 and run[0] > run[-1] else None
-    text = f"{wh[0]} x {wh[1]} px, drawn in {1000 * seconds:.0f} ms"
-    return text if rate is None else f"{text}, {rate:.1f} per second"
+    text = f"{wh[0]} x {wh[1]} px in {1000 * seconds:.0f} ms"
+    return text if rate is None else f"{text}, {rate:.1f} fps"

@@ -52,7 +52,7 @@ def page(chromium: Any, scene: FakeScene) -> Iterator[Any]:
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(viewer.url)
-        page.get_by_text("drawn in").first.wait_for(timeout=60_000)
+        page.get_by_text(" px in ").first.wait_for(timeout=60_000)
         yield page
         page.close()
     assert complaints == []

@@ -58,7 +58,7 @@ def test_the_picture_is_of_the_camera_and_the_moment(one: FakeBrowser, scene: Fa
     shows(one, 0.4, 0.75, 0.5)
     assert all(len(r) == 1 and r.rgb is None for r in scene.requests)
     until(lambda: one.says("Nearest: input 5 of 5, at 0.400 s"))
-    assert one.says("48 x 32 px, drawn in")
+    assert one.says("48 x 32 px in")
 
 
 def test_frames_are_stepped_through(one: FakeBrowser) -> None:
@@ -299,5 +299,5 @@ def test_stopping_frees_the_port_and_ends_run() -> None:
 
 
 def test_the_readout_counts_pictures_since_the_last_pause() -> None:
-    assert readout((90, 60), 0.0123, (1.0,)) == "90 x 60 px, drawn in 12 ms"
-    assert readout((90, 60), 0.01, (1.0, 5.0, 5.1, 5.2, 5.3)) == "90 x 60 px, drawn in 10 ms, 10.0 per second"
+    assert readout((90, 60), 0.0123, (1.0,)) == "90 x 60 px in 12 ms"
+    assert readout((90, 60), 0.01, (1.0, 5.0, 5.1, 5.2, 5.3)) == "90 x 60 px in 10 ms, 10.0 fps"
