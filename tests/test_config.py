@@ -178,7 +178,7 @@ def test_values_no_run_can_use_are_refused_before_it_starts(assignment: str, say
 
 
 def test_unknown_presets_list_the_known_ones(tmp_path) -> None:
-    with pytest.raises(InputError, match="presets are ablation, base, small, tiny"):
+    with pytest.raises(InputError, match="presets are ablation, base, base-lrm, small, tiny, tiny-lrm"):
         load_preset("huge")
     path = tmp_path / "own.yaml"
     path.write_text("optim: {lr: 0.25}\n")

@@ -139,12 +139,18 @@ def test_channels_stand_where_the_layout_says(layout: str) -> None:
     pixels = unpatchify(seen[0], views.hw, 8)
     origin, direction = pixel_rays(views)
     assert views.rgb is not None
-    rgb_at = {"fsm13": 9, "paper10": 0, "lact12": 9}[layout]
-    direction_at = {"fsm13": 3, "paper10": 3, "lact12": 3}[layout]
+    rgb_at = {"fsm13": 9, "paper10": 0, "lact12": 9, "lrm10": 6}[layout]
+    direction_at = 3
     assert pixels.shape[2] == CHANNELS[layout]
     torch.testing.assert_close(pixels[:, :, rgb_at : rgb_at + 3], views.rgb * 2 - 1)
     torch.testing.assert_close(pixels[:, :, direction_at : direction_at + 3], direction)
-    if layout != "paper10":
+    if layout == "lrm10":  # on the ray, and where it comes nearest to the origin
+        nearest = pixels[:, :, :3]
+        torch.testing.assert_close((nearest * direction).sum(2), torch.zeros(1, 2, *views.hw), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            torch.linalg.cross(nearest - origin, direction, dim=2), torch.zeros_like(origin), rtol=0, atol=1e-5
+        )
+    elif layout != "paper10":
         torch.testing.assert_close(pixels[:, :, :3], origin)
     if layout != "lact12":
         torch.testing.assert_close(pixels[:, :, -1], views.time[..., None, None].expand(1, 2, *views.hw))
