@@ -12,10 +12,11 @@ from fsm.errors import InputError
 if TYPE_CHECKING:
     from fsm.refine import RefineConfig
     from fsm.renderers.gaussian_scene import GaussianScene
-    from fsm.views import Views
+    from fsm.views import SceneFrame, Views
 
 NEW = "new"
 NEW_SIZE = "128"
+TRIED = 8  # frames that decide between two starts
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Refine:
     """Where the refined scene goes; an interrupted run continues there."""
     steps: Annotated[int, flag("N")] = 3000
     """Optimiser steps."""
+    start: Literal["auto", "scene"] = "auto"
+    """auto: from Gaussians found in the clip, if they show the frames better than the scene does."""
     id: Annotated[str | None, flag("NAME", "the only clip, or the training split")] = None
     """Which clip, where there are several."""
     frames: Annotated[Literal["auto", "inputs", "all"], flag("WHICH")] = "auto"
@@ -70,15 +73,17 @@ class Refine:
         split = split_clip(dataset, clip, scene and scene.inputs, self.frames, self.hold_out)
         hw = parse_size(self.size or (None if scene else NEW_SIZE), scene.hw if scene else clip.cameras.hw)
         inputs = clip.views(split.inputs, hw)
-        scene = scene or new_scene(inputs, config.density.most, self.seed, device)
+        scene = scene or new_scene(inputs, None, config.density.most, self.seed, device)
         truth = split.judge.views(split.held_out, hw) if split.held_out else inputs
         before = pictures(scene, truth)
         identity = {"scene": self.scene, "clip": clip.source, "frames": list(split.inputs), "hw": list(hw)}
-        refined, seconds = refine(scene, inputs, config, out=self.output, identity=identity)
+        start = self._start(scene, inputs, config.density.most)
+        refined, seconds = refine(start, inputs, config, out=self.output, identity=identity)
         refined.save(self.output)  # replaces the folder, and the run's state with it
         about = {
+            "started_from": "the scene" if start is scene else "Gaussians found in the clip",
             "judged_by": "held-out frames" if split.held_out else "the frames refined on (none is held out)",
-            "gaussians": {"before": len(scene.gaussians), "after": len(refined.gaussians)},
+            "gaussians": {"before": len(start.gaussians), "after": len(refined.gaussians)},
             "seconds": round(seconds, 1),
         }
         means = write_report(self.output, truth, before, pictures(refined, truth), about)
@@ -89,6 +94,24 @@ class Refine:
         for name, score in means.items():
             print(f"{name:6} {score.psnr:.2f} dB, SSIM {score.ssim:.4f} on {len(truth)} {about['judged_by']}")
         print(f"scene in {self.output}")
+
+    def _start(self, scene: "GaussianScene", inputs: "Views", most: int) -> "GaussianScene":
+        """The scene; or, where it shows the frames worse than what is found in them, that. Says so."""
+        from fsm.evaluate.metrics import psnr
+        from fsm.refine.report import pictures
+
+        if self.scene == NEW or self.start == "scene" or len(inputs) < 2:
+            return scene
+        found = new_scene(inputs, scene.frame, most, self.seed, str(scene.device))
+        some = inputs[[round(i * (len(inputs) - 1) / (TRIED - 1)) for i in range(TRIED)]]
+        assert some.rgb is not None
+        # The worse half counts: a scene shows the frames it was read from well, whatever it is like from elsewhere.
+        scores = (psnr(pictures(s, some), some.rgb).sort().values[: TRIED // 2] for s in (scene, found))
+        own, other = (float(score.mean()) for score in scores)
+        if other <= own:
+            return scene
+        print(f"starts from Gaussians found in the clip: they show it at {other:.1f} dB, the scene at {own:.1f} dB")
+        return found
 
     def _config(self) -> "RefineConfig":
         """Flags and ``--set`` as one config."""
@@ -114,16 +137,20 @@ def open_gaussians(path: str, device: str) -> "GaussianScene":
     return scene
 
 
-def new_scene(inputs: "Views", most: int, seed: int, device: str) -> "GaussianScene":
-    """Gaussians found in ``inputs`` alone, half as many as there may be."""
+def new_scene(inputs: "Views", frame: "SceneFrame | None", most: int, seed: int, device: str) -> "GaussianScene":
+    """Gaussians found in ``inputs`` alone, half as many as there may be; in the space of ``frame`` where that is given."""
     from fsm.refine import constant_background, random_gaussians
     from fsm.renderers.gaussian_scene import GaussianScene
     from fsm.views import SceneFrame
 
-    frame = SceneFrame.fit(inputs)
+    frame = SceneFrame.fit(inputs) if frame is None else frame.to("cpu")
     gaussians = random_gaussians(inputs, frame, max(1, most // 2), seed)
+    background = constant_background(inputs)
     return GaussianScene(
-        gaussians.to(device), frame.to(device), inputs.to(device), background=constant_background(inputs)
+        gaussians.to(device),
+        frame.to(device),
+        inputs.to(device),
+        background=None if background is None else background.to(device),
     )
 
 

@@ -33,8 +33,7 @@ class Refinement:
         self.background = scene.background.clone().requires_grad_()
         self.adam = Adam(FreeGaussians.from_gaussians(scene.gaussians))
         if len(scene.gaussians) > config.density.most:
-            best = self._shares().argsort(descending=True, stable=True)[: config.density.most]
-            self.adam.replace(best.sort().values, self.adam.values[:0])
+            self._thin(config.density.most)
         self.background_adam = torch.optim.Adam([self.background], lr=config.rates.background)
         self.step, self.seconds = 0, 0.0
         self._start_round()
@@ -112,7 +111,7 @@ class Refinement:
         return out
 
     def _generator(self, stream: int, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.config.seed * 2 + stream) * 1_000_003 + number)
+        return torch.Generator().manual_seed((self.config.seed * 3 + stream) * 1_000_003 + number)
 
     def _rates(self) -> Tensor:
         rates, done = self.config.rates, self.step / self.config.steps
@@ -124,6 +123,16 @@ class Refinement:
         if self.least_time > 0.0:
             free = self.adam.free
             free.log_time_scales[rows] = free.log_time_scales[rows].clamp_min(math.log(self.least_time))
+
+    def _thin(self, most: int) -> None:
+        """Keep ``most`` Gaussians, drawn by how much they show, so much larger that they cover what all did."""
+        shares = self._shares().clamp_min(1e-6)
+        # The first of exponential waiting times: a draw without replacement, of any number (Efraimidis and Spirakis 2006).
+        waiting = -torch.rand(len(shares), generator=self._generator(2, 0)).log().to(shares.device) / shares
+        kept = waiting.argsort(stable=True)[:most].sort().values
+        larger = 0.5 * torch.log(shares.sum() / shares[kept].sum())
+        self.adam.replace(kept, self.adam.values[:0])
+        self.adam.free.log_scales.add_(larger)
 
     def _shares(self) -> Tensor:
         """How much of all input frames' pixels is each Gaussian's: its weights, summed over pixels.

@@ -103,6 +103,21 @@ def test_ctrl_c_keeps_the_run_and_the_same_command_ends_it(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_a_scene_that_shows_the_clip_worse_than_the_clip_itself_is_not_started_from(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    black, out = tmp_path / "black", tmp_path / "out"
+    assert main(["refine", "new", str(clip), "-o", str(black), "--steps", "1", "--hold-out", "0", *SMALL]) == 0
+    scene = GaussianScene.load(black)
+    GaussianScene(scene.gaussians[:1], scene.frame, scene.inputs, background=torch.zeros(3)).save(black)
+    command = ["refine", str(black), str(clip), "-o", str(out), "--steps", "1", "--gaussians", "200"]
+    for flags, said, started in ((["--start", "scene"], False, "the scene"), ([], True, "Gaussians found in the clip")):
+        capsys.readouterr()
+        assert main([*command, *flags]) == 0
+        assert ("starts from Gaussians found in the clip" in capsys.readouterr().out) == said
+        assert json.loads((out / "metrics.json").read_text())["started_from"] == started
+
+
 def test_with_nothing_held_out_the_report_says_so(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

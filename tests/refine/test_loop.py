@@ -174,13 +174,24 @@ def test_a_folder_keeps_one_run(world: tuple[GaussianScene, Views], tmp_path: Pa
 
 def test_a_scene_with_too_many_gaussians_keeps_those_that_show(world: tuple[GaussianScene, Views]) -> None:
     truth, inputs = world
-    hidden = dataclasses.replace(some_gaussians(80, seed=3), opacities=torch.full((80,), 0.01))
+    hidden = dataclasses.replace(some_gaussians(80, seed=3), opacities=torch.full((80,), 0.0005))
     crowd = scene_of(Gaussians4D.cat([hidden, truth.gaussians]), ring(), torch.ones(3))
     run = Refinement(crowd, inputs, RefineConfig(density=Density(every=0, most=60)))
     expected = FreeGaussians.from_gaussians(truth.gaussians).means
     kept = sum(bool((run.adam.free.means == row).all(1).any()) for row in expected)
     assert len(run.adam.values) == 60
     assert kept >= 57  # all but those that hide behind others
+
+
+def test_a_thinned_scene_covers_what_it_did(world: tuple[GaussianScene, Views]) -> None:
+    crowd, inputs = scene_of(some_gaussians(2000, seed=1), ring()), world[1]
+    whole = Refinement(crowd, inputs, QUICK)
+    thin = Refinement(crowd, inputs, dataclasses.replace(QUICK, density=Density(most=200)))
+    assert float(thin.adam.free.log_scales.mean() - whole.adam.free.log_scales.mean()) > 0.2
+    alphas = [r.result().render(ring()).alpha for r in (whole, thin)]
+    assert alphas[0] is not None
+    assert alphas[1] is not None
+    assert abs(float(alphas[1].mean() / alphas[0].mean()) - 1.0) < 0.1
 
 
 def test_shares_are_the_weights_of_the_pictures(world: tuple[GaussianScene, Views]) -> None:
