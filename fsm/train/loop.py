@@ -1,15 +1,11 @@
 """The training loop: MSE + LPIPS, AdamW, EMA, atomic checkpoints, exact resume."""
 
 import contextlib
-import fcntl
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from fsm.errors import InputError
 from fsm.files import atomic_file, read_json, write_json
 from fsm.model import FSM, draw
 from fsm.renderers.gaussians import MovingGaussians
+from fsm.runs import locked, stop_requests
 from fsm.train.config import OptimConfig, TrainConfig
 from fsm.train.data import Batch, SampleStream, depth_loss, masked_mse
 from fsm.train.deferred import backward_view_by_view
@@ -39,7 +36,7 @@ def train(config: TrainConfig, out: Path, device: str = "cpu", stop_after: int |
     """
     run = _Run(config, out, device)
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    with locked(out):
         _same_config(config, out)
         run.resume()
         log = _Log(out, run.step)
@@ -77,7 +74,7 @@ class _Run:
     def loop(self, stop_after: int | None, log: "_Log") -> None:
         """Steps until the end, or ``stop_after`` further ones; Ctrl-C and SIGTERM finish the step at hand and save first."""
         last = self.config.optim.steps if stop_after is None else min(self.config.optim.steps, self.step + stop_after)
-        with _progress(self.config.optim.steps, self.step) as advance, _stop_requests() as stopped:
+        with _progress(self.config.optim.steps, self.step) as advance, stop_requests() as stopped:
             while self.step < last and not stopped:
                 advance(self.one_step(log))
                 if self.step % self.config.save_every == 0:
@@ -289,34 +286,6 @@ def _same_config(config: TrainConfig, out: Path) -> None:
                 f"{path} was written by another config (differs in {', '.join(changed)}); choose another folder."
             )
     write_json(path, values)
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    with open(out / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"{out} is being written by another process; wait for it or choose another folder."
-            ) from error
-        print(os.getpid(), file=handle, flush=True)
-        yield
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Signals that arrived inside the block: a run stops between steps, where its state is whole."""
-    arrived: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield arrived
-        return
-    before = {s: signal.signal(s, lambda number, _: arrived.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield arrived
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

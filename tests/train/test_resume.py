@@ -17,9 +17,10 @@ from torch.utils._pytree import tree_flatten
 from fsm.checkpoint import load_pretrained, weights_hash
 from fsm.errors import InputError
 from fsm.evaluate.lpips import WEIGHTS_VARIABLE
+from fsm.runs import locked
 from fsm.train.config import SourceConfig
 from fsm.train.data import Batch, SampleStream
-from fsm.train.loop import _locked, learning_rate, train
+from fsm.train.loop import learning_rate, train
 from tests.train.small_runs import CONFIG, DATA, OPTIM, changed, read_log
 
 
@@ -150,7 +151,7 @@ def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
             train(CONFIG, out)
         assert [p.name for p in out.iterdir()] == [".lock"]
         other.communicate("")
-    with _locked(out):
+    with locked(out):
         pass
 
 
