@@ -296,7 +296,10 @@ def test_bad_models(kind: str, clip: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 CONFIGS = {
-    "unknown preset": (["huge"], "no preset or config file 'huge'; presets are ablation, base, base-lrm, small, tiny, tiny-lrm"),
+    "unknown preset": (
+        ["huge"],
+        "no preset or config file 'huge'; presets are ablation, base, base-lrm, small, tiny, tiny-lrm",
+    ),
     "unknown key": (["tiny", "--set", "optim.stpes=3"], "unknown key 'stpes'; did you mean 'steps'?"),
     "unknown part": (["tiny", "--set", "modle.encoder.layers=3"], "unknown key 'modle'; did you mean 'model'?"),
     "wrong type": (["tiny", "--set", "optim.steps=many"], "optim: steps is 'many' (str), expected int"),
