@@ -18,10 +18,10 @@ from fsm.train.loop import start_from
 from tests.small import small_config, small_model, small_views
 
 
-def same_gaussians(a: GaussianScene, b: GaussianScene, **tolerance: float) -> None:
+def same_gaussians(a: GaussianScene, b: GaussianScene, *, rtol: float, atol: float) -> None:
     for field in dataclasses.fields(a.gaussians):
         torch.testing.assert_close(
-            getattr(a.gaussians, field.name), getattr(b.gaussians, field.name), **tolerance, equal_nan=False
+            getattr(a.gaussians, field.name), getattr(b.gaussians, field.name), rtol=rtol, atol=atol
         )
 
 

@@ -31,7 +31,7 @@ def some_views(batch: int, views: int, rgb: bool = True) -> Views:
 
 @pytest.mark.parametrize("variant", ["pixel", "fsm", "4d-lrm"])
 def test_deferred_gradients_equal_plain_ones(variant: str) -> None:
-    model = FSM(ModelConfig(TRUNK, gaussian_head=GaussianHeadConfig(variant=variant, hidden=16, planes=4)))
+    model = FSM(ModelConfig(TRUNK, gaussian_head=GaussianHeadConfig(variant=variant, hidden=16, planes=4)))  # pyright: ignore[reportArgumentType]
     for name, parameter in model.named_parameters():  # corrections start at zero, where half of the paths carry nothing
         if name.startswith("head.") and not bool(parameter.any()):
             torch.nn.init.normal_(parameter, std=0.05)
@@ -66,9 +66,18 @@ def test_deferred_gradients_equal_plain_ones(variant: str) -> None:
 def test_graph_of_one_view_at_a_time(monkeypatch) -> None:
     """The graph of a view is gone before the next one is drawn."""
     n = 5
-    parameters = [torch.rand(n, 3), torch.zeros(n), torch.full((n, 3), 0.1), torch.ones(n)]
+    scales = torch.full((n, 3), 0.1)
     quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(n, 4)
-    gaussians = Gaussians4D(*parameters, quats, quats, torch.full((n,), 0.5), torch.rand(n, 1, 3))
+    gaussians = Gaussians4D(
+        torch.rand(n, 3),
+        torch.zeros(n),
+        scales,
+        torch.ones(n),
+        quats,
+        quats,
+        torch.full((n,), 0.5),
+        torch.rand(n, 1, 3),
+    )
     gaussians = dataclasses.replace(gaussians, means=gaussians.means.requires_grad_())
     alive: list[int] = []
 
