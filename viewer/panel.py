@@ -1,8 +1,9 @@
 """The controls of one browser: what they are called, where they stand, and nothing of what they do."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
+from fsm.viewer.parts import Tab
 from fsm.viewer.time_controls import SPEEDS, Playback
 
 HEIGHTS = (96, 128, 192, 256, 384, 512, 720, 1080)
@@ -12,13 +13,15 @@ JPEG_QUALITY = 90
 class Panel:
     """Handles of the controls, in the order in which they appear."""
 
-    def __init__(self, gui: Any, playback: Playback, modes: Sequence[str], height: int, inputs: int) -> None:
+    def __init__(self, gui: Any, playback: Playback, modes: Sequence[str], height: int) -> None:
         """Build them in ``gui`` (viser's, of one client)."""
         self.status = gui.add_markdown("Waiting for the first picture ...")
         self.error = gui.add_markdown("", visible=False)
         with gui.add_folder("Time"):
             self._time(gui, playback)
-        with gui.add_folder("Picture"):
+        tabs = gui.add_tab_group()
+        self.tabs: dict[Tab, Any] = {name: tabs.add_tab(name) for name in get_args(Tab)}
+        with self.tabs["Picture"]:
             self.mode = gui.add_dropdown("Show", tuple(modes), initial_value=modes[0])
             heights = tuple(str(h) for h in sorted({*HEIGHTS, height}))
             self.height = gui.add_dropdown(
@@ -27,11 +30,6 @@ class Panel:
             self.transfer = gui.add_dropdown("Send as", ("JPEG", "PNG"), hint="PNG is exact, and slower.")
             self.quality = gui.add_slider("JPEG quality", 40, 100, 1, JPEG_QUALITY)
             self.reset = gui.add_button("Reset view")
-        with gui.add_folder("Input cameras"):
-            self.frame = gui.add_markdown("")
-            self.show_cameras = gui.add_checkbox("Cameras", True, hint="Click a camera to look through it.")
-            self.show_trail = gui.add_checkbox("Trail", inputs > 1, visible=inputs > 1)
-            self.go = gui.add_button("Look through the nearest")
 
     def _time(self, gui: Any, playback: Playback) -> None:
         moves = playback.duration > 0
@@ -54,12 +52,6 @@ class Panel:
         """Put the slider and the button where ``playback`` stands."""
         self.seconds.value = round(playback.cursor, 3)
         self.play.label = "Pause" if playback.playing else "Play"
-
-    def show_frame(self, index: int, count: int, seconds: float) -> None:
-        """Say which input frame is nearest."""
-        text = f"Nearest: input {index + 1} of {count}, at {seconds:.3f} s"
-        if text != self.frame.content:
-            self.frame.content = text
 
     def show_error(self, sentence: str | None) -> None:
         """Say what went wrong with the last picture, or that nothing did."""

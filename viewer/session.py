@@ -9,9 +9,10 @@ from typing import Any
 
 from fsm.errors import InputError
 from fsm.viewer.cameras import Camera, place
-from fsm.viewer.inputs import InputNodes
+from fsm.viewer.input_part import InputPart
 from fsm.viewer.outbox import Outbox
 from fsm.viewer.panel import Panel
+from fsm.viewer.parts import Host, Part, Tab, by_user
 from fsm.viewer.render_worker import RenderWorker, Resolution
 from fsm.viewer.stage import Job, Shot, Stage
 from fsm.viewer.time_controls import Playback
@@ -20,14 +21,17 @@ TICK = 1 / 30
 """Seconds between moments while playing; drawing keeps its own pace and skips."""
 READOUT = 0.25
 """Seconds between updates of the readout."""
+PARTS: tuple[Callable[["Session"], Part], ...] = (InputPart,)
+"""Beside time and picture, in the order in which they appear."""
 
 
-class Session:
+class Session(Host):
     """Everything that belongs to one client, from its first camera to its leaving."""
 
     def __init__(self, client: Any, stage: Stage, clock: Callable[[], float] = time.monotonic) -> None:
         """``client`` is viser's handle of a connected client."""
-        self._client, self._stage, self._clock = client, stage, clock
+        self.client, self.stage = client, stage
+        self._clock = clock
         self._lock = threading.RLock()
         self._playing = threading.Event()
         self._closed = False
@@ -38,12 +42,12 @@ class Session:
         self._resolution = Resolution()
         self._outbox = Outbox(client)
         height = stage.scene.hw[0]
-        self._panel = Panel(client.gui, self._playback, stage.modes, height, len(stage.times))
-        self._nodes = InputNodes(client, stage.inputs, self.look_through)
+        self._panel = Panel(client.gui, self._playback, stage.modes, height)
         self._worker = RenderWorker[Job, Shot](
             self._draw, self._deliver, self._fail, ready=lambda: self._outbox.taken, turn=stage.turn
         )
         self._ticker = threading.Thread(target=self._run, name="fsm-viewer-clock", daemon=True)
+        self._parts: tuple[Part, ...] = tuple(part(self) for part in PARTS)
         self._connect()
         self._ticker.start()
         self.refresh()
@@ -53,9 +57,25 @@ class Session:
         with self._lock:  # no event may let the clock wait again
             self._closed = True
             self._playing.set()
+        for part in self._parts:
+            part.close()
         self._worker.close()
         if threading.current_thread() is not self._ticker:
             self._ticker.join(5.0)
+
+    @property
+    def playback(self) -> Playback:
+        """Where its clock stands."""
+        return self._playback
+
+    @property
+    def camera(self) -> Camera:
+        """The browser's camera; ``InputError`` where that is no pose."""
+        return Camera.of_browser(self.client.camera)
+
+    def tab(self, name: Tab) -> Any:
+        """Controls that are added inside go to that tab."""
+        return self._panel.tabs[name]
 
     def refresh(self) -> None:
         """Ask for the picture of the present moment, camera and controls."""
@@ -63,37 +83,37 @@ class Session:
             if self._closed:
                 return
             try:
-                camera = Camera.of_browser(self._client.camera)
+                camera = self.camera
             except InputError as error:
                 self._fail(error)
                 return
             seconds = self._playback.moment
-            frame = self._stage.nearest(seconds)
             panel = self._panel
+            frame = self.stage.nearest(seconds)
             self._worker.submit(Job(camera, seconds, frame, panel.mode.value, int(panel.height.value)))
-            self._nodes.highlight(frame)
-            self._nodes.seen_from(camera.position)
-            panel.show_frame(frame, len(self._stage.times), self._stage.times[frame])
+            for part in self._parts:
+                part.asked(camera, seconds)
 
     def look_through(self, index: int) -> None:
         """Put the browser's camera where input ``index`` was, and the clock at its moment unless time is frozen."""
         with self._lock:
-            self._go_to(Camera.of_view(self._stage.inputs.views, index))
+            self.go_to(Camera.of_view(self.stage.inputs.views, index))
             if self._playback.frozen is None:
-                self._change(lambda playback: playback.sought(self._stage.times[index]).paused())
+                self.change(lambda playback: playback.sought(self.stage.times[index]).paused())
             self.refresh()
 
     def _reset(self) -> None:
         """Back to where every browser starts: the first input's camera."""
-        self._go_to(Camera.of_view(self._stage.inputs.views, self._stage.nearest(self._playback.first)))
+        self.go_to(Camera.of_view(self.stage.inputs.views, self.stage.nearest(self._playback.first)))
         self.refresh()
 
-    def _go_to(self, camera: Camera) -> None:
-        with self._client.atomic():
-            place(self._client.camera, camera, self._stage.distance)
+    def go_to(self, camera: Camera) -> None:
+        """Move the browser's camera there; the picture follows."""
+        with self.client.atomic():
+            place(self.client.camera, camera, self.stage.distance)
 
-    def _change(self, change: Callable[[Playback], Playback]) -> None:
-        """Change the playback, show where it stands and ask for its picture."""
+    def change(self, change: Callable[[Playback], Playback]) -> None:
+        """Change the clock, show where it stands and ask for its picture."""
         with self._lock:
             if self._closed:
                 return
@@ -103,41 +123,38 @@ class Session:
             (self._playing.set if playback.playing else self._playing.clear)()
             self._panel.show_playback(playback)
             if moved and self._panel.mode.value == "Difference":
-                self._go_to(Camera.of_view(self._stage.inputs.views, self._stage.nearest(playback.moment)))
+                self.go_to(Camera.of_view(self.stage.inputs.views, self.stage.nearest(playback.moment)))
             elif moved and playback.follow:
-                aspect = float(self._client.camera.aspect)
-                self._go_to(self._stage.on_path(playback.fraction, aspect))
+                aspect = float(self.client.camera.aspect)
+                self.go_to(self.stage.on_path(playback.fraction, aspect))
             self.refresh()
 
     def _connect(self) -> None:
         """Let the controls do what they say."""
-        panel, user = self._panel, _by_user
-        panel.seconds.on_update(user(lambda value: self._change(lambda p: p.sought(float(value)))))
+        panel, user = self._panel, by_user
+        panel.seconds.on_update(user(lambda value: self.change(lambda p: p.sought(float(value)))))
         panel.play.on_click(user(lambda _: self._toggle()))
-        panel.step.on_click(user(lambda value: self._change(lambda p: p.stepped(1 if value == "Next" else -1))))
-        panel.speed.on_update(user(lambda value: self._change(lambda p: p.at_speed(float(value)))))
-        panel.loop.on_update(user(lambda value: self._change(lambda p: p.looping(value))))
-        panel.freeze_time.on_update(user(lambda value: self._change(lambda p: p.freezing_time(value))))
-        panel.freeze_view.on_update(user(lambda value: self._change(lambda p: p.freezing_view(value))))
+        panel.step.on_click(user(lambda value: self.change(lambda p: p.stepped(1 if value == "Next" else -1))))
+        panel.speed.on_update(user(lambda value: self.change(lambda p: p.at_speed(float(value)))))
+        panel.loop.on_update(user(lambda value: self.change(lambda p: p.looping(value))))
+        panel.freeze_time.on_update(user(lambda value: self.change(lambda p: p.freezing_time(value))))
+        panel.freeze_view.on_update(user(lambda value: self.change(lambda p: p.freezing_view(value))))
         panel.mode.on_update(user(lambda _: self._switch_mode()))
         for control in (panel.height, panel.transfer, panel.quality):
             control.on_update(user(lambda _: self.refresh()))
-        for control in (panel.show_cameras, panel.show_trail):
-            control.on_update(user(lambda _: self._nodes.show(panel.show_cameras.value, panel.show_trail.value)))
         panel.reset.on_click(user(lambda _: self._reset()))
-        panel.go.on_click(user(lambda _: self.look_through(self._stage.nearest(self._playback.moment))))
-        self._client.camera.on_update(self._moved)
+        self.client.camera.on_update(self._moved)
 
     async def _moved(self, _: Any) -> None:
         self.refresh()
 
     def _toggle(self) -> None:
-        self._change(lambda playback: playback.paused() if playback.playing else playback.played())
+        self.change(lambda playback: playback.paused() if playback.playing else playback.played())
 
     def _switch_mode(self) -> None:
         """The difference is seen from where the nearest input was taken, so that is where it starts."""
         if self._panel.mode.value == "Difference":
-            self.look_through(self._stage.nearest(self._playback.moment))
+            self.look_through(self.stage.nearest(self._playback.moment))
         else:
             self.refresh()
 
@@ -154,18 +171,18 @@ class Session:
             elapsed, before = now - before, now
             with self._lock:
                 if self._playback.playing:
-                    self._change(lambda playback, by=elapsed: playback.advanced(by))
+                    self.change(lambda playback, by=elapsed: playback.advanced(by))
 
     def _draw(self, job: Job, full: bool) -> tuple[Shot, bool]:
         height = job.height if full else self._resolution.height(job.camera.hw(job.height))
-        shot = self._stage.draw(job, height)
+        shot = self.stage.draw(job, height)
         h, w = shot.picture.shape[:2]
         self._resolution.observe(h * w, shot.seconds)
         return shot, height >= job.height
 
     def _deliver(self, job: Job, shot: Shot) -> None:
         self._outbox.send(shot.picture, self._panel.transfer.value, int(self._panel.quality.value))
-        self._client.flush()
+        self.client.flush()
         now = self._clock()
         self._delivered.append(now)
         if self._failed is not None:
@@ -184,20 +201,6 @@ class Session:
             self._failed = sentence
             with contextlib.suppress(Exception):  # a client that leaves at this moment
                 self._panel.show_error(sentence[:500])
-
-
-def _by_user(act: Callable[[Any], None]) -> Callable[[Any], Any]:
-    """``act`` on the value that the user gives a control, not on what the clock writes into it.
-
-    A coroutine runs on the server's own thread, where events arrive in their order; a plain function would run in any of
-    a pool of threads, and a later event might come first. What it does is quick: it draws nothing.
-    """
-
-    async def handle(event: Any) -> None:
-        if event.client_id is not None:
-            act(event.target.value)
-
-    return handle
 
 
 def readout(wh: tuple[int, int], seconds: float, delivered: tuple[float, ...]) -> str:
