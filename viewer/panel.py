@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from fsm.viewer.parts import Tab
+from fsm.viewer.render_worker import BUDGETS
 from fsm.viewer.time_controls import SPEEDS, Playback
 
 HEIGHTS = (96, 128, 192, 256, 384, 512, 720, 1080)
@@ -26,6 +27,9 @@ class Panel:
             heights = tuple(str(h) for h in sorted({*HEIGHTS, height}))
             self.height = gui.add_dropdown(
                 "Height (px)", heights, initial_value=str(height), hint="Of the picture when nothing moves."
+            )
+            self.pace = gui.add_dropdown(
+                "While moving", tuple(BUDGETS), hint="Fluent: 12 smaller pictures a second; then 6, 3, never smaller."
             )
             self.transfer = gui.add_dropdown("Send as", ("JPEG", "PNG"), hint="PNG is exact, and slower.")
             self.quality = gui.add_slider("JPEG quality", 40, 100, 1, JPEG_QUALITY)

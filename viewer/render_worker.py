@@ -16,8 +16,8 @@ Picture = TypeVar("Picture")
 
 SETTLE = 0.2
 """Seconds without a request after which the full picture is drawn."""
-BUDGET = 1 / 12
-"""Seconds that a picture may take while things move."""
+BUDGETS = {"Fluent": 1 / 12, "Balanced": 1 / 6, "Sharp": 1 / 3, "Full size": float("inf")}
+"""Seconds that a picture may take while things move, by what the control calls it; the first is the default."""
 MIN_PIXELS = 48 * 48
 FIRST_PIXELS = 128 * 128
 """Size of the first picture: nothing is known yet about the speed."""
@@ -80,22 +80,22 @@ class Resolution:
     a again: making pictures still smaller would cost much and save little.
     """
 
-    def __init__(self, budget: float = BUDGET) -> None:
+    def __init__(self, budget: float = BUDGETS["Fluent"]) -> None:
         self.budget = budget
-        self.pixels = float(FIRST_PIXELS)
+        """Seconds; may be changed at any time."""
         self._sums = (0.0,) * 5
-        self._fit = (0.0, 0.0)
+        self._fit: tuple[float, float] | None = None
 
     def observe(self, pixels: int, seconds: float) -> None:
         """A picture of ``pixels`` took ``seconds``."""
         p, t = float(pixels), max(seconds, 1e-4)
-        if t < (self._fit[0] + self._fit[1] * p) / 4:
+        a, b = self._fit or (0.0, 0.0)
+        if t < (a + b * p) / 4:
             self._sums = (0.0,) * 5  # what was learnt is wrong: the first picture compiles, machines become free
         added = (1.0, p, t, p * p, p * t)
         self._sums = tuple(MEMORY * old + new for old, new in zip(self._sums, added, strict=True))
         n, mean_p, mean_t, pp, pt = self._sums[0], *(x / self._sums[0] for x in self._sums[1:])
         spread, together = pp - mean_p**2, pt - mean_p * mean_t
-        a, b = self._fit
         if spread > (0.1 * mean_p) ** 2:
             b = max(together / spread, 0.0)
             a = mean_t - b * mean_p
@@ -106,7 +106,16 @@ class Resolution:
         else:
             a, b = 0.0, mean_t / mean_p
         self._fit = (a, b)
-        self.pixels = max(float(MIN_PIXELS), max(self.budget - a, a) / max(b, 1e-12))
+
+    @property
+    def pixels(self) -> float:
+        """How many fit."""
+        if self.budget == float("inf"):
+            return self.budget
+        if self._fit is None:
+            return float(FIRST_PIXELS)
+        a, b = self._fit
+        return max(float(MIN_PIXELS), max(self.budget - a, a) / max(b, 1e-12))
 
     def height(self, full_hw: tuple[int, int]) -> int:
         """Height of the largest picture within the budget, of the aspect of ``full_hw`` and at most as large."""

@@ -13,7 +13,7 @@ from fsm.viewer.input_part import InputPart
 from fsm.viewer.outbox import Outbox
 from fsm.viewer.panel import Panel
 from fsm.viewer.parts import Host, Part, Tab, by_user
-from fsm.viewer.render_worker import RenderWorker, Resolution
+from fsm.viewer.render_worker import BUDGETS, RenderWorker, Resolution
 from fsm.viewer.stage import Job, Shot, Stage
 from fsm.viewer.time_controls import Playback
 
@@ -174,6 +174,7 @@ class Session(Host):
                     self.change(lambda playback, by=elapsed: playback.advanced(by))
 
     def _draw(self, job: Job, full: bool) -> tuple[Shot, bool]:
+        self._resolution.budget = BUDGETS[self._panel.pace.value]
         height = job.height if full else self._resolution.height(job.camera.hw(job.height))
         shot = self.stage.draw(job, height)
         h, w = shot.picture.shape[:2]

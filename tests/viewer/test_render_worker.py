@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from fsm.viewer.render_worker import BUDGET, MIN_PIXELS, RenderWorker, Resolution, Schedule, Turns, Work
+from fsm.viewer.render_worker import BUDGETS, MIN_PIXELS, RenderWorker, Resolution, Schedule, Turns, Work
 from tests.viewer.fakes import until
+
+BUDGET = BUDGETS["Fluent"]
 
 
 def test_the_newest_request_wins() -> None:
@@ -213,3 +215,15 @@ def test_nobody_starves_while_another_asks_without_end() -> None:
     begun = max(order.index(name) for name in "abc")
     for start in range(begun, begun + 20):  # once all have come, they go in a circle
         assert set(order[start : start + 3]) == {"a", "b", "c"}
+
+
+def test_a_budget_without_end_is_full_size_and_one_changed_later_counts_at_once() -> None:
+    resolution, hw = Resolution(BUDGETS["Full size"]), (512, 512)
+    assert resolution.height(hw) == 512
+    for side in (512, 256):
+        resolution.observe(side * side, 1e-6 * side * side)
+    assert resolution.height(hw) == 512
+    resolution.budget = BUDGET
+    assert resolution.height(hw) == 288  # sqrt(1/12 s / 1e-6 s), to 16 lines
+    resolution.budget = BUDGETS["Balanced"]
+    assert resolution.height(hw) == 416
