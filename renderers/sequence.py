@@ -1,6 +1,9 @@
 """Rendering a path frame by frame in bounded memory, and depth as colours."""
 
+import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +15,22 @@ from fsm.renderers.base import Scene
 from fsm.views import Rendering, Views
 
 
-def render_sequence(scene: Scene, path: Views, batch: int = 4) -> Iterator[Rendering]:
-    """Render unbatched ``path`` ``batch`` views at a time and yield one ``Rendering`` [1 ...] per view, in order."""
+BATCH = 4
+"""Views rendered at once unless told otherwise."""
+
+
+def render_sequence(
+    scene: Scene, path: Views, batch: int = BATCH, turn: AbstractContextManager[Any] | None = None
+) -> Iterator[Rendering]:
+    """Render unbatched ``path`` ``batch`` views at a time and yield one ``Rendering`` [1 ...] per view, in order.
+
+    ``turn``, where others use the scene too, is held while it renders and given back after each batch.
+    """
     if batch < 1:
         raise InputError(f"batch is {batch}; choose at least 1.")
     for start in range(0, len(path), batch):
         # Not around the yield: the caller's gradient mode is the caller's.
-        with torch.no_grad():
+        with contextlib.nullcontext() if turn is None else turn, torch.no_grad():
             chunk = scene.render(path[start : start + batch])
         for i in range(chunk.rgb.shape[0]):
             one = slice(i, i + 1)

@@ -106,27 +106,12 @@ class Render:
         return dataclasses.replace(path.views, time=torch.linspace(*moments, len(path.views))), path.fps, self.time
 
     def _write(self, scene: "Scene", request: "Views", fps: float) -> None:
-        from fsm.renderers.sequence import colourise_depth, depth_range, render_sequence
-        from fsm.renderers.video import png_sequence_writer, video_writer
+        from fsm.renderers.film import write_film
 
-        limits = depth_range(scene, request) if self.depth else None
-        kinds = ["colour", "depth"] if self.depth else ["colour"]
-        names = {"colour": ("video.mp4", "frames"), "depth": ("depth.mp4", "depth")}
-        with contextlib.ExitStack() as files:
-            sinks = {kind: [] for kind in kinds}
-            for kind in kinds:
-                video, folder = (self.output / name for name in names[kind])
-                if self.format != "png":
-                    sinks[kind].append(files.enter_context(video_writer(video, fps)))
-                if self.format != "mp4":
-                    sinks[kind].append(files.enter_context(png_sequence_writer(folder, request)))
-            for rendering in progress(render_sequence(scene, request, self.batch), len(request), "rendering"):
-                pictures = {"colour": rendering.rgb[0]}
-                if limits is not None and rendering.depth is not None:
-                    pictures["depth"] = colourise_depth(rendering.depth[0], *limits)
-                for kind in kinds:
-                    for write in sinks[kind]:
-                        write(pictures[kind])
+        film = write_film(scene, request, fps, self.output, self.format, depth=self.depth, batch=self.batch)
+        with contextlib.closing(film):  # an interrupt must leave no half film
+            for _ in progress(film, len(request), "rendering"):
+                pass
 
 
 def _checked_fps(fps: float) -> float:
