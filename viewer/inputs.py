@@ -65,8 +65,11 @@ class InputCameras:
         return gaps.index(min(gaps))
 
 
-def observed(scene: Any, clip: Any = None) -> Views:
-    """The scene's input cameras [v], with their pictures where the scene keeps them or ``clip`` has those moments."""
+def observed(scene: Any, clip: Any = None, known: Views | None = None) -> Views:
+    """The scene's input cameras [v], with their pictures where the scene keeps them or ``clip`` has those moments.
+
+    ``known`` are views of the same clip whose pictures need not be read again.
+    """
     inputs: Views = scene.inputs.to("cpu")
     if isinstance(scene, MemoryScene) and scene.observed.rgb is not None:
         return scene.observed.to("cpu")
@@ -75,8 +78,15 @@ def observed(scene: Any, clip: Any = None) -> Views:
     gaps = (clip.cameras.time[None, :] - inputs.time[:, None]).abs()
     if float(gaps.amin(1).max()) > SAME_MOMENT:
         return inputs  # another clip, or another cut of it
-    frames = clip.views(gaps.argmin(1), inputs.hw)
-    return Views(inputs.c2w, inputs.intrinsics, inputs.time, inputs.hw, frames.rgb)
+    have: dict[float, torch.Tensor] = {}
+    if known is not None and known.rgb is not None and known.hw == inputs.hw:
+        have = dict(zip(known.time.tolist(), known.rgb, strict=True))
+    new = [i for i, t in enumerate(inputs.time.tolist()) if t not in have]
+    if new:
+        read = clip.views(gaps[new].argmin(1), inputs.hw)
+        have |= dict(zip(inputs.time[new].tolist(), read.rgb, strict=True))
+    rgb = torch.stack([have[t] for t in inputs.time.tolist()])
+    return Views(inputs.c2w, inputs.intrinsics, inputs.time, inputs.hw, rgb)
 
 
 def frustum_size(views: Views) -> float:
@@ -109,16 +119,19 @@ class InputNodes:
 
     def __init__(self, client: Any, inputs: InputCameras, picked: Callable[[int], None]) -> None:
         """``client`` is viser's handle; ``picked`` gets the index of an input whose frustum is clicked."""
-        self._inputs = inputs
+        self._client, self._inputs, self._picked = client, inputs, picked
         self._lock = threading.Lock()
-        self._frustums = [self._add(client, place, picked) for place in range(len(inputs.shown))]
-        self._trail = _add_trail(client, inputs)
-        self._shown, self._hidden, self._highlighted = True, set[int](), -1
+        self._shown, self._trail_shown = True, len(inputs.shown) > 1
+        self._eye: tuple[float, ...] | None = None
+        self._hidden, self._highlighted = set[int](), -1
+        self._frustums = [self._add(place) for place in range(len(inputs.shown))]
+        self._trail = self._add_trail()
 
-    def _add(self, client: Any, place: int, picked: Callable[[int], None]) -> Any:
+    def _add(self, place: int) -> Any:
         inputs, camera = self._inputs, self._inputs.cameras[place]
-        frustum = client.scene.add_camera_frustum(
-            f"/inputs/camera_{inputs.shown[place]}",
+        index = inputs.shown[place]
+        frustum = self._client.scene.add_camera_frustum(
+            f"/inputs/camera_{index}",
             fov=camera.fov,
             aspect=camera.aspect,
             scale=inputs.size,
@@ -130,9 +143,51 @@ class InputNodes:
             jpeg_quality=80,
             wxyz=camera.wxyz,
             position=camera.position,
+            visible=self._shown and place not in self._hidden,
         )
-        frustum.on_click(lambda _: picked(inputs.shown[place]))
+        frustum.on_click(lambda _: self._picked(index))
         return frustum
+
+    def _add_trail(self) -> Any:
+        """A line through the cameras shown, coloured by time, in place of any before; None for a single one."""
+        inputs = self._inputs
+        if len(inputs.shown) < 2:
+            return None
+        centres = np.array([c.position for c in inputs.cameras], dtype=np.float32)
+        return self._client.scene.add_line_segments(
+            "/inputs/trail",
+            points=np.stack([centres[:-1], centres[1:]], axis=1),
+            colors=np.stack([inputs.colours[:-1], inputs.colours[1:]], axis=1),
+            thickness=3.0,
+            thickness_units="screen",
+            visible=self._trail_shown,
+        )
+
+    def restage(self, inputs: InputCameras) -> None:
+        """Show other ``inputs``: what is the same stays in the scene, so that nothing flickers."""
+        with self._lock:
+            before, frustums = self._inputs, dict(zip(self._inputs.shown, self._frustums, strict=True))
+            marked = before.shown[self._highlighted] if self._highlighted >= 0 else -1
+            self._inputs, self._highlighted = inputs, -1
+            self._hide()
+            for index in set(before.shown) - set(inputs.shown):
+                frustums.pop(index).remove()
+            self._frustums = []
+            for place, index in enumerate(inputs.shown):
+                if index in frustums and _same(before, before.shown.index(index), inputs, place):
+                    frustum = frustums[index]
+                    if index == marked:
+                        self._highlighted = place
+                    else:
+                        frustum.color = tuple(int(c) for c in inputs.colours[place])
+                    frustum.scale = inputs.size
+                else:
+                    frustum = self._add(place)
+                self._frustums.append(frustum)
+            if self._trail is not None and len(inputs.shown) < 2:
+                self._trail.remove()
+            self._trail = self._add_trail()
+            self._show()
 
     def highlight(self, index: int) -> None:
         """Mark the frustum of input ``index`` (the nearest one that is shown), and unmark the one before."""
@@ -150,30 +205,31 @@ class InputNodes:
     def seen_from(self, position: Sequence[float]) -> None:
         """Take frustums out of the way of a viewer at ``position``."""
         with self._lock:
-            hidden = around(position, self._inputs.cameras, NEAR * self._inputs.size)
-            for place in hidden ^ self._hidden:
-                self._frustums[place].visible = self._shown and place not in hidden
-            self._hidden = hidden
+            self._eye = tuple(position)
+            self._hide()
+            self._show()
 
     def show(self, frustums: bool, trail: bool) -> None:
         """Show or hide them."""
         with self._lock:
-            self._shown = frustums
-            for place, frustum in enumerate(self._frustums):
-                frustum.visible = frustums and place not in self._hidden
+            self._shown, self._trail_shown = frustums, trail
+            self._show()
             if self._trail is not None:
                 self._trail.visible = trail
 
+    def _hide(self) -> None:
+        """Find out which ones the eye should not see."""
+        if self._eye is not None:
+            self._hidden = around(self._eye, self._inputs.cameras, NEAR * self._inputs.size)
 
-def _add_trail(client: Any, inputs: InputCameras) -> Any:
-    """A line through the cameras shown, coloured by time; None for a single one."""
-    if len(inputs.shown) < 2:
-        return None
-    centres = np.array([c.position for c in inputs.cameras], dtype=np.float32)
-    return client.scene.add_line_segments(
-        "/inputs/trail",
-        points=np.stack([centres[:-1], centres[1:]], axis=1),
-        colors=np.stack([inputs.colours[:-1], inputs.colours[1:]], axis=1),
-        thickness=3.0,
-        thickness_units="screen",
-    )
+    def _show(self) -> None:
+        for place, frustum in enumerate(self._frustums):
+            frustum.visible = self._shown and place not in self._hidden
+
+
+def _same(before: InputCameras, a: int, after: InputCameras, b: int) -> bool:
+    """Whether the frustums at places ``a`` and ``b`` differ in colour and size at most."""
+    pictures = before.thumbnails[a], after.thumbnails[b]
+    if any(p is None for p in pictures):
+        return before.cameras[a] == after.cameras[b] and pictures[0] is pictures[1]
+    return before.cameras[a] == after.cameras[b] and np.array_equal(*pictures)

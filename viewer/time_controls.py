@@ -39,6 +39,13 @@ class Playback:
         frames = tuple(sorted(set(times)))
         return Playback(frames, frames[0])
 
+    def over_frames(self, times: Sequence[float]) -> "Playback":
+        """Over other input frames, everything else kept: the cursor, and a frozen moment, held to them."""
+        frames = Playback.over(times).frames
+        held = [None if t is None else min(max(t, frames[0]), frames[-1]) for t in (self.cursor, self.frozen)]
+        playing = self.playing and len(frames) > 1
+        return dataclasses.replace(self, frames=frames, cursor=held[0], frozen=held[1], playing=playing)
+
     @property
     def first(self) -> float:
         """Seconds of the first input frame."""
