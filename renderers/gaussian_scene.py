@@ -1,5 +1,6 @@
 """A scene of Gaussians: what the Gaussian decoder makes, refinement improves, exporters write and splat files open as."""
 
+import copy
 import dataclasses
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +76,18 @@ class GaussianScene:
         return Rasterization(
             rgb.clamp(0.0, 1.0), alpha, depth / self.frame.scale, parts[0].backend, sum(p.dropped for p in parts)
         )
+
+    def clipped(self, near: float, far: float) -> "GaussianScene":
+        """The same scene without Gaussians whose centre is nearer to the camera than ``near`` or farther than ``far``.
+
+        z-depths in the clip's unit of length. Nothing is copied or worked out again.
+        """
+        scale = float(self.frame.scale)
+        near, far = max(self.projection.near, near * scale), min(self.projection.far, far * scale)
+        scene = copy.copy(self)
+        scene.moving = self.moving
+        scene.projection = dataclasses.replace(self.projection, near=near, far=far)
+        return scene
 
     def _one(self, request: Views) -> Rasterization:
         return rasterize(

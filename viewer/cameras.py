@@ -1,6 +1,7 @@
 """Between the browser's camera and ``Views``. Both are OpenCV camera-to-world; the browser has a vertical field of view."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,11 +99,16 @@ def viewing_distance(inputs: Views) -> float:
     return max(4 * apart, 1.0)
 
 
-def place(handle: Any, camera: Camera, distance: float) -> None:
-    """Move the browser's camera; it then orbits a point ``distance`` in front of it."""
+def place(handle: Any, camera: Camera, distance: float, up: Sequence[float]) -> None:
+    """Move the browser's camera; it then orbits a point ``distance`` in front of it, about ``up``.
+
+    A camera that is rolled about its axis shows what it shows, and is turned about the direction nearest to ``up`` that
+    lets it.
+    """
     import numpy as np
 
     forward = camera.c2w[:3, 2].numpy()
+    handle.up_direction = np.array(up)  # before the rotation, which viser lets bend it: bends must not add up
     handle.position = np.array(camera.position)
     handle.wxyz = np.array(camera.wxyz)
     handle.look_at = np.array(camera.position) + distance * forward

@@ -49,6 +49,12 @@ def difference(rendering: Rendering, frame: Views, request: Views) -> Float[Tens
     return torch.where(seen, off, torch.full_like(off, UNSEEN))
 
 
+def framed(frame: Views, request: Views) -> Float[Tensor, "3 h w"]:
+    """The picture of an input ``frame`` [1] as ``request`` [1], at the same place, sees it; grey where it shows nothing."""
+    truth, seen = turned(frame, request)
+    return torch.where(seen, truth.clamp(0, 1), torch.full_like(truth, UNSEEN))
+
+
 def turned(frame: Views, request: Views) -> tuple[Float[Tensor, "3 h w"], Bool[Tensor, "1 h w"]]:
     """The picture of ``frame`` [1] as a camera at the same place sees it, and where it has one.
 

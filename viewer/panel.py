@@ -33,7 +33,9 @@ class Panel:
             )
             self.transfer = gui.add_dropdown("Send as", ("JPEG", "PNG"), hint="PNG is exact, and slower.")
             self.quality = gui.add_slider("JPEG quality", 40, 100, 1, JPEG_QUALITY)
-            self.reset = gui.add_button("Reset view")
+            self.reset = gui.add_button(
+                "Reset view", hint="Camera, up direction, depth limits, comparison and mode as at the start."
+            )
 
     def _time(self, gui: Any, playback: Playback) -> None:
         moves = playback.duration > 0

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from fsm.viewer.cameras import Camera
-from fsm.viewer.stage import Stage
+from fsm.viewer.stage import Job, Stage
 from fsm.viewer.time_controls import Playback
 
 Tab = Literal["Picture", "Scene", "Film"]
@@ -19,6 +19,8 @@ class Host(ABC):
     """viser's handle of the browser."""
     stage: Stage
     """The scene that it looks at now."""
+    up: tuple[float, float, float]
+    """What the browser's camera turns about; a unit vector. Kept by all that moves the camera."""
 
     @property
     @abstractmethod
@@ -50,12 +52,23 @@ class Host(ABC):
     def refresh(self) -> None:
         """Ask for the picture of the present moment, camera and controls."""
 
+    @abstractmethod
+    def reshow(self) -> None:
+        """Another kind of picture is wanted: go where an input was taken, if it can only be seen from there, and refresh."""
+
 
 class Part:
     """Base of all parts; what it does not override, it does not care about. Built with its ``Host`` alone."""
 
+    def wants(self, job: Job) -> Job:
+        """``job`` as this part's controls would have it. Be quick; ``InputError`` where they contradict each other."""
+        return job
+
     def asked(self, camera: Camera, seconds: float) -> None:
         """A picture from ``camera`` at ``seconds`` was asked for: the place to let things in the scene follow. Be quick."""
+
+    def reset(self) -> None:
+        """The user wants to see what one sees at first: put back what hides, tints or turns the picture; do not refresh."""
 
     def restaged(self) -> None:
         """The host has another stage: more inputs came, or other ones."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fsm.errors import InputError
-from fsm.viewer.cameras import Camera, place
+from fsm.viewer.cameras import Camera, place, up_direction
 from fsm.viewer.input_part import InputPart
 from fsm.viewer.outbox import Outbox
 from fsm.viewer.panel import Panel
@@ -31,6 +31,7 @@ class Session(Host):
     def __init__(self, client: Any, stage: Stage, clock: Callable[[], float] = time.monotonic) -> None:
         """``client`` is viser's handle of a connected client."""
         self.client, self.stage = client, stage
+        self.up = up_direction(stage.inputs.views)
         self._clock = clock
         self._lock = threading.RLock()
         self._playing = threading.Event()
@@ -47,7 +48,8 @@ class Session(Host):
             self._draw, self._deliver, self._fail, ready=lambda: self._outbox.taken, turn=stage.turn
         )
         self._ticker = threading.Thread(target=self._run, name="fsm-viewer-clock", daemon=True)
-        self._parts: tuple[Part, ...] = tuple(part(self) for part in PARTS)
+        self._parts: tuple[Part, ...] = ()  # a control that is there may be used before the next one is
+        self._parts = tuple(part(self) for part in PARTS)
         self._connect()
         self._ticker.start()
         self.refresh()
@@ -83,16 +85,35 @@ class Session(Host):
             if self._closed:
                 return
             try:
-                camera = self.camera
+                job = self._job()
             except InputError as error:
                 self._fail(error)
                 return
-            seconds = self._playback.moment
-            panel = self._panel
-            frame = self.stage.nearest(seconds)
-            self._worker.submit(Job(camera, seconds, frame, panel.mode.value, int(panel.height.value)))
+            self._worker.submit(job)
             for part in self._parts:
-                part.asked(camera, seconds)
+                part.asked(job.camera, job.seconds)
+
+    def _job(self) -> Job:
+        """What clock, camera and controls ask for now; ``InputError`` where they make no sense."""
+        seconds, panel = self._playback.moment, self._panel
+        job = Job(self.camera, seconds, self.stage.nearest(seconds), panel.mode.value, int(panel.height.value))
+        for part in self._parts:
+            job = part.wants(job)
+        return job
+
+    def reshow(self) -> None:
+        """Ask for another kind of picture; one that is seen from where an input was taken starts there."""
+        with self._lock:
+            if self._at_input():
+                self.look_through(self.stage.nearest(self._playback.moment))
+            else:
+                self.refresh()
+
+    def _at_input(self) -> bool:
+        try:
+            return self._job().at_input
+        except InputError:
+            return False
 
     def look_through(self, index: int) -> None:
         """Put the browser's camera where input ``index`` was, and the clock at its moment unless time is frozen."""
@@ -103,14 +124,17 @@ class Session(Host):
             self.refresh()
 
     def _reset(self) -> None:
-        """Back to where every browser starts: the first input's camera."""
+        """Back to what every browser starts with: the first input's camera, and nothing changed in what it shows."""
+        self._panel.mode.value = self.stage.modes[0]
+        for part in self._parts:
+            part.reset()
         self.go_to(Camera.of_view(self.stage.inputs.views, self.stage.nearest(self._playback.first)))
         self.refresh()
 
     def go_to(self, camera: Camera) -> None:
         """Move the browser's camera there; the picture follows."""
         with self.client.atomic():
-            place(self.client.camera, camera, self.stage.distance)
+            place(self.client.camera, camera, self.stage.distance, self.up)
 
     def change(self, change: Callable[[Playback], Playback]) -> None:
         """Change the clock, show where it stands and ask for its picture."""
@@ -122,7 +146,7 @@ class Session(Host):
             self._playback = playback
             (self._playing.set if playback.playing else self._playing.clear)()
             self._panel.show_playback(playback)
-            if moved and self._panel.mode.value == "Difference":
+            if moved and self._at_input():
                 self.go_to(Camera.of_view(self.stage.inputs.views, self.stage.nearest(playback.moment)))
             elif moved and playback.follow:
                 aspect = float(self.client.camera.aspect)
@@ -139,7 +163,7 @@ class Session(Host):
         panel.loop.on_update(user(lambda value: self.change(lambda p: p.looping(value))))
         panel.freeze_time.on_update(user(lambda value: self.change(lambda p: p.freezing_time(value))))
         panel.freeze_view.on_update(user(lambda value: self.change(lambda p: p.freezing_view(value))))
-        panel.mode.on_update(user(lambda _: self._switch_mode()))
+        panel.mode.on_update(user(lambda _: self.reshow()))
         for control in (panel.height, panel.transfer, panel.quality):
             control.on_update(user(lambda _: self.refresh()))
         panel.reset.on_click(user(lambda _: self._reset()))
@@ -150,13 +174,6 @@ class Session(Host):
 
     def _toggle(self) -> None:
         self.change(lambda playback: playback.paused() if playback.playing else playback.played())
-
-    def _switch_mode(self) -> None:
-        """The difference is seen from where the nearest input was taken, so that is where it starts."""
-        if self._panel.mode.value == "Difference":
-            self.look_through(self.stage.nearest(self._playback.moment))
-        else:
-            self.refresh()
 
     def _run(self) -> None:
         """The clock: moves the playback on while it plays."""

@@ -1,26 +1,34 @@
 """What all browsers look at: the scene, its inputs, and how a request becomes a picture. Knows no browser."""
 
 import dataclasses
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from numpy import ndarray
+from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.renderers.camera_paths import Track
+from fsm.renderers.gaussian_scene import GaussianScene
 from fsm.renderers.sequence import depth_range
 from fsm.viewer import modes
 from fsm.viewer.cameras import Camera, viewing_distance
 from fsm.viewer.inputs import InputCameras, observed
+from fsm.viewer.limits import Limits, within
 from fsm.viewer.render_worker import Turns
 from fsm.viewer.time_controls import nearest_frame
+from fsm.viewer.wipe import Wipe, joined
 from fsm.views import Rendering, Views
 
 PROBE = 128
 """Height in pixels of the pictures that the range of depths is taken from."""
+GLANCE = 32
+"""Height in pixels of the picture that says what a scene renders beside colour."""
 
 
 @runtime_checkable
@@ -53,6 +61,17 @@ class Job:
     mode: modes.Mode
     height: int
     """Pixels, in full."""
+    wipe: Wipe | None = None
+    """What is compared with; None: nothing."""
+    limits: Limits = Limits()
+    """Depths that are shown."""
+    depths: Limits = Limits()
+    """Ends of the colour map of depth; an open one is found from the inputs."""
+
+    @property
+    def at_input(self) -> bool:
+        """Whether it is seen from where, and when, the nearest input was taken: only there a frame can be compared."""
+        return self.mode == "Difference" or (self.wipe is not None and self.wipe.against is None)
 
 
 @dataclass(frozen=True)
@@ -66,11 +85,16 @@ class Shot:
 class Stage:
     """A scene with all that is worked out once for every browser."""
 
-    def __init__(self, scene: Viewable, clip: Any = None) -> None:
-        """``clip`` is what the scene was made from (``fsm.datasets``), for pictures of the inputs the scene lacks."""
+    def __init__(self, scene: Viewable, clip: Any = None, compare: Mapping[str, Viewable] | None = None) -> None:
+        """``clip`` is what the scene was made from (``fsm.datasets``), for pictures of the inputs the scene lacks.
+
+        ``compare``: other scenes of the same clip, by the names to choose them by.
+        """
         if len(scene.inputs) == 0:
             raise InputError("a viewer needs at least one input camera, found none.")
         self.scene = scene
+        self.compare: dict[str, Viewable] = dict(compare or {})
+        """Other scenes, in the same space and on the same clock."""
         self.inputs = InputCameras.of(observed(scene, clip))
         self.times: list[float] = self.inputs.views.time.tolist()
         self.distance = viewing_distance(self.inputs.views)
@@ -79,12 +103,18 @@ class Stage:
         """Held while drawing: scenes need not bear two threads, and two would share the same cores."""
         self._track = Track.through(self.inputs.views)
         self._depths: tuple[float, float] | None = None
+        self.renders_depth, self.renders_opacity = _renders(scene, self.inputs.views)
+
+    @property
+    def knows_frames(self) -> bool:
+        """Whether the inputs' pictures are known."""
+        return self.inputs.views.rgb is not None
 
     @property
     def modes(self) -> tuple[modes.Mode, ...]:
-        """Those worth offering: no difference where no input's picture is known."""
-        known = self.inputs.views.rgb is not None
-        return tuple(m for m in modes.MODES if known or m != "Difference")
+        """Those worth offering: what the scene renders, and no difference where no input's picture is known."""
+        there = {"Depth": self.renders_depth, "Opacity": self.renders_opacity, "Difference": self.knows_frames}
+        return tuple(m for m in modes.MODES if there.get(m, True))
 
     def nearest(self, seconds: float) -> int:
         """Index of the input nearest in time."""
@@ -100,28 +130,78 @@ class Stage:
         """The picture of ``job``, ``height`` pixels high. Call with ``turn`` held. Raises whatever the scene raises."""
         frame = self.inputs.views[job.frame]
         request = job.camera.request(height, job.seconds)
-        if job.mode == "Difference":  # a frame can be compared only from where, and when, it was taken
+        if job.at_input:
             c2w = request.c2w.clone()
             c2w[0, :3, 3] = frame.c2w[0, :3, 3]
             request = dataclasses.replace(request, c2w=c2w, time=frame.time)
-        limits = self._depth_limits() if job.mode == "Depth" else None
+        colours = self._depth_limits(job.depths) if job.mode == "Depth" else None
         began = time.perf_counter()
-        rendering = self.scene.render(request)
-        if limits is not None:
-            picture = modes.depth(rendering, limits)
+        if job.wipe is None:
+            picture = self._shown(self.scene, job, request, colours)
+        else:
+            picture = self._compared(job.wipe, job, request, colours)
+        return Shot(modes.as_bytes(picture), time.perf_counter() - began)
+
+    def _compared(
+        self, wipe: Wipe, job: Job, request: Views, colours: tuple[float, float] | None
+    ) -> Float[Tensor, "3 h w"]:
+        """Both sides. Each is drawn whole where it is seen at all: a model's pixels depend on the rest of its picture."""
+        h, w = request.hw
+        column = wipe.column(w)
+        left = right = torch.zeros(3, h, w)
+        if column > 0:
+            left = self._shown(self.scene, job, request, colours).cpu()
+        if column < w and wipe.against is None:
+            right = modes.framed(self.inputs.views[job.frame], request)
+        elif column < w:
+            if wipe.against not in self.compare:
+                raise InputError(f"there is no scene {wipe.against!r} to compare with; choose another.")
+            try:
+                right = self._shown(self.compare[wipe.against], job, request, colours).cpu()
+            except InputError as error:
+                raise InputError(f"{wipe.against}: {error}") from error
+        return joined(left, right, column)
+
+    def _shown(
+        self, scene: Viewable, job: Job, request: Views, colours: tuple[float, float] | None
+    ) -> Float[Tensor, "3 h w"]:
+        """``request`` of one scene in the mode of ``job``."""
+        limits = job.limits
+        if isinstance(scene, GaussianScene) and not limits.open:
+            scene, limits = scene.clipped(limits.near, limits.far), Limits()
+        rendering = scene.render(request)
+        if colours is not None:
+            picture = modes.depth(rendering, colours)
         elif job.mode == "Opacity":
             picture = modes.opacity(rendering)
         elif job.mode == "Difference":
-            picture = modes.difference(rendering, frame, request)
+            picture = modes.difference(rendering, self.inputs.views[job.frame], request)
         else:
             picture = modes.colour(rendering)
-        return Shot(modes.as_bytes(picture), time.perf_counter() - began)
+        return within(picture, rendering, limits)
 
-    def _depth_limits(self) -> tuple[float, float]:
-        """Near and far of the colour map, from the inputs' views: the same for all pictures, or colours would flicker."""
+    def _depth_limits(self, wanted: Limits) -> tuple[float, float]:
+        """Near and far of the colour map, what is open from the inputs: the same for all pictures, or colours would flicker."""
+        if wanted.near > 0 and wanted.far < math.inf:
+            return wanted.near, wanted.far
         if self._depths is None:
             inputs = self.inputs.views.without_rgb()
             h, w = inputs.hw
             small = inputs.resized((PROBE, max(1, round(w * PROBE / h)))) if h > PROBE else inputs
             self._depths = depth_range(self.scene, small)  # pyright: ignore[reportArgumentType]
-        return self._depths
+        near = wanted.near or self._depths[0]
+        far = wanted.far if wanted.far < math.inf else self._depths[1]
+        if not near < far and not wanted.open:
+            raise InputError(f"the colours of depth would run from {near:.4g} to {far:.4g}; choose both ends.")
+        return near, far
+
+
+def _renders(scene: Viewable, inputs: Views) -> tuple[bool, bool]:
+    """Whether ``scene`` renders depth, and opacity. One that fails may do so again where somebody reads the error."""
+    if isinstance(scene, GaussianScene):
+        return True, True
+    try:
+        glance = scene.render(Camera.of_view(inputs).request(GLANCE, float(inputs.time[0])))
+    except Exception:
+        return True, True
+    return glance.depth is not None, glance.alpha is not None

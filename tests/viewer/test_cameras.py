@@ -90,9 +90,10 @@ def test_viewing_distance_is_to_what_the_cameras_look_at() -> None:
 
 
 def test_placing_turns_the_browser_and_gives_it_something_to_orbit() -> None:
-    browser = SimpleNamespace(position=None, wxyz=None, look_at=None, fov=None)
+    browser = SimpleNamespace(position=None, wxyz=None, look_at=None, fov=None, up_direction=None)
     turned = Camera((math.sqrt(0.5), 0.0, math.sqrt(0.5), 0.0), (1.0, 2.0, 3.0), 0.7, 1.5)  # +z to +x
-    place(browser, turned, 5.0)
+    place(browser, turned, 5.0, (0.0, -1.0, 0.0))
+    assert browser.up_direction.tolist() == [0, -1, 0]
     np.testing.assert_allclose(browser.look_at, [6, 2, 3], atol=1e-12)
     np.testing.assert_allclose(browser.wxyz, turned.wxyz)
     assert browser.fov == 0.7
