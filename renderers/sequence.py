@@ -14,7 +14,6 @@ from fsm.errors import InputError
 from fsm.renderers.base import Scene
 from fsm.views import Rendering, Views
 
-
 BATCH = 4
 """Views rendered at once unless told otherwise."""
 

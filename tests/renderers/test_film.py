@@ -25,9 +25,9 @@ def test_every_frame_is_the_view_asked_for_and_the_turn_is_given_back_after_each
     assert list(write_film(scene, request, 30.0, tmp_path / "film", "both", batch=4, turn=Turn())) == [1, 2, 3, 4, 5, 6]
     assert held == [0, -1, 1, -2]
     assert sorted(p.name for p in (tmp_path / "film").iterdir()) == ["frames", "video.mp4"]
-    for i, seconds in enumerate(request.time.tolist()):
+    for i, red in enumerate((request.time * 255).round().tolist()):  # red says the time
         picture = cv2.imread(str(tmp_path / "film" / "frames" / f"frame_{i:05d}.png"))
-        assert np.asarray(picture)[..., 2].mean() == round(seconds * 255)  # red says the time
+        assert np.asarray(picture)[..., 2].mean() == red
 
 
 def test_a_film_that_is_given_up_or_fails_leaves_nothing(tmp_path: Path) -> None:
