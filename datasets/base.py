@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
+from fsm.datasets.tracks import Tracks
 from fsm.errors import InputError
 from fsm.views import Views
 
@@ -91,6 +92,13 @@ class Clip(ABC):
             return found
         position = {frame: i for i, frame in enumerate(unique)}
         return found[[position[i] for i in wanted]]
+
+    def tracks(self) -> Tracks | None:
+        """Points followed in 3D, in the space and on the clock of ``cameras``; None where the source carries none.
+
+        Read at every call. Raises ``InputError`` for a file that cannot be read.
+        """
+        return None
 
     def cached(self, hw: tuple[int, int] | None = None) -> "MemoryClip":
         """The same clip decoded once into memory as bytes at size ``hw`` (colours move by at most half a level)."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fsm.datasets.base import Clip, ClipDataset
 from fsm.errors import InputError
@@ -12,7 +13,8 @@ SYNTHETIC_HW = (128, 128)
 SHOWN = 5
 UNDERSTOOD = (
     "an FSM clip or list (.json, .jsonl), a transforms.json or its folder (nerfstudio, instant-ngp, DL3DV), "
-    "a D-NeRF folder (transforms_train.json), a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, "
+    "a D-NeRF folder (transforms_train.json), a cameras.json or its folder, "
+    "a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, "
     "'demo' or 'synthetic:SEED'"
 )
 
@@ -50,6 +52,7 @@ def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:
     ``fix_poses`` takes the nearest rotation of scaled or sheared poses. Raises
     ``InputError`` with what was looked for where nothing is recognised.
     """
+    from fsm.datasets.cameras_json import CamerasJson, is_cameras_json
     from fsm.datasets.fsm_clips import FsmClips
     from fsm.datasets.stereo4d import Stereo4D
     from fsm.datasets.transforms_json import Transforms
@@ -62,19 +65,22 @@ def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:
             return Transforms(path, fix_poses)
         if any(path.glob("*.npz")) and not any(path.glob("*.json*")):
             return Stereo4D(path, fix_poses=fix_poses)
-        return FsmClips(_clip_file(path), fix_poses)
+        path = _clip_file(path)
     if path.suffix == ".npz":
         return Stereo4D(path, fix_poses=fix_poses)
     if path.suffix not in (".json", ".jsonl"):
         found = "does not exist" if not path.exists() else "is none of the known formats"
         raise InputError(f"{path} {found}; a clip is {UNDERSTOOD}.")
-    if path.suffix == ".json" and _is_transforms(path):
+    value = read_json(path) if path.suffix == ".json" else None
+    if _is_transforms(value):
         return Transforms(path, fix_poses)
+    if is_cameras_json(value):
+        return CamerasJson(path, fix_poses)
     return FsmClips(path, fix_poses)
 
 
 def open_clip(path: str | Path, clip_id: str | None = None, fix_poses: bool = False) -> Clip:
-    """One clip: the one named ``clip_id``, or the only (for D-NeRF: the training) one behind ``path``."""
+    """One clip: the one named ``clip_id``, or the only (of splits: the training) one behind ``path``."""
     dataset = open_dataset(path, fix_poses)
     if clip_id is None and len(dataset) > 1 and "train" not in dataset.ids:
         raise InputError(f"{path} holds {len(dataset)} clips; name one of them: {_shown(dataset.ids)}")
@@ -82,15 +88,16 @@ def open_clip(path: str | Path, clip_id: str | None = None, fix_poses: bool = Fa
     return dataset.clip(default if clip_id is None else clip_id)
 
 
-def _is_transforms(path: Path) -> bool:
+def _is_transforms(value: Any) -> bool:
     """Whether poses are stored the nerfstudio way."""
-    value = read_json(path)
     frames = value.get("frames") if isinstance(value, dict) else None
     return isinstance(frames, list) and any(isinstance(f, dict) and "transform_matrix" in f for f in frames)
 
 
 def _clip_file(folder: Path) -> Path:
     """The one clip file of a folder: the only JSON object whose frames have world-to-camera poses and pictures."""
+    from fsm.datasets.cameras_json import is_cameras_json
+
     clips, lists = [], []
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.jsonl")]):
         try:
@@ -101,7 +108,7 @@ def _clip_file(folder: Path) -> Path:
         if isinstance(value, list) and value and isinstance(value[0], str):
             lists.append(file.name)
         first = frames[0] if isinstance(frames, list) and frames and isinstance(frames[0], dict) else {}
-        if "w2c" in first and ("video_path" in value or "file_path" in first):
+        if is_cameras_json(value) or ("w2c" in first and ("video_path" in value or "file_path" in first)):
             clips.append(file.name)
         if len(clips) > SHOWN:
             break

@@ -1,21 +1,19 @@
 """Stereo4D as published: an annotation ``.npz`` per clip and the rectified left-eye video made from it."""
 
 import math
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped
 
 from fsm.datasets.base import checked_cameras, checked_poses
 from fsm.datasets.conventions import focal_from_fov
+from fsm.datasets.npz import array_names, read_arrays
 from fsm.datasets.reading import unique_names
+from fsm.datasets.tracks import PUBLISHED
 from fsm.datasets.video import VideoClip, VideoFrames
 from fsm.errors import InputError
 
 MICROSECOND = 1e-6
-MAX_ARRAY_BYTES = 64 << 20
 VIDEO_NAMES = ("{}-left_rectified.mp4", "{}.mp4")
 # The field of view the published rectification script uses unless told otherwise; annotations do not record it.
 DEFAULT_HFOV_DEG = 60.0
@@ -26,7 +24,7 @@ class Stereo4D:
 
     The video ``<id>-left_rectified.mp4`` or ``<id>.mp4`` lies beside each. ``hfov_deg`` is the horizontal field of view
     the videos were rectified to. Poses are pseudo-metric (metres, assuming eyes 0.063 m apart); times are the
-    annotation's own irregular timestamps, not the video's nominal rate.
+    annotation's own irregular timestamps, not the video's nominal rate. ``Clip.tracks`` gives the 3D tracks.
     """
 
     def __init__(self, path: Path | str, hfov_deg: float = DEFAULT_HFOV_DEG, fix_poses: bool = False) -> None:
@@ -56,7 +54,7 @@ class Stereo4D:
             )
         path = self._files[id]
         source = str(path)
-        stamps, stored = _arrays(path, ("timestamps", "camera2world"))
+        stamps, stored = read_arrays(path, ("timestamps", "camera2world"))
         if stamps.ndim != 1 or stamps.dtype.kind not in "iuf":
             raise InputError(
                 f"{source}: timestamps has shape {stamps.shape}, expected one number of microseconds a frame."
@@ -79,7 +77,8 @@ class Stereo4D:
         time = (stamps - stamps[0]).astype(np.float64) * MICROSECOND if len(stamps) else np.zeros(0)
         cameras = checked_cameras(c2w, intrinsics, time, video.hw, source)
         fps = 1.0 / float(np.median(np.diff(time))) if len(time) > 1 else None
-        return VideoClip(id, source, cameras, video, list(range(len(video))), fps)
+        tracks = path if array_names(path) >= set(PUBLISHED) else None
+        return VideoClip(id, source, cameras, video, list(range(len(video))), fps, tracks=tracks)
 
 
 def _video_beside(path: Path) -> Path:
@@ -88,39 +87,3 @@ def _video_beside(path: Path) -> Path:
         if (path.parent / name).is_file():
             return path.parent / name
     raise InputError(f"{path} has no video beside it; expected {' or '.join(names)}.")
-
-
-def _arrays(path: Path, keys: tuple[str, ...]) -> list[Shaped[np.ndarray, "..."]]:
-    """Plain arrays of an ``.npz``; sizes are checked before memory is taken, and pickled objects are never loaded."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for key in keys:
-                _check_declared(archive, key, path)
-        with np.load(path, allow_pickle=False) as arrays:
-            return [arrays[key] for key in keys]
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the path.") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a readable .npz ({' '.join(str(error).split())}); copy it again.") from error
-
-
-def _check_declared(archive: zipfile.ZipFile, key: str, path: Path) -> None:
-    names = archive.namelist()
-    if f"{key}.npy" not in names:
-        raise InputError(
-            f"{path} lacks the array {key!r}; found {', '.join(n.removesuffix('.npy') for n in names[:8])}."
-        )
-    info = archive.getinfo(f"{key}.npy")
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(member)
-    if dtype.hasobject:
-        raise InputError(f"{path}: array {key!r} holds pickled objects, which are never loaded; store plain numbers.")
-    declared = math.prod(shape) * dtype.itemsize
-    if declared > MAX_ARRAY_BYTES or declared > info.file_size:
-        raise InputError(
-            f"{path}: array {key!r} declares {declared} bytes, more than it holds or is allowed; copy it again."
-        )

@@ -73,7 +73,7 @@ def read_transforms(id: str, path: Path, fix_poses: bool = False, time_start: fl
     root = path.parent
     images = [_image(root, name_of[i], f"{source}: frames[{i}].file_path") for i in order]
     hw = image_size(images[0])
-    lenses = [_lens({**value, **frames[i]}, hw, f"{source}: frames[{i}]") for i in order]
+    lenses = [read_lens({**value, **frames[i]}, hw, f"{source}: frames[{i}]") for i in order]
     poses = np.stack([matrix(frames[i], "transform_matrix", f"{source}: frames[{i}]") for i in order])
     poses = checked_poses(poses, source, "transform_matrix", fix_poses)
     time = np.arange(len(order)) / (fps or DEFAULT_FPS) if times is None else np.array(times)[order]
@@ -95,8 +95,8 @@ def _times(value: Record, frames: list[Record], source: str) -> list[float] | No
     return [number(f, key, f"{source}: frames[{i}]") * unit for i, f in enumerate(frames)]
 
 
-def _lens(values: Record, hw: tuple[int, int], where: str) -> Lens:
-    """Intrinsics of one frame (its own fields before the file's), scaled from the stated size to the picture's."""
+def read_lens(values: Record, hw: tuple[int, int], where: str) -> Lens:
+    """Intrinsics of one frame (fl_x, cx, k1, w ...), scaled from the stated size to the picture's, ``hw``."""
 
     def get(key: str, default: float) -> float:
         return number(values, key, where) if key in values else default

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fsm.datasets.base import Clip, IndexPlan
+from fsm.datasets.tracks import Tracks, read_tracks
 from fsm.errors import InputError
 from fsm.views import Views
 
@@ -141,7 +142,7 @@ class VideoFrames:
 
 
 class VideoClip(Clip):
-    """A clip whose frame i is frame ``numbers[i]`` of a video."""
+    """A clip whose frame i is frame ``numbers[i]`` of a video, optionally with a file of 3D tracks over its frames."""
 
     def __init__(
         self,
@@ -152,9 +153,16 @@ class VideoClip(Clip):
         numbers: list[int],
         fps: float | None = None,
         index_plan: IndexPlan | None = None,
+        tracks: Path | None = None,
     ) -> None:
         super().__init__(id, source, cameras, fps, index_plan)
-        self._video, self._numbers = video, numbers
+        self._video, self._numbers, self._tracks = video, numbers, tracks
+
+    def tracks(self) -> Tracks | None:
+        """Those of the file."""
+        if self._tracks is None:
+            return None
+        return read_tracks(self._tracks, self.cameras.time, self._numbers, len(self._video))
 
     def observations(self, indices: list[int]) -> Iterator[Views]:
         """Frames in batches, decoded in one pass."""
