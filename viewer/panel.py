@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from fsm.viewer.parts import Tab
+from fsm.viewer.reading import Reading
 from fsm.viewer.render_worker import BUDGETS
 from fsm.viewer.time_controls import SPEEDS, Playback
 
@@ -18,6 +19,7 @@ class Panel:
         """Build them in ``gui`` (viser's, of one client)."""
         self.status = gui.add_markdown("Waiting for the first picture ...")
         self.error = gui.add_markdown("", visible=False)
+        self.reading = gui.add_markdown("", visible=False)
         with gui.add_folder("Time"):
             self._time(gui, playback)
         tabs = gui.add_tab_group()
@@ -40,9 +42,14 @@ class Panel:
     def _time(self, gui: Any, playback: Playback) -> None:
         moves = playback.duration > 0
         self.still = gui.add_markdown("This scene does not move.", visible=not moves)
-        first, last = (round(t, 3) for t in (playback.first, playback.last))
-        step = 0.001 if playback.duration < 20 else 0.01
-        self.seconds = gui.add_slider("Time (s)", first, max(last, first + step), step, first, visible=moves)
+        cursor = round(playback.cursor, 3)
+        self.seconds = gui.add_slider("Time (s)", *_marks(playback), initial_value=cursor, visible=moves)
+        self.newest = gui.add_checkbox(
+            "Follow the newest",
+            True,
+            visible=False,
+            hint="While the clock stands at the newest frame, it goes on with those that come.",
+        )
         self.play = gui.add_button("Play", visible=moves)
         self.step = gui.add_button_group("Frame", ("Previous", "Next"), visible=moves)
         self.speed = gui.add_slider("Speed", *SPEEDS, 0.1, 1.0, visible=moves, hint="Seconds of the clip per second.")
@@ -54,6 +61,26 @@ class Panel:
             "Freeze view", True, visible=moves, hint="Off: the camera travels along the clip's own path with the time."
         )
 
+    def restage(self, playback: Playback, modes: Sequence[str], height: int) -> None:
+        """Fit the controls to another scene, leaving them where they are as far as they fit it."""
+        moves = playback.duration > 0
+        self.still.visible = not moves
+        for control in (self.play, self.step, self.speed, self.loop, self.freeze_time, self.freeze_view):
+            control.visible = moves
+        self.seconds.min, self.seconds.max, self.seconds.step = _marks(playback)
+        self.seconds.visible = moves
+        if self.mode.options != tuple(modes):
+            self.mode.options = tuple(modes)
+        if str(height) not in self.height.options:
+            self.height.options = tuple(sorted({*self.height.options, str(height)}, key=int))
+
+    def show_reading(self, reading: Reading | None) -> None:
+        """Say how far a scene that is being learnt has come."""
+        self.reading.visible = reading is not None
+        self.newest.visible = reading is not None and not reading.over
+        if reading is not None:
+            self.reading.content = reading.sentence
+
     def show_playback(self, playback: Playback) -> None:
         """Put the slider and the button where ``playback`` stands."""
         self.seconds.value = round(playback.cursor, 3)
@@ -64,3 +91,10 @@ class Panel:
         self.error.visible = sentence is not None
         if sentence is not None:
             self.error.content = f"**Not drawn:** {sentence}"
+
+
+def _marks(playback: Playback) -> tuple[float, float, float]:
+    """First, last and step of the slider, in seconds."""
+    first, last = (round(t, 3) for t in (playback.first, playback.last))
+    step = 0.001 if playback.duration < 20 else 0.01
+    return first, max(last, first + step), step

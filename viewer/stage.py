@@ -1,5 +1,6 @@
 """What all browsers look at: the scene, its inputs, and how a request becomes a picture. Knows no browser."""
 
+import copy
 import dataclasses
 import math
 import time
@@ -20,6 +21,7 @@ from fsm.viewer import modes
 from fsm.viewer.cameras import Camera, viewing_distance
 from fsm.viewer.inputs import InputCameras, observed
 from fsm.viewer.limits import Limits, within
+from fsm.viewer.reading import Reading
 from fsm.viewer.render_worker import Turns
 from fsm.viewer.time_controls import nearest_frame
 from fsm.viewer.wipe import Wipe, joined
@@ -85,25 +87,51 @@ class Shot:
 class Stage:
     """A scene with all that is worked out once for every browser."""
 
-    def __init__(self, scene: Viewable, clip: Any = None, compare: Mapping[str, Viewable] | None = None) -> None:
+    def __init__(
+        self,
+        scene: Viewable,
+        clip: Any = None,
+        compare: Mapping[str, Viewable] | None = None,
+        *,
+        turn: Turns | None = None,
+        before: "Stage | None" = None,
+        reading: Reading | None = None,
+    ) -> None:
         """``clip`` is what the scene was made from (``fsm.datasets``), for pictures of the inputs the scene lacks.
 
-        ``compare``: other scenes of the same clip, by the names to choose them by.
+        ``compare``: other scenes of the same clip, by the names to choose them by. ``turn`` is shared by stages of one
+        viewer. ``before`` is the stage whose place this one takes: what it knows of the same clip is not worked out again.
+        ``reading``: how far a scene that is being learnt has come.
         """
         if len(scene.inputs) == 0:
             raise InputError("a viewer needs at least one input camera, found none.")
-        self.scene = scene
+        before = before if before is not None and clip is not None and before.clip is clip else None
+        self.scene, self.clip, self.reading = scene, clip, reading
         self.compare: dict[str, Viewable] = dict(compare or {})
         """Other scenes, in the same space and on the same clock."""
-        self.inputs = InputCameras.of(observed(scene, clip))
+        self.inputs = InputCameras.of(observed(scene, clip, None if before is None else before.inputs.views))
         self.times: list[float] = self.inputs.views.time.tolist()
         self.distance = viewing_distance(self.inputs.views)
         """From a camera to what it looks at, in the clip's unit."""
-        self.turn = Turns()
+        self.turn = Turns() if turn is None else turn
         """Held while drawing: scenes need not bear two threads, and two would share the same cores."""
         self._track = Track.through(self.inputs.views)
         self._depths: tuple[float, float] | None = None
-        self.renders_depth, self.renders_opacity = _renders(scene, self.inputs.views)
+        if before is not None and self.live:  # until the end: colours would flicker
+            self._depths = before._depths
+        with self.turn:
+            self.renders_depth, self.renders_opacity = _renders(scene, self.inputs.views)
+
+    @property
+    def live(self) -> bool:
+        """Whether more inputs may come."""
+        return self.reading is not None and not self.reading.over
+
+    def told(self, reading: Reading) -> "Stage":
+        """The same stage with other news of how far its scene has come."""
+        other = copy.copy(self)
+        other.reading = reading
+        return other
 
     @property
     def knows_frames(self) -> bool:
