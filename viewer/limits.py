@@ -20,7 +20,7 @@ class Limits:
     far: float = math.inf
 
     @staticmethod
-    def of(pair: Sequence[float], what: str) -> "Limits":
+    def of(pair: Sequence[float | int], what: str) -> "Limits":
         """From two numbers as a panel has them: near and far, each 0 for no limit. ``what`` names them in errors."""
         near, far = (float(x) for x in pair)
         limits = Limits(near, math.inf if far == 0 else far)

@@ -5,6 +5,7 @@ import errno
 import io
 import socket
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fsm.errors import InputError
@@ -28,6 +29,7 @@ class Viewer:
         scene: Viewable,
         *,
         clip: Any = None,
+        compare: Viewable | Mapping[str, Viewable] | None = None,
         host: str = "127.0.0.1",
         port: int = 8080,
         token: str | None = None,
@@ -36,12 +38,14 @@ class Viewer:
     ) -> None:
         """Serve ``scene`` (anything with ``render``, ``inputs`` and ``hw``) at once, on the next port that is free.
 
-        ``clip`` is what it was made from, for pictures of the inputs. A ``host`` that others can reach needs a ``token``.
-        Bad values raise ``InputError``. ``port`` 0 takes any.
+        ``clip`` is what it was made from, for pictures of the inputs. ``compare``: another scene, or several by name, to
+        set beside it; they are taken to be in its space and on its clock. A ``host`` that others can reach needs a
+        ``token``. Bad values raise ``InputError``. ``port`` 0 takes any.
         """
         gate = Gate(host, token, max_clients)
         port = free_port(host, port)
-        self._stage = Stage(scene, clip)
+        others = compare if compare is None or isinstance(compare, Mapping) else {"Other scene": compare}
+        self._stage = Stage(scene, clip, others)
         self._sessions: dict[int, Session] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()

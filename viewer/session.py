@@ -9,6 +9,7 @@ from typing import Any
 
 from fsm.errors import InputError
 from fsm.viewer.cameras import Camera, place, up_direction
+from fsm.viewer.compare_part import ComparePart
 from fsm.viewer.input_part import InputPart
 from fsm.viewer.outbox import Outbox
 from fsm.viewer.panel import Panel
@@ -21,7 +22,7 @@ TICK = 1 / 30
 """Seconds between moments while playing; drawing keeps its own pace and skips."""
 READOUT = 0.25
 """Seconds between updates of the readout."""
-PARTS: tuple[Callable[["Session"], Part], ...] = (InputPart,)
+PARTS: tuple[Callable[["Session"], Part], ...] = (ComparePart, InputPart)
 """Beside time and picture, in the order in which they appear."""
 
 

@@ -33,6 +33,6 @@ def joined(left: Float[Tensor, "3 h w"], right: Float[Tensor, "3 h w"], column: 
         return right if column <= 0 else left
     picture = torch.cat([left[..., :column], right[..., column:]], dim=-1)
     thickness = max(1, round(width / LINES))
-    start = column - thickness // 2
+    start = max(column - thickness // 2, 0)
     picture[..., start : start + thickness] = picture.new_tensor(LINE)[:, None, None]
     return picture

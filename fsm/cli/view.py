@@ -37,6 +37,8 @@ class View:
     """For a clip: frames read, spread evenly over it; 0 reads all."""
     size: Annotated[str | None, flag("WxH", "128 pixels high")] = None
     """For a clip: working size; frames are scaled to cover it and cropped about the centre."""
+    compare: Annotated[str | None, flag("SCENE|FILE", "nothing")] = None
+    """Scene folder, or .ply, .splat or .spz file, to set beside it under a wipe line; in the same space, on the same clock."""
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
 
@@ -48,11 +50,22 @@ class View:
 
         Gate(self.host, self.token)  # refuse before a clip is reconstructed, not after
         free_port(self.host, self.port)
+        compare = self._compared()
         scene, clip = self._scene()
         name = Path(self.scene).name
-        viewer = Viewer(scene, clip=clip, host=self.host, port=self.port, token=self.token, name=name)
+        viewer = Viewer(scene, clip=clip, compare=compare, host=self.host, port=self.port, token=self.token, name=name)
         print(f"{self.scene} at {viewer.url} (Ctrl-C ends it)", flush=True)
         viewer.run()
+
+    def _compared(self) -> dict[str, Any]:
+        """The scene to compare with, by a name that tells it from the other."""
+        from fsm.open_scene import open_scene
+
+        if self.compare is None:
+            return {}
+        path = Path(self.compare)
+        name = path.parent.name if path.name == "scene.json" else path.name
+        return {str(path) if name == Path(self.scene).name else name: open_scene(path, choose_device(self.device))}
 
     def _scene(self) -> tuple[Any, "Clip | None"]:
         """What to show, and the clip it was made from where it was made now."""

@@ -66,6 +66,18 @@ def test_a_splat_file_is_opened(tmp_path: Path, visited: list, small_splats: Pat
     assert node["_image_data"] is None
 
 
+def test_a_scene_to_compare_with_is_opened_under_its_name(tmp_path: Path, visited: list, small_splats: Path) -> None:
+    other = small_splats.with_name("other.ply")
+    other.write_bytes(small_splats.read_bytes())
+    flags = ["--device", "cpu", "--port", "0"]
+    assert main(["view", str(small_splats), "--compare", str(other), *flags]) == 0
+    ((name, scene),) = visited[-1][0]._stage.compare.items()
+    assert name == "other.ply"
+    assert isinstance(scene, GaussianScene)
+    assert main(["view", str(small_splats), "--compare", str(small_splats), *flags]) == 0
+    assert list(visited[-1][0]._stage.compare) == [str(small_splats)]  # two of one name are told apart
+
+
 @pytest.fixture
 def small_splats(tmp_path: Path) -> Path:
     import torch
@@ -98,6 +110,7 @@ def test_refusals_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "broken.ply").write_bytes(b"ply\n")
     assert "broken.ply" in _complaint(capsys, str(tmp_path / "broken.ply"))
     assert "--inputs is for clips" in _complaint(capsys, str(tmp_path / "broken.ply"), "--inputs", "4")
+    assert "nothing is not a scene" in _complaint(capsys, "demo", "--compare", str(tmp_path / "nothing"))
     assert "port is 99999" in _complaint(capsys, "demo", "--port", "99999")
 
 
