@@ -35,6 +35,15 @@ class InputPart(Part):
         if text != self.nearest.content:
             self.nearest.content = text
 
+    def restaged(self) -> None:
+        """Add what is new and take away what is gone."""
+        inputs = self._host.stage.inputs
+        if len(inputs.shown) > 1 and not self.trail.visible:  # there was no trail to show or hide
+            self.trail.value = True
+            self._show()
+        self.trail.visible = len(inputs.shown) > 1
+        self._nodes.restage(inputs)
+
     def _build(self) -> InputNodes:
         return InputNodes(self._host.client, self._host.stage.inputs, self._host.look_through)
 

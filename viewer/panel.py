@@ -48,7 +48,7 @@ class Panel:
             "Follow the newest",
             True,
             visible=False,
-            hint="While the clock stands at the newest frame, it goes on with those that come.",
+            hint="The clock goes on with the frames that come, until you move it elsewhere.",
         )
         self.play = gui.add_button("Play", visible=moves)
         self.step = gui.add_button_group("Frame", ("Previous", "Next"), visible=moves)

@@ -5,12 +5,13 @@ import errno
 import io
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fsm.errors import InputError
 from fsm.viewer.cameras import Camera, up_direction
 from fsm.viewer.gate import MAX_CLIENTS, Gate, behind
+from fsm.viewer.reading import Reading, Stream
 from fsm.viewer.session import Session
 from fsm.viewer.stage import Stage, Viewable
 
@@ -46,6 +47,8 @@ class Viewer:
         port = free_port(host, port)
         others = compare if compare is None or isinstance(compare, Mapping) else {"Other scene": compare}
         self._stage = Stage(scene, clip, others)
+        self._showing = threading.Lock()
+        self._stream: Stream | None = None
         self._sessions: dict[int, Session] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -67,6 +70,43 @@ class Viewer:
         """Browsers being drawn for."""
         return len(self._sessions)
 
+    def show(self, scene: Viewable, clip: Any = None) -> None:
+        """Put ``scene`` in the place of the one shown; browsers keep camera, clock and controls as far as they fit it.
+
+        ``clip`` is what it was made from; the same object as before where a scene has grown, so that its frames are not
+        read again.
+        """
+        self._show(scene, clip, None)
+
+    def stream(self, scenes: Iterable[Viewable], *, clip: Any = None, total: int | None = None) -> None:
+        """Show each of ``scenes`` as it comes, in a thread that makes them, until they end or the viewer stops; return at once.
+
+        The one before is rendered while the next is made, so making must bear that: ``FSM.stream`` does. The panel says how
+        many of ``total`` frames were read, and why it ended early.
+        """
+        if self._stream is not None and self._stream.alive:
+            raise InputError("a stream is being read already; wait for its end or open another viewer.")
+        read = len(self._stage.scene.inputs)
+        self._show(None, clip, Reading(read, total))
+        self._stream = Stream(scenes, lambda scene, reading: self._show(scene, clip, reading), read, total)
+
+    def _show(self, scene: Viewable | None, clip: Any, reading: Reading | None) -> None:
+        """``scene`` or, where it is None or the one shown, only the news of it."""
+        with self._showing:
+            before = self._stage
+            if reading is not None and (scene is None or scene is before.scene):
+                stage = before.told(reading)
+            else:
+                assert scene is not None
+                compare = before.compare if clip is not None and clip is before.clip else None
+                stage = Stage(scene, clip, compare, turn=before.turn, before=before, reading=reading)
+            with self._lock:
+                self._stage, sessions = stage, list(self._sessions.values())
+            if stage.scene is not before.scene:
+                self._first_camera()
+            for session in sessions:
+                session.restage(stage)
+
     def run(self) -> None:
         """Serve until ``stop`` is called or the user interrupts."""
         with contextlib.suppress(KeyboardInterrupt):
@@ -80,6 +120,8 @@ class Viewer:
                 return
             self._stopped.set()
             sessions, self._sessions = list(self._sessions.values()), {}
+        if self._stream is not None:
+            self._stream.close()
         for session in sessions:
             session.close()
         with _quiet():
@@ -94,18 +136,21 @@ class Viewer:
         self.stop()
 
     def _dress(self, name: str) -> None:
-        """Title, up direction and the first camera of every browser: the first input's."""
-        server, inputs = self._server, self._stage.inputs.views
+        """Title, up direction and the first camera of every browser."""
+        server = self._server
         server.gui.configure_theme(show_share_button=False, show_logo=False)
         server.gui.set_panel_label(name)
-        up = up_direction(inputs)
-        server.scene.set_up_direction(up)
+        server.scene.set_up_direction(up_direction(self._stage.inputs.views))
+        self._first_camera()
+
+    def _first_camera(self) -> None:
+        """Let browsers start at the first input's camera; those that are there stay where they are."""
+        inputs, camera = self._stage.inputs.views, self._server.initial_camera
         first = Camera.of_view(inputs, self._stage.nearest(float(inputs.time.min())))
         start, forward = first.c2w[:3, 3], first.c2w[:3, 2]
-        camera = server.initial_camera
         camera.position = first.position
         camera.look_at = tuple((start + self._stage.distance * forward).tolist())
-        camera.up, camera.fov = up, first.fov
+        camera.up, camera.fov = up_direction(inputs), first.fov
 
     def _join(self, client: Any) -> None:
         session = Session(client, self._stage)
@@ -116,6 +161,9 @@ class Viewer:
                 self._sessions[client.client_id] = session
         if not welcome:
             session.close()
+            return
+        with self._showing:
+            session.restage(self._stage)  # it may have been replaced meanwhile
 
     def _leave(self, client: Any) -> None:
         with self._lock:

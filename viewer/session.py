@@ -1,6 +1,7 @@
 """One browser: its controls, its camera, its clock and the worker that draws for it."""
 
 import contextlib
+import dataclasses
 import threading
 import time
 from collections import deque
@@ -15,14 +16,18 @@ from fsm.viewer.outbox import Outbox
 from fsm.viewer.panel import Panel
 from fsm.viewer.parts import Host, Part, Tab, by_user
 from fsm.viewer.render_worker import BUDGETS, RenderWorker, Resolution
+from fsm.viewer.scale_part import ScalePart
 from fsm.viewer.stage import Job, Shot, Stage
 from fsm.viewer.time_controls import Playback
+from fsm.viewer.view_part import ViewPart
 
 TICK = 1 / 30
 """Seconds between moments while playing; drawing keeps its own pace and skips."""
+SAME_MOMENT = 0.006
+"""Seconds: what the slider rounds away."""
 READOUT = 0.25
 """Seconds between updates of the readout."""
-PARTS: tuple[Callable[["Session"], Part], ...] = (ComparePart, InputPart)
+PARTS: tuple[Callable[["Session"], Part], ...] = (ComparePart, ViewPart, InputPart, ScalePart)
 """Beside time and picture, in the order in which they appear."""
 
 
@@ -38,6 +43,8 @@ class Session(Host):
         self._playing = threading.Event()
         self._closed = False
         self._playback = Playback.over(stage.times)
+        if stage.live:
+            self._playback = self._playback.sought(stage.times[-1])
         self._failed: str | None = None
         self._delivered: deque[float] = deque(maxlen=16)
         self._told = 0.0
@@ -45,6 +52,7 @@ class Session(Host):
         self._outbox = Outbox(client)
         height = stage.scene.hw[0]
         self._panel = Panel(client.gui, self._playback, stage.modes, height)
+        self._panel.show_reading(stage.reading)
         self._worker = RenderWorker[Job, Shot](
             self._draw, self._deliver, self._fail, ready=lambda: self._outbox.taken, turn=stage.turn
         )
@@ -55,11 +63,28 @@ class Session(Host):
         self._ticker.start()
         self.refresh()
 
+    def restage(self, stage: Stage) -> None:
+        """Look at another stage: camera, clock and controls stay as far as they fit it."""
+        with self._lock:
+            if self._closed or stage is self.stage:
+                return
+            follow = self.stage.live and self._panel.newest.value and not self._playback.playing
+            self.stage = stage
+            playback = self._playback.over_frames(stage.times)
+            with self.client.atomic():
+                self._panel.restage(playback, stage.modes, stage.scene.hw[0])
+                self._panel.show_reading(stage.reading)
+            for part in self._parts:
+                part.restaged()
+            self.change(lambda _: playback.sought(stage.times[-1]) if follow else playback)
+
     def close(self) -> None:
-        """Stop its threads. What it showed belongs to the browser and went with it."""
+        """Stop its threads. What it showed belongs to the browser and went with it, or is taken away by others."""
         with self._lock:  # no event may let the clock wait again
             self._closed = True
             self._playing.set()
+        with contextlib.suppress(ValueError):  # viser offers no way to take a callback back
+            self.client.camera._state.camera_cb.remove(self._moved)
         for part in self._parts:
             part.close()
         self._worker.close()
@@ -147,6 +172,9 @@ class Session(Host):
             self._playback = playback
             (self._playing.set if playback.playing else self._playing.clear)()
             self._panel.show_playback(playback)
+            if moved and self.stage.live:
+                at_newest = abs(playback.cursor - self.stage.times[-1]) < SAME_MOMENT
+                self._panel.newest.value = at_newest and not playback.playing
             if moved and self._at_input():
                 self.go_to(Camera.of_view(self.stage.inputs.views, self.stage.nearest(playback.moment)))
             elif moved and playback.follow:
@@ -168,10 +196,15 @@ class Session(Host):
         for control in (panel.height, panel.transfer, panel.quality):
             control.on_update(user(lambda _: self.refresh()))
         panel.reset.on_click(user(lambda _: self._reset()))
+        panel.newest.on_update(user(lambda _: self._follow_newest()))
         self.client.camera.on_update(self._moved)
 
     async def _moved(self, _: Any) -> None:
         self.refresh()
+
+    def _follow_newest(self) -> None:
+        if self._panel.newest.value:
+            self.change(lambda playback: playback.sought(self.stage.times[-1]).paused())
 
     def _toggle(self) -> None:
         self.change(lambda playback: playback.paused() if playback.playing else playback.played())
@@ -194,7 +227,9 @@ class Session(Host):
     def _draw(self, job: Job, full: bool) -> tuple[Shot, bool]:
         self._resolution.budget = BUDGETS[self._panel.pace.value]
         height = job.height if full else self._resolution.height(job.camera.hw(job.height))
-        shot = self.stage.draw(job, height)
+        stage = self.stage
+        job = dataclasses.replace(job, frame=stage.nearest(job.seconds))  # it may have been asked of the stage before
+        shot = stage.draw(job, height)
         h, w = shot.picture.shape[:2]
         self._resolution.observe(h * w, shot.seconds)
         return shot, height >= job.height
