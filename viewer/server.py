@@ -124,7 +124,7 @@ class Viewer:
             self._stream.close()
         for session in sessions:
             session.close()
-        with _quiet():
+        with quiet():
             self._server.stop()
 
     def __enter__(self) -> "Viewer":
@@ -201,7 +201,7 @@ def start_server(host: str, port: int, gate: Gate) -> "viser.ViserServer":
         def request_share_url(self, verbose: bool = True) -> None:
             """Any browser could ask for it; that would widen what was bound to one address."""
 
-    with behind(gate), _quiet():
+    with behind(gate), quiet():
         server = Server(host=host, port=port, verbose=False)
     if not gate.used:
         server.stop()
@@ -210,7 +210,7 @@ def start_server(host: str, port: int, gate: Gate) -> "viser.ViserServer":
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
     """viser announces itself with an address that lacks the token."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
