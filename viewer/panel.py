@@ -10,6 +10,8 @@ from fsm.viewer.time_controls import SPEEDS, Playback
 
 HEIGHTS = (96, 128, 192, 256, 384, 512, 720, 1080)
 JPEG_QUALITY = 90
+LAST = 1e9
+"""Order of what stays below that which parts add."""
 
 
 class Panel:
@@ -36,7 +38,9 @@ class Panel:
             self.transfer = gui.add_dropdown("Send as", ("JPEG", "PNG"), hint="PNG is exact, and slower.")
             self.quality = gui.add_slider("JPEG quality", 40, 100, 1, JPEG_QUALITY)
             self.reset = gui.add_button(
-                "Reset view", hint="Camera, up direction, depth limits, comparison and mode as at the start."
+                "Reset view",
+                hint="Camera, up direction, depth limits, comparison and mode as at the start.",
+                order=LAST,
             )
 
     def _time(self, gui: Any, playback: Playback) -> None:
