@@ -46,16 +46,21 @@ class Tracks:
         chosen = [a + int(seen[a:b].argmax()) for a, b in itertools.pairwise(edges)]
         return dataclasses.replace(self, points=self.points[chosen])
 
-    def at(self, seconds: float) -> Float[Tensor, "n 3"]:
-        """Where the points are at ``seconds``: linear between moments; NaN outside them and beside unseen ones."""
-        times = self.times
-        j = int(torch.searchsorted(times, seconds))  # times[j - 1] < seconds <= times[j]
-        if j < len(times) and float(times[j]) == seconds:
-            return self.points[:, j]
-        if j == 0 or j == len(times):
-            return torch.full_like(self.points[:, 0], torch.nan)
-        share = (seconds - float(times[j - 1])) / float(times[j] - times[j - 1])
-        return torch.lerp(self.points[:, j - 1], self.points[:, j], share)
+    def at(self, seconds: Float[Tensor, " k"]) -> Float[Tensor, "n k 3"]:
+        """Where the points are at other moments, ``seconds``: straight from one of their own to the next.
+
+        NaN before the first and after the last of their own moments, and between two where a point is unseen at either.
+        """
+        seconds = seconds.to(self.times)
+        high = torch.searchsorted(self.times, seconds)  # times[high - 1] < seconds <= times[high]
+        inside = high < len(self.times)
+        high = high.clamp_max(len(self.times) - 1)
+        exact = self.times[high] == seconds
+        low = torch.where(exact, high, (high - 1).clamp_min(0))
+        inside &= exact | (high > 0)
+        share = (seconds - self.times[low]) / (self.times[high] - self.times[low]).clamp_min(1e-12)
+        found = torch.lerp(self.points[:, low], self.points[:, high], share[:, None])
+        return torch.where(inside[:, None], found, torch.nan)
 
 
 def read_tracks(path: Path, times: Float[Tensor, " t"], numbers: Sequence[int], frames: int) -> Tracks:

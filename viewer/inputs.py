@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from numpy import ndarray
 
 from fsm.memory_scene import MemoryScene
@@ -24,6 +24,8 @@ NEAR = 4.0
 HIGHLIGHT = (255, 140, 0)
 SAME_MOMENT = 1e-3
 """Seconds within which a clip's frame is an input's."""
+SAME_PLACE = 0.02
+"""Of the distance to what the cameras look at: within that the frame's camera is an input's, refined or not."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,33 @@ def observed(scene: Any, clip: Any = None, known: Views | None = None) -> Views:
         return scene.observed.to("cpu")
     if clip is None:
         return inputs
-    gaps = (clip.cameras.time[None, :] - inputs.time[:, None]).abs()
-    if float(gaps.amin(1).max()) > SAME_MOMENT:
-        return inputs  # another clip, or another cut of it
+    frames = frames_at(inputs, clip)
+    if frames is None:
+        return inputs
     have: dict[float, torch.Tensor] = {}
     if known is not None and known.rgb is not None and known.hw == inputs.hw:
         have = dict(zip(known.time.tolist(), known.rgb, strict=True))
     new = [i for i, t in enumerate(inputs.time.tolist()) if t not in have]
     if new:
-        read = clip.views(gaps[new].argmin(1), inputs.hw)
+        read = clip.views(frames[new], inputs.hw)
         have |= dict(zip(inputs.time[new].tolist(), read.rgb, strict=True))
     rgb = torch.stack([have[t] for t in inputs.time.tolist()])
     return Views(inputs.c2w, inputs.intrinsics, inputs.time, inputs.hw, rgb)
+
+
+def frames_at(inputs: Views, clip: Any) -> Int[torch.Tensor, " v"] | None:
+    """Indices of the clip's frames of the inputs' moments; None where it lacks one: another clip, or another cut of it."""
+    gaps = (clip.cameras.time[None, :] - inputs.time.cpu()[:, None]).abs()
+    return None if float(gaps.amin(1).max()) > SAME_MOMENT else gaps.argmin(1)
+
+
+def made_from(inputs: Views, clip: Any) -> bool:
+    """Whether a scene with these inputs lies in the space of ``clip`` and on its clock: the same moments, from the same places."""
+    frames = frames_at(inputs, clip)
+    if frames is None:
+        return False
+    apart = (clip.cameras.c2w[frames, :3, 3] - inputs.c2w.cpu()[:, :3, 3]).norm(dim=-1)
+    return float(apart.max()) < SAME_PLACE * viewing_distance(inputs)
 
 
 def frustum_size(views: Views) -> float:

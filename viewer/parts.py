@@ -49,6 +49,10 @@ class Host(ABC):
         """Go to where input ``index`` was taken, and when, unless time is frozen."""
 
     @abstractmethod
+    def showed(self, seconds: float) -> None:
+        """Tell all parts that the browser was sent what the scene looks like at ``seconds``."""
+
+    @abstractmethod
     def refresh(self) -> None:
         """Ask for the picture of the present moment, camera and controls."""
 
@@ -66,6 +70,12 @@ class Part:
 
     def asked(self, camera: Camera, seconds: float) -> None:
         """A picture from ``camera`` at ``seconds`` was asked for: the place to let things in the scene follow. Be quick."""
+
+    def shown(self, seconds: float) -> None:
+        """The browser was sent what the scene looks like at ``seconds``: the place for what must keep pace with pictures.
+
+        Comes from any thread; while a slow browser takes no pictures, it does not come.
+        """
 
     def reset(self) -> None:
         """The user wants to see what one sees at first: put back what hides, tints or turns the picture; do not refresh."""

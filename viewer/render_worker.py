@@ -60,6 +60,10 @@ class Schedule(Generic[Job]):
             return Work(job, full=True)
         return None
 
+    def forget(self) -> None:
+        """Nothing is wanted any more."""
+        self._newest = self._owed = None
+
     def done(self, job: Job) -> None:
         """Nothing is owed for ``job`` any more: it was drawn at full size at once, or cannot be drawn."""
         if self._owed is job:
@@ -185,6 +189,11 @@ class RenderWorker(Generic[Job, Picture]):
         with self._changed:
             self._schedule.submit(job, self._clock())
             self._changed.notify()
+
+    def forget(self) -> None:
+        """Drop what waits; a picture in work is still delivered."""
+        with self._changed:
+            self._schedule.forget()
 
     def close(self, timeout: float = 5.0) -> None:
         """Stop after the picture in work, whose delivery is dropped; called twice, or by the worker itself, it is harmless."""

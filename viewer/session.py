@@ -19,6 +19,7 @@ from fsm.viewer.render_worker import BUDGETS, RenderWorker, Resolution
 from fsm.viewer.scale_part import ScalePart
 from fsm.viewer.stage import Job, Shot, Stage
 from fsm.viewer.time_controls import Playback
+from fsm.viewer.tracks_part import TracksPart
 from fsm.viewer.view_part import ViewPart
 
 TICK = 1 / 30
@@ -27,7 +28,7 @@ SAME_MOMENT = 0.006
 """Seconds: what the slider rounds away."""
 READOUT = 0.25
 """Seconds between updates of the readout."""
-PARTS: tuple[Callable[["Session"], Part], ...] = (ComparePart, ViewPart, InputPart, ScalePart)
+PARTS: tuple[Callable[["Session"], Part], ...] = (ComparePart, ViewPart, InputPart, TracksPart, ScalePart)
 """Beside time and picture, in the order in which they appear."""
 
 
@@ -46,6 +47,7 @@ class Session(Host):
         if stage.live:
             self._playback = self._playback.sought(stage.times[-1])
         self._failed: str | None = None
+        self._backdrop: tuple[int, int, int] | None = None
         self._delivered: deque[float] = deque(maxlen=16)
         self._told = 0.0
         self._resolution = Resolution()
@@ -115,9 +117,26 @@ class Session(Host):
             except InputError as error:
                 self._fail(error)
                 return
-            self._worker.submit(job)
+            self._request(job)
             for part in self._parts:
                 part.asked(job.camera, job.seconds)
+
+    def _request(self, job: Job) -> None:
+        """Have ``job`` drawn, or leave that to the browser."""
+        before, self._backdrop = self._backdrop, job.backdrop
+        if job.backdrop is None:
+            self._worker.submit(job)
+        elif job.backdrop != before:
+            self._worker.forget()
+            self._outbox.plain(job.backdrop)
+            self._failed = None
+            self._panel.show_error(None)
+            self._panel.status.content = "Drawn by the browser."
+
+    def showed(self, seconds: float) -> None:
+        """Let the parts keep pace with what the browser was sent."""
+        for part in self._parts:
+            part.shown(seconds)
 
     def _job(self) -> Job:
         """What clock, camera and controls ask for now; ``InputError`` where they make no sense."""
@@ -236,6 +255,10 @@ class Session(Host):
 
     def _deliver(self, job: Job, shot: Shot) -> None:
         self._outbox.send(shot.picture, self._panel.transfer.value, int(self._panel.quality.value))
+        if self._backdrop is not None:  # chosen while this was drawn
+            self._outbox.plain(self._backdrop)
+            return
+        self.showed(job.seconds)
         self.client.flush()
         now = self._clock()
         self._delivered.append(now)

@@ -13,13 +13,15 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from fsm.datasets.base import Clip
+from fsm.datasets.tracks import Tracks
 from fsm.errors import InputError
 from fsm.renderers.camera_paths import Track
 from fsm.renderers.gaussian_scene import GaussianScene
 from fsm.renderers.sequence import depth_range
 from fsm.viewer import modes
 from fsm.viewer.cameras import Camera, viewing_distance
-from fsm.viewer.inputs import InputCameras, observed
+from fsm.viewer.inputs import InputCameras, made_from, observed
 from fsm.viewer.limits import Limits, within
 from fsm.viewer.reading import Reading
 from fsm.viewer.render_worker import Turns
@@ -69,6 +71,8 @@ class Job:
     """Depths that are shown."""
     depths: Limits = Limits()
     """Ends of the colour map of depth; an open one is found from the inputs."""
+    backdrop: tuple[int, int, int] | None = None
+    """Colour to send in place of a picture, bytes: the browser draws the scene itself, before that."""
 
     @property
     def at_input(self) -> bool:
@@ -110,6 +114,8 @@ class Stage:
         self.compare: dict[str, Viewable] = dict(compare or {})
         """Other scenes, in the same space and on the same clock."""
         self.inputs = InputCameras.of(observed(scene, clip, None if before is None else before.inputs.views))
+        self.tracks = _tracks(scene.inputs, clip) if before is None else before.tracks
+        """Points of the clip followed in 3D; None where it carries none, or is not what the scene was made from."""
         self.times: list[float] = self.inputs.views.time.tolist()
         self.distance = viewing_distance(self.inputs.views)
         """From a camera to what it looks at, in the clip's unit."""
@@ -222,6 +228,10 @@ class Stage:
         if not near < far and not wanted.open:
             raise InputError(f"the colours of depth would run from {near:.4g} to {far:.4g}; choose both ends.")
         return near, far
+
+
+def _tracks(inputs: Views, clip: Any) -> Tracks | None:
+    return clip.tracks() if isinstance(clip, Clip) and made_from(inputs, clip) else None
 
 
 def _renders(scene: Viewable, inputs: Views) -> tuple[bool, bool]:

@@ -30,13 +30,13 @@ def dense(tracks: int = 5, frames: int = FRAMES) -> np.ndarray:
 
 def ragged(points: np.ndarray) -> dict[str, Any]:
     """The same in the published layout."""
-    seen: np.ndarray = np.isfinite(points).all(axis=-1)
+    seen = np.asarray(np.isfinite(points).all(axis=-1))
     return dict(zip(PUBLISHED, (seen.sum(1), np.nonzero(seen)[1], points[seen]), strict=True))
 
 
 def preview(points: np.ndarray) -> dict[str, Any]:
     """The same in the preview's layout, which repeats the last place where nothing is seen."""
-    seen: np.ndarray = np.isfinite(points).all(axis=-1)
+    seen = np.asarray(np.isfinite(points).all(axis=-1))
     return {"pts3d": np.where(seen[..., None], points, np.float32(7.0)).astype(np.float16), "vis3d": seen}
 
 
@@ -75,11 +75,10 @@ def test_a_folder_gives_the_tracks_beside_its_video_at_the_frames_of_its_views(t
 def test_between_moments_points_move_straight_and_outside_there_are_none() -> None:
     points = torch.tensor([[[0.0, 0, 0], [1.0, 0, 0], [NAN, NAN, NAN], [3.0, 0, 0]]])
     tracks = Tracks(points, torch.tensor([0.0, 0.5, 1.0, 1.5]))
-    assert tracks.at(0.25)[0].tolist() == [0.5, 0, 0]
-    assert tracks.at(0.5)[0].tolist() == [1, 0, 0]
-    assert tracks.at(1.5)[0].tolist() == [3, 0, 0]
-    for seconds in (-0.1, 0.75, 1.0, 1.2, 1.6):
-        assert bool(tracks.at(seconds).isnan().all()), seconds
+    inside = tracks.at(torch.tensor([0.25, 0.5, 0.0, 1.5]))[0]
+    assert inside.tolist() == [[0.5, 0, 0], [1, 0, 0], [0, 0, 0], [3, 0, 0]]
+    outside = tracks.at(torch.tensor([-0.1, 0.75, 1.0, 1.2, 1.6]))
+    assert bool(outside.isnan().all())
 
 
 def test_some_are_spread_over_all_and_are_the_ones_seen_longest() -> None:

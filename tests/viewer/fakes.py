@@ -1,8 +1,10 @@
 """A scene whose pixels say what was asked of it, and a browser reduced to its socket."""
 
 import contextlib
+import dataclasses
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,16 @@ def until(true: Callable[[], Any], seconds: float = 10.0) -> Any:
     return value
 
 
+@dataclasses.dataclass
+class Download:
+    """A file that the server sends."""
+
+    name: str
+    size: int
+    uuid: str
+    content: bytes = b""
+
+
 class FakeBrowser:
     """Speaks viser's protocol as far as needed: sends cameras and control values, keeps pictures and controls."""
 
@@ -85,6 +97,7 @@ class FakeBrowser:
         self.controls: dict[str, dict[str, Any]] = {}
         self.nodes: dict[str, dict[str, Any]] = {}
         self.moves: list[dict[str, Any]] = []
+        self.files: list[Download] = []
         self.reader = threading.Thread(target=self._read, daemon=True)
         if reading:
             self.reader.start()
@@ -111,8 +124,24 @@ class FakeBrowser:
 
     def use(self, label: str, value: Any) -> None:
         """What the user does to the control called ``label``."""
-        uuid = until(lambda: self.find(label))["uuid"]
-        self.send("GuiUpdateMessage", uuid=uuid, updates={"value": value})
+        control = until(lambda: self.find(label))["uuid"]
+        self.send("GuiUpdateMessage", uuid=control, updates={"value": value})
+
+    def upload(self, label: str, name: str, content: bytes, claimed: int | None = None, part: int = 512 << 10) -> None:
+        """What the page does when the user picks a file for the button called ``label``."""
+        button, transfer = until(lambda: self.find(label))["uuid"], str(uuid.uuid4())
+        parts = [content[i : i + part] for i in range(0, len(content), part)]
+        source = {"source_component_uuid": button, "transfer_uuid": transfer}
+        size = len(content) if claimed is None else claimed
+        about = {"filename": name, "mime_type": "application/json", "part_count": len(parts), "size_bytes": size}
+        self.send("FileTransferStartUpload", **source, **about)
+        for i, piece in enumerate(parts):
+            self.send("FileTransferPart", **source, part_index=i, content=piece)
+
+    def file(self, seconds: float = 30.0) -> "Download":
+        """The next file that arrives whole; it is taken out of ``files``."""
+        until(lambda: self.files and len(self.files[0].content) == self.files[0].size, seconds)
+        return self.files.pop(0)
 
     def drain(self) -> None:
         """Read on until the server closes the socket, which raises."""
@@ -151,8 +180,18 @@ class FakeBrowser:
     def _take(self, raw: bytes) -> None:
         size, packed = (int.from_bytes(raw[i : i + 8], "little") for i in (0, 8))
         inner = zstandard.ZstdDecompressor().decompress(raw[16 : 16 + packed], max_output_size=size)
-        for message in msgspec.msgpack.decode(inner)["messages"]:
+        whole = msgspec.msgpack.decode(inner)
+        arrays, start = [], 16 + packed
+        for length in whole["binaryBufferLengths"]:
+            start += -start % 8
+            arrays.append(raw[start : start + length])
+            start += length
+        for message in whole["messages"]:
             kind = message["type"]
+            for fields in (message.get("props"), message.get("updates")):
+                for key, value in (fields or {}).items():
+                    if isinstance(value, dict) and "__binary_index" in value:
+                        fields[key] = np.frombuffer(arrays[value["__binary_index"]], dtype=value["dtype"])
             if kind == "BackgroundImageMessage" and message["rgb_data"] is not None:
                 coded = np.frombuffer(message["rgb_data"], dtype=np.uint8)
                 self.pictures.append(np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[..., ::-1])
@@ -161,8 +200,14 @@ class FakeBrowser:
             elif kind.startswith("Gui") and "uuid" in message:
                 known = {"uuid": message["uuid"], "value": message.get("value"), **(message.get("props") or {})}
                 self.controls.setdefault(message["uuid"], {}).update(known)
+            elif kind == "FileTransferStartDownload":
+                self.files.append(Download(message["filename"], message["size_bytes"], message["transfer_uuid"]))
+            elif kind == "FileTransferPart":
+                next(f for f in self.files if f.uuid == message["transfer_uuid"]).content += message["content"]
             elif kind.startswith("SetCamera"):
                 self.moves.append(message)
+            elif kind == "RemoveSceneNodeMessage":
+                self.nodes.pop(message["name"], None)
             elif "name" in message:
                 node = self.nodes.setdefault(message["name"], {})
                 node.update(message.get("props") or {}, **(message.get("updates") or {}))
