@@ -30,7 +30,11 @@ class ViewPart(Part):
         deep = host.stage.renders_depth
         with host.tab("Scene"), gui.add_folder("View"):
             self.fov = gui.add_slider(
-                "Field of view (°)", *FIELDS, 0.1, _degrees(host.client.camera.fov), hint="From top to bottom."
+                "View angle (°)",
+                *FIELDS,
+                0.1,
+                _degrees(host.client.camera.fov),
+                hint="Field of view, from top to bottom.",
             )
             self.limits = gui.add_vector2(
                 "Near, far",
