@@ -3,39 +3,49 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from fsm.cli.common import check_output, flag, progress, save_settings
 from fsm.errors import InputError
+from fsm.files import atomic_file
 
 if TYPE_CHECKING:
     from fsm.renderers.gaussian_scene import GaussianScene
     from fsm.renderers.splat_files import SplatTable
     from fsm.renderers.splat_files.scene_tables import SceneTables
 
-SUFFIXES = {".ply": "ply", ".splat": "splat", ".spz": "spz", ".safetensors": "safetensors"}
+SUFFIXES = {
+    ".ply": "ply",
+    ".splat": "splat",
+    ".spz": "spz",
+    ".safetensors": "safetensors",
+    ".html": "html",
+    ".viser": "viser",
+}
+RECORDINGS = ("html", "viser")
+SEQUENCE_FPS = 30.0
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write a scene's Gaussians as .ply, .splat, .spz, a PLY sequence or safetensors."""
+    """Write a scene's Gaussians as .ply, .splat, .spz, a PLY sequence, safetensors or a web page that plays."""
 
     scene: tyro.conf.Positional[Annotated[Path, flag("SCENE", "")]]
     """Scene folder with Gaussians, or a .ply, .splat or .spz file to convert."""
     output: Annotated[Path, flag("PATH", short="-o")] = Path("outputs/scene.ply")
     """File to write; a folder for a PLY sequence."""
     format: Annotated[
-        Literal["ply", "ply-sequence", "splat", "spz", "safetensors"] | None,
-        flag("ply|ply-sequence|splat|spz|safetensors", "by the output's suffix"),
+        Literal["ply", "ply-sequence", "splat", "spz", "safetensors", "html", "viser"] | None,
+        flag("ply|ply-sequence|splat|spz|safetensors|html|viser", "by the output's suffix"),
     ] = None
     """What to write; a path without suffix is a PLY sequence."""
     time: Annotated[float | None, flag("SECONDS", "the clip's middle")] = None
     """Moment to write, in seconds of the clip."""
-    fps: Annotated[float, flag("RATE")] = 30.0
-    """Frames per second of a PLY sequence."""
-    up: Annotated[Literal["-y", "y", "z", "-z", "x", "-x"], flag("AXIS")] = "-y"
+    fps: Annotated[float | None, flag("RATE", "30; a page 10")] = None
+    """Frames per second of a PLY sequence; moments per second of a page."""
+    up: Annotated[Literal["-y", "y", "z", "-z", "x", "-x"] | None, flag("AXIS", "-y; in a page the cameras'")] = None
     """Axis that points up in the file: y for viewers that show the scene upside down."""
     min_opacity: Annotated[float, flag("ALPHA")] = 0.0
     """Leave out Gaussians less opaque than this (at the moment written)."""
@@ -48,14 +58,21 @@ class Export:
         if not 0.0 <= self.min_opacity <= 1.0:
             raise InputError(f"min-opacity is {self.min_opacity}; choose a number from 0 to 1.")
         self._check_place(kind)
-        a_file = self.scene.is_file() and self.scene.name != "scene.json"
-        said, seconds = self._convert(kind) if a_file else self._from_scene(kind)
+        if kind in RECORDINGS:
+            said, resolved = self._record(kind)
+        else:
+            said, seconds = self._convert(kind) if self._is_file else self._from_scene(kind)
+            resolved = {"time": seconds}
         if kind != "ply-sequence":
             size = self.output.stat().st_size
             settings = self.output.with_name(f"{self.output.name}.yaml")
-            save_settings(settings, self, format=kind, time=seconds)
+            save_settings(settings, self, format=kind, **resolved)
             said += f", {size / 1e6:.2f} MB"
         print(f"{said}; in {self.output}")
+
+    @property
+    def _is_file(self) -> bool:
+        return self.scene.is_file() and self.scene.name != "scene.json"
 
     def _kind(self) -> str:
         suffix = self.output.suffix.lower()
@@ -83,15 +100,39 @@ class Export:
         if self.output.exists() and self.scene.exists() and self.output.samefile(self.scene):
             raise InputError(f"output is {self.output}, the scene itself; choose another name.")
 
+    def _record(self, kind: str) -> tuple[str, dict[str, Any]]:
+        """All moments for a browser: what was written, and the settings that were left open."""
+        from fsm.renderers.splat_files import open_splats
+        from fsm.viewer.recording import FPS, record
+
+        if self.time is not None:
+            raise InputError(f"--time is for a single moment, a {kind} recording has all; leave it out.")
+        scene = open_splats(self.scene, drop_invalid=self.drop_invalid) if self._is_file else self._gaussians()
+        fps = FPS if self.fps is None else self.fps
+        recording = record(
+            scene,
+            "html" if kind == "html" else "viser",
+            fps=fps,
+            min_opacity=self.min_opacity,
+            up=self.up,
+            name=self.scene.resolve().name,
+        )
+        with atomic_file(self.output) as temporary:
+            temporary.write_bytes(recording.content)
+        moments = len(recording.moments)
+        pace = f"{moments} moments at {fps:g} a second" if moments > 1 else "1 moment"
+        most = recording.still + recording.moving
+        return f"{pace} of up to {most} Gaussians, {recording.still} of them at rest", {"fps": fps}
+
     def _convert(self, kind: str) -> tuple[str, None]:
         """From one splat file to another; values that both formats hold are carried over to the bit."""
         from fsm.renderers.splat_files import read_table, up_rotation, write_table
 
         if kind in ("ply-sequence", "safetensors"):
-            raise InputError(f"{self.scene} is a splat file, which does not move; choose ply, splat or spz.")
+            raise InputError(f"{self.scene} is a splat file, which does not move; choose ply, splat, spz or html.")
         if self.time is not None:
             raise InputError(f"{self.scene} is a splat file, which does not move; leave --time out.")
-        table = self._pruned(read_table(self.scene, self.drop_invalid).rotated(up_rotation(self.up)))
+        table = self._pruned(read_table(self.scene, self.drop_invalid).rotated(up_rotation(self.up or "-y")))
         write_table(self.output, table, kind)
         return f"{len(table)} Gaussians of degree {table.sh_degree}", None
 
@@ -102,7 +143,7 @@ class Export:
         from fsm.renderers.splat_files.sequence import write_moving
 
         scene = self._gaussians()
-        tables = SceneTables.of(scene, up_rotation(self.up))
+        tables = SceneTables.of(scene, up_rotation(self.up or "-y"))
         if kind == "ply-sequence":
             return self._sequence(scene, tables), None
         if kind == "safetensors":
@@ -147,14 +188,15 @@ class Export:
     def _sequence(self, scene: "GaussianScene", tables: "SceneTables") -> str:
         from fsm.renderers.splat_files.sequence import frame_times, write_ply_sequence
 
-        times = frame_times(scene.inputs.time, self.fps)
+        fps = SEQUENCE_FPS if self.fps is None else self.fps
+        times = frame_times(scene.inputs.time, fps)
 
         def frames() -> Iterator[tuple[float, "SplatTable"]]:
             for seconds in progress(times, len(times), "exporting"):
                 yield seconds, self._pruned(tables.at(seconds))
 
         def settings(folder: Path) -> None:
-            save_settings(folder / "export.yaml", self, format="ply-sequence")
+            save_settings(folder / "export.yaml", self, format="ply-sequence", fps=fps)
 
-        counts = write_ply_sequence(self.output, frames(), self.fps, settings)
-        return f"{len(times)} frames at {self.fps:g} fps of {min(counts)} to {max(counts)} Gaussians"
+        counts = write_ply_sequence(self.output, frames(), fps, settings)
+        return f"{len(times)} frames at {fps:g} fps of {min(counts)} to {max(counts)} Gaussians"

@@ -24,9 +24,12 @@ FROM, TO = 5.0, 95.0  # percent: few stray splats far away must not decide
 MARGIN = 1.15
 
 
-def open_splats(path: Path | str, device: torch.device | str = "cpu") -> GaussianScene:
-    """The Gaussians of a splat file as a scene without motion, seen by ``default_views``; bad files raise ``InputError``."""
-    table = read_table(path)
+def open_splats(path: Path | str, device: torch.device | str = "cpu", *, drop_invalid: bool = False) -> GaussianScene:
+    """The Gaussians of a splat file as a scene without motion, seen by ``default_views``; bad files raise ``InputError``.
+
+    ``drop_invalid`` leaves out what is NaN or infinite instead of refusing the file.
+    """
+    table = read_table(path, drop_invalid)
     if len(table) == 0:
         raise InputError(f"{path} holds no Gaussians; there is nothing to see.")
     return GaussianScene(

@@ -14,6 +14,7 @@ from fsm.cli import main
 from fsm.renderers.gaussian_scene import GaussianScene
 from fsm.renderers.splat_files import SplatTable, read_table, up_rotation, write_table
 from fsm.renderers.splat_files.scene_tables import SceneTables
+from fsm.viewer.recording import record
 from tests.cli.small_inputs import refused
 from tests.renderers.splat_files.tables import assert_same_bits, random_table
 from tests.renderers.splat_files.test_scenes import moving_scene
@@ -63,6 +64,40 @@ def test_sequence_and_safetensors(scene: Path, tmp_path: Path, capsys: pytest.Ca
     assert load_file(tmp_path / "a.safetensors")["velocities"].shape == (200, 3)
 
 
+def test_a_page_and_a_recording(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--min-opacity", "0.1", "--up", "z"]
+    for name, more, moments, fps in (("a.html", [], 21, 10.0), ("b.viser", ["--fps", "4"], 9, 4.0)):
+        assert main(["export", str(scene), "-o", str(tmp_path / name), *flags, *more]) == 0
+        said = capsys.readouterr()
+        kind = name.split(".")[1]
+        film = record(
+            GaussianScene.load(scene),
+            "html" if kind == "html" else "viser",
+            fps=fps,
+            min_opacity=0.1,
+            up="z",
+            name="scene",
+        )
+        assert said.err == ""
+        assert f"{moments} moments at {fps:g} a second of up to {film.still + film.moving} Gaussians" in said.out
+        assert (tmp_path / name).stat().st_size == pytest.approx(len(film.content), rel=0.01)
+        settings = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())
+        assert (settings["format"], settings["fps"], settings["up"]) == (kind, fps, "z")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "a.html.yaml", "b.viser", "b.viser.yaml"]
+    assert (tmp_path / "a.html").read_bytes()[:15] == b"<!doctype html>"
+
+
+def test_a_splat_file_becomes_a_page_of_one_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = random_table(n=9)
+    means = table.means.clone()
+    means[4] = float("nan")
+    write_table(tmp_path / "a.ply", dataclasses.replace(table, means=means))
+    command = ["export", tmp_path / "a.ply", "-o", tmp_path / "a.html"]
+    assert "--drop-invalid" in refused(command, capsys, tmp_path)
+    assert main([*map(str, command), "--drop-invalid"]) == 0
+    assert "1 moment of up to 8 Gaussians, 8 of them at rest" in capsys.readouterr().out
+
+
 def test_files_become_other_files(tmp_path: Path) -> None:
     table = random_table(degree=2)
     write_table(tmp_path / "a.ply", table)
@@ -90,7 +125,7 @@ def test_invalid_gaussians_can_be_left_out(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["-o", "a.obj"], "end it in .ply, .splat, .spz, .safetensors, or say --format"),
+        (["-o", "a.obj"], "end it in .ply, .splat, .spz, .safetensors, .html, .viser, or say --format"),
         (["-o", "a.ply", "--format", "spz"], "leave one of them out"),
         (["-o", "a.ply", "--time", "9"], "time is 9, outside the clip; choose from 1.000 to 3.000 seconds"),
         (["-o", "a.ply", "--time", "nan"], "time is nan, outside the clip"),
@@ -104,6 +139,10 @@ def test_invalid_gaussians_can_be_left_out(tmp_path: Path, capsys: pytest.Captur
         (["-o", "notes/todo.txt", "--format", "ply-sequence"], "is a file; name a folder"),
         (["-o", "notes", "--format", "ply"], "a folder; name a file for ply"),
         (["-o", "a.safetensors", "--time", "1"], "leave --time and --min-opacity out"),
+        (["-o", "a.html", "--time", "1"], "--time is for a single moment, a html recording has all"),
+        (["-o", "a.viser", "--fps", "0"], "fps is 0"),
+        (["-o", "a.html", "--min-opacity", "1"], "no Gaussians to show"),
+        (["-o", "a.html", "--drop-invalid"], "--drop-invalid is for splat files"),
     ],
 )
 def test_bad_flags(
@@ -125,6 +164,9 @@ def test_what_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[s
     said = refused(["export", tmp_path / "memory", "-o", tmp_path / "a.ply"], capsys, tmp_path)
     assert "holds no Gaussians to export" in said
     assert "--decoder lrm" in said
+    assert "holds no Gaussians to export" in refused(
+        ["export", tmp_path / "memory", "-o", tmp_path / "a.html"], capsys, tmp_path
+    )
     write_table(tmp_path / "a.ply", random_table(n=3))
     for flags, says in (
         (["-o", tmp_path / "seq"], "does not move"),

@@ -1,0 +1,292 @@
+"""A scene of Gaussians as a recording for viser's own client: one page that plays from disk, or a ``.viser`` file.
+
+What does not move is one node for all moments. Everything else is a second node whose splats are replaced moment by moment:
+viser sorts and draws all splats that it holds, shown or not, so that a node for every moment would cost them all at once.
+Their number never changes, because the client shows nothing until it has sorted a node of another size; a Gaussian keeps
+its place among them while it is there, so that an order of a moment ago is nearly right.
+"""
+
+import html
+import math
+import secrets
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8, UInt32
+from numpy import ndarray
+from torch import Tensor
+
+from fsm.errors import InputError
+from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians import MIN_WEIGHT, Gaussians3D, MovingGaussians
+from fsm.renderers.spherical_harmonics import SH_C0
+from fsm.renderers.splat_files.sequence import frame_times
+from fsm.viewer.cameras import Camera, up_direction, viewing_distance
+from fsm.viewer.gate import Gate
+from fsm.viewer.inputs import InputCameras, InputNodes
+from fsm.viewer.server import free_port, quiet, start_server
+from fsm.viewer.time_controls import nearest_frame
+
+FPS = 10.0
+"""Moments per second."""
+STILL = 2.5e-4
+"""Of the distance that the cameras look at: what moves less over the clip stands still."""
+FAINTEST = 0.01
+"""Opacity below which viser draws nothing."""
+SAME_LEVEL = 1 / 255
+"""What fades less than this over the clip stands still: opacities have 8 bits."""
+LARGEST = 2.0**14
+"""The largest variance in a node's own unit: float16 holds those of Gaussians down to a 16,000th of its size."""
+MAX_UNPACKED = 1 << 30
+"""Bytes of splats in a browser's memory."""
+MAX_CONTENT = 128 << 20
+"""Bytes of a page or file; browsers read a page whole before they show anything."""
+SMALLER = "lower --fps, or raise --min-opacity"
+CLASSIC_WORKER = """<script>
+if (location.protocol === "file:") {
+  const Plain = Worker;
+  window.Worker = function (url, options) {
+    if (options?.type !== "module" || !String(url).startsWith("blob:")) return new Plain(url, options);
+    const request = new XMLHttpRequest();
+    request.open("GET", url, false);
+    request.send();
+    const source = request.responseText.replaceAll("import.meta.url", "'file:///'");
+    return new Plain(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+  };
+}
+</script>"""
+"""viser sorts splats in a module worker, which Chromium does not start in a page from disk (they would be drawn in no order,
+without a word); the same source runs as a classic one."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A page or file, and what is in it."""
+
+    content: bytes
+    moments: tuple[float, ...]
+    """Seconds of the clip."""
+    still: int
+    """Gaussians that stand still."""
+    moving: int
+    """Gaussians that move, appear or disappear: the most at one moment."""
+
+
+def record(
+    scene: GaussianScene,
+    kind: Literal["html", "viser"],
+    *,
+    fps: float = FPS,
+    min_opacity: float = 0.0,
+    up: str | None = None,
+    name: str = "FSM",
+) -> Recording:
+    """All moments of ``scene``, ``fps`` a second, as a page titled ``name`` or as a ``.viser`` file.
+
+    Gaussians less opaque than ``min_opacity`` at a moment are left out of it. ``up`` is an axis of the clip's space ("y", "-z"),
+    without it the cameras' mean. Colours are those of spherical harmonics of degree 0. What would be too large raises
+    ``InputError``.
+    """
+    moments = record_moments(scene.inputs.time, fps)
+    reel = Reel.of(scene, moments, min_opacity)
+    if reel.nbytes == 0:
+        raise InputError("the scene has no Gaussians to show; choose a lower --min-opacity.")
+    if reel.nbytes > MAX_UNPACKED:
+        raise InputError(f"the scene would take {reel.nbytes / 1e9:.1f} GB in a browser's memory; {SMALLER}.")
+    # viser records only what a running server is told; nobody is let in.
+    gate = Gate("127.0.0.1", secrets.token_urlsafe())
+    server = start_server("127.0.0.1", free_port("127.0.0.1", 0), gate)
+    try:
+        inputs = InputCameras.of(scene.inputs)
+        _set_up(server, inputs, scene.background, up)
+        dark = float(scene.background.mean()) < 0.5
+        serializer = _play(server, reel, inputs, moments, fps)
+        content = _page(serializer, dark, name) if kind == "html" else serializer.serialize()
+    finally:
+        with quiet():
+            server.stop()
+    if len(content) > MAX_CONTENT:
+        most = f"{MAX_CONTENT >> 20} MiB that browsers still open well"
+        raise InputError(f"the {kind} would have {len(content) / 2**20:.0f} MiB, more than the {most}; {SMALLER}.")
+    return Recording(content, tuple(moments), len(reel.still), reel.slots)
+
+
+def record_moments(times: Float[Tensor, " v"], fps: float) -> list[float]:
+    """Seconds of the moments to record: as ``frame_times``, and one where the clip is shorter than two."""
+    if math.isfinite(fps) and fps > 0 and float(times.max() - times.min()) * fps < 1 - 1e-4:
+        return [float(times.min())]
+    return frame_times(times, fps)
+
+
+@dataclass(frozen=True)
+class Reel:
+    """A scene's Gaussians, moment by moment, as rows for viser."""
+
+    world: MovingGaussians
+    """In the clip's space; times are the model's, colour is of degree 0."""
+    times: tuple[float, ...]
+    """Of the moments, the model's."""
+    min_opacity: float
+    still: Int[Tensor, " s"]
+    """Indices of those that stand still."""
+    slot: Int[ndarray, " n"]
+    """Row of each of the others while it is there; -1 for those that are still or never there."""
+    slots: int
+    """Rows of the others at every moment."""
+    unit: float
+    """Length that rows are in, in the clip's unit."""
+
+    @staticmethod
+    def of(scene: GaussianScene, moments: list[float], min_opacity: float = 0.0) -> "Reel":
+        """Sort out what stands still, and give rows to the rest."""
+        world = in_clip_space(scene)
+        times = scene.frame.model_time(scene.frame.time_start.new_tensor(moments)).tolist()
+        floor = max(min_opacity, FAINTEST)
+        n, last = len(world), len(times) - 1
+        first_seen, last_seen = torch.full((n,), -1), torch.full((n,), -1)
+        least, most, seen = world.opacities.clone(), torch.zeros_like(world.opacities), torch.zeros(n, dtype=torch.long)
+        for i, time in enumerate(times):
+            there = present(world, time, floor)
+            first_seen[there & (first_seen < 0)] = i
+            last_seen[there] = i
+            seen += there
+            opacity = world.opacities * world.weights(time)
+            least, most = torch.minimum(least, opacity), torch.maximum(most, opacity)
+        moved = world.velocities.norm(dim=-1) * (times[last] - times[0])
+        rests = (moved < STILL * viewing_distance(scene.inputs)) & (most - least < SAME_LEVEL)
+        still = (rests & (seen == len(times))).nonzero()[:, 0]
+        first_seen[still] = last_seen[still] = -1
+        slot, slots = interval_slots(first_seen.numpy(), last_seen.numpy(), len(times))
+        shown = world.covariances[seen > 0]
+        widest = float(shown[:, [0, 3, 5]].amax()) if len(shown) else 1.0
+        return Reel(world, tuple(times), floor, still, slot, slots, math.sqrt(max(widest, 1e-30) / LARGEST))
+
+    @property
+    def nbytes(self) -> int:
+        """Of all rows."""
+        return 32 * (len(self.still) + self.slots * len(self.times))
+
+    def still_rows(self) -> UInt32[ndarray, "s 8"]:
+        """What stands still, as in the middle of the clip."""
+        return pack(self.world[self.still].at(self.times[len(self.times) // 2], 0.0), self.unit)
+
+    def moving_rows(self, i: int, before: UInt32[ndarray, "m 8"] | None = None) -> UInt32[ndarray, "m 8"]:
+        """The others at moment ``i``; rows of nobody are those ``before``, transparent."""
+        rows = np.zeros((self.slots, 8), np.uint32) if before is None else before.copy()
+        rows[:, 7] &= 0x00FFFFFF
+        there = present(self.world, self.times[i], self.min_opacity) & (torch.from_numpy(self.slot) >= 0)
+        index = there.nonzero()[:, 0]
+        rows[self.slot[index.numpy()]] = pack(self.world[index].at(self.times[i], 0.0), self.unit)
+        return rows
+
+
+def in_clip_space(scene: GaussianScene) -> MovingGaussians:
+    """The Gaussians of ``scene`` in the clip's space and the model's time, with colour of degree 0, on the CPU."""
+    moving, frame = scene.moving.to("cpu"), scene.frame.to("cpu")
+    back = torch.linalg.inv(frame.T_model_world.double()).float()
+    scale = 1.0 / float(frame.scale)
+    centred = Gaussians3D(moving.means, moving.covariances, moving.opacities, moving.sh[:, :1])
+    world = centred.transformed(back[:3, :3], back[:3, 3] / scale, scale)
+    velocities = scale * moving.velocities @ back[:3, :3].T
+    return MovingGaussians(
+        world.means, velocities, moving.times, moving.time_variances, world.covariances, world.opacities, world.sh
+    )
+
+
+def present(world: MovingGaussians, time: float, min_opacity: float) -> Bool[Tensor, " n"]:
+    """Which are there at ``time``, and opaque enough. For each one this is an interval of time."""
+    weights = world.weights(time)
+    return (weights >= MIN_WEIGHT) & (weights * world.opacities >= min_opacity)
+
+
+def interval_slots(first: Int[ndarray, " n"], last: Int[ndarray, " n"], count: int) -> tuple[Int[ndarray, " n"], int]:
+    """A place for each of n intervals of moments, its own from ``first`` to ``last``, and how many places: the fewest.
+
+    Those with ``first`` -1 get none (-1). There are ``count`` moments.
+    """
+    slot, slots = np.full(len(first), -1), 0
+    free = np.empty(0, dtype=slot.dtype)
+    for moment in range(count):
+        if moment:
+            free = np.concatenate([free, slot[(last == moment - 1) & (first >= 0)]])
+        entering = np.flatnonzero(first == moment)
+        new = max(0, len(entering) - len(free))
+        pool = np.concatenate([free, np.arange(slots, slots + new)])
+        slots += new
+        slot[entering], free = pool[: len(entering)], pool[len(entering) :]
+    return slot, slots
+
+
+def pack(gaussians: Gaussians3D, unit: float) -> UInt32[ndarray, "n 8"]:
+    """Rows as viser has them: centre (3 x float32), 4 bytes of its own, covariance (6 x float16), colour and opacity.
+
+    Centres and covariances are in ``unit`` and its square.
+    """
+    rows = np.zeros((len(gaussians), 8), np.uint32)
+    rows[:, 0:3] = (gaussians.means / unit).numpy().astype(np.float32).view(np.uint32)
+    covariances = (gaussians.covariances.double() / unit**2).numpy().astype(np.float16)
+    rows[:, 4:7] = np.ascontiguousarray(covariances).view(np.uint32)
+    rgba = torch.cat([0.5 + SH_C0 * gaussians.sh[:, 0], gaussians.opacities[:, None]], dim=-1)
+    rows[:, 7:8] = np.ascontiguousarray(_bytes(rgba)).view(np.uint32)
+    return rows
+
+
+def _bytes(values: Float[Tensor, "n c"]) -> UInt8[ndarray, "n c"]:
+    return (values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def _page(serializer: Any, dark: bool, name: str) -> bytes:
+    """viser's page with our title, and able to sort when it is opened from disk."""
+    page: str = serializer.as_html(dark_mode=dark)
+    title = "<title>Viser</title>"
+    if page.count("<head>") < 1 or title not in page:
+        raise RuntimeError("this viser makes its page in a way that is not known here; install viser 1.1.")
+    page = page.replace(title, f"<title>{html.escape(name)}</title>", 1)
+    return page.replace("<head>", f"<head>{CLASSIC_WORKER}", 1).encode()
+
+
+def _set_up(server: Any, inputs: InputCameras, background: Float[Tensor, " 3"], up: str | None) -> None:
+    """Up direction, the first camera, and what is behind everything."""
+    views = inputs.views
+    axis = up_direction(views) if up is None else tuple(float(up[-1] == a) * (-1 if up[0] == "-" else 1) for a in "xyz")
+    server.scene.set_up_direction(axis)
+    first = Camera.of_view(views, int(views.time.argmin()))
+    distance = viewing_distance(views)
+    camera = server.initial_camera
+    camera.position, camera.up, camera.fov = first.position, axis, first.fov
+    camera.look_at = tuple((first.c2w[:3, 3] + distance * first.c2w[:3, 2]).tolist())
+    camera.near, camera.far = 1e-3 * distance, 1e3 * distance
+    server.scene.set_background_image(np.tile(_bytes(background.cpu()[None]), (2, 2, 1)), format="png")
+
+
+def _play(server: Any, reel: Reel, inputs: InputCameras, moments: list[float], fps: float) -> Any:
+    """Tell ``server`` all that is to be seen, and return viser's serializer of it."""
+    nodes = InputNodes(server, inputs, lambda _: None)
+    first = int(inputs.views.time.argmin())
+    nodes.seen_from(Camera.of_view(inputs.views, first).position)
+    times: list[float] = inputs.views.time.tolist()
+    if len(reel.still):
+        _add(server, "/gaussians/still", reel.still_rows(), reel.unit)
+    rows = reel.moving_rows(0)
+    moving = _add(server, "/gaussians/moving", rows, reel.unit) if reel.slots else None
+    nodes.highlight(nearest_frame(times, moments[0]))
+    serializer = server.get_scene_serializer()
+    for i, seconds in enumerate(moments[1:], start=1):
+        serializer.insert_sleep(1 / fps)
+        nodes.highlight(nearest_frame(times, seconds))
+        if moving is not None:
+            rows = moving.buffer = reel.moving_rows(i, rows)
+    if len(moments) > 1:
+        serializer.insert_sleep(1 / fps)
+    return serializer
+
+
+def _add(server: Any, name: str, rows: UInt32[ndarray, "n 8"], unit: float) -> Any:
+    n = len(rows)
+    handle = server.scene.add_gaussian_splats(
+        name, np.zeros((n, 3)), np.zeros((n, 3, 3)), np.zeros((n, 3)), np.zeros((n, 1)), scale=unit
+    )
+    handle.buffer = rows  # a message of its own, because later ones write into the array of the node's first message
+    return handle
