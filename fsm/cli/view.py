@@ -11,7 +11,12 @@ from fsm.cli.reconstruct import DEFAULT_MODELS, choose_frames
 from fsm.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fsm.datasets.base import Clip
+
+    Coming = tuple[Iterator[Any], int]
+    """Scenes that are still to be made, and how many frames the last one will have been made from."""
 
 INPUTS = 32
 SPLATS = (".ply", ".splat", ".spz")
@@ -37,6 +42,10 @@ class View:
     """For a clip: frames read, spread evenly over it; 0 reads all."""
     size: Annotated[str | None, flag("WxH", "128 pixels high")] = None
     """For a clip: working size; frames are scaled to cover it and cropped about the centre."""
+    stream: bool = False
+    """For a clip: serve after the first frames and read on meanwhile, so that one sees the scene being learnt."""
+    push: Annotated[int | None, flag("N", "the model's chunk")] = None
+    """With --stream: frames read at a time."""
     compare: Annotated[str | None, flag("SCENE|FILE", "nothing")] = None
     """Scene folder, or .ply, .splat or .spz file, to set beside it under a wipe line; in the same space, on the same clock."""
     device: Annotated[str, flag("DEVICE")] = "auto"
@@ -50,11 +59,15 @@ class View:
 
         Gate(self.host, self.token)  # refuse before a clip is reconstructed, not after
         free_port(self.host, self.port)
+        if self.push is not None and not self.stream:
+            raise InputError(f"--push is {self.push}, which says how --stream reads; add --stream or leave it out.")
         compare = self._compared()
-        scene, clip = self._scene()
+        scene, clip, coming = self._scene()
         name = Path(self.scene).name
         viewer = Viewer(scene, clip=clip, compare=compare, host=self.host, port=self.port, token=self.token, name=name)
         print(f"{self.scene} at {viewer.url} (Ctrl-C ends it)", flush=True)
+        if coming is not None:
+            viewer.stream(coming[0], clip=clip, total=coming[1])
         viewer.run()
 
     def _compared(self) -> dict[str, Any]:
@@ -67,24 +80,26 @@ class View:
         name = path.parent.name if path.name == "scene.json" else path.name
         return {str(path) if name == Path(self.scene).name else name: open_scene(path, choose_device(self.device))}
 
-    def _scene(self) -> tuple[Any, "Clip | None"]:
-        """What to show, and the clip it was made from where it was made now."""
+    def _scene(self) -> tuple[Any, "Clip | None", "Coming | None"]:
+        """What to show; the clip it is made from, and the scenes that follow, where it is made now."""
         from fsm.open_scene import open_scene
 
         path = Path(self.scene)
         saved = path.suffix.lower() in SPLATS or path.name == "scene.json" or (path / "scene.json").is_file()
         if not saved:
-            return self._reconstructed(path)
-        for name in ("model", "id", "inputs", "size"):
-            if getattr(self, name) is not None:
+            return self._made(path)
+        for name in ("model", "id", "inputs", "size", "stream"):
+            if getattr(self, name) not in (None, False):
                 raise InputError(f"--{name} is for clips, but {path} is a scene already; leave it out.")
-        return open_scene(path, choose_device(self.device)), None
+        return open_scene(path, choose_device(self.device)), None, None
 
-    def _reconstructed(self, path: Path) -> tuple[Any, "Clip"]:
+    def _made(self, path: Path) -> tuple[Any, "Clip", "Coming | None"]:
+        """The scene of a clip, or the first one of those after each push of its frames."""
         import time
 
         from fsm.datasets.open import open_clip
         from fsm.model import FSM
+        from fsm.viewer.clip_stream import scenes_of_clip
 
         if not path.exists() and self.scene != "demo" and not self.scene.startswith("synthetic:"):
             raise InputError(f"{path} does not exist; give a scene folder, a {', '.join(SPLATS)} file or a clip.")
@@ -92,8 +107,13 @@ class View:
         index = choose_frames(len(clip), INPUTS if self.inputs is None else self.inputs, 0)
         hw = parse_size(self.size or "128", clip.cameras.hw)
         model = FSM.from_pretrained(self.model or DEFAULT_MODELS["lvsm"], device=choose_device(self.device))
-        views = clip.views(index, model.working_size(hw))
+        hw = model.working_size(hw)
         began = time.perf_counter()
-        scene = model.reconstruct(views)
-        print(f"{len(index)} of {len(clip)} frames read in {time.perf_counter() - began:.2f} s")
-        return scene, clip
+        coming = None
+        if self.stream:
+            scenes = scenes_of_clip(model, clip, index, hw, self.push)
+            scene, coming = next(scenes), (scenes, len(index))
+        else:
+            scene = model.reconstruct(clip.views(index, hw))
+        print(f"{len(scene.inputs)} of {len(clip)} frames read in {time.perf_counter() - began:.2f} s")
+        return scene, clip, coming

@@ -4,13 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import fsm.viewer
 from fsm.cli import main
+from fsm.cli.common import parse_size
+from fsm.cli.reconstruct import choose_frames
 from fsm.cli.view import SPLATS, View
+from fsm.datasets.open import open_clip
 from fsm.memory_scene import MemoryScene
+from fsm.model import FSM
 from fsm.renderers.gaussian_scene import GaussianScene
 from fsm.renderers.splat_files import SUFFIXES
+from fsm.viewer.reading import Reading
 from tests.cli.small_inputs import write_clip, write_model
 from tests.viewer.fakes import browser, until
 
@@ -56,6 +62,29 @@ def test_a_clip_is_reconstructed_and_then_a_scene_like_any(tmp_path: Path, visit
         again = visited[-1][0]._stage
         assert again.times == stage.times
         assert again.inputs.views.rgb is not None  # the memory keeps the frames that its model copies from
+
+
+def test_a_clip_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    model, clip = write_model(tmp_path / "model"), write_clip(tmp_path)
+    final = []
+
+    def run(viewer: fsm.viewer.Viewer) -> None:
+        with viewer:
+            until(lambda: (reading := viewer._stage.reading) and reading.over, seconds=60)
+            final.append(viewer._stage)
+
+    monkeypatch.setattr(fsm.viewer.Viewer, "run", run)
+    flags = ["--model", str(model), "--inputs", "5", "--size", "32", "--device", "cpu", "--port", "0"]
+    assert main(["view", str(clip), "--stream", "--push", "2", *flags]) == 0
+    assert "2 of " in capsys.readouterr().out
+    (stage,) = final
+    assert stage.reading == Reading(5, 5, over=True)
+    assert len(stage.times) == 5
+    loaded = FSM.from_pretrained(model)
+    opened = open_clip(clip)
+    views = opened.views(choose_frames(len(opened), 5, 0), loaded.working_size(parse_size("32", opened.cameras.hw)))
+    request = views[2:3].without_rgb()
+    assert torch.equal(stage.scene.render(request).rgb, loaded.reconstruct(views).render(request).rgb)
 
 
 def test_a_splat_file_is_opened(tmp_path: Path, visited: list, small_splats: Path) -> None:
@@ -110,6 +139,9 @@ def test_refusals_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "broken.ply").write_bytes(b"ply\n")
     assert "broken.ply" in _complaint(capsys, str(tmp_path / "broken.ply"))
     assert "--inputs is for clips" in _complaint(capsys, str(tmp_path / "broken.ply"), "--inputs", "4")
+    assert "--stream is for clips" in _complaint(capsys, str(tmp_path / "broken.ply"), "--stream")
+    assert "add --stream" in _complaint(capsys, "demo", "--push", "4")
+    assert "push is 0" in _complaint(capsys, "demo", "--stream", "--push", "0")
     assert "nothing is not a scene" in _complaint(capsys, "demo", "--compare", str(tmp_path / "nothing"))
     assert "port is 99999" in _complaint(capsys, "demo", "--port", "99999")
 
