@@ -14,18 +14,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8, UInt32
+from jaxtyping import Float, Int, UInt32
 from numpy import ndarray
 from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import MIN_WEIGHT, Gaussians3D, MovingGaussians
-from fsm.renderers.spherical_harmonics import SH_C0
+from fsm.renderers.gaussians import MovingGaussians
 from fsm.renderers.splat_files.sequence import frame_times
 from fsm.viewer.cameras import Camera, up_direction, viewing_distance
 from fsm.viewer.gate import Gate
 from fsm.viewer.inputs import InputCameras, InputNodes
+from fsm.viewer.modes import as_bytes
+from fsm.viewer.native_splats import FAINTEST, add_rows, in_clip_space, pack, present, unit_for
 from fsm.viewer.server import free_port, quiet, start_server
 from fsm.viewer.time_controls import nearest_frame
 
@@ -33,12 +34,8 @@ FPS = 10.0
 """Moments per second."""
 STILL = 2.5e-4
 """Of the distance that the cameras look at: what moves less over the clip stands still."""
-FAINTEST = 0.01
-"""Opacity below which viser draws nothing."""
 SAME_LEVEL = 1 / 255
 """What fades less than this over the clip stands still: opacities have 8 bits."""
-LARGEST = 2.0**14
-"""The largest variance in a node's own unit: float16 holds those of Gaussians down to a 16,000th of its size."""
 MAX_UNPACKED = 1 << 30
 """Bytes of splats in a browser's memory."""
 MAX_CONTENT = 128 << 20
@@ -159,9 +156,7 @@ class Reel:
         still = (rests & (seen == len(times))).nonzero()[:, 0]
         first_seen[still] = last_seen[still] = -1
         slot, slots = interval_slots(first_seen.numpy(), last_seen.numpy(), len(times))
-        shown = world.covariances[seen > 0]
-        widest = float(shown[:, [0, 3, 5]].amax()) if len(shown) else 1.0
-        return Reel(world, tuple(times), floor, still, slot, slots, math.sqrt(max(widest, 1e-30) / LARGEST))
+        return Reel(world, tuple(times), floor, still, slot, slots, unit_for(world.covariances[seen > 0]))
 
     @property
     def nbytes(self) -> int:
@@ -182,25 +177,6 @@ class Reel:
         return rows
 
 
-def in_clip_space(scene: GaussianScene) -> MovingGaussians:
-    """The Gaussians of ``scene`` in the clip's space and the model's time, with colour of degree 0, on the CPU."""
-    moving, frame = scene.moving.to("cpu"), scene.frame.to("cpu")
-    back = torch.linalg.inv(frame.T_model_world.double()).float()
-    scale = 1.0 / float(frame.scale)
-    centred = Gaussians3D(moving.means, moving.covariances, moving.opacities, moving.sh[:, :1])
-    world = centred.transformed(back[:3, :3], back[:3, 3] / scale, scale)
-    velocities = scale * moving.velocities @ back[:3, :3].T
-    return MovingGaussians(
-        world.means, velocities, moving.times, moving.time_variances, world.covariances, world.opacities, world.sh
-    )
-
-
-def present(world: MovingGaussians, time: float, min_opacity: float) -> Bool[Tensor, " n"]:
-    """Which are there at ``time``, and opaque enough. For each one this is an interval of time."""
-    weights = world.weights(time)
-    return (weights >= MIN_WEIGHT) & (weights * world.opacities >= min_opacity)
-
-
 def interval_slots(first: Int[ndarray, " n"], last: Int[ndarray, " n"], count: int) -> tuple[Int[ndarray, " n"], int]:
     """A place for each of n intervals of moments, its own from ``first`` to ``last``, and how many places: the fewest.
 
@@ -217,24 +193,6 @@ def interval_slots(first: Int[ndarray, " n"], last: Int[ndarray, " n"], count: i
         slots += new
         slot[entering], free = pool[: len(entering)], pool[len(entering) :]
     return slot, slots
-
-
-def pack(gaussians: Gaussians3D, unit: float) -> UInt32[ndarray, "n 8"]:
-    """Rows as viser has them: centre (3 x float32), 4 bytes of its own, covariance (6 x float16), colour and opacity.
-
-    Centres and covariances are in ``unit`` and its square.
-    """
-    rows = np.zeros((len(gaussians), 8), np.uint32)
-    rows[:, 0:3] = (gaussians.means / unit).numpy().astype(np.float32).view(np.uint32)
-    covariances = (gaussians.covariances.double() / unit**2).numpy().astype(np.float16)
-    rows[:, 4:7] = np.ascontiguousarray(covariances).view(np.uint32)
-    rgba = torch.cat([0.5 + SH_C0 * gaussians.sh[:, 0], gaussians.opacities[:, None]], dim=-1)
-    rows[:, 7:8] = np.ascontiguousarray(_bytes(rgba)).view(np.uint32)
-    return rows
-
-
-def _bytes(values: Float[Tensor, "n c"]) -> UInt8[ndarray, "n c"]:
-    return (values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
 def _page(serializer: Any, dark: bool, name: str) -> bytes:
@@ -258,7 +216,7 @@ def _set_up(server: Any, inputs: InputCameras, background: Float[Tensor, " 3"], 
     camera.position, camera.up, camera.fov = first.position, axis, first.fov
     camera.look_at = tuple((first.c2w[:3, 3] + distance * first.c2w[:3, 2]).tolist())
     camera.near, camera.far = 1e-3 * distance, 1e3 * distance
-    server.scene.set_background_image(np.tile(_bytes(background.cpu()[None]), (2, 2, 1)), format="png")
+    server.scene.set_background_image(as_bytes(background[:, None, None].expand(3, 2, 2)), format="png")
 
 
 def _play(server: Any, reel: Reel, inputs: InputCameras, moments: list[float], fps: float) -> Any:
@@ -268,9 +226,9 @@ def _play(server: Any, reel: Reel, inputs: InputCameras, moments: list[float], f
     nodes.seen_from(Camera.of_view(inputs.views, first).position)
     times: list[float] = inputs.views.time.tolist()
     if len(reel.still):
-        _add(server, "/gaussians/still", reel.still_rows(), reel.unit)
+        add_rows(server, "/gaussians/still", reel.still_rows(), reel.unit)
     rows = reel.moving_rows(0)
-    moving = _add(server, "/gaussians/moving", rows, reel.unit) if reel.slots else None
+    moving = add_rows(server, "/gaussians/moving", rows, reel.unit) if reel.slots else None
     nodes.highlight(nearest_frame(times, moments[0]))
     serializer = server.get_scene_serializer()
     for i, seconds in enumerate(moments[1:], start=1):
@@ -281,12 +239,3 @@ def _play(server: Any, reel: Reel, inputs: InputCameras, moments: list[float], f
     if len(moments) > 1:
         serializer.insert_sleep(1 / fps)
     return serializer
-
-
-def _add(server: Any, name: str, rows: UInt32[ndarray, "n 8"], unit: float) -> Any:
-    n = len(rows)
-    handle = server.scene.add_gaussian_splats(
-        name, np.zeros((n, 3)), np.zeros((n, 3, 3)), np.zeros((n, 3)), np.zeros((n, 1)), scale=unit
-    )
-    handle.buffer = rows  # a message of its own, because later ones write into the array of the node's first message
-    return handle

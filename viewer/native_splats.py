@@ -1,0 +1,143 @@
+"""Gaussians as viser's own splats: the rows that its client draws, and which row a Gaussian has from moment to moment."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8, UInt32
+from numpy import ndarray
+from torch import Tensor
+
+from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians import MIN_WEIGHT, Gaussians3D, MovingGaussians
+from fsm.renderers.spherical_harmonics import SH_C0
+
+FAINTEST = 0.01
+"""Opacity below which viser draws nothing."""
+LARGEST = 2.0**14
+"""The largest variance in a node's own unit: float16 holds those of Gaussians down to a 16,000th of its size."""
+MOST_AT_ONCE = 200_000
+"""Gaussians that a browser is sent for one moment."""
+MOST_IN_ALL = 2_000_000
+"""Gaussians that are looked through for each moment."""
+PROBES = 32
+"""Moments at which they are counted."""
+
+
+def in_clip_space(scene: GaussianScene) -> MovingGaussians:
+    """The Gaussians of ``scene`` in the clip's space and the model's time, with colour of degree 0, on the CPU."""
+    moving, frame = scene.moving.to("cpu"), scene.frame.to("cpu")
+    back = torch.linalg.inv(frame.T_model_world.double()).float()
+    scale = 1.0 / float(frame.scale)
+    centred = Gaussians3D(moving.means, moving.covariances, moving.opacities, moving.sh[:, :1])
+    world = centred.transformed(back[:3, :3], back[:3, 3] / scale, scale)
+    velocities = scale * moving.velocities @ back[:3, :3].T
+    return MovingGaussians(
+        world.means, velocities, moving.times, moving.time_variances, world.covariances, world.opacities, world.sh
+    )
+
+
+def present(world: MovingGaussians, time: float, min_opacity: float) -> Bool[Tensor, " n"]:
+    """Which are there at ``time``, and opaque enough. For each one this is an interval of time."""
+    weights = world.weights(time)
+    return (weights >= MIN_WEIGHT) & (weights * world.opacities >= min_opacity)
+
+
+def unit_for(covariances: Float[Tensor, "n 6"]) -> float:
+    """The unit of length in which rows hold Gaussians of these covariances."""
+    widest = float(covariances[:, [0, 3, 5]].amax()) if len(covariances) else 1.0
+    return math.sqrt(max(widest, 1e-30) / LARGEST)
+
+
+def pack(gaussians: Gaussians3D, unit: float) -> UInt32[ndarray, "n 8"]:
+    """Rows as viser has them: centre (3 x float32), 4 bytes of its own, covariance (6 x float16), colour and opacity.
+
+    Centres and covariances are in ``unit`` and its square.
+    """
+    rows = np.zeros((len(gaussians), 8), np.uint32)
+    rows[:, 0:3] = (gaussians.means / unit).numpy().astype(np.float32).view(np.uint32)
+    covariances = (gaussians.covariances.double() / unit**2).numpy().astype(np.float16)
+    rows[:, 4:7] = np.ascontiguousarray(covariances).view(np.uint32)
+    rgba = torch.cat([0.5 + SH_C0 * gaussians.sh[:, 0], gaussians.opacities[:, None]], dim=-1)
+    rows[:, 7:8] = np.ascontiguousarray(_bytes(rgba)).view(np.uint32)
+    return rows
+
+
+def _bytes(values: Float[Tensor, "n c"]) -> UInt8[ndarray, "n c"]:
+    """Of values in [0, 1]."""
+    return (values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def add_rows(server: Any, name: str, rows: UInt32[ndarray, "n 8"], unit: float) -> Any:
+    """A node ``name`` of ``server`` or of one client that shows ``rows``; its field ``buffer`` takes others of that number."""
+    n = len(rows)
+    handle = server.scene.add_gaussian_splats(
+        name, np.zeros((n, 3)), np.zeros((n, 3, 3)), np.zeros((n, 3)), np.zeros((n, 1)), scale=unit
+    )
+    handle.buffer = rows  # a message of its own, because later ones write into the array of the node's first message
+    return handle
+
+
+@dataclass(frozen=True)
+class Native:
+    """A scene that a browser can draw itself, moment by moment."""
+
+    world: MovingGaussians
+    """In the clip's space; times are the model's, colour is of degree 0."""
+    scene: GaussianScene
+    unit: float
+    """Length that rows are in, in the clip's unit."""
+    rows: int
+    """Enough for the inputs' moments."""
+
+    @staticmethod
+    def of(scene: Any) -> "Native | None":
+        """None where that is no scene of Gaussians, or has more of them, in all or at one moment, than a browser bears."""
+        if not isinstance(scene, GaussianScene) or not 0 < len(scene.gaussians) <= MOST_IN_ALL:
+            return None
+        world = in_clip_space(scene)
+        times = scene.inputs.time
+        some = times[torch.linspace(0, len(times) - 1, min(len(times), PROBES)).round().long().unique()]
+        moments = scene.frame.model_time(some.to(scene.frame.time_start)).tolist()
+        rows = max(int(present(world, time, FAINTEST).sum()) for time in moments)
+        if not 0 < rows <= MOST_AT_ONCE:
+            return None
+        return Native(world, scene, unit_for(world.covariances), rows)
+
+
+class Rows:
+    """The rows of one moment after another; a Gaussian keeps its row while it is there.
+
+    Their number stays, because viser's client shows nothing until it has sorted a node of another size, and the order of a
+    moment ago is nearly right for rows that stay.
+    """
+
+    def __init__(self, native: Native) -> None:
+        self._native = native
+        self._row = np.full(len(native.world), -1)
+        self._rows = np.zeros((native.rows, 8), np.uint32)
+
+    def at(self, seconds: float) -> tuple[UInt32[ndarray, "m 8"], int]:
+        """All rows at ``seconds`` of the clip, and how many of them are Gaussians; the others are transparent."""
+        frame, world = self._native.scene.frame, self._native.world
+        time = float(frame.model_time(frame.time_start.new_tensor([seconds]))[0])
+        there = present(world, time, FAINTEST).numpy()
+        row, index = self._row, np.flatnonzero(there)
+        row[~there] = -1
+        coming = index[row[index] < 0]
+        free = np.ones(len(self._rows), dtype=bool)
+        free[row[index[row[index] >= 0]]] = False
+        rows = self._rows.copy()
+        if len(index) > len(rows):  # between two inputs there can be more than at either
+            more = len(index) + len(index) // 4 - len(rows)
+            rows, free = (
+                np.concatenate([rows, np.zeros((more, 8), np.uint32)]),
+                np.append(free, np.ones(more, dtype=bool)),
+            )
+        row[coming] = np.flatnonzero(free)[: len(coming)]
+        rows[:, 7] &= 0x00FFFFFF
+        rows[row[index]] = pack(world[torch.from_numpy(index)].at(time, 0.0), self._native.unit)
+        self._rows = rows
+        return rows, len(index)
