@@ -1,7 +1,7 @@
 """A request, frame by frame, to the files of a film: what ``fsm render`` and the viewer write, with the same pixels."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ def write_film(
     depth: bool = False,
     batch: int = BATCH,
     turn: AbstractContextManager[Any] | None = None,
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Render unbatched ``request`` into ``folder`` and yield the number of frames done after each.
 
     The files appear when the last number has been taken; close the generator earlier and there are none. ``depth`` adds

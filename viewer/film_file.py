@@ -159,7 +159,7 @@ def _number(where: str, values: dict[str, Any], name: str, limits: tuple[float, 
     value = values.get(name)
     if value is None and default is not None:
         return default
-    if not _finite(value) or not limits[0] <= value <= limits[1]:
+    if value is None or not _finite(value) or not limits[0] <= value <= limits[1]:
         raise InputError(f"{where}: {name} is {_short(value)}, expected a number from {limits[0]:g} to {limits[1]:g}.")
     return float(value)
 

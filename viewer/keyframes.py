@@ -119,10 +119,7 @@ class FilmPlan:
 
     def at(self, film_seconds: float) -> tuple[Camera, float]:
         """Camera and moment of the clip at a moment of the film, held to its ends."""
-        curve = Curve(self).at([film_seconds])
-        wxyz, position = (tuple(row[0].tolist()) for row in (curve.wxyz, curve.position))
-        h, w = self.hw
-        return Camera(wxyz, position, float(curve.fov[0]), w / h), float(curve.seconds[0])  # pyright: ignore[reportArgumentType]
+        return Curve(self).camera(film_seconds, self.hw[1] / self.hw[0])
 
 
 @dataclass(frozen=True)
@@ -189,9 +186,16 @@ class Curve:
             ones = np.ones(len(moments))
             wxyz, position = (np.outer(ones, row) for row in (_unit(key.camera.wxyz), key.camera.position))
             return Along(wxyz, position, ones * key.camera.fov, ones * key.seconds)
-        turns = np.array([_unit(self._rotation.evaluate(t).wxyz) for t in moments.tolist()])
+        turned: list[Any] = [self._rotation.evaluate(t) for t in moments.tolist()]
+        turns = np.array([_unit(q.wxyz) for q in turned])
         position, seconds = self.line(moments)
         return Along(turns, position, self._fov.evaluate(moments), seconds)
+
+    def camera(self, film_seconds: float, aspect: float) -> tuple[Camera, float]:
+        """Camera of a picture of ``aspect``, and moment of the clip, at a moment of the film."""
+        here = self.at([film_seconds])
+        wxyz, position = (tuple(row[0].tolist()) for row in (here.wxyz, here.position))
+        return Camera(wxyz, position, float(here.fov[0]), aspect), float(here.seconds[0])  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)

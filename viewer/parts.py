@@ -45,6 +45,10 @@ class Host(ABC):
         """Move the browser's camera there; the picture follows."""
 
     @abstractmethod
+    def show(self, camera: Camera, seconds: float) -> None:
+        """Go to ``camera`` and stand at ``seconds``, also where time is frozen or the view follows the clip."""
+
+    @abstractmethod
     def look_through(self, index: int) -> None:
         """Go to where input ``index`` was taken, and when, unless time is frozen."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from fsm.errors import InputError
 from fsm.viewer.cameras import Camera, place, up_direction
 from fsm.viewer.compare_part import ComparePart
+from fsm.viewer.film_part import FilmPart
 from fsm.viewer.input_part import InputPart
 from fsm.viewer.outbox import Outbox
 from fsm.viewer.panel import Panel
@@ -28,7 +29,7 @@ SAME_MOMENT = 0.006
 """Seconds: what the slider rounds away."""
 READOUT = 0.25
 """Seconds between updates of the readout."""
-PARTS: tuple[Callable[["Session"], Part], ...] = (ComparePart, ViewPart, InputPart, TracksPart, ScalePart)
+PARTS: tuple[Callable[["Session"], Part], ...] = (ComparePart, ViewPart, InputPart, TracksPart, ScalePart, FilmPart)
 """Beside time and picture, in the order in which they appear."""
 
 
@@ -180,6 +181,17 @@ class Session(Host):
         """Move the browser's camera there; the picture follows."""
         with self.client.atomic():
             place(self.client.camera, camera, self.stage.distance, self.up)
+
+    def show(self, camera: Camera, seconds: float) -> None:
+        """Go to ``camera`` and stand at ``seconds``, also where time is frozen or the view follows the clip."""
+        with self._lock:
+            if self._closed:
+                return
+            self._playback = self._playback.put(seconds)
+            self._playing.clear()
+            self._panel.show_playback(self._playback)
+            self.go_to(camera)
+            self.refresh()
 
     def change(self, change: Callable[[Playback], Playback]) -> None:
         """Change the clock, show where it stands and ask for its picture."""

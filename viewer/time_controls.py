@@ -75,6 +75,11 @@ class Playback:
         """The cursor at ``seconds``, held to the clip; goes on playing if it was."""
         return dataclasses.replace(self, cursor=min(max(seconds, self.first), self.last))
 
+    def put(self, seconds: float) -> "Playback":
+        """Standing at ``seconds``, held to the clip, with time frozen there if it was frozen."""
+        there = dataclasses.replace(self.sought(seconds), playing=False)
+        return there if self.frozen is None else dataclasses.replace(there, frozen=there.cursor)
+
     def stepped(self, steps: int) -> "Playback":
         """Standing ``steps`` input frames further (negative: back); from between two frames the next one counts.
 

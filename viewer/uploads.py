@@ -1,0 +1,41 @@
+"""How much a browser may send as files: viser itself keeps whatever comes."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fsm.errors import InputError
+
+PART = 256 << 10
+"""Bytes; the page sends parts of twice as many."""
+AT_ONCE = 2
+
+
+def bound_uploads(client: Any, limit: int, refused: Callable[[Exception], None]) -> None:
+    """Drop files of more than ``limit`` bytes from ``client`` (viser's handle) before they are kept, and say so.
+
+    Files that claim to be smaller than they are end when they have sent what they claimed.
+    """
+    from viser._messages import FileTransferPartAck
+
+    class Parts(dict[int, bytes]):
+        def __init__(self, room: int) -> None:
+            self._room = room
+
+        def __setitem__(self, index: int, content: bytes) -> None:
+            self._room -= len(content)
+            if self._room >= 0:
+                super().__setitem__(index, content)
+
+    class Uploads(dict[str, Any]):
+        def __setitem__(self, uuid: str, state: Any) -> None:
+            size, parts = int(state["total_bytes"]), int(state["part_count"])
+            if len(self) >= AT_ONCE or not 0 <= parts <= limit // PART or not 0 <= size <= limit:
+                refused(
+                    InputError(f"the file has {size / 1e6:.1f} MB, more than {limit / 1e6:.0f}; choose a smaller one.")
+                )
+                # The page waits for this before it offers the button again.
+                client.gui._websock_interface.queue_message(FileTransferPartAck(None, uuid, size, size))
+                return
+            super().__setitem__(uuid, {**state, "parts": Parts(size)})
+
+    client.gui._current_file_upload_states = Uploads()
