@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from fsm.errors import InputError
 from fsm.renderers.film import FRAMES, VIDEO, write_film
-from fsm.viewer.film_file import read_plan, write_plan
+from fsm.viewer.film_json import read_plan, write_plan
 from fsm.viewer.keyframes import FilmPlan
 
 Kind = Literal["mp4", "PNG sequence"]

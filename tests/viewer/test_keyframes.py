@@ -17,7 +17,7 @@ from fsm.errors import InputError
 from fsm.renderers.camera_path_json import read_camera_path
 from fsm.renderers.splines import rotations
 from fsm.viewer.cameras import Camera
-from fsm.viewer.film_file import PICKED, read_plan, write_plan
+from fsm.viewer.film_json import PICKED, read_plan, write_plan
 from fsm.viewer.keyframes import MAX_KEYFRAMES, Curve, FilmPlan, History, Keyframe
 
 RANGE = (0.0, 2.0)
