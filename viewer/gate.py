@@ -47,6 +47,8 @@ class Gate:
             raise InputError(f"host is {host}, which others can reach; add a token (as in --token {example}) for them.")
         self.token = token
         self.max_clients = max_clients
+        self.shared: str | None = None
+        """Name of the host through which a tunnel brings in others; no other is let in beside localhost."""
         self.clients = 0
         """Open sockets."""
         self.used = False
@@ -64,7 +66,7 @@ class Gate:
         hosts, origins = headers.get_all("Host"), headers.get_all("Origin")
         if len(hosts) != 1 or len(origins) > 1:
             return http.HTTPStatus.BAD_REQUEST, "one Host and at most one Origin header, please"
-        if self.loopback and _name(hosts[0]) not in LOOPBACK:
+        if self.loopback and _name(hosts[0]) not in LOOPBACK | {self.shared}:
             return http.HTTPStatus.FORBIDDEN, "this viewer answers to localhost only"
         if origins and urlsplit(origins[0]).netloc.lower() != hosts[0].lower():
             return http.HTTPStatus.FORBIDDEN, "this viewer does not talk to other web pages"

@@ -1,0 +1,61 @@
+"""A viewer's public address, through viser's own service: asked for by whoever runs the viewer, never by a browser."""
+
+import queue
+import secrets
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+from fsm.errors import InputError
+from fsm.viewer.gate import Gate
+
+SERVICE = "share.viser.studio"
+PATIENCE = 30.0
+"""Seconds for the service to answer; viser itself would wait for ever."""
+REACHED = ("127.0.0.1", "localhost", "0.0.0.0")
+"""Addresses to bind at which the tunnel finds the viewer: it connects to 127.0.0.1."""
+
+
+def share(server: Any, gate: Gate, host: str) -> str:
+    """Open the tunnel of viser's ``server``, bound to ``host`` behind ``gate``, and return its address with the token.
+
+    The tunnel passes on bytes as they come, so the gate sees what browsers send: it lets in the tunnel's host name beside
+    localhost, and everybody needs the token from now on, one that is made here if there was none. ``InputError`` where no
+    address is to be had; then all is as it was.
+    """
+    if host not in REACHED:
+        raise InputError(f"host is {host}, where viser's tunnel does not find the viewer; leave it out to share.")
+    before = gate.token
+    gate.token = before or secrets.token_urlsafe(16)
+    try:
+        address = _address(server)
+    except InputError:
+        gate.token = before
+        raise
+    gate.shared = urlsplit(address).hostname
+    return f"{address.rstrip('/')}/?token={gate.token}"
+
+
+def _address(server: Any) -> str:
+    import viser
+
+    answers: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:  # the class's own: the server's refuses, because browsers can call it
+            answers.put(viser.ViserServer.request_share_url(server, verbose=False))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="fsm-viewer-share", daemon=True).start()
+    try:
+        answer = answers.get(timeout=PATIENCE)
+    except queue.Empty:
+        close = viser.ViserServer.disconnect_share_url
+        threading.Thread(target=close, args=(server,), name="fsm-viewer-unshare", daemon=True).start()
+        raise InputError(f"{SERVICE} did not answer within {PATIENCE:.0f} s; the viewer is not shared.") from None
+    if isinstance(answer, Exception):
+        raise InputError(f"{SERVICE} gave no address ({answer}); the viewer is not shared.") from answer
+    if answer is None:
+        raise InputError(f"{SERVICE} cannot be reached or gave no address; the viewer is not shared.")
+    return answer
