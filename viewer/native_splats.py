@@ -66,7 +66,6 @@ def pack(gaussians: Gaussians3D, unit: float) -> UInt32[ndarray, "n 8"]:
 
 
 def _bytes(values: Float[Tensor, "n c"]) -> UInt8[ndarray, "n c"]:
-    """Of values in [0, 1]."""
     return (values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
@@ -80,7 +79,7 @@ def add_rows(server: Any, name: str, rows: UInt32[ndarray, "n 8"], unit: float) 
     return handle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Native:
     """A scene that a browser can draw itself, moment by moment."""
 

@@ -18,6 +18,7 @@ from fsm.viewer.panel import Panel
 from fsm.viewer.parts import Host, Part, Tab, by_user
 from fsm.viewer.render_worker import BUDGETS, RenderWorker, Resolution
 from fsm.viewer.scale_part import ScalePart
+from fsm.viewer.splat_part import SplatPart
 from fsm.viewer.stage import Job, Shot, Stage
 from fsm.viewer.time_controls import Playback
 from fsm.viewer.tracks_part import TracksPart
@@ -29,7 +30,7 @@ SAME_MOMENT = 0.006
 """Seconds: what the slider rounds away."""
 READOUT = 0.25
 """Seconds between updates of the readout."""
-PARTS: tuple[Callable[["Session"], Part], ...] = (ComparePart, ViewPart, InputPart, TracksPart, ScalePart, FilmPart)
+PARTS: tuple[Callable[["Session"], Part], ...] = (ComparePart, ViewPart, InputPart, TracksPart, ScalePart, FilmPart, SplatPart)
 """Beside time and picture, in the order in which they appear."""
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -23,6 +24,7 @@ from fsm.viewer import modes
 from fsm.viewer.cameras import Camera, viewing_distance
 from fsm.viewer.inputs import InputCameras, made_from, observed
 from fsm.viewer.limits import Limits, within
+from fsm.viewer.native_splats import Native
 from fsm.viewer.reading import Reading
 from fsm.viewer.render_worker import Turns
 from fsm.viewer.time_controls import nearest_frame
@@ -138,6 +140,15 @@ class Stage:
         other = copy.copy(self)
         other.reading = reading
         return other
+
+    @property
+    def native(self) -> Native | None:
+        """What a browser can draw itself, where it can; not while more inputs may come."""
+        return None if self.live else self._native
+
+    @cached_property
+    def _native(self) -> Native | None:
+        return Native.of(self.scene)
 
     @property
     def knows_frames(self) -> bool:
