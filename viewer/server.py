@@ -13,6 +13,7 @@ from fsm.viewer.cameras import Camera, up_direction
 from fsm.viewer.gate import MAX_CLIENTS, Gate, behind
 from fsm.viewer.reading import Reading, Stream
 from fsm.viewer.session import Session
+from fsm.viewer.sharing import share, unshare
 from fsm.viewer.stage import Stage, Viewable
 
 if TYPE_CHECKING:
@@ -64,6 +65,13 @@ class Viewer:
         name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(self._host, self._host)
         query = "" if self._gate.token is None else f"?token={self._gate.token}"
         return f"http://{name}:{self._server.get_port()}/{query}"
+
+    def share(self) -> str:
+        """Open a public address through viser's service and return it, with the token that everybody needs from now on.
+
+        One is made if there was none. Where the service cannot be reached, ``InputError``; the viewer goes on as it was.
+        """
+        return share(self._server, self._gate, self._host)
 
     @property
     def clients(self) -> int:
@@ -124,6 +132,7 @@ class Viewer:
             self._stream.close()
         for session in sessions:
             session.close()
+        unshare(self._server)
         with quiet():
             self._server.stop()
 
@@ -199,7 +208,10 @@ def start_server(host: str, port: int, gate: Gate) -> "viser.ViserServer":
 
     class Server(viser.ViserServer):
         def request_share_url(self, verbose: bool = True) -> None:
-            """Any browser could ask for it; that would widen what was bound to one address."""
+            """Any browser could ask for it; that would widen what was bound to one address. See ``sharing``."""
+
+        def disconnect_share_url(self) -> None:
+            """Any browser could ask for it."""
 
     with behind(gate), quiet():
         server = Server(host=host, port=port, verbose=False)

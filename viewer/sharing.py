@@ -31,9 +31,19 @@ def share(server: Any, gate: Gate, host: str) -> str:
         address = _address(server)
     except InputError:
         gate.token = before
+        # A tunnel that still waits for the service may take its time to end.
+        threading.Thread(target=unshare, args=(server,), name="fsm-viewer-unshare", daemon=True).start()
         raise
     gate.shared = urlsplit(address).hostname
     return f"{address.rstrip('/')}/?token={gate.token}"
+
+
+def unshare(server: Any) -> None:
+    """Close the tunnel, if there is one. Do so before the server stops: viser itself then tells browsers that are gone."""
+    with server._share_tunnel_lock:
+        tunnel, server._share_tunnel = server._share_tunnel, None
+    if tunnel is not None:
+        tunnel.close()
 
 
 def _address(server: Any) -> str:
@@ -51,8 +61,6 @@ def _address(server: Any) -> str:
     try:
         answer = answers.get(timeout=PATIENCE)
     except queue.Empty:
-        close = viser.ViserServer.disconnect_share_url
-        threading.Thread(target=close, args=(server,), name="fsm-viewer-unshare", daemon=True).start()
         raise InputError(f"{SERVICE} did not answer within {PATIENCE:.0f} s; the viewer is not shared.") from None
     if isinstance(answer, Exception):
         raise InputError(f"{SERVICE} gave no address ({answer}); the viewer is not shared.") from answer
