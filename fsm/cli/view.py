@@ -1,5 +1,6 @@
 """``fsm view``: a scene, a clip or a splat file in the browser."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +35,8 @@ class View:
     """Port; the next free one is taken."""
     token: Annotated[str | None, flag("WORD", "none")] = None
     """Word of 16 or more letters and digits without which nobody is let in."""
+    share: bool = False
+    """Also open a public address through viser's service; whoever has it, with its token, is let in."""
     model: Annotated[str | None, flag("MODEL", "fsm-tiny")] = None
     """For a clip: bundled name, folder, or hub name owner/name."""
     id: Annotated[str | None, flag("NAME", "the only clip")] = None
@@ -48,6 +51,8 @@ class View:
     """With --stream: frames read at a time."""
     compare: Annotated[str | None, flag("SCENE|FILE", "nothing")] = None
     """Scene folder, or .ply, .splat or .spz file, to set beside it under a wipe line; in the same space, on the same clock."""
+    clip: Annotated[str | None, flag("CLIP", "none")] = None
+    """For a scene folder: the clip it was made from (--id: which one), for pictures of its inputs and 3D tracks."""
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
 
@@ -65,10 +70,21 @@ class View:
         scene, clip, coming = self._scene()
         name = Path(self.scene).name
         viewer = Viewer(scene, clip=clip, compare=compare, host=self.host, port=self.port, token=self.token, name=name)
+        shared = self._shared(viewer) if self.share else None
         print(f"{self.scene} at {viewer.url} (Ctrl-C ends it)", flush=True)
+        if shared is not None:
+            print(f"shared at {shared}", flush=True)
         if coming is not None:
             viewer.stream(coming[0], clip=clip, total=coming[1])
         viewer.run()
+
+    def _shared(self, viewer: Any) -> str | None:
+        """The public address; where there is none the viewer goes on without, so the error is said here."""
+        try:
+            return viewer.share()
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return None
 
     def _compared(self) -> dict[str, Any]:
         """The scene to compare with, by a name that tells it from the other."""
@@ -87,11 +103,29 @@ class View:
         path = Path(self.scene)
         saved = path.suffix.lower() in SPLATS or path.name == "scene.json" or (path / "scene.json").is_file()
         if not saved:
+            if self.clip is not None:
+                raise InputError(f"--clip is for scenes, but {path} is a clip itself; leave it out.")
             return self._made(path)
         for name in ("model", "id", "inputs", "size", "stream"):
-            if getattr(self, name) not in (None, False):
+            if getattr(self, name) not in (None, False) and not (name == "id" and self.clip is not None):
                 raise InputError(f"--{name} is for clips, but {path} is a scene already; leave it out.")
-        return open_scene(path, choose_device(self.device)), None, None
+        scene = open_scene(path, choose_device(self.device))
+        return scene, self._source(scene), None
+
+    def _source(self, scene: Any) -> "Clip | None":
+        """The clip that ``scene`` is said to be made from, checked against its inputs."""
+        from fsm.datasets.open import open_clip
+        from fsm.viewer.inputs import made_from
+
+        if self.clip is None:
+            return None
+        clip = open_clip(self.clip, self.id)
+        if not made_from(scene.inputs, clip):
+            raise InputError(
+                f"--clip is {self.clip}, which lacks frames of the moments and places that {self.scene} was made from; "
+                "name the clip it was made from, or leave it out."
+            )
+        return clip
 
     def _made(self, path: Path) -> tuple[Any, "Clip", "Coming | None"]:
         """The scene of a clip, or the first one of those after each push of its frames."""

@@ -12,12 +12,16 @@ from fsm.cli.common import parse_size
 from fsm.cli.reconstruct import choose_frames
 from fsm.cli.view import SPLATS, View
 from fsm.datasets.open import open_clip
+from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.model import FSM
 from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians import Gaussians4D
 from fsm.renderers.splat_files import SUFFIXES
 from fsm.viewer.reading import Reading
+from fsm.views import SceneFrame
 from tests.cli.small_inputs import write_clip, write_model
+from tests.renderers.splat_files.test_scenes import moving_scene
 from tests.viewer.fakes import browser, until
 
 
@@ -62,6 +66,33 @@ def test_a_clip_is_reconstructed_and_then_a_scene_like_any(tmp_path: Path, visit
         again = visited[-1][0]._stage
         assert again.times == stage.times
         assert again.inputs.views.rgb is not None  # the memory keeps the frames that its model copies from
+
+
+def test_a_scene_shows_the_frames_of_the_clip_it_was_made_from(
+    tmp_path: Path, visited: list, capsys: pytest.CaptureFixture
+) -> None:
+    clip = write_clip(tmp_path)
+    views = open_clip(clip).views([0, 2, 4])
+    gaussians = Gaussians4D.static(
+        torch.randn(20, 3),
+        torch.tensor([1.0, 0, 0, 0]).repeat(20, 1),
+        torch.ones(20, 3),
+        torch.ones(20),
+        torch.ones(20, 1, 3),
+    )
+    GaussianScene(gaussians, SceneFrame.fit(views), views).save(tmp_path / "scene")
+    flags = ["--device", "cpu", "--port", "0"]
+    assert main(["view", str(tmp_path / "scene"), *flags]) == 0
+    assert visited[-1][0]._stage.inputs.views.rgb is None
+    assert main(["view", str(tmp_path / "scene"), "--clip", str(clip), *flags]) == 0
+    found = visited[-1][0]._stage.inputs.views.rgb
+    assert views.rgb is not None
+    assert torch.allclose(found, views.rgb, atol=1e-6)
+    capsys.readouterr()
+    assert main(["view", str(tmp_path / "scene"), "--clip", "demo", *flags]) == 2
+    assert "--clip is demo, which lacks frames of the moments and places" in capsys.readouterr().err
+    assert main(["view", "demo", "--clip", str(clip), *flags]) == 2
+    assert "--clip is for scenes, but demo is a clip itself" in capsys.readouterr().err
 
 
 def test_a_clip_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -149,3 +180,29 @@ def test_refusals_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_the_defaults_stay_on_this_machine() -> None:
     command = View("demo")
     assert (command.host, command.token) == ("127.0.0.1", None)
+
+
+def test_it_is_shared_when_asked_and_goes_on_when_it_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moving_scene().save(tmp_path / "scene")
+    ran = []
+
+    def run(viewer: fsm.viewer.Viewer) -> None:
+        viewer.stop()
+        ran.append(viewer)
+
+    def share(viewer: fsm.viewer.Viewer) -> str:
+        raise InputError("nobody there; the viewer is not shared.")
+
+    monkeypatch.setattr(fsm.viewer.Viewer, "run", run)
+    command = ["view", str(tmp_path / "scene"), "--device", "cpu", "--port", "0", "--share"]
+    monkeypatch.setattr(fsm.viewer.Viewer, "share", share)
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.err == "error: nobody there; the viewer is not shared.\n"
+    assert "shared at" not in said.out
+    monkeypatch.setattr(fsm.viewer.Viewer, "share", lambda _: "https://abc.share.test/?token=x")
+    assert main(command) == 0
+    assert "\nshared at https://abc.share.test/?token=x\n" in capsys.readouterr().out
+    assert len(ran) == 2
