@@ -45,12 +45,12 @@ class ViewPart(Part):
                 hint="Depths that are shown, in the clip's unit. 0: no limit.",
             )
             self.depths = gui.add_vector2(
-                "Red, blue at",
+                "Depth colours",
                 OPEN,
                 min=OPEN,
                 step=0.01,
                 visible=False,
-                hint="Depths at the ends of the colours, in the clip's unit. 0: found from the inputs.",
+                hint="Depths that are red and blue, in the clip's unit. 0: found from the inputs.",
             )
             self.up = gui.add_dropdown("Up", (FROM_CAMERAS, *AXES), hint="The camera is turned about this direction.")
             self.set_up = gui.add_button("Set up as in this view")
@@ -66,7 +66,7 @@ class ViewPart(Part):
         self.depths.visible = deep and job.mode == "Depth"
         if not deep:
             return job
-        limits, depths = Limits.of(self.limits.value, "Near, far"), Limits.of(self.depths.value, "Red, blue at")
+        limits, depths = Limits.of(self.limits.value, "Near, far"), Limits.of(self.depths.value, "Depth colours")
         return dataclasses.replace(job, limits=limits, depths=depths)
 
     def asked(self, camera: Camera, seconds: float) -> None:

@@ -144,12 +144,12 @@ def test_near_and_far_are_asked_for_and_said_to_be_none(one: FakeBrowser) -> Non
 
 
 def test_the_ends_of_the_colours_are_for_depth(one: FakeBrowser) -> None:
-    assert until(lambda: one.find("Red, blue at"))["visible"] is False
+    assert until(lambda: one.find("Depth colours"))["visible"] is False
     one.use("Show", "Depth")
-    until(lambda: one.find("Red, blue at")["visible"])  # pyright: ignore[reportOptionalSubscript]
+    until(lambda: one.find("Depth colours")["visible"])  # pyright: ignore[reportOptionalSubscript]
     until(lambda: halves(one.pictures[-1])[0] != 1)
     before = one.pictures[-1]
-    one.use("Red, blue at", (0.5, 50.0))
+    one.use("Depth colours", (0.5, 50.0))
     until(lambda: abs(halves(one.pictures[-1])[1] - halves(before)[1]) > 0.05)
 
 
@@ -201,7 +201,7 @@ def test_reset_puts_everything_back_that_changes_the_view(one: FakeBrowser) -> N
     first = one.pictures[-1]
     one.use("Show", "Depth")
     one.use("Near, far", (0.5, 2.0))
-    one.use("Red, blue at", (0.5, 9.0))
+    one.use("Depth colours", (0.5, 9.0))
     one.use("View angle (°)", 90.0)
     one.use("Up", "+x")
     until(lambda: moved(one, "SetCameraUpDirectionMessage") == pytest.approx([1, 0, 0]))
@@ -210,7 +210,7 @@ def test_reset_puts_everything_back_that_changes_the_view(one: FakeBrowser) -> N
     fov = Camera.of_view(cameras()).fov
     until(lambda: any(m["type"] == "SetCameraFovMessage" and m["fov"] == pytest.approx(fov) for m in one.moves))
     until(lambda: moved(one, "SetCameraUpDirectionMessage") == pytest.approx([0, -1, 0], abs=1e-6))
-    until(lambda: list(value(one, "Near, far")) == [0, 0] == list(value(one, "Red, blue at")))
+    until(lambda: list(value(one, "Near, far")) == [0, 0] == list(value(one, "Depth colours")))
     assert value(one, "Show") == "Colour"
     until(lambda: value(one, "View angle (°)") == pytest.approx(math.degrees(fov), abs=0.05))
     one.look(fov=fov)
