@@ -14,7 +14,7 @@ from fsm.renderers.gaussians import Gaussians4D
 from fsm.viewer import Viewer
 from fsm.viewer.cameras import Camera
 from fsm.viewer.limits import Limits
-from fsm.viewer.modes import Mode
+from fsm.viewer.modes import Mode, as_bytes
 from fsm.viewer.stage import Job, Stage
 from fsm.views import Rendering, SceneFrame, Views
 from tests.viewer.fakes import FakeBrowser, FakeScene, browser, cameras, until
@@ -56,6 +56,12 @@ def test_pixels_outside_near_and_far_are_black() -> None:
     assert halves(stage.draw(job(limits=Limits(1.0, 3.0)), 40).picture) == (1, 1)
     with pytest.raises(InputError, match="no depth to limit"):
         Stage(Flat()).draw(job(limits=Limits(2.0)), 40)
+
+
+def test_without_limits_a_picture_is_what_the_scene_renders() -> None:
+    scene = GaussianScene(wall(1.0, 0.2, 1.0), SceneFrame.identity(), cameras())
+    rendered = as_bytes(scene.render(FRONT.request(40, 0.0)).rgb[0])
+    assert np.array_equal(Stage(scene).draw(job(), 40).picture, rendered)
 
 
 def wall(z: float, colour: float, scale: float) -> Gaussians4D:
