@@ -26,14 +26,14 @@ class FilmPanel:
         with self.keys:
             self._keyframe(gui, moves)
         self.edit = gui.add_button_group("Edit", ("Undo", "Redo", "Clear"), visible=False)
+        self.notice = gui.add_markdown("", visible=False)
+        self.error = gui.add_markdown("", visible=False)
         self.film = gui.add_folder("Film", visible=False)
         with self.film:
             self._film(gui, plan)
         self.load = gui.add_upload_button(
             "Load path", mime_type=".json,application/json", hint="A camera_path.json, also of nerfstudio or nerfview."
         )
-        self.notice = gui.add_markdown("", visible=False)
-        self.error = gui.add_markdown("", visible=False)
 
     def _keyframe(self, gui: Any, moves: bool) -> None:
         self.list = gui.add_html("")
@@ -64,8 +64,11 @@ class FilmPanel:
         self.tension = gui.add_slider(
             "Tension", 0.0, 1.0, 0.05, plan.tension, hint="0: the smoothest path. 1: rests at every keyframe."
         )
-        self.fps = gui.add_number("Frames per second", plan.fps, min=RATES[0], max=RATES[1], step=1.0)
-        self.size = gui.add_vector2("Width, height (px)", _wh(plan), min=(SIDES[0],) * 2, max=(SIDES[1],) * 2, step=1.0)
+        self.fps = gui.add_number("Frame rate (fps)", plan.fps, min=RATES[0], max=RATES[1], step=1.0)
+        self.fps.precision = 3
+        self.size = gui.add_vector2(
+            "Size (px)", _wh(plan), min=(SIDES[0],) * 2, max=(SIDES[1],) * 2, step=1.0, hint="Width and height."
+        )
         self.kind = gui.add_dropdown("Render as", get_args(Kind), hint="mp4: H.264. PNG sequence: a .zip of pictures.")
         self.render = gui.add_button("Render film", hint="The same pixels as fsm render --path with the saved path.")
         self.progress = gui.add_progress_bar(0.0, visible=False)
@@ -86,14 +89,14 @@ class FilmPanel:
             self.selected.options = numbers
         key = plan.keyframes[selected]
         _put(self.selected, numbers[selected])
-        _put(self.seconds, round(key.seconds, 3))
-        _put(self.fov, round(math.degrees(key.camera.fov), 2))
-        _put(self.transition, round(key.transition, 3))
+        _put(self.seconds, rounded(key.seconds))
+        _put(self.fov, rounded(math.degrees(key.camera.fov), 1))
+        _put(self.transition, rounded(key.transition))
         self.seconds.visible = moves
         self.transition.visible = plan.loop or selected < len(plan) - 1
         _put(self.loop, plan.loop)
         _put(self.tension, plan.tension)
-        _put(self.fps, plan.fps)
+        _put(self.fps, rounded(plan.fps))
         _put(self.size, _wh(plan))
         long = len(plan) > 1 and plan.duration > 0
         self.position.visible = self.play.visible = long
@@ -121,6 +124,11 @@ class FilmPanel:
             handle.visible = text is not None
             if text is not None:
                 handle.content = text
+
+
+def rounded(value: float, digits: int = 3) -> float:
+    """As a field shows it; the page may say back what it was told, and that must not round the film."""
+    return round(value, digits)
 
 
 def listing(plan: FilmPlan, selected: int, moves: bool) -> str:

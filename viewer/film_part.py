@@ -13,7 +13,7 @@ from fsm.viewer.errand import Errand
 from fsm.viewer.film_clock import FilmClock
 from fsm.viewer.film_files import MAX_UPLOAD, Parcel, load_path, make_film, save_path
 from fsm.viewer.film_nodes import FilmNodes
-from fsm.viewer.film_panel import DEGREES, RATES, SIDES, FilmPanel
+from fsm.viewer.film_panel import DEGREES, RATES, SIDES, FilmPanel, rounded
 from fsm.viewer.keyframes import TRANSITIONS, Curve, FilmPlan, History, Keyframe
 from fsm.viewer.parts import Host, Part, by_user
 from fsm.viewer.time_controls import Playback
@@ -74,20 +74,18 @@ class FilmPart(Part):
         panel.selected.on_update(self._user(lambda value: self._select(int(value) - 1)))
         panel.act.on_click(self._user(self._act))
         panel.move.on_click(self._user(lambda value: self._move(-1 if value == "Earlier" else 1)))
-        panel.seconds.on_update(
-            self._user(lambda value: self._alter("moment", seconds=_within("the moment", value, AGES)))
-        )
+        panel.seconds.on_update(self._user(lambda v: self._alter("seconds", _within("the moment", v, AGES))))
+        panel.fov.on_update(self._user(lambda v: self._alter("fov", _within("field of view", v, DEGREES))))
         panel.transition.on_update(
-            self._user(lambda value: self._alter("pace", transition=_within("until next", value, TRANSITIONS)))
+            self._user(lambda v: self._alter("transition", _within("until next", v, TRANSITIONS)))
         )
-        panel.fov.on_update(self._user(lambda value: self._set_fov(_within("field of view", value, DEGREES))))
         panel.edit.on_click(self._user(self._edit))
         panel.position.on_update(self._user(lambda value: self._seek(float(value))))
         panel.play.on_click(self._user(lambda _: self._toggle()))
         panel.path.on_update(self._user(lambda _: self._show()))
         panel.loop.on_update(self._user(lambda value: self._set("loop", loop=bool(value))))
         panel.tension.on_update(self._user(lambda value: self._set("tension", tension=float(value))))
-        panel.fps.on_update(self._user(lambda value: self._set("fps", fps=_within("frames per second", value, RATES))))
+        panel.fps.on_update(self._user(lambda v: self._set_rate(_within("frame rate", v, RATES))))
         panel.size.on_update(self._user(self._set_size))
         panel.render.on_click(self._user(lambda _: self._render()))
         panel.cancel.on_click(self._user(lambda _: self._cancel()))
@@ -162,17 +160,23 @@ class FilmPart(Part):
         if 0 <= place + by < len(plan):
             self._change(plan.moved(place, place + by), place + by)
 
-    def _alter(self, what: str, **values: Any) -> None:
-        """Other values for the selected keyframe."""
+    def _alter(self, name: str, value: float) -> None:
+        """Another number for the selected keyframe."""
         place, plan = self._selected, self.plan
-        if place < len(plan):
-            key = dataclasses.replace(plan.keyframes[place], **values)
-            self._change(plan.replaced(place, key), doing=f"{what} of {place}")
+        if place >= len(plan):
+            return
+        key = plan.keyframes[place]
+        if name == "fov":
+            if value == rounded(math.degrees(key.camera.fov), 1):
+                return
+            key = dataclasses.replace(key, camera=dataclasses.replace(key.camera, fov=math.radians(value)))
+        elif value != rounded(getattr(key, name)):
+            key = dataclasses.replace(key, **{name: value})
+        self._change(plan.replaced(place, key), doing=f"{name} of {place}")
 
-    def _set_fov(self, degrees: float) -> None:
-        if self._selected < len(self.plan):
-            camera = self.plan.keyframes[self._selected].camera
-            self._alter("fov", camera=dataclasses.replace(camera, fov=math.radians(degrees)))
+    def _set_rate(self, fps: float) -> None:
+        if fps != rounded(self.plan.fps):
+            self._set("fps", fps=fps)
 
     def _set_size(self, wh: tuple[float, float]) -> None:
         w, h = (round(_within(what, side, SIDES)) for what, side in zip(("width", "height"), wh, strict=True))

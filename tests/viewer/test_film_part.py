@@ -43,9 +43,14 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def one(scene: FakeScene) -> Iterator[FakeBrowser]:
     with Viewer(scene, port=0) as viewer, browser(viewer.url) as connected:
-        connected.look()
-        until(lambda: connected.pictures and connected.find("Load path"))
+        ready(connected)
         yield connected
+
+
+def ready(one: FakeBrowser) -> None:
+    """It has its first picture; a control that was used earlier might not be listened to yet."""
+    one.look()
+    until(lambda: one.pictures, seconds=60)
 
 
 def value(one: FakeBrowser, label: str):
@@ -81,7 +86,7 @@ def two(one: FakeBrowser) -> None:
     add(one, 0.6, 0.5)
     one.use("Selected", "1")
     one.use("Until next (s)", 0.5)
-    one.use("Frames per second", 10)
+    one.use("Frame rate (fps)", 10)
     until(lambda: lines(one) == ["1 0.000 0.50", "2 0.500 end"])
 
 
@@ -156,12 +161,33 @@ def test_numbers_out_of_bounds_change_nothing(one: FakeBrowser) -> None:
     for label, bad, sentence in (
         ("Until next (s)", 0, "until next is 0; type a number from 0.001 to 600."),
         ("Field of view (°)", 500, "field of view is 500; type a number from 1 to 170."),
-        ("Frames per second", math.nan, "frames per second is nan"),
-        ("Width, height (px)", (64, 9), "height is 9; type a number from 16 to 4096."),
+        ("Frame rate (fps)", math.nan, "frame rate is nan"),
+        ("Size (px)", (64, 9), "height is 9; type a number from 16 to 4096."),
     ):
         one.use(label, bad)
         until(lambda s=sentence: one.says(f"**Not done:** {s}"))
     assert lines(one) == ["1 0.000 0.50", "2 0.500 end"]
+
+
+def test_what_a_field_shows_may_be_said_back_and_rounds_nothing(one: FakeBrowser) -> None:
+    two(one)
+    before = path_of(one)
+    before["keyframes"][1].update(time=1 / 3, fov=49.123456)
+    before["keyframes"][0]["override_transition_sec"] = 2 / 3
+    before["fps"] = 29.97002997
+    one.upload("Load path", "exact.json", json.dumps(before).encode())
+    until(lambda: one.says("exact.json: 2 keyframes."))
+    one.use("Selected", "2")
+    until(lambda: value(one, "Moment (s)") == 0.333)
+    one.use("Closed loop", True)
+    until(lambda: visible(one, "Until next (s)"))
+    for label in ("Moment (s)", "Field of view (°)", "Until next (s)", "Frame rate (fps)"):
+        one.use(label, value(one, label))
+    after = path_of(one)
+    assert after["keyframes"][1]["time"] == 1 / 3
+    assert after["keyframes"][1]["fov"] == pytest.approx(49.123456, rel=1e-14)
+    assert after["keyframes"][0]["override_transition_sec"] == 2 / 3
+    assert after["fps"] == 29.97002997
 
 
 def test_going_to_a_keyframe_brings_view_and_moment(one: FakeBrowser) -> None:
@@ -242,7 +268,7 @@ def decoded(content: bytes) -> list[np.ndarray]:
 
 def test_a_film_arrives_with_the_frames_that_were_planned(one: FakeBrowser, temporary: Path) -> None:
     two(one)
-    one.use("Width, height (px)", (64, 48))
+    one.use("Size (px)", (64, 48))
     one.use("Render film", True)
     film = one.file()
     assert film.name == "film.mp4"
@@ -273,7 +299,7 @@ def test_pictures_arrive_as_a_zip(one: FakeBrowser, temporary: Path) -> None:
 def slow_film(one: FakeBrowser, scene: FakeScene) -> None:
     """Rendering it has begun, and would take long."""
     two(one)
-    one.use("Frames per second", 100)
+    one.use("Frame rate (fps)", 100)
     scene.seconds = 0.05
     one.use("Render film", True)
     until(lambda: any(len(r) == 4 for r in scene.requests))
@@ -288,7 +314,7 @@ def test_a_film_is_cancelled(one: FakeBrowser, scene: FakeScene, temporary: Path
     until(lambda: not [t for t in threading.enumerate() if t.name == "fsm-viewer-errand"])
     assert list(temporary.iterdir()) == []
     scene.seconds = 0.0
-    one.use("Frames per second", 10)
+    one.use("Frame rate (fps)", 10)
     one.use("Render film", True)
     assert len(decoded(one.file().content)) == 6
     assert one.files == []
@@ -307,7 +333,7 @@ def test_pictures_come_while_a_film_is_made(one: FakeBrowser, scene: FakeScene) 
 def test_a_browser_that_leaves_takes_its_film_along(scene: FakeScene, temporary: Path) -> None:
     with Viewer(scene, port=0) as viewer:
         with browser(viewer.url) as one:
-            one.look()
+            ready(one)
             slow_film(one, scene)
         until(lambda: viewer.clients == 0)
         until(lambda: not [t for t in threading.enumerate() if t.name.startswith("fsm-viewer")])
@@ -331,7 +357,7 @@ def test_a_film_too_large_to_send_ends_early(
 ) -> None:
     monkeypatch.setattr(film_files, "MAX_FILM", 1 << 10)
     two(one)
-    one.use("Frames per second", 100)
+    one.use("Frame rate (fps)", 100)
     one.use("Render as", "PNG sequence")
     one.use("Render film", True)
     until(lambda: one.says("**Not done:** the film is larger than 0 MB, too large to send; save the path and use fsm"))
@@ -374,8 +400,7 @@ def test_files_that_are_no_path_are_refused_in_the_panel(
 
 def test_uploads_are_bounded(scene: FakeScene) -> None:
     with Viewer(scene, port=0) as viewer, browser(viewer.url) as one:
-        one.look()
-        until(lambda: one.find("Load path"))
+        ready(one)
         until(lambda: viewer.clients)
         kept = next(iter(viewer._sessions.values())).client.gui._current_file_upload_states
         one.upload("Load path", "large.json", b"x", claimed=film_files.MAX_UPLOAD + 1)
@@ -397,9 +422,9 @@ def test_the_film_is_what_fsm_render_makes_of_the_saved_path(tmp_path: Path) -> 
     model = FSM.from_pretrained(write_model(tmp_path / "model"))
     model.reconstruct(open_clip("demo").views([0, 20, 40], hw=(32, 48))).save(file)
     with Viewer(open_scene(file, "cpu"), port=0) as viewer, browser(viewer.url) as one:
-        one.look(y=0.2)
+        ready(one)
         two(one)
-        one.use("Width, height (px)", (48, 32))
+        one.use("Size (px)", (48, 32))
         one.use("Render film", True)
         video = one.file(60).content
         one.use("Render as", "PNG sequence")

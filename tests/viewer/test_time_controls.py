@@ -97,3 +97,11 @@ def test_nearest_frame_is_nearest(times: list[float], seconds: float) -> None:
     index = nearest_frame(times, seconds)
     assert abs(times[index] - seconds) == min(abs(t - seconds) for t in times)
     assert nearest_frame([0.0, 1.0], 0.5) == 0
+
+
+def test_put_stands_there_even_where_time_is_frozen() -> None:
+    playing = Playback.over([0.0, 1.0, 2.0]).played()
+    assert (playing.put(0.7).moment, playing.put(0.7).playing) == (0.7, False)
+    frozen = playing.sought(0.5).freezing_time(True)
+    assert (frozen.put(1.5).moment, frozen.put(9.0).moment) == (1.5, 2.0)
+    assert frozen.put(1.5).freezing_time(False).moment == 1.5
