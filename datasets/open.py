@@ -79,6 +79,16 @@ def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:
     return FsmClips(path, fix_poses)
 
 
+def holds_clip(folder: Path) -> bool:
+    """Whether ``open_dataset`` takes a folder for a clip or for several, sound or not: it goes by the files directly in it."""
+    if (folder / "transforms.json").is_file() or (folder / "transforms_train.json").is_file():
+        return True
+    if any(folder.glob("*.npz")) and not any(folder.glob("*.json*")):
+        return True
+    clips, lists = _clip_files(folder)
+    return bool(clips or lists)
+
+
 def open_clip(path: str | Path, clip_id: str | None = None, fix_poses: bool = False) -> Clip:
     """One clip: the one named ``clip_id``, or the only (of splits: the training) one behind ``path``."""
     dataset = open_dataset(path, fix_poses)
@@ -95,10 +105,23 @@ def _is_transforms(value: Any) -> bool:
 
 
 def _clip_file(folder: Path) -> Path:
-    """The one clip file of a folder: the only JSON object whose frames have world-to-camera poses and pictures."""
+    """The one clip file of a folder."""
+    clips, lists = _clip_files(folder)
+    if len(clips) == 1:
+        return folder / clips[0]
+    if clips:
+        raise InputError(f"{folder} holds several clips ({_shown(clips)}); name one of these files, or a list of them.")
+    if lists:
+        raise InputError(f"{folder} holds lists of clips ({_shown(lists)}); name one of these files.")
+    raise InputError(f"{folder} holds no clip; a clip is {UNDERSTOOD}.")
+
+
+def _clip_files(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the clips of a folder (JSON objects whose frames have world-to-camera poses and pictures), and of lists of clips."""
     from fsm.datasets.cameras_json import is_cameras_json
 
-    clips, lists = [], []
+    clips: list[str] = []
+    lists: list[str] = []
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.jsonl")]):
         try:
             value = read_json(file)
@@ -112,13 +135,7 @@ def _clip_file(folder: Path) -> Path:
             clips.append(file.name)
         if len(clips) > SHOWN:
             break
-    if len(clips) == 1:
-        return folder / clips[0]
-    if clips:
-        raise InputError(f"{folder} holds several clips ({_shown(clips)}); name one of these files, or a list of them.")
-    if lists:
-        raise InputError(f"{folder} holds lists of clips ({_shown(lists)}); name one of these files.")
-    raise InputError(f"{folder} holds no clip; a clip is {UNDERSTOOD}.")
+    return clips, lists
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -3,6 +3,8 @@
 if __name__ != "fsm.viewer":
     raise ImportError("import this package as fsm.viewer; install the checkout first with `pip install -e .`")
 
+from fsm.viewer.gallery import Gallery
+from fsm.viewer.gallery_viewer import GalleryViewer
 from fsm.viewer.server import Viewer
 
-__all__ = ["Viewer"]
+__all__ = ["Gallery", "GalleryViewer", "Viewer"]

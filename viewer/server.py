@@ -6,7 +6,7 @@ import io
 import socket
 import threading
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsm.errors import InputError
 from fsm.viewer.cameras import Camera, up_direction
@@ -19,11 +19,110 @@ from fsm.viewer.stage import Stage, Viewable
 if TYPE_CHECKING:
     import viser
 
+AnyService = TypeVar("AnyService", bound="Service")
+
 PORTS = 100
 """Ports tried upward from the one asked for."""
 
 
-class Viewer:
+class Service:
+    """One server behind its gate, and what it does for each browser until that leaves. Subclasses say what that is."""
+
+    def __init__(self, host: str, port: int, token: str | None, max_clients: int, name: str) -> None:
+        """Serve at once, on the next port that is free; ``name`` is the title of the panel."""
+        gate = Gate(host, token, max_clients)
+        port = free_port(host, port)
+        self._sessions: dict[int, Any] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._host, self._gate = host, gate
+        self._server = start_server(host, port, gate)
+        self._server.gui.configure_theme(show_share_button=False, show_logo=False)
+        self._server.gui.set_panel_label(name)
+        self._dress()
+        self._server.on_client_connect(self._join)
+        self._server.on_client_disconnect(self._leave)
+
+    def _welcome(self, client: Any) -> Any:
+        """What serves one browser, ``client`` in viser's terms, until its ``close()`` is called."""
+        raise NotImplementedError
+
+    def _dress(self) -> None:
+        """What is the same for every browser."""
+
+    def _joined(self, session: Any) -> None:
+        """It is among those served now."""
+
+    def _end(self) -> None:
+        """Stop what works for all browsers."""
+
+    @property
+    def url(self) -> str:
+        """Address to open, with the token."""
+        name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(self._host, self._host)
+        query = "" if self._gate.token is None else f"?token={self._gate.token}"
+        return f"http://{name}:{self._server.get_port()}/{query}"
+
+    def share(self) -> str:
+        """Open a public address through viser's service and return it, with the token that everybody needs from now on.
+
+        One is made if there was none. Where the service cannot be reached, ``InputError``; the viewer goes on as it was.
+        """
+        return share(self._server, self._gate, self._host)
+
+    @property
+    def clients(self) -> int:
+        """Browsers being drawn for."""
+        return len(self._sessions)
+
+    def run(self) -> None:
+        """Serve until ``stop`` is called or the user interrupts."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._stopped.wait()
+        self.stop()
+
+    def stop(self) -> None:
+        """Disconnect everybody and free the port; harmless when repeated."""
+        with self._lock:
+            if self._stopped.is_set() and not self._sessions:
+                return
+            self._stopped.set()
+            sessions, self._sessions = list(self._sessions.values()), {}
+        self._end()
+        for session in sessions:
+            session.close()
+        unshare(self._server)
+        with quiet():
+            self._server.stop()
+
+    def __enter__(self: AnyService) -> AnyService:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+    def _join(self, client: Any) -> None:
+        session = self._welcome(client)
+        with self._lock:
+            # It may have left again while its controls were built: then nobody else will close the session.
+            welcome = not self._stopped.is_set() and client.client_id in self._server.get_clients()
+            if welcome:
+                self._sessions[client.client_id] = session
+        if not welcome:
+            session.close()
+            return
+        self._joined(session)
+
+    def _leave(self, client: Any) -> None:
+        with self._lock:
+            session = self._sessions.pop(client.client_id, None)
+        if session is not None:
+            session.close()
+
+
+class Viewer(Service):
     """A scene in the browser, live: ``Viewer(scene).run()``, or ``with Viewer(scene) as viewer: ... viewer.url``."""
 
     def __init__(
@@ -44,39 +143,11 @@ class Viewer:
         set beside it; they are taken to be in its space and on its clock. A ``host`` that others can reach needs a
         ``token``. Bad values raise ``InputError``. ``port`` 0 takes any.
         """
-        gate = Gate(host, token, max_clients)
-        port = free_port(host, port)
         others = compare if compare is None or isinstance(compare, Mapping) else {"Other scene": compare}
         self._stage = Stage(scene, clip, others)
         self._showing = threading.Lock()
         self._stream: Stream | None = None
-        self._sessions: dict[int, Session] = {}
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._host, self._gate = host, gate
-        self._server = start_server(host, port, gate)
-        self._dress(name)
-        self._server.on_client_connect(self._join)
-        self._server.on_client_disconnect(self._leave)
-
-    @property
-    def url(self) -> str:
-        """Address to open, with the token."""
-        name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(self._host, self._host)
-        query = "" if self._gate.token is None else f"?token={self._gate.token}"
-        return f"http://{name}:{self._server.get_port()}/{query}"
-
-    def share(self) -> str:
-        """Open a public address through viser's service and return it, with the token that everybody needs from now on.
-
-        One is made if there was none. Where the service cannot be reached, ``InputError``; the viewer goes on as it was.
-        """
-        return share(self._server, self._gate, self._host)
-
-    @property
-    def clients(self) -> int:
-        """Browsers being drawn for."""
-        return len(self._sessions)
+        super().__init__(host, port, token, max_clients, name)
 
     def show(self, scene: Viewable, clip: Any = None) -> None:
         """Put ``scene`` in the place of the one shown; browsers keep camera, clock and controls as far as they fit it.
@@ -115,41 +186,20 @@ class Viewer:
             for session in sessions:
                 session.restage(stage)
 
-    def run(self) -> None:
-        """Serve until ``stop`` is called or the user interrupts."""
-        with contextlib.suppress(KeyboardInterrupt):
-            self._stopped.wait()
-        self.stop()
+    def _welcome(self, client: Any) -> Session:
+        return Session(client, self._stage)
 
-    def stop(self) -> None:
-        """Disconnect everybody and free the port; harmless when repeated."""
-        with self._lock:
-            if self._stopped.is_set() and not self._sessions:
-                return
-            self._stopped.set()
-            sessions, self._sessions = list(self._sessions.values()), {}
+    def _joined(self, session: Session) -> None:
+        with self._showing:
+            session.restage(self._stage)  # it may have been replaced meanwhile
+
+    def _end(self) -> None:
         if self._stream is not None:
             self._stream.close()
-        for session in sessions:
-            session.close()
-        unshare(self._server)
-        with quiet():
-            self._server.stop()
 
-    def __enter__(self) -> "Viewer":
-        """Itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self.stop()
-
-    def _dress(self, name: str) -> None:
-        """Title, up direction and the first camera of every browser."""
-        server = self._server
-        server.gui.configure_theme(show_share_button=False, show_logo=False)
-        server.gui.set_panel_label(name)
-        server.scene.set_up_direction(up_direction(self._stage.inputs.views))
+    def _dress(self) -> None:
+        """Up direction and the first camera of every browser."""
+        self._server.scene.set_up_direction(up_direction(self._stage.inputs.views))
         self._first_camera()
 
     def _first_camera(self) -> None:
@@ -160,25 +210,6 @@ class Viewer:
         camera.position = first.position
         camera.look_at = tuple((start + self._stage.distance * forward).tolist())
         camera.up, camera.fov = up_direction(inputs), first.fov
-
-    def _join(self, client: Any) -> None:
-        session = Session(client, self._stage)
-        with self._lock:
-            # It may have left again while its controls were built: then nobody else will close the session.
-            welcome = not self._stopped.is_set() and client.client_id in self._server.get_clients()
-            if welcome:
-                self._sessions[client.client_id] = session
-        if not welcome:
-            session.close()
-            return
-        with self._showing:
-            session.restage(self._stage)  # it may have been replaced meanwhile
-
-    def _leave(self, client: Any) -> None:
-        with self._lock:
-            session = self._sessions.pop(client.client_id, None)
-        if session is not None:
-            session.close()
 
 
 def free_port(host: str, port: int) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fsm.datasets.base import Clip
+    from fsm.viewer import Gallery
 
     Coming = tuple[Iterator[Any], int]
     """Scenes that are still to be made, and how many frames the last one will have been made from."""
@@ -25,10 +26,10 @@ SPLATS = (".ply", ".splat", ".spz")
 
 @dataclass(frozen=True)
 class View:
-    """Explore a scene, a clip or a splat file in the browser: any camera at any moment, live."""
+    """Explore a scene, a clip, a splat file or a folder of scenes in the browser: any camera at any moment, live."""
 
-    scene: tyro.conf.Positional[Annotated[str, flag("SCENE|CLIP|FILE", "")]]
-    """Scene folder; .ply, .splat or .spz file; or a clip, which is reconstructed first."""
+    scene: tyro.conf.Positional[Annotated[str, flag("SCENE|CLIP|FILE|FOLDER", "")]]
+    """Scene folder; .ply, .splat or .spz file; a clip, which is reconstructed first; or a folder of scenes and splat files."""
     host: Annotated[str, flag("ADDRESS")] = "127.0.0.1"
     """Address to bind; one that others can reach (0.0.0.0) needs --token."""
     port: Annotated[int, flag("PORT")] = 8080
@@ -58,7 +59,7 @@ class View:
 
     def run(self) -> None:
         """Serve until interrupted."""
-        from fsm.viewer import Viewer
+        from fsm.viewer import GalleryViewer, Viewer
         from fsm.viewer.gate import Gate
         from fsm.viewer.server import free_port
 
@@ -66,17 +67,36 @@ class View:
         free_port(self.host, self.port)
         if self.push is not None and not self.stream:
             raise InputError(f"--push is {self.push}, which says how --stream reads; add --stream or leave it out.")
-        compare = self._compared()
-        scene, clip, coming = self._scene()
-        name = Path(self.scene).name
-        viewer = Viewer(scene, clip=clip, compare=compare, host=self.host, port=self.port, token=self.token, name=name)
+        served: dict[str, Any] = {"host": self.host, "port": self.port, "token": self.token}
+        clip = coming = None
+        if self._is_gallery():
+            viewer = GalleryViewer(self._gallery(), **served)
+        else:
+            compare = self._compared()
+            scene, clip, coming = self._scene()
+            viewer = Viewer(scene, clip=clip, compare=compare, name=Path(self.scene).name, **served)
         shared = self._shared(viewer) if self.share else None
         print(f"{self.scene} at {viewer.url} (Ctrl-C ends it)", flush=True)
         if shared is not None:
             print(f"shared at {shared}", flush=True)
-        if coming is not None:
+        if isinstance(viewer, Viewer) and coming is not None:
             viewer.stream(coming[0], clip=clip, total=coming[1])
         viewer.run()
+
+    def _is_gallery(self) -> bool:
+        """Whether a folder is meant to be chosen from: it is neither a scene nor a clip, by the files directly in it."""
+        from fsm.datasets.open import holds_clip
+
+        path = Path(self.scene)
+        return self.scene != "demo" and path.is_dir() and not (path / "scene.json").is_file() and not holds_clip(path)
+
+    def _gallery(self) -> "Gallery":
+        from fsm.viewer import Gallery
+
+        for name in ("model", "id", "inputs", "size", "stream", "compare", "clip"):
+            if getattr(self, name) not in (None, False):
+                raise InputError(f"--{name} is for one clip or scene, but {self.scene} is a folder of them; name one.")
+        return Gallery(self.scene, choose_device(self.device))
 
     def _shared(self, viewer: Any) -> str | None:
         """The public address; where there is none the viewer goes on without, so the error is said here."""

@@ -197,6 +197,8 @@ class FakeBrowser:
                 self.pictures.append(np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[..., ::-1])
             elif kind == "GuiUpdateMessage":
                 self.controls.setdefault(message["uuid"], {}).update(message["updates"])
+            elif kind == "GuiRemoveMessage":
+                self.controls.pop(message["uuid"], None)
             elif kind.startswith("Gui") and "uuid" in message:
                 known = {"uuid": message["uuid"], "value": message.get("value"), **(message.get("props") or {})}
                 self.controls.setdefault(message["uuid"], {}).update(known)
