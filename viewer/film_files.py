@@ -17,7 +17,7 @@ from fsm.viewer.keyframes import FilmPlan
 Kind = Literal["mp4", "PNG sequence"]
 MAX_FILM = 1 << 30
 """Bytes: it goes to the browser in one piece."""
-MAX_UPLOAD = 32 << 20
+MAX_UPLOAD = 32_000_000
 """Bytes of a path that is loaded: hours of one."""
 LOOK = 16
 """Frames between looks at how large it has become."""

@@ -11,6 +11,8 @@ SIDES = (16.0, 4096.0)
 RATES = (1.0, 120.0)
 DEGREES = (1.0, 170.0)
 """As narrow and as wide as ``cameras.FIELDS_OF_VIEW``."""
+STEP = 0.01
+"""Seconds of the film, on its slider."""
 EMPTY = "Set up a view and a moment, then choose **Add keyframe**; two or more make a film."
 CELL = "padding:0 1em 0 0;text-align:right"
 
@@ -53,7 +55,7 @@ class FilmPanel:
         )
 
     def _film(self, gui: Any, plan: FilmPlan) -> None:
-        self.position = gui.add_slider("Film time (s)", 0.0, 1.0, 0.01, 0.0)
+        self.position = gui.add_slider("Film time (s)", 0.0, 1.0, STEP, 0.0)
         self.play = gui.add_button("Play film")
         self.path = gui.add_checkbox(
             "Show path", True, hint="The line is coloured by the clip's time. Click a keyframe to go there."
@@ -98,7 +100,7 @@ class FilmPanel:
         _put(self.tension, plan.tension)
         _put(self.fps, rounded(plan.fps))
         _put(self.size, _wh(plan))
-        long = len(plan) > 1 and plan.duration > 0
+        long = len(plan) > 1 and plan.duration >= 2 * STEP
         self.position.visible = self.play.visible = long
         if long and self.position.max != round(plan.duration, 2):
             self.position.value = min(self.position.value, round(plan.duration, 2))

@@ -213,7 +213,7 @@ class FilmPart(Part):
         """Show that moment of the film; False when the clip's own clock was started, which then has its way."""
         if self._host.playback.playing:
             return False
-        camera, seconds = curve.camera(film_seconds, self._host.camera.aspect)
+        camera, seconds = curve.camera(film_seconds, 1.0)  # the browser keeps its own aspect
         self.panel.show_position(film_seconds)
         self._host.show(camera, seconds)
         return True

@@ -29,10 +29,13 @@ def bound_uploads(client: Any, limit: int, refused: Callable[[Exception], None])
     class Uploads(dict[str, Any]):
         def __setitem__(self, uuid: str, state: Any) -> None:
             size, parts = int(state["total_bytes"]), int(state["part_count"])
-            if len(self) >= AT_ONCE or not 0 <= parts <= limit // PART or not 0 <= size <= limit:
-                refused(
-                    InputError(f"the file has {size / 1e6:.1f} MB, more than {limit / 1e6:.0f}; choose a smaller one.")
-                )
+            sentence = None
+            if not 0 <= parts <= limit // PART or not 0 <= size <= limit:
+                sentence = f"the file has {size / 1e6:.1f} MB, more than {limit / 1e6:.0f}; choose a smaller one."
+            elif len(self) >= AT_ONCE:
+                sentence = f"{AT_ONCE} files are on their way already; reload the page if they do not arrive."
+            if sentence is not None:
+                refused(InputError(sentence))
                 # The page waits for this before it offers the button again.
                 client.gui._websock_interface.queue_message(FileTransferPartAck(None, uuid, size, size))
                 return

@@ -404,10 +404,10 @@ def test_uploads_are_bounded(scene: FakeScene) -> None:
         until(lambda: viewer.clients)
         kept = next(iter(viewer._sessions.values())).client.gui._current_file_upload_states
         one.upload("Load path", "large.json", b"x", claimed=film_files.MAX_UPLOAD + 1)
-        until(lambda: one.says("**Not done:** the file has 33.6 MB, more than 34"))
+        until(lambda: one.says("**Not done:** the file has 32.0 MB, more than 32; choose a smaller one."))
         assert kept == {}
         one.upload("Load path", "many.json", b"x" * 200, claimed=200, part=1)
-        until(lambda: one.says("more than 34") and kept == {})
+        until(lambda: one.says("the file has 0.0 MB, more than 32") and kept == {})
         one.upload("Load path", "liar.json", b"x" * 4000, claimed=3000, part=1000)
         until(lambda: kept)
         (state,) = kept.values()
@@ -415,6 +415,9 @@ def test_uploads_are_bounded(scene: FakeScene) -> None:
         one.use("Add keyframe", True)
         until(lambda: lines(one))  # all its parts were taken in before
         assert sum(map(len, state["parts"].values())) == 3000
+        one.upload("Load path", "second.json", b"x" * 4000, claimed=3000, part=1000)
+        one.upload("Load path", "third.json", b"{}")
+        until(lambda: one.says("**Not done:** 2 files are on their way already"))
 
 
 def test_the_film_is_what_fsm_render_makes_of_the_saved_path(tmp_path: Path) -> None:
