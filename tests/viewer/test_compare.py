@@ -10,7 +10,7 @@ import torch
 from fsm.errors import InputError
 from fsm.viewer import Viewer
 from fsm.viewer.cameras import Camera
-from fsm.viewer.modes import UNSEEN
+from fsm.viewer.modes import UNSEEN, Mode
 from fsm.viewer.stage import Job, Stage
 from fsm.viewer.wipe import LINE, Wipe
 from fsm.views import Rendering, Views
@@ -47,12 +47,12 @@ def drawn(stage: Stage, job: Job) -> np.ndarray:
     return stage.draw(job, 40).picture / 255
 
 
-def job(wipe: Wipe | None, mode="Colour", camera: Camera = CAMERA) -> Job:
+def job(wipe: Wipe | None, mode: Mode = "Colour", camera: Camera = CAMERA) -> Job:
     return Job(camera, 0.4, 2, mode, 40, wipe)
 
 
 @pytest.mark.parametrize("mode", ["Colour", "Depth", "Opacity"])
-def test_both_sides_are_what_each_alone_shows(mode: str) -> None:
+def test_both_sides_are_what_each_alone_shows(mode: Mode) -> None:
     stage = Stage(FakeScene(), compare={"other": OtherScene()})
     alone = drawn(stage, job(None, mode))
     swapped = Stage(OtherScene())

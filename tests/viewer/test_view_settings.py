@@ -21,6 +21,7 @@ from tests.viewer.fakes import FakeBrowser, FakeScene, browser, cameras, until
 
 FRONT = Camera((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 0.8, 1.5)
 LEVEL = 3 / 255  # JPEG
+ALL = Limits()
 
 
 class Steps(FakeScene):
@@ -39,8 +40,8 @@ class Flat(FakeScene):
         return Rendering(super().render(views).rgb)
 
 
-def job(mode: Mode = "Colour", **limits: Limits) -> Job:
-    return Job(FRONT, 0.0, 0, mode, 40, **limits)
+def job(mode: Mode = "Colour", limits: Limits = ALL, depths: Limits = ALL) -> Job:
+    return Job(FRONT, 0.0, 0, mode, 40, limits=limits, depths=depths)
 
 
 def halves(picture: np.ndarray) -> tuple[float, float]:
