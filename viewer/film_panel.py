@@ -66,7 +66,7 @@ class FilmPanel:
         self.tension = gui.add_slider(
             "Tension", 0.0, 1.0, 0.05, plan.tension, hint="0: the smoothest path. 1: rests at every keyframe."
         )
-        self.fps = gui.add_number("Frame rate (fps)", plan.fps, min=RATES[0], max=RATES[1], step=1.0)
+        self.fps = gui.add_number("Rate (fps)", plan.fps, min=RATES[0], max=RATES[1], step=1.0)
         self.fps.precision = 3
         self.size = gui.add_vector2(
             "Size (px)", _wh(plan), min=(SIDES[0],) * 2, max=(SIDES[1],) * 2, step=1.0, hint="Width and height."

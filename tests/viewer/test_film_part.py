@@ -86,7 +86,7 @@ def two(one: FakeBrowser) -> None:
     add(one, 0.6, 0.5)
     one.use("Selected", "1")
     one.use("Until next (s)", 0.5)
-    one.use("Frame rate (fps)", 10)
+    one.use("Rate (fps)", 10)
     until(lambda: lines(one) == ["1 0.000 0.50", "2 0.500 end"])
 
 
@@ -161,7 +161,7 @@ def test_numbers_out_of_bounds_change_nothing(one: FakeBrowser) -> None:
     for label, bad, sentence in (
         ("Until next (s)", 0, "until next is 0; type a number from 0.001 to 600."),
         ("Field of view (°)", 500, "field of view is 500; type a number from 1 to 170."),
-        ("Frame rate (fps)", math.nan, "frame rate is nan"),
+        ("Rate (fps)", math.nan, "frame rate is nan"),
         ("Size (px)", (64, 9), "height is 9; type a number from 16 to 4096."),
     ):
         one.use(label, bad)
@@ -181,7 +181,7 @@ def test_what_a_field_shows_may_be_said_back_and_rounds_nothing(one: FakeBrowser
     until(lambda: value(one, "Moment (s)") == 0.333)
     one.use("Closed loop", True)
     until(lambda: visible(one, "Until next (s)"))
-    for label in ("Moment (s)", "Field of view (°)", "Until next (s)", "Frame rate (fps)"):
+    for label in ("Moment (s)", "Field of view (°)", "Until next (s)", "Rate (fps)"):
         one.use(label, value(one, label))
     after = path_of(one)
     assert after["keyframes"][1]["time"] == 1 / 3
@@ -299,7 +299,7 @@ def test_pictures_arrive_as_a_zip(one: FakeBrowser, temporary: Path) -> None:
 def slow_film(one: FakeBrowser, scene: FakeScene) -> None:
     """Rendering it has begun, and would take long."""
     two(one)
-    one.use("Frame rate (fps)", 100)
+    one.use("Rate (fps)", 100)
     scene.seconds = 0.05
     one.use("Render film", True)
     until(lambda: any(len(r) == 4 for r in scene.requests))
@@ -314,7 +314,7 @@ def test_a_film_is_cancelled(one: FakeBrowser, scene: FakeScene, temporary: Path
     until(lambda: not [t for t in threading.enumerate() if t.name == "fsm-viewer-errand"])
     assert list(temporary.iterdir()) == []
     scene.seconds = 0.0
-    one.use("Frame rate (fps)", 10)
+    one.use("Rate (fps)", 10)
     one.use("Render film", True)
     assert len(decoded(one.file().content)) == 6
     assert one.files == []
@@ -357,7 +357,7 @@ def test_a_film_too_large_to_send_ends_early(
 ) -> None:
     monkeypatch.setattr(film_files, "MAX_FILM", 1 << 10)
     two(one)
-    one.use("Frame rate (fps)", 100)
+    one.use("Rate (fps)", 100)
     one.use("Render as", "PNG sequence")
     one.use("Render film", True)
     until(lambda: one.says("**Not done:** the film is larger than 0 MB, too large to send; save the path and use fsm"))
