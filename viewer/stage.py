@@ -161,6 +161,11 @@ class Stage:
         there = {"Depth": self.renders_depth, "Opacity": self.renders_opacity, "Difference": self.knows_frames}
         return tuple(m for m in modes.MODES if there.get(m, True))
 
+    @property
+    def found_depths(self) -> tuple[float, float] | None:
+        """Nearest and farthest depth of the inputs' views, in the clip's unit; None before a picture needed them."""
+        return self._depths
+
     def nearest(self, seconds: float) -> int:
         """Index of the input nearest in time."""
         return nearest_frame(self.times, seconds)

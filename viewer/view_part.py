@@ -52,6 +52,7 @@ class ViewPart(Part):
                 visible=False,
                 hint="Depths that are red and blue, in the clip's unit. 0: found from the inputs.",
             )
+            self.found = gui.add_markdown("", visible=False)
             self.up = gui.add_dropdown("Up", (FROM_CAMERAS, *AXES), hint="The camera is turned about this direction.")
             self.set_up = gui.add_button("Set up as in this view")
         self.fov.on_update(by_user(lambda value: self._zoom(float(value))))
@@ -64,6 +65,7 @@ class ViewPart(Part):
         """Within the limits, in the range of colours."""
         deep = self._host.stage.renders_depth
         self.depths.visible = deep and job.mode == "Depth"
+        self.found.visible = self.depths.visible and bool(self.found.content)
         if not deep:
             return job
         limits, depths = Limits.of(self.limits.value, "Near, far"), Limits.of(self.depths.value, "Depth colours")
@@ -75,6 +77,13 @@ class ViewPart(Part):
             self._sent.clear()
             self.fov.value = _degrees(camera.fov)
 
+    def shown(self, seconds: float) -> None:
+        """Tell what was found for the ends of the colours."""
+        found = self._host.stage.found_depths
+        if self.depths.visible and found is not None:
+            self.found.content = f"Found: red at {found[0]:.3g}, blue at {found[1]:.3g}"
+            self.found.visible = True
+
     def reset(self) -> None:
         """No limits, colours from the inputs, up from the cameras."""
         self._sent.clear()
@@ -85,6 +94,7 @@ class ViewPart(Part):
     def restaged(self) -> None:
         """Up is that of the new cameras, where it was that of the old."""
         self.limits.visible = self._host.stage.renders_depth
+        self.found.content = ""
         if self.up.value == FROM_CAMERAS:
             self._host.up = up_direction(self._host.stage.inputs.views)
 

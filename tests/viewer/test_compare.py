@@ -169,6 +169,17 @@ def test_the_input_frame_leads_the_camera_and_is_for_colour_only(one: FakeBrowse
     assert one.find("Compare with")["value"] == "Nothing"  # pyright: ignore[reportOptionalSubscript]
 
 
+def test_another_scene_is_compared_with_nothing_that_belonged_to_the_first() -> None:
+    with Viewer(FakeScene(), compare={"old": OtherScene()}, port=0) as viewer, browser(viewer.url) as one:
+        one.look()
+        one.use("Compare with", "old")
+        until(lambda: one.says("Left: this scene, right: `old`"))
+        viewer.show(FakeScene(cameras(rgb=True)))
+        until(lambda: one.find("Compare with")["value"] == "Nothing")  # pyright: ignore[reportOptionalSubscript]
+        until(lambda: not one.says("Left:") and not is_visible(one, "Wipe (%)"))
+        assert "old" not in one.find("Compare with")["options"]  # pyright: ignore[reportOptionalSubscript]
+
+
 def test_nothing_is_offered_where_there_is_nothing_to_compare_with() -> None:
     with Viewer(FakeScene(), port=0) as viewer, browser(viewer.url) as one:
         one.look()

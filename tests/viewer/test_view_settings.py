@@ -154,10 +154,12 @@ def test_the_ends_of_the_colours_are_for_depth(one: FakeBrowser) -> None:
     assert until(lambda: one.find("Depth colours"))["visible"] is False
     one.use("Show", "Depth")
     until(lambda: one.find("Depth colours")["visible"])  # pyright: ignore[reportOptionalSubscript]
-    until(lambda: halves(one.pictures[-1])[0] != 1)
+    until(lambda: one.says("Found: red at 1, blue at 3"))
     before = one.pictures[-1]
     one.use("Depth colours", (0.5, 50.0))
     until(lambda: abs(halves(one.pictures[-1])[1] - halves(before)[1]) > 0.05)
+    one.use("Show", "Colour")
+    until(lambda: not one.says("Found:") and not one.find("Depth colours")["visible"])  # pyright: ignore
 
 
 def test_what_a_scene_cannot_do_is_not_shown() -> None:
@@ -166,6 +168,22 @@ def test_what_a_scene_cannot_do_is_not_shown() -> None:
         until(lambda: one.pictures and one.find("Up"))
         assert one.find("Near, far")["visible"] is False  # pyright: ignore[reportOptionalSubscript]
         assert list(one.find("Show")["options"]) == ["Colour"]  # pyright: ignore[reportOptionalSubscript]
+
+
+def test_another_scene_is_measured_and_offered_anew() -> None:
+    with Viewer(Steps(), port=0) as viewer, browser(viewer.url) as one:
+        one.look()
+        until(lambda: one.says("Trail of the cameras: 0.4 m"))
+        one.use("Scale grid", True)
+        until(lambda: "/scale/grid" in one.nodes)
+        inputs = cameras()
+        c2w = inputs.c2w.clone()
+        c2w[:, :3, 3] *= 100
+        c2w[:, :3, :3] = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+        viewer.show(Flat(dataclasses.replace(inputs, c2w=c2w)))
+        until(lambda: one.says("Trail of the cameras: 40 m"))
+        until(lambda: one.nodes["/scale/length"]["text"] == "10 m")
+        until(lambda: one.find("Near, far")["visible"] is False)  # pyright: ignore[reportOptionalSubscript]
 
 
 def test_the_lens_is_the_sliders_and_the_slider_the_lenss(one: FakeBrowser) -> None:
