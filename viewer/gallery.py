@@ -52,7 +52,7 @@ class Card:
     picture: UInt8[ndarray, "h w 3"] | None
     """From the first input, in the middle of the clip."""
     facts: str
-    """How much it holds and how long it lasts, or why it cannot be opened."""
+    """What it is, how much it holds and how long it lasts; or why it cannot be opened."""
     good: bool
     """Whether it can be opened."""
 
@@ -236,13 +236,12 @@ def _first_job(stage: Stage) -> Job:
 
 
 def _facts(entry: Entry, stage: Stage) -> str:
-    """Contents and duration. The cameras of a splat file are ours, so they are no fact about it."""
+    """Kind, contents and duration. The cameras of a splat file are ours, so they are no fact about it."""
     count, scene = len(stage.times), stage.scene
-    facts = []
-    if isinstance(scene, GaussianScene):
-        facts.append(f"{len(scene.gaussians):,} Gaussians")
+    kind = entry.kind.lower() if entry.kind == "Splats" else entry.kind
+    facts = [f"{len(scene.gaussians):,} {kind}" if isinstance(scene, GaussianScene) else entry.kind]
     if entry.kind != "Splats":
         facts.append(f"{count} input" + "s" * (count != 1))
     seconds = max(stage.times) - min(stage.times)
-    facts.append(f"{seconds:.2f} s" if seconds > 0 else "does not move")
+    facts.append(f"{seconds:.2f} s" if seconds > 0 else "no motion")
     return ", ".join(facts)

@@ -70,7 +70,7 @@ class _Row:
     """One entry: picture, facts and a button."""
 
     def __init__(self, gui: Any, entry: Entry, chosen: Callable[[], None]) -> None:
-        self._entry, self._shown = entry, False
+        self._shown = False
         self.folder = gui.add_folder(entry.name)
         with self.folder:
             self.picture = gui.add_image(BLANK, format="jpeg", jpeg_quality=90)
@@ -86,5 +86,5 @@ class _Row:
         if card.picture is not None:
             self.picture.image = card.picture
         self.picture.visible = card.picture is not None
-        self.facts.content = f"{self._entry.kind}, {card.facts}" if card.good else f"**Not opened:** {card.facts}"
+        self.facts.content = card.facts if card.good else f"**Not opened:** {card.facts}"
         self.open.visible = card.good

@@ -104,7 +104,6 @@ class Visit:
         first, up = Camera.of_view(views, stage.nearest(min(stage.times))), up_direction(views)
         with client.atomic():
             client.gui.set_panel_label(entry.name)
-            client.scene.set_up_direction(up)
             place(client.camera, first, stage.distance, up)
             client.gui.add_button("All scenes").on_click(by_user(lambda _: self._wish(None)))
         self.session = Session(client, stage)

@@ -14,6 +14,7 @@ from fsm.viewer.gallery import HEIGHT, Card, find_entries
 from tests.viewer.fakes import FakeBrowser, FakeScene, browser, cameras, until
 
 LEVEL = 3 / 255  # JPEG
+IN_MEMORY = "Memory, 5 inputs, 0.40 s"
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -163,7 +164,7 @@ def test_pictures_are_of_the_first_camera_in_the_middle_of_the_clip(tmp_path: Pa
     gallery.watch(told.append)
     until(lambda: told == [0, 1, 2, 3])
     cards = {entry.name: gallery.card(i) for i, entry in enumerate(gallery.entries)}
-    for name, blue, facts in (("a", 0.0, "5 inputs, 0.40 s"), ("c", 0.2, "5 inputs, 0.40 s"), ("d.ply", 0.3, "0.40 s")):
+    for name, blue, facts in (("a", 0.0, IN_MEMORY), ("c", 0.2, IN_MEMORY), ("d.ply", 0.3, "Splats, 0.40 s")):
         card = cards[name]
         assert card is not None
         assert card.picture is not None
@@ -204,7 +205,7 @@ def shows(one: FakeBrowser, *colour: float) -> None:
 
 def test_from_the_page_into_a_scene_and_back(one: FakeBrowser, viewer: GalleryViewer) -> None:
     assert one.says("3 scenes")
-    until(lambda: one.says("Memory, 5 inputs, 0.40 s"))
+    until(lambda: one.says(IN_MEMORY))
     until(lambda: one.says("**Not opened:** torn is torn; make it again."))
     assert not one.find("Open torn")["visible"]  # pyright: ignore
     assert not one.pictures
@@ -218,7 +219,7 @@ def test_from_the_page_into_a_scene_and_back(one: FakeBrowser, viewer: GalleryVi
     one.use("All scenes", True)
     until(lambda: one.find("Open a") and one.find("Time (s)") is None)
     until(lambda: not [name for name in one.nodes if name.startswith("/inputs")])
-    until(lambda: viewer.gallery.card(0) and one.says("Memory, 5 inputs, 0.40 s"))
+    until(lambda: viewer.gallery.card(0) and one.says(IN_MEMORY))
     one.use("Open a", True)
     shows(one, 0, 0, 0)
     (visit,) = viewer._sessions.values()
