@@ -1,7 +1,7 @@
 """Gaussians as viser's own splats: the rows that its client draws, and which row a Gaussian has from moment to moment."""
 
 import math
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ MOST_AT_ONCE = 200_000
 """Gaussians that a browser is sent for one moment."""
 MOST_IN_ALL = 2_000_000
 """Gaussians that are looked through for each moment."""
-PROBES = 32
+PROBES = 8
 """Moments at which they are counted."""
 
 
@@ -79,31 +79,45 @@ def add_rows(server: Any, name: str, rows: UInt32[ndarray, "n 8"], unit: float) 
     return handle
 
 
-@dataclass(frozen=True, eq=False)
 class Native:
-    """A scene that a browser can draw itself, moment by moment."""
+    """A scene that a browser can draw itself, moment by moment. Shared by all browsers; worked out when first asked for."""
 
-    world: MovingGaussians
-    """In the clip's space; times are the model's, colour is of degree 0."""
-    scene: GaussianScene
-    unit: float
-    """Length that rows are in, in the clip's unit."""
-    rows: int
-    """Enough for the inputs' moments."""
+    def __init__(self, scene: GaussianScene) -> None:
+        self.scene = scene
 
     @staticmethod
     def of(scene: Any) -> "Native | None":
         """None where that is no scene of Gaussians, or has more of them, in all or at one moment, than a browser bears."""
         if not isinstance(scene, GaussianScene) or not 0 < len(scene.gaussians) <= MOST_IN_ALL:
             return None
-        world = in_clip_space(scene)
-        times = scene.inputs.time
-        some = times[torch.linspace(0, len(times) - 1, min(len(times), PROBES)).round().long().unique()]
-        moments = scene.frame.model_time(some.to(scene.frame.time_start)).tolist()
-        rows = max(int(present(world, time, FAINTEST).sum()) for time in moments)
-        if not 0 < rows <= MOST_AT_ONCE:
-            return None
-        return Native(world, scene, unit_for(world.covariances), rows)
+        few = len(scene.gaussians) <= MOST_AT_ONCE or _most_at_once(scene.moving, _probes(scene)) <= MOST_AT_ONCE
+        return Native(scene) if few else None
+
+    @cached_property
+    def world(self) -> MovingGaussians:
+        """In the clip's space; times are the model's, colour is of degree 0."""
+        return in_clip_space(self.scene)
+
+    @cached_property
+    def unit(self) -> float:
+        """Length that rows are in, in the clip's unit."""
+        return unit_for(self.world.covariances)
+
+    @cached_property
+    def rows(self) -> int:
+        """The most at one of the inputs' moments."""
+        return _most_at_once(self.world, _probes(self.scene))
+
+
+def _probes(scene: GaussianScene) -> list[float]:
+    """Some of the inputs' moments, in the model's time."""
+    times = scene.inputs.time
+    some = times[torch.linspace(0, len(times) - 1, min(len(times), PROBES)).round().long().unique()]
+    return scene.frame.model_time(some.to(scene.frame.time_start)).tolist()
+
+
+def _most_at_once(moving: MovingGaussians, moments: list[float]) -> int:
+    return max(int(present(moving, time, FAINTEST).sum()) for time in moments)
 
 
 class Rows:
@@ -116,7 +130,7 @@ class Rows:
     def __init__(self, native: Native) -> None:
         self._native = native
         self._row = np.full(len(native.world), -1)
-        self._rows = np.zeros((native.rows, 8), np.uint32)
+        self._rows = np.zeros((native.rows + native.rows // 8, 8), np.uint32)  # there may be more between inputs
 
     def at(self, seconds: float) -> tuple[UInt32[ndarray, "m 8"], int]:
         """All rows at ``seconds`` of the clip, and how many of them are Gaussians; the others are transparent."""
@@ -129,7 +143,7 @@ class Rows:
         free = np.ones(len(self._rows), dtype=bool)
         free[row[index[row[index] >= 0]]] = False
         rows = self._rows.copy()
-        if len(index) > len(rows):  # between two inputs there can be more than at either
+        if len(index) > len(rows):
             more = len(index) + len(index) // 4 - len(rows)
             rows, free = (
                 np.concatenate([rows, np.zeros((more, 8), np.uint32)]),

@@ -271,7 +271,8 @@ class Session(Host):
         if self._backdrop is not None:  # chosen while this was drawn
             self._outbox.plain(self._backdrop)
             return
-        self.showed(job.seconds)
+        stage = self.stage
+        self.showed(stage.times[stage.nearest(job.seconds)] if job.at_input else job.seconds)
         self.client.flush()
         now = self._clock()
         self._delivered.append(now)
