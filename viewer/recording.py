@@ -9,6 +9,7 @@ its place among them while it is there, so that an order of a moment ago is near
 import html
 import math
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,13 +79,14 @@ def record(
     fps: float = FPS,
     min_opacity: float = 0.0,
     up: str | None = None,
+    cameras: bool = True,
     name: str = "FSM",
 ) -> Recording:
     """All moments of ``scene``, ``fps`` a second, as a page titled ``name`` or as a ``.viser`` file.
 
     Gaussians less opaque than ``min_opacity`` at a moment are left out of it. ``up`` is an axis of the clip's space ("y", "-z"),
-    without it the cameras' mean. Colours are those of spherical harmonics of degree 0. What would be too large raises
-    ``InputError``.
+    without it the cameras' mean. Input ``cameras`` are shown, or are only where it starts. Colours are those of spherical
+    harmonics of degree 0. What would be too large raises ``InputError``.
     """
     moments = record_moments(scene.inputs.time, fps)
     reel = Reel.of(scene, moments, min_opacity)
@@ -99,7 +101,7 @@ def record(
         inputs = InputCameras.of(scene.inputs)
         _set_up(server, inputs, scene.background, up)
         dark = float(scene.background.mean()) < 0.5
-        serializer = _play(server, reel, inputs, moments, fps)
+        serializer = _play(server, reel, inputs if cameras else None, moments, fps)
         content = _page(serializer, dark, name) if kind == "html" else serializer.serialize()
     finally:
         with quiet():
@@ -219,23 +221,28 @@ def _set_up(server: Any, inputs: InputCameras, background: Float[Tensor, " 3"], 
     server.scene.set_background_image(as_bytes(background[:, None, None].expand(3, 2, 2)), format="png")
 
 
-def _play(server: Any, reel: Reel, inputs: InputCameras, moments: list[float], fps: float) -> Any:
+def _play(server: Any, reel: Reel, inputs: InputCameras | None, moments: list[float], fps: float) -> Any:
     """Tell ``server`` all that is to be seen, and return viser's serializer of it."""
-    nodes = InputNodes(server, inputs, lambda _: None)
-    first = int(inputs.views.time.argmin())
-    nodes.seen_from(Camera.of_view(inputs.views, first).position)
-    times: list[float] = inputs.views.time.tolist()
+    mark = (lambda seconds: None) if inputs is None else _add_cameras(server, inputs)
     if len(reel.still):
         add_rows(server, "/gaussians/still", reel.still_rows(), reel.unit)
     rows = reel.moving_rows(0)
     moving = add_rows(server, "/gaussians/moving", rows, reel.unit) if reel.slots else None
-    nodes.highlight(nearest_frame(times, moments[0]))
+    mark(moments[0])
     serializer = server.get_scene_serializer()
     for i, seconds in enumerate(moments[1:], start=1):
         serializer.insert_sleep(1 / fps)
-        nodes.highlight(nearest_frame(times, seconds))
+        mark(seconds)
         if moving is not None:
             rows = moving.buffer = reel.moving_rows(i, rows)
     if len(moments) > 1:
         serializer.insert_sleep(1 / fps)
     return serializer
+
+
+def _add_cameras(server: Any, inputs: InputCameras) -> Callable[[float], None]:
+    """Show the inputs, and return what marks the nearest to a moment."""
+    nodes = InputNodes(server, inputs, lambda _: None)
+    nodes.seen_from(Camera.of_view(inputs.views, int(inputs.views.time.argmin())).position)
+    times: list[float] = inputs.views.time.tolist()
+    return lambda seconds: nodes.highlight(nearest_frame(times, seconds))

@@ -167,6 +167,8 @@ def test_input_cameras_are_there_and_the_nearest_is_marked(scene: GaussianScene)
         assert [f["position"][0] for f in frustums] == pytest.approx([0, 3, 6, 9, 12])
         assert [f["color"] == [255, 140, 0] for f in frustums] == [i == nearest for i in range(5)]
         assert "/inputs/trail" in nodes
+    bare = seen_at(record(scene, "viser", fps=1.0, cameras=False).content, 0.0)
+    assert not any(name.startswith("/inputs") for name in bare)
 
 
 def test_a_page_holds_the_same_recording(film: Recording, scene: GaussianScene) -> None:
