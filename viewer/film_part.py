@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from fsm.errors import InputError
@@ -61,7 +62,8 @@ class FilmPart(Part):
 
     def close(self) -> None:
         """Stop playing and give up what is being made."""
-        self._closed = True
+        with self._lock:  # nothing is begun after this
+            self._closed = True
         self._pause()
         for errand in (self._film, self._file):
             if errand is not None:
@@ -80,11 +82,13 @@ class FilmPart(Part):
             self._user(lambda v: self._alter("transition", _within("until next", v, TRANSITIONS)))
         )
         panel.edit.on_click(self._user(self._edit))
-        panel.position.on_update(self._user(lambda value: self._seek(float(value))))
+        panel.position.on_update(self._user(lambda value: self._seek(_within("film time", value, (0.0, math.inf)))))
         panel.play.on_click(self._user(lambda _: self._toggle()))
         panel.path.on_update(self._user(lambda _: self._show()))
         panel.loop.on_update(self._user(lambda value: self._set("loop", loop=bool(value))))
-        panel.tension.on_update(self._user(lambda value: self._set("tension", tension=float(value))))
+        panel.tension.on_update(
+            self._user(lambda value: self._set("tension", tension=_within("tension", value, (0.0, 1.0))))
+        )
         panel.fps.on_update(self._user(lambda v: self._set_rate(_within("frame rate", v, RATES))))
         panel.size.on_update(self._user(self._set_size))
         panel.render.on_click(self._user(lambda _: self._render()))
@@ -205,8 +209,11 @@ class FilmPart(Part):
         self._host.change(Playback.paused)
         start = self.panel.position.value
         start = 0.0 if not plan.loop and start >= self.panel.position.max else start
-        self._clock = FilmClock(start, plan.duration, plan.loop, lambda now: self._tick(curve, now), self._ended)
-        self.panel.show_playing(True)
+        with self._lock:
+            if self._closed:
+                return
+            self.panel.show_playing(True)
+            self._clock = FilmClock(start, plan.duration, plan.loop, lambda now: self._tick(curve, now), self._ended)
         self._show()
 
     def _tick(self, curve: Curve, film_seconds: float) -> bool:
@@ -236,16 +243,17 @@ class FilmPart(Part):
         return min(times), max(times)
 
     def _render(self) -> None:
-        if self._film is not None and self._film.busy:
-            return
         plan, kind, stage = self.plan, self.panel.kind.value, self._host.stage
-        self.panel.say()
-        self.panel.show_rendering(True)
-        self._film = Errand(
-            lambda folder, cancelled: make_film(plan, kind, stage.scene, stage.turn, folder, cancelled, self._progress),
-            self._film_done,
-            self._film_failed,
-        )
+
+        def work(folder: Path, cancelled: Callable[[], bool]) -> Parcel | None:
+            return make_film(plan, kind, stage.scene, stage.turn, folder, cancelled, self._progress)
+
+        with self._lock:
+            if self._closed or (self._film is not None and self._film.busy):
+                return
+            self.panel.say()
+            self.panel.show_rendering(True)
+            self._film = Errand(work, self._film_done, self._film_failed)
 
     def _progress(self, done: int, total: int) -> None:
         now = time.monotonic()
@@ -268,10 +276,13 @@ class FilmPart(Part):
         self._run_file(lambda folder, _: load_path(file.name, file.content, times, folder), self._take)
 
     def _run_file(self, work: Callable[..., Any], done: Callable[[Any], None]) -> None:
-        if self._file is not None:
-            self._file.cancel()  # the newest wish counts
-        self.panel.say()
-        self._file = Errand(work, done, self._fail)
+        with self._lock:
+            if self._closed:
+                return
+            if self._file is not None:
+                self._file.cancel()  # the newest wish counts
+            self.panel.say()
+            self._file = Errand(work, done, self._fail)
 
     def _take(self, loaded: tuple[FilmPlan, str]) -> None:
         plan, told = loaded

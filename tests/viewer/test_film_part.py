@@ -162,6 +162,8 @@ def test_numbers_out_of_bounds_change_nothing(one: FakeBrowser) -> None:
         ("Until next (s)", 0, "until next is 0; type a number from 0.001 to 600."),
         ("Field of view (°)", 500, "field of view is 500; type a number from 1 to 170."),
         ("Rate (fps)", math.nan, "frame rate is nan"),
+        ("Tension", 2, "tension is 2; type a number from 0 to 1."),
+        ("Film time (s)", -1, "film time is -1"),
         ("Size (px)", (64, 9), "height is 9; type a number from 16 to 4096."),
     ):
         one.use(label, bad)
