@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+from fsm.errors import InputError
 from fsm.viewer.cameras import Camera, place, up_direction
 from fsm.viewer.gallery import Gallery
 from fsm.viewer.gallery_page import GalleryPage
@@ -12,6 +13,9 @@ from fsm.viewer.parts import by_user
 from fsm.viewer.reading import in_a_sentence
 from fsm.viewer.server import Service
 from fsm.viewer.session import Session
+
+SETTLE = 0.5
+"""Seconds after which the browser's camera must be where its scene begins; nobody has moved it by then."""
 
 
 class GalleryViewer(Service):
@@ -107,6 +111,25 @@ class Visit:
             place(client.camera, first, stage.distance, up)
             client.gui.add_button("All scenes").on_click(by_user(lambda _: self._wish(None)))
         self.session = Session(client, stage)
+        self._settle(self.session, first)
+
+    def _settle(self, session: Session, start: Camera) -> None:
+        """Put the camera at ``start`` again if the browser says that it is elsewhere.
+
+        A report of where it was before may cross what it is told, and would be taken for a later movement.
+        """
+        with self._changed:
+            if self._changed.wait_for(lambda: self._closed or bool(self._wishes), SETTLE):
+                return
+        try:
+            there = session.camera
+        except InputError:
+            return
+        away = max(abs(a - b) for a, b in zip(there.position, start.position, strict=True))
+        turned = abs(sum(a * b for a, b in zip(there.wxyz, start.wxyz, strict=True)))
+        if away > 1e-3 * session.stage.distance or turned < 1 - 1e-4:
+            session.go_to(start)
+            session.refresh()
 
     def _clear(self) -> None:
         """Take away what is shown and stop what works for it."""

@@ -261,6 +261,26 @@ def test_the_page_says_why_a_scene_cannot_be_opened(one: FakeBrowser, viewer: Ga
     shows(one, 0, 0, 0.5)
 
 
+def test_a_late_report_of_the_camera_before_does_not_stand(
+    one: FakeBrowser, viewer: GalleryViewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fsm.viewer.gallery_viewer.SETTLE", 0.0)
+    one.use("Open f", True)
+    shows(one, 0, 0, 0.5)
+    (visit,) = viewer._sessions.values()
+    start = visit.session.stage.inputs.cameras[0]
+    until(lambda: one.look(x=0.9) or one.colour == pytest.approx([0, 0.9, 0], abs=LEVEL))  # from before, as it seems
+    one.moves.clear()
+    visit._settle(visit.session, start)
+    until(lambda: [m["position"] for m in one.moves if m["type"] == "SetCameraPositionMessage"])
+    shows(one, 0, 0, 0.5)
+    one.moves.clear()
+    visit._settle(visit.session, start)  # where it should be, it is left alone
+    one.use("Time (s)", 0.3)
+    shows(one, 0.3, 0, 0.5)
+    assert not one.moves
+
+
 def test_leaving_while_a_scene_is_opened_lets_go_of_it(viewer: GalleryViewer, opened: Opened) -> None:
     with browser(viewer.url) as one:
         one.look()
