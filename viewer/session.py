@@ -30,7 +30,15 @@ SAME_MOMENT = 0.006
 """Seconds: what the slider rounds away."""
 READOUT = 0.25
 """Seconds between updates of the readout."""
-PARTS: tuple[Callable[["Session"], Part], ...] = (ComparePart, ViewPart, InputPart, TracksPart, ScalePart, FilmPart, SplatPart)
+PARTS: tuple[Callable[["Session"], Part], ...] = (
+    ComparePart,
+    ViewPart,
+    InputPart,
+    TracksPart,
+    ScalePart,
+    FilmPart,
+    SplatPart,
+)
 """Beside time and picture, in the order in which they appear."""
 
 
