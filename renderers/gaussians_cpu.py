@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fsm.compiled import Kernel, on_threads, workers
 from fsm.renderers import gaussians_kernels as kernels
-from fsm.renderers.compiled import Kernel, on_threads, workers
 from fsm.renderers.gaussians import Gaussians3D, Gaussians4D, MovingGaussians
 
 

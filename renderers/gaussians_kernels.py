@@ -10,7 +10,7 @@ import math
 import numba
 import numpy as np
 
-from fsm.renderers.compiled import kernel
+from fsm.compiled import kernel
 from fsm.renderers.gaussians import LEAST_NORM, LEAST_VARIANCE, LONGEST, SHORTEST
 
 BLOCK, LANES = 4096, 64  # Gaussians that a thread takes at a time, and that are computed together

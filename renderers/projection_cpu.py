@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fsm.compiled import on_threads, workers
 from fsm.rays import full_precision
 from fsm.renderers import projection_kernels as kernels
-from fsm.renderers.compiled import on_threads, workers
 from fsm.renderers.gaussians import Gaussians3D
 from fsm.renderers.projection import GSPLAT, GUARD, Projection, Splats, project_gaussians
 from fsm.views import Views

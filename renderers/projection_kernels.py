@@ -10,7 +10,7 @@ import math
 import numba
 import numpy as np
 
-from fsm.renderers.compiled import kernel
+from fsm.compiled import kernel
 from fsm.renderers.projection import LEAST_ALPHA, SLACK
 from fsm.renderers.spherical_harmonics import SH_C0
 

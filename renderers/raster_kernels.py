@@ -6,7 +6,7 @@ that still let light through: both are bits of one 64-bit number. What a block h
 
 import numpy as np
 
-from fsm.renderers.compiled import kernel, part
+from fsm.compiled import kernel, part
 from fsm.renderers.projection import LAST_TRANSMITTANCE, LEAST_ALPHA, MOST_ALPHA
 from fsm.renderers.raster_lists import (
     BLUE,
@@ -28,7 +28,7 @@ from fsm.renderers.raster_lists import (
     YY,
     sort_list,
 )
-from fsm.renderers.simd import (
+from fsm.simd import (
     any_of,
     bits_set,
     block_x,

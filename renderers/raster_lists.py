@@ -5,8 +5,8 @@ A tile is 32 x 32 pixels: 8 x 8 blocks of 4 x 4. Work is cut so that no result d
 
 import numpy as np
 
-from fsm.renderers.compiled import kernel, part
-from fsm.renderers.simd import item
+from fsm.compiled import kernel, part
+from fsm.simd import item
 
 TILE = 32
 # A record: 16 float32 (a cache line) per splat.

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fsm.compiled import on_threads, workers
 from fsm.errors import InputError
 from fsm.renderers import raster_kernels as kernels
 from fsm.renderers import raster_lists as lists
-from fsm.renderers.compiled import on_threads, workers
 from fsm.renderers.projection import Splats
 
 

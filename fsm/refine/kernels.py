@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from fsm.renderers.compiled import kernel, part
+from fsm.compiled import kernel, part
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-15
 SH = 16  # first column of the spherical harmonics

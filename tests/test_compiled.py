@@ -8,9 +8,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from fsm.renderers import compiled
-from fsm.renderers.compiled import kernel, on_threads
-from fsm.renderers.simd import (
+from fsm import compiled
+from fsm.compiled import kernel, on_threads
+from fsm.simd import (
     any_of,
     bits_set,
     exp2,
@@ -26,7 +26,7 @@ from fsm.renderers.simd import (
 )
 
 SOURCE = """
-from fsm.renderers.compiled import kernel
+from fsm.compiled import kernel
 
 @kernel("int64(int64)")
 def add(x):
@@ -73,7 +73,7 @@ def test_numbers_and_parts_from_elsewhere_count_as_the_source(
     text = SOURCE.replace("import kernel", "import kernel\nfrom other_file import STEP, twice")
     text = text.replace("x + 1", "twice(x) + STEP")
     for i, (step, twice) in enumerate(((1, "x + x"), (2, "x + x"), (2, "x * 4"))):
-        part = f"from fsm.renderers.compiled import part\nSTEP = {step}\n@part\ndef twice(x):\n    return {twice}\n"
+        part = f"from fsm.compiled import part\nSTEP = {step}\n@part\ndef twice(x):\n    return {twice}\n"
         monkeypatch.setitem(sys.modules, "other_file", module(tmp_path / "other_file.py", part))
         assert module(tmp_path / "one.py", text).add(3) == (7, 8, 14)[i]
     assert announced == ["add"] * 3
