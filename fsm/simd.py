@@ -4,8 +4,8 @@ A loop that a compiler may or may not turn into vector instructions is no founda
 512-bit registers unused by default. So vectors are values here: ``f = load(a, i) * 0.5 + fill(x)``. LLVM has such types; numba
 only needs to be told. Indices are not checked and negative ones do not wrap around.
 
-``Floats`` (16 float32), ``Ints`` (16 int32) and ``Mask`` (16 booleans) have + - * / (floats), comparisons, & and |; the other
-operand may be a scalar. All functions work inside kernels only.
+``Floats`` (16 float32), ``Ints`` (16 int32) and ``Mask`` (16 booleans) have + - * / (floats), comparisons, & and |, ^ (ints); the
+other operand may be a scalar. All functions work inside kernels only.
 """
 
 import operator
@@ -121,8 +121,9 @@ for _op, _float, _int in (
 _define(operator.truediv, (Floats,), None, _arithmetic("fdiv", ""))
 for _op, _sign in ((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">=")):
     _define(_op, (Floats, Ints), Mask, _comparison(_sign))
-_define(operator.and_, (Mask,), None, lambda builder, _, a, b: builder.and_(a, b))
-_define(operator.or_, (Mask,), None, lambda builder, _, a, b: builder.or_(a, b))
+_define(operator.and_, (Mask, Ints), None, lambda builder, _, a, b: builder.and_(a, b))
+_define(operator.or_, (Mask, Ints), None, lambda builder, _, a, b: builder.or_(a, b))
+_define(operator.xor, (Ints,), None, lambda builder, _, a, b: builder.xor(a, b))
 
 
 def _emitted(function: Callable[..., Any]) -> Any:
@@ -225,6 +226,70 @@ def any_of(typingctx, mask):
         return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
     return types.boolean(mask), code
+
+
+def _by_llvm(name):
+    """A function of 16 floats that LLVM knows."""
+
+    @_emitted
+    def function(typingctx, vector):
+        def code(context, builder, sig, args):
+            kind = ir.FunctionType(_LLVM[Floats], [_LLVM[Floats]])
+            return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v16f32"), args)
+
+        return Floats(vector), code
+
+    return function
+
+
+floor, root, absolute = _by_llvm("floor"), _by_llvm("sqrt"), _by_llvm("fabs")
+
+
+def _chosen(sign):
+    """The one of two vectors (or a vector and a number), lane by lane, for which ``a sign b`` holds, else b."""
+
+    @_emitted
+    def function(typingctx, a, b):
+        def code(context, builder, sig, args):
+            a, b = (_to_vector(context, builder, Floats, t, v) for t, v in zip(sig.args, args, strict=True))
+            return builder.select(builder.fcmp_ordered(sign, a, b), a, b)
+
+        return Floats(a, b), code
+
+    return function
+
+
+least, most = _chosen("<"), _chosen(">")
+
+
+@_emitted
+def whole(typingctx, vector):
+    """16 floats as integers, rounded towards zero."""
+
+    def code(context, builder, sig, args):
+        return builder.fptosi(args[0], _LLVM[Ints])
+
+    return Ints(vector), code
+
+
+@_emitted
+def real(typingctx, vector):
+    """16 integers as floats."""
+
+    def code(context, builder, sig, args):
+        return builder.sitofp(args[0], _LLVM[Floats])
+
+    return Floats(vector), code
+
+
+@_emitted
+def shifted(typingctx, vector, places):
+    """The bits of 16 integers moved right by so many places (one number, or one for each), zeros from the left."""
+
+    def code(context, builder, sig, args):
+        return builder.lshr(args[0], _to_vector(context, builder, Ints, sig.args[1], args[1]))
+
+    return Ints(vector, places), code
 
 
 def _halves_added(builder, a, b):

@@ -11,18 +11,26 @@ import pytest
 from fsm import compiled
 from fsm.compiled import kernel, on_threads
 from fsm.simd import (
+    absolute,
     any_of,
     bits_set,
     exp2,
     fill,
+    floor,
     item,
+    least,
     load,
+    most,
+    real,
+    root,
     select,
+    shifted,
     spread,
     store,
     take_next,
     totals,
     trailing_zeros,
+    whole,
 )
 
 SOURCE = """
@@ -173,6 +181,31 @@ def test_vectors_are_numpys() -> None:
     np.testing.assert_allclose(out[:128].reshape(8, 16), expected, rtol=5e-7)
     np.testing.assert_allclose(out[128:131], sums, rtol=1e-5)
     assert counts.tolist() == [0, 1, 3, 2, 0b101000, 0b101001, 9]
+
+
+@kernel("void(float32[::1], int32[::1], float32[::1], int32[::1])")
+def _try_roundings(a, numbers, out, found):
+    x, n = load(a, 0), load(numbers, 0)
+    results = (floor(x), root(absolute(x)), absolute(x), least(x, 0.5), most(x, load(a, 16)), real(n), real(whole(x)))
+    for i in range(7):
+        store(out, 16 * i, results[i])
+    bits = (shifted(n, 3), shifted(n, whole(absolute(x))), n ^ 0x55, n & 0xFF, n | fill(1), n * 0x2C1B3C6D)
+    for i in range(6):
+        store(found, 16 * i, bits[i])
+
+
+def test_roundings_and_bits_are_numpys() -> None:
+    draws = np.random.default_rng(1)
+    a = draws.normal(size=32).astype(np.float32) * 3
+    x, n = a[:16], draws.integers(-(2**31), 2**31, size=16).astype(np.int32)
+    out, found = np.empty(7 * 16, np.float32), np.empty(6 * 16, np.int32)
+    _try_roundings(a, n, out, found)
+    size = np.abs(x)
+    expected = [np.floor(x), np.sqrt(size), size, np.minimum(x, 0.5), np.maximum(x, a[16:]), n, np.trunc(x)]
+    np.testing.assert_allclose(out.reshape(7, 16), np.stack(expected), rtol=2e-7)
+    u = n.view(np.uint32)
+    bits = [u >> 3, u >> size.astype(np.uint32), u ^ 0x55, u & 0xFF, u | 1, u * np.uint32(0x2C1B3C6D)]
+    assert (found.view(np.uint32).reshape(6, 16) == np.stack(bits).astype(np.uint32)).all()
 
 
 @kernel("void(float32[::1])")
