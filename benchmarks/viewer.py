@@ -52,15 +52,17 @@ class Seen:
 
 
 class Kept:
-    """A scene that keeps the requests it got since it was last asked."""
+    """A scene that can keep the requests it gets."""
 
     def __init__(self, scene: Viewable) -> None:
         self.scene, self.inputs, self.hw = scene, scene.inputs, scene.hw
         self.requests: list[Views] = []
+        self.keeping = True
 
     def render(self, views: Views) -> Rendering:
         """The scene's own picture."""
-        self.requests.append(views)
+        if self.keeping:
+            self.requests.append(views)
         return self.scene.render(views)
 
 
@@ -227,6 +229,7 @@ def main() -> None:
         for kind in (SMALLER, "Full size"):
             moving(verdicts, kept, commands, kind, 10 * args.repeats)
         slider(verdicts, kept, commands)
+        kept.keeping = False  # what stays between what goes would keep the allocator from returning memory
         memory(verdicts, commands, args.frames)
         commands.send(None)
         other.join(10)

@@ -23,6 +23,8 @@ FIRST_PIXELS = 128 * 128
 """Size of the first picture: nothing is known yet about the speed."""
 MEMORY = 0.7
 """Weight of older pictures with every new one, in learning the speed."""
+OVER = 1.5
+"""Times the budget that pictures of one size may take before a smaller one is tried."""
 POLL = 0.02
 """Seconds between looks whether a slow browser has taken the last picture."""
 
@@ -81,7 +83,8 @@ class Resolution:
 
     A picture of p pixels takes a + b p seconds; a and b are fitted to the last pictures (least squares, older ones
     forgotten). Wanted is the p that takes just the budget; but where a alone takes half of it or more, no fewer than take
-    a again: making pictures still smaller would cost much and save little.
+    a again: making pictures still smaller would cost much and save little. Pictures of one size do not tell a from b: where
+    they take too long, one of half the pixels is tried now and then.
     """
 
     def __init__(self, budget: float = BUDGETS["Fluent"]) -> None:
@@ -89,6 +92,7 @@ class Resolution:
         """Seconds; may be changed at any time."""
         self._sums = (0.0,) * 5
         self._fit: tuple[float, float] | None = None
+        self._alike = 0.0
 
     def observe(self, pixels: int, seconds: float) -> None:
         """A picture of ``pixels`` took ``seconds``."""
@@ -100,13 +104,15 @@ class Resolution:
         self._sums = tuple(MEMORY * old + new for old, new in zip(self._sums, added, strict=True))
         n, mean_p, mean_t, pp, pt = self._sums[0], *(x / self._sums[0] for x in self._sums[1:])
         spread, together = pp - mean_p**2, pt - mean_p * mean_t
+        self._alike = 0.0
         if spread > (0.1 * mean_p) ** 2:
             b = max(together / spread, 0.0)
             a = mean_t - b * mean_p
             a, b = (a, b) if a > 0 else (0.0, mean_t / mean_p)
-        elif n > 1 and a + b > 0:  # all of one size, which says how fast it is today, but not a from b
+        elif n > 1 and a + b > 0:
             pace = mean_t / (a + b * mean_p)
             a, b = a * pace, b * pace
+            self._alike = mean_p
         else:
             a, b = 0.0, mean_t / mean_p
         self._fit = (a, b)
@@ -119,6 +125,8 @@ class Resolution:
         if self._fit is None:
             return float(FIRST_PIXELS)
         a, b = self._fit
+        if self._alike and a + b * self._alike > OVER * self.budget:
+            return max(float(MIN_PIXELS), self._alike / 2)
         return max(float(MIN_PIXELS), max(self.budget - a, a) / max(b, 1e-12))
 
     def height(self, full_hw: tuple[int, int]) -> int:
