@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -59,6 +61,12 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             os.rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def slug(id: str) -> str:
+    """File name for a clip id: safe characters only, and a hash where that changed anything."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", id).lstrip(".-")[:100]
+    return safe if safe == id else f"{safe or 'clip'}-{hashlib.sha256(id.encode()).hexdigest()[:8]}"
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -10,12 +10,18 @@ from pathlib import Path
 
 from fsm.errors import InputError
 
+LOCK = ".lock"
+
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder; where another process holds it, raise ``InputError``."""
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a folder; where another process holds it, ``wait`` for it to let go or raise ``InputError``."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
+    with open(folder / LOCK, "w") as handle:
+        if wait:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+            return
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

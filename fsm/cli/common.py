@@ -39,11 +39,17 @@ def save_settings(path: Path, command: Any, **resolved: Any) -> None:
 
 
 def choose_device(name: str) -> str:
-    """``auto`` is cuda where it is available, else cpu; a CUDA device that is not there is an ``InputError``."""
+    """``auto`` is cuda where it is available, else cpu; a CUDA device that is not there is an ``InputError``.
+
+    Of several processes on a machine (torchrun, srun) each takes the next of its CUDA devices.
+    """
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if not torch.cuda.is_available():
+            return "cpu"
+        place = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
+        return "cuda" if place is None else f"cuda:{int(place) % torch.cuda.device_count()}"
     try:
         kind = torch.device(name).type
     except RuntimeError as error:

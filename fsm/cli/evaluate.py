@@ -34,13 +34,18 @@ class Eval:
     """Seed of random plans."""
     ids: Annotated[tuple[str, ...], flag("NAME ...", "all")] = ()
     """Only these clips."""
+    shard: Annotated[str | None, flag("I/N", "torchrun's or Slurm's")] = None
+    """Do only part I of N of the clips, into the folder that all parts share."""
     pictures: Annotated[int, flag("N")] = 3
     """Targets of each scene kept as pictures."""
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
 
     def run(self) -> int:
-        """Evaluate, print the table, write the report; status 1 if a clip could not be scored."""
+        """Evaluate, print the table, write the report; status 1 if a clip could not be scored.
+
+        Of several processes the one that finds all clips done does so; under torchrun an earlier status 1 would end the others.
+        """
         from fsm.checkpoint import weights_hash
         from fsm.datasets.open import open_dataset
         from fsm.evaluate.metrics import Metrics
@@ -49,13 +54,15 @@ class Eval:
         from fsm.evaluate.results import ModelInfo
         from fsm.evaluate.run import evaluate
         from fsm.model import FSM
+        from fsm.shards import find_shard
 
+        shard = find_shard(self.shard)
         check_output(self.output)
         chosen = protocol(self.protocol, hw=list(parse_size(self.size, (128, 128))))
         dataset = open_dataset(self.clips)
         device = choose_device(self.device)
         model = None if self.model == "none" else FSM.from_pretrained(self.model, device=device)
-        info = model and ModelInfo(self.model, weights_hash(model), device, "float32")
+        info = model and ModelInfo(self.model, weights_hash(model), device.split(":")[0], "float32")
         result = evaluate(
             model and model.reconstruct,
             dataset,
@@ -67,7 +74,12 @@ class Eval:
             plans=None if self.plans is None else load_plans(self.plans),
             ids=self.ids or None,
             pictures=self.pictures,
+            shard=shard,
         )
+        if result.pending:  # whoever comes last reports on all
+            done = len(result.scenes) + len(result.missing) - len(result.pending)
+            print(f"shard {shard} done; {done} of {done + len(result.pending)} clips so far in {self.output}")
+            return 0
         print_table(result)
         print(f"report in {write_report(result, self.output)}")
         return 1 if result.missing else 0

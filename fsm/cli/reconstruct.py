@@ -1,18 +1,22 @@
-"""``fsm reconstruct``: posed clip to scene."""
+"""``fsm reconstruct``: posed clip to scene, or many clips to as many scenes."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fsm.cli.common import check_output, choose_device, flag, parse_size, save_settings
+from fsm.cli.common import check_output, choose_device, flag, parse_size, progress, save_settings
 from fsm.errors import InputError
+from fsm.files import read_yaml, slug
 
 if TYPE_CHECKING:
+    from fsm.datasets.base import Clip, ClipDataset
     from fsm.model import FSM
 
 DEFAULT_MODELS = {"lvsm": "fsm-tiny", "lrm": "fsm-tiny-lrm"}
+SETTINGS = "reconstruct.yaml"
+"""Written into a scene last: a scene that has it is whole."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +24,17 @@ class Reconstruct:
     """Read a posed clip into a scene (memory or Gaussians) that can be rendered from anywhere."""
 
     clip: tyro.conf.Positional[Annotated[str, flag("CLIP", "")]]
-    """Clip file or folder, or `demo`, or `synthetic:SEED`."""
+    """Clip file or folder, or `demo`, or `synthetic:SEED`; a list of clips makes a scene of each."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/scene")
-    """Where the scene goes; an older scene there is replaced."""
+    """Where the scene goes (an older one is replaced); of a list FOLDER/NAME, those that are there are kept."""
     decoder: Annotated[Literal["lvsm", "lrm"] | None, flag("NAME", "the model's, else lvsm")] = None
     """lvsm: a memory that pictures are decoded from; lrm: 4D Gaussians, to refine, export and edit."""
     model: Annotated[str | None, flag("MODEL", "fsm-tiny or fsm-tiny-lrm, by decoder")] = None
     """Bundled name, folder, or hub name owner/name."""
     id: Annotated[str | None, flag("NAME", "the only clip")] = None
-    """Which clip, where there are several."""
+    """Only this clip, where there are several."""
+    shard: Annotated[str | None, flag("I/N", "torchrun's or Slurm's")] = None
+    """Do only part I of N of a list."""
     inputs: Annotated[int, flag("N")] = 32
     """Frames read, spread evenly over the clip; 0 reads all."""
     hold_out: Annotated[int, flag("K")] = 0
@@ -40,35 +46,99 @@ class Reconstruct:
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
 
-    def run(self) -> None:
-        """Reconstruct and say where."""
-        import time
+    def run(self) -> int:
+        """Reconstruct and say where; status 1 if a clip of a list could not be read."""
+        from fsm.checkpoint import weights_hash
+        from fsm.datasets.open import open_clip, open_dataset
 
-        from fsm.datasets.open import open_clip
-        from fsm.memory_scene import MemoryScene
-
+        dataset = open_dataset(self.clip, self.fix_poses)
+        if self.id is None and len(dataset) > 1 and "train" not in dataset.ids:
+            return self._many(dataset)
+        if self.shard is not None:
+            raise InputError(f"shard is {self.shard}, but {self.clip} is one clip; give a list of clips.")
         check_scene_folder(self.output)
         clip = open_clip(self.clip, self.id, self.fix_poses)
+        choose_frames(len(clip), self.inputs, self.hold_out)
+        parse_size(self.size or "128", clip.cameras.hw)
+        model = self._model(choose_device(self.device))
+        print(self._one(clip, model, self._settings(clip, model, weights_hash(model)), self.output))
+        return 0
+
+    def _many(self, dataset: "ClipDataset") -> int:
+        """The clips of a list that are this process's, less those that are done."""
+        from fsm.checkpoint import weights_hash
+        from fsm.shards import find_shard, forget_missing, note_missing, why_missing
+
+        shard = find_shard(self.shard)
+        if (self.output / "scene.json").exists():
+            raise InputError(f"output is {self.output}, which is a scene; choose another folder for those of a list.")
+        check_output(self.output)
+        model = self._model(choose_device(self.device))
+        weights = weights_hash(model)
+        mine = shard.part(dataset.ids)
+        forget_missing(self.output, mine)
+        for id in progress(mine, len(mine), "Reconstructing"):
+            folder = self.output / slug(id)
+            try:
+                clip = dataset.clip(id)
+                settings = self._settings(clip, model, weights)
+                if not self._made(folder, settings):
+                    check_scene_folder(folder)
+                    print(f"{id}: {self._one(clip, model, settings, folder)}")
+            except OtherSettings:
+                raise
+            except InputError as error:  # one bad clip must not stop the others
+                note_missing(self.output, id, str(error))
+        missing = {id: why for id in dataset.ids if (why := why_missing(self.output, id)) is not None}
+        done = sum(id not in missing and (self.output / slug(id) / SETTINGS).is_file() for id in dataset.ids)
+        whole = done + len(missing) == len(dataset)  # under torchrun an earlier status 1 would end the others
+        print(f"shard {shard} done; " * (shard.count > 1) + f"{done} of {len(dataset)} scenes in {self.output}")
+        for id, why in missing.items() if whole else ():
+            print(f"missing {id}: {why}")
+        return 1 if whole and missing else 0
+
+    def _settings(self, clip: "Clip", model: "FSM", weights: str) -> dict[str, Any]:
+        """What flags, clip and the hash of the weights come to: all that a scene depends on."""
         index = choose_frames(len(clip), self.inputs, self.hold_out)
-        hw = parse_size(self.size or "128", clip.cameras.hw)
-        device = choose_device(self.device)
-        model = self._model(device)
-        hw = model.working_size(hw)
-        inputs = clip.views(index, hw)
+        hw = model.working_size(parse_size(self.size or "128", clip.cameras.hw))
+        return {
+            "clip": self.clip,
+            "id": clip.id,
+            "decoder": model.decoder,
+            "model": self._name,
+            "weights": weights,
+            "frames": index,
+            "size": f"{hw[1]}x{hw[0]}",
+            "fix_poses": self.fix_poses,
+        }
+
+    def _made(self, folder: Path, settings: dict[str, Any]) -> bool:
+        """Whether the scene is there already; one of other settings is an error."""
+        if not (folder / SETTINGS).is_file():
+            return False
+        found = read_yaml(folder / SETTINGS)
+        other = [k for k in settings if not isinstance(found, dict) or found.get(k) != settings[k]]
+        if other:
+            raise OtherSettings(
+                f"{folder} was made with other settings ({', '.join(other)}); choose another output or remove it."
+            )
+        return True
+
+    def _one(self, clip: "Clip", model: "FSM", settings: dict[str, Any], folder: Path) -> str:
+        """Read one clip into ``folder``; what was made, in a sentence."""
+        import time
+
+        from fsm.memory_scene import MemoryScene
+
+        index, size = settings["frames"], settings["size"]
+        inputs = clip.views(index, parse_size(size, clip.cameras.hw))
         began = time.perf_counter()
         scene = model.reconstruct(inputs)
         seconds = time.perf_counter() - began
-        scene.save(self.output)
-        settings = {
-            "decoder": model.decoder,
-            "model": self._name,
-            "frames": index,
-            "size": f"{hw[1]}x{hw[0]}",
-            "device": device,
-        }
-        save_settings(self.output / "reconstruct.yaml", self, **settings)
+        scene.save(folder)
+        save_settings(folder / SETTINGS, self, **settings, device=str(model.device))
         made = "memory" if isinstance(scene, MemoryScene) else f"{len(scene.gaussians):,} Gaussians"
-        print(f"{len(index)} of {len(clip)} frames at {hw[1]}x{hw[0]} read in {seconds:.2f} s; {made} in {self.output}")
+        return f"{len(index)} of {len(clip)} frames at {size} read in {seconds:.2f} s; {made} in {folder}"
 
     @property
     def _name(self) -> str:
@@ -81,6 +151,10 @@ class Reconstruct:
         if self.decoder not in (None, model.decoder):
             raise InputError(f"decoder is {self.decoder}, but {self.model} is an {model.decoder} model; leave one out.")
         return model
+
+
+class OtherSettings(InputError):
+    """A scene of another run is in the way: unlike a bad clip, this stops a list."""
 
 
 def choose_frames(frames: int, inputs: int, hold_out: int) -> list[int]:

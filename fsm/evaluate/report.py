@@ -11,8 +11,7 @@ import torch
 from fsm.evaluate.metrics import HIGHER_IS_BETTER, METRIC_NAMES, ImageScore
 from fsm.evaluate.pictures import ERROR_GAIN, TITLES, contact_sheet, error_map, load_pictures, to_bytes
 from fsm.evaluate.results import MODEL_ROW, EvaluationResult, SceneResult
-from fsm.evaluate.run import slug
-from fsm.files import atomic_file
+from fsm.files import atomic_file, slug
 
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 ARROWS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}

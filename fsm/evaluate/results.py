@@ -67,6 +67,8 @@ class MissingScene:
 
     id: str
     reason: str
+    pending: bool = False
+    """Not tried yet: another process has it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,12 @@ class EvaluationResult:
     @property
     def rows(self) -> tuple[str, ...]:
         """Row names: the model first where there is one, then the baselines."""
-        return tuple(self.scenes[0].scores)
+        return tuple(self.scenes[0].scores) if self.scenes else ()
+
+    @property
+    def pending(self) -> tuple[MissingScene, ...]:
+        """Scenes that other processes have still to do."""
+        return tuple(m for m in self.missing if m.pending)
 
     @property
     def mean(self) -> dict[str, ImageScore]:

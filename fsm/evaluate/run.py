@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,11 +35,14 @@ from fsm.evaluate.results import (
     scene_from_json,
     scene_to_json,
 )
-from fsm.files import read_json, write_json
+from fsm.files import read_json, slug, write_json
 from fsm.renderers.base import Scene
+from fsm.runs import LOCK, locked
+from fsm.shards import WHOLE, Shard, check_ids, forget_missing, note_missing, why_missing
 from fsm.views import Views
 
 SETTINGS = "settings.json"
+NOT_YET = "not scored yet; the process that has this clip still runs, or is to be started again"
 
 MakeScene = Callable[[Views], Scene]
 
@@ -57,13 +59,16 @@ def evaluate(
     plans: Mapping[str, IndexPlan] | None = None,
     ids: Sequence[str] | None = None,
     pictures: int = 3,
+    shard: Shard = WHOLE,
     progress: bool | None = None,
 ) -> EvaluationResult:
     """Score ``make_scene`` (None: baselines only) on every clip of ``dataset``, or on those named by ``ids``.
 
     ``make_scene`` gets the input views with rgb, the scene it returns is asked for the targets without; inputs and
     targets are of ``protocol.hw``. ``plans`` replaces the protocol's own choice of frames. Of each scene ``pictures``
-    targets are kept as PNG. ``progress`` shows a bar (by default on a terminal only).
+    targets are kept as PNG. Several processes share the clips where each is given its ``shard``; the result of each
+    holds what all have done so far, so that the last one's is that of a single process. ``progress`` shows a bar (by
+    default on a terminal only).
 
     Writes ``scenes/*.json``, ``pictures/``, ``plans.json``, ``results.json`` and ``results.csv`` to ``out``. Raises
     ``InputError`` if ``out`` holds scenes of other settings, if a plan is lacking, or if no scene could be scored.
@@ -72,33 +77,60 @@ def evaluate(
         raise InputError("evaluate needs make_scene and model (its description) together, or neither.")
     out = Path(out)
     wanted = tuple(dataset.ids if ids is None else ids)
+    check_ids(wanted)
     for id in wanted:
         if plans is not None and id not in plans:
             raise InputError(f"the plans have no entry for clip {id!r}; make them anew or leave the clip out.")
-    header = _header(protocol, seed, metrics, model, plans is not None)
-    fresh = _claim(out, header)
-    scenes: list[SceneResult] = []
-    missing: list[MissingScene] = []
-    used: dict[str, IndexPlan] = {}
-    for id in _tracked(wanted, progress):
+    header = _header(protocol, seed, metrics, model, plans)
+    mine = shard.part(wanted)
+    with locked(out, wait=True):
+        fresh = _claim(out, header)
+        forget_missing(out, mine)
+    for id in _tracked(mine, progress):
         try:
             clip = dataset.clip(id)
             plan = protocol.plan_for(clip, seed) if plans is None else plans[id].checked(len(clip), clip.source)
-            used[id] = plan
-            scenes.append(_scene(make_scene, clip, plan, protocol.hw, out, metrics, pictures))
+            _scene(make_scene, clip, plan, protocol.hw, out, metrics, pictures)
         except InputError as error:  # one bad clip must not stop the others
-            missing.append(MissingScene(id, str(error)))
-    if not scenes:
-        if fresh:  # leave nothing behind that looks like a run
-            (out / SETTINGS).unlink()
-            with contextlib.suppress(OSError):
-                out.rmdir()
-        first = missing[0].reason if missing else "the data set has no clips."
-        raise InputError(f"none of {len(wanted)} clips could be scored; the first one: {first}")
-    save_plans(out / "plans.json", protocol, seed, used)
-    result = EvaluationResult(header, tuple(scenes), tuple(missing))
-    result.save(out)
+            note_missing(out, id, str(error))
+    with locked(out, wait=True):
+        result = _collected(out, header, wanted)
+        if result.scenes:
+            used = {s.id: IndexPlan(s.input_index, s.target_index) for s in result.scenes}
+            save_plans(out / "plans.json", protocol, seed, used)
+            result.save(out)
+        elif not result.pending:
+            if fresh and shard.count == 1:  # leave nothing behind that looks like a run
+                _vacate(out, wanted)
+            first = result.missing[0].reason if result.missing else "the data set has no clips."
+            raise InputError(f"none of {len(wanted)} clips could be scored; the first one: {first}")
     return result
+
+
+def _collected(out: Path, header: dict[str, Any], wanted: Sequence[str]) -> EvaluationResult:
+    """What all processes have left in ``out`` so far, in the order of ``wanted``."""
+    scenes: list[SceneResult] = []
+    missing: list[MissingScene] = []
+    for id in wanted:
+        path, reason = out / "scenes" / f"{slug(id)}.json", why_missing(out, id)
+        if reason is not None:
+            missing.append(MissingScene(id, reason))
+        elif not path.exists():
+            missing.append(MissingScene(id, NOT_YET, pending=True))
+        else:
+            try:
+                scenes.append(scene_from_json(path))
+            except InputError as error:  # another process's, from an earlier run
+                missing.append(MissingScene(id, str(error)))
+    return EvaluationResult(header, tuple(scenes), tuple(missing))
+
+
+def _vacate(out: Path, wanted: Sequence[str]) -> None:
+    forget_missing(out, wanted)
+    for name in (SETTINGS, LOCK):
+        (out / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        out.rmdir()
 
 
 def _scene(
@@ -109,8 +141,8 @@ def _scene(
     out: Path,
     metrics: Metrics,
     pictures: int,
-) -> SceneResult:
-    """Numbers of one clip, from its file where an earlier run left one for the same frames."""
+) -> None:
+    """Write the numbers of one clip, unless an earlier run left some for the same frames."""
     path = out / "scenes" / f"{slug(clip.id)}.json"
     if path.exists():
         done = scene_from_json(path)
@@ -120,7 +152,7 @@ def _scene(
             plan.input_index,
             plan.target_index,
         ):
-            return done
+            return
     both = clip.views((*plan.input_index, *plan.target_index), hw)  # one pass through the video
     seen = len(plan.input_index)
     inputs, targets = both[list(range(seen))], both[list(range(seen, len(both)))]
@@ -141,7 +173,6 @@ def _scene(
     frames = [plan.target_index[i] for i in kept]
     save_pictures(out / "pictures" / slug(clip.id), frames, {k: v[kept] for k, v in {"truth": truth, **rows}.items()})
     write_json(path, scene_to_json(result))
-    return result
 
 
 def _predictions(
@@ -168,19 +199,17 @@ def _predictions(
     return rows, Timings(encode, render, _peak_memory_mb(), device)
 
 
-def slug(id: str) -> str:
-    """File name for a clip id: safe characters only, and a hash where that changed anything."""
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", id).lstrip(".-")[:100]
-    return safe if safe == id else f"{safe or 'clip'}-{hashlib.sha256(id.encode()).hexdigest()[:8]}"
-
-
 def _header(
-    protocol: Protocol, seed: int, metrics: Metrics, model: ModelInfo | None, given_plans: bool
+    protocol: Protocol, seed: int, metrics: Metrics, model: ModelInfo | None, plans: Mapping[str, IndexPlan] | None
 ) -> dict[str, Any]:
     import cv2
 
+    source = "of the protocol"
+    if plans is not None:
+        frames = repr([(id, plan.input_index, plan.target_index) for id, plan in sorted(plans.items())])
+        source = f"from a file ({hashlib.sha256(frames.encode()).hexdigest()[:16]})"
     return {
-        "protocol": {**protocol.describe(), "seed": seed, "plans": "from a file" if given_plans else "of the protocol"},
+        "protocol": {**protocol.describe(), "seed": seed, "plans": source},
         "metrics": metrics.describe(),
         "model": None if model is None else to_dict(model),
         "baselines": {

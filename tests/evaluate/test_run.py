@@ -17,7 +17,8 @@ from fsm.evaluate.pictures import contact_sheet, error_map, load_pictures, save_
 from fsm.evaluate.protocols import Dense, Given, Sparse, load_plans
 from fsm.evaluate.report import best_rows, latex_row, print_table, write_report
 from fsm.evaluate.results import EvaluationResult, ModelInfo, without_timings
-from fsm.evaluate.run import evaluate, slug
+from fsm.evaluate.run import evaluate
+from fsm.files import slug
 from fsm.views import Rendering, Views
 
 HW = (32, 40)
