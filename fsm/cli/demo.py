@@ -48,6 +48,7 @@ class Demo:
         self._film(scene)
         self._compare(scene, clip, inputs, held_out, encode)
         print(f"film, contact sheet, metrics and scene in {self.output}/")
+        print(f"explore it in a browser: fsm view {self.output / 'scene'} --clip demo")
 
     def _film(self, scene: "MemoryScene | GaussianScene") -> None:
         from fsm.renderers.camera_paths import make_path
