@@ -57,8 +57,13 @@ def find_shard(text: str | None, environment: Mapping[str, str] = os.environ) ->
         if not slash or not all(n.isascii() and n.isdecimal() for n in (index, count)) or int(count) < 1:
             raise InputError(f"shard is {text!r}; write this one and their number, as in 1/3, 2/3 and 3/3.")
         return Shard(int(index) - 1, int(count))
-    process = _pair(environment, "RANK", "WORLD_SIZE") or _step(environment) or WHOLE
+    process = torchrun_process(environment) or _step(environment) or WHOLE
     return process.within(_array(environment) or WHOLE)
+
+
+def torchrun_process(environment: Mapping[str, str] = os.environ) -> Shard | None:
+    """This process among those that torchrun started, if it did."""
+    return _pair(environment, "RANK", "WORLD_SIZE")
 
 
 def _pair(environment: Mapping[str, str], index: str, count: str) -> Shard | None:

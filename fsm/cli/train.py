@@ -29,12 +29,13 @@ class Train:
     """auto, cpu or cuda."""
 
     def run(self) -> None:
-        """Train and say where."""
+        """Train and say where; of several processes, the first one says it."""
         import importlib.util
 
         import torch
 
         from fsm.config import from_dict, to_dict
+        from fsm.shards import WHOLE, torchrun_process
         from fsm.train.config import TrainConfig, load_preset, overridden
         from fsm.train.curve import draw_curve
         from fsm.train.loop import train
@@ -47,6 +48,8 @@ class Train:
         config = from_dict(TrainConfig, values, self.preset)
         out = self.output or Path("runs") / Path(self.preset).stem
         train(config, out, choose_device(self.device), self.stop_after)
+        if (torchrun_process() or WHOLE).index:
+            return
         if importlib.util.find_spec("matplotlib"):
             draw_curve(out / "log.jsonl", out / "curve.png")
         print(f"model in {out / 'model'}, log in {out / 'log.jsonl'}")

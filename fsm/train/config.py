@@ -43,7 +43,7 @@ class DataConfig:
     hw: tuple[int, int] = (128, 128)
     """Height and width of training images."""
     batch: int = 4
-    """Samples per step and process."""
+    """Samples per step, shared out evenly among the processes."""
     inputs: tuple[int, ...] = (32,)
     """Numbers of input frames; one is drawn per step."""
     targets: int = 32

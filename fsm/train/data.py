@@ -1,4 +1,7 @@
-"""Training samples. Sample i of step s is a pure function of (seed, s, i): resuming needs nothing but the step number."""
+"""Training samples. Sample i of step s is a pure function of (seed, s, i): resuming needs nothing but the step number.
+
+Processes share out the samples of a step; how many there are changes nothing about the samples.
+"""
 
 import dataclasses
 import hashlib
@@ -12,6 +15,7 @@ from torch import Tensor
 
 from fsm.datasets.base import Clip
 from fsm.errors import InputError
+from fsm.shards import WHOLE, Shard
 from fsm.train.config import DataConfig, SourceConfig
 from fsm.views import Views
 
@@ -29,20 +33,25 @@ class Batch:
 class SampleStream:
     """Draws batches from weighted sources of clips; clips are decoded once and kept as bytes."""
 
-    def __init__(self, config: DataConfig, seed: int, device: torch.device | str = "cpu") -> None:
-        self.config, self.seed, self.device = config, seed, device
+    def __init__(self, config: DataConfig, seed: int, device: torch.device | str = "cpu", part: Shard = WHOLE) -> None:
+        self.config, self.seed, self.device, self.part = config, seed, device, part
+        if config.batch % part.count:
+            raise InputError(
+                f"train config: data.batch is {config.batch}, which {part.count} processes cannot share evenly; "
+                "choose a multiple."
+            )
         self.weights = torch.tensor([s.weight for s in config.sources])
         if not bool(((self.weights > 0) & torch.isfinite(self.weights)).all()):
             raise InputError("train config: every data source needs a finite weight above 0.")
         self.sources = [_ClipSource(s, config) if s.path != "synthetic" else None for s in config.sources]
 
-    def batch(self, step: int, rank: int = 0) -> Batch:
-        """The samples of ``step`` for process ``rank``."""
+    def batch(self, step: int) -> Batch:
+        """This process's part of the samples of ``step``."""
         shared = _generator(self.seed, step, "step")
         n_inputs = self.config.inputs[int(torch.randint(len(self.config.inputs), (1,), generator=shared))]
         samples = []
-        for i in range(self.config.batch):
-            generator = _generator(self.seed, step, f"{rank}:{i}")
+        for i in self.part.part(range(self.config.batch)):
+            generator = _generator(self.seed, step, f"0:{i}")
             source = self.sources[int(torch.multinomial(self.weights, 1, generator=generator))]
             if source is None:
                 inputs, targets, depth = self._synthetic(n_inputs, generator)
@@ -164,21 +173,25 @@ def _generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def masked_mse(prediction: Tensor, target: Views) -> Tensor:
-    """Mean squared error over the pixels that count."""
+def masked_mse(prediction: Float[Tensor, "*b v 3 h w"], target: Views) -> Float[Tensor, ""]:
+    """Mean over samples *b of the mean squared error of the pixels that count, so that samples may be seen in parts."""
     assert target.rgb is not None
     error = (prediction - target.rgb).square()
     if target.mask is None:
         return error.mean()
-    return (error * target.mask).sum() / (3 * target.mask.sum()).clamp_min(1)
+    counted = (3 * target.mask.flatten(-4).sum(-1)).clamp_min(1)
+    return ((error * target.mask).flatten(-4).sum(-1) / counted).mean()
 
 
 def depth_loss(
     depth: Float[Tensor, "b t 1 h w"], truth: Float[Tensor, "b t 1 h w"], slack: float = 0.05
 ) -> Float[Tensor, ""]:
-    """Mean |ρ - ρ*| / (ρ* + slack) of inverse depths in model units, over pixels with both; 0 if there are none."""
+    """Mean |ρ - ρ*| / (ρ* + slack) of inverse depths in model units, over pixels of a sample that have both (0 without any).
+
+    Its mean over samples is returned.
+    """
     known = torch.isfinite(truth) & (depth > 0)  # Gaussians leave pixels empty
-    if not bool(known.any()):
-        return depth.new_zeros(())
     rho, true_rho = 1.0 / depth[known], 1.0 / truth[known]
-    return ((rho - true_rho).abs() / (true_rho + slack)).mean()
+    error = (rho - true_rho).abs() / (true_rho + slack)
+    sums = error.new_zeros(len(depth)).index_add(0, known.nonzero()[:, 0], error)
+    return (sums / known.flatten(1).sum(1).clamp_min(1)).mean()

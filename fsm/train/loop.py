@@ -1,4 +1,4 @@
-"""The training loop: MSE + LPIPS, AdamW, EMA, atomic checkpoints, exact resume."""
+"""The training loop: MSE + LPIPS, AdamW, EMA, atomic checkpoints, exact resume; in one process or several."""
 
 import contextlib
 import json
@@ -6,13 +6,15 @@ import math
 import os
 import sys
 import time
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fsm.checkpoint import load_weights, read_plain
+from fsm.checkpoint import load_weights, read_plain, weights_hash
 from fsm.config import from_dict, to_dict
 from fsm.errors import InputError
 from fsm.files import atomic_file, read_json, write_json
@@ -22,6 +24,7 @@ from fsm.runs import locked, stop_requests
 from fsm.train.config import OptimConfig, TrainConfig
 from fsm.train.data import Batch, SampleStream, depth_loss, masked_mse
 from fsm.train.deferred import backward_view_by_view
+from fsm.train.team import ALONE, Team, joined
 from fsm.ttt import record_pull_ratio
 from fsm.views import Rendering, SceneFrame, Views
 
@@ -33,24 +36,32 @@ def train(config: TrainConfig, out: Path, device: str = "cpu", stop_after: int |
     (the averaged weights, ready for ``FSM.from_pretrained``). ``stop_after`` ends early after that many further steps.
     A folder that holds another config, or that another process writes to, raises ``InputError``; so does missing data or
     an LPIPS network without weights, before anything is written.
+
+    Under torchrun the processes share out every batch and only the first one writes; another number of processes resumes the
+    same curve.
     """
-    run = _Run(config, out, device)
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        _same_config(config, out)
-        run.resume()
-        log = _Log(out, run.step)
-        try:
-            run.loop(stop_after, log)
-        finally:
-            log.close()
-        return run.averaged()
+    with joined(device) as team:
+        run = _Run(config, out, device, team)
+        if not team.leads:
+            run.resume()
+            run.loop(stop_after, None)
+            return run.averaged()
+        out.mkdir(parents=True, exist_ok=True)
+        with locked(out):
+            _same_config(config, out)
+            run.resume()
+            log = _Log(out, run.step)
+            try:
+                run.loop(stop_after, log)
+            finally:
+                log.close()
+            return run.averaged()
 
 
 class _Run:
-    def __init__(self, config: TrainConfig, out: Path, device: str) -> None:
+    def __init__(self, config: TrainConfig, out: Path, device: str, team: Team = ALONE) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.out, self.device = config, out, device
+        self.config, self.out, self.device, self.team = config, out, device, team
         self.model = FSM(config.model)
         if config.init is not None and not (out / "state.pt").exists():
             start_from(self.model, FSM.from_pretrained(config.init).state_dict(), config.init)
@@ -59,9 +70,10 @@ class _Run:
         self.model.encoder.compiled = config.compile
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.optim), betas=config.optim.betas)
         self.ema = {k: p.detach().clone() for k, p in self.model.state_dict().items()}
-        self.stream = SampleStream(config.data, config.seed, device)
+        self.stream = SampleStream(config.data, config.seed, device, team.part)
         self.lpips = self._perceptual()
         self.step = self.skipped = 0
+        self.stopping = False
 
     def _perceptual(self) -> nn.Module | None:
         optim = self.config.optim
@@ -71,20 +83,23 @@ class _Run:
 
         return LPIPS.load(optim.lpips).to(self.device)
 
-    def loop(self, stop_after: int | None, log: "_Log") -> None:
+    def loop(self, stop_after: int | None, log: "_Log | None") -> None:
         """Steps until the end, or ``stop_after`` further ones; Ctrl-C and SIGTERM finish the step at hand and save first."""
+        if self.team.part.count > 1:
+            weights = int(weights_hash(self.model)[:12], 16)
+            self.team.agree(step=self.step, weights=weights, config=zlib.crc32(repr(self.config).encode()))
         last = self.config.optim.steps if stop_after is None else min(self.config.optim.steps, self.step + stop_after)
-        with _progress(self.config.optim.steps, self.step) as advance, stop_requests() as stopped:
-            while self.step < last and not stopped:
-                advance(self.one_step(log))
+        with _progress(self.config.optim.steps, self.step, self.team.leads) as advance, stop_requests() as asked:
+            while self.step < last and not self.stopping:
+                advance(self.one_step(log, asked))
                 if self.step % self.config.save_every == 0:
                     self.save()
             self.save()
-        if stopped:
+        if self.stopping:
             raise KeyboardInterrupt
 
-    def one_step(self, log: "_Log") -> dict[str, int | float]:
-        """Draw, differentiate, update (or skip), average; the log entry of the step."""
+    def one_step(self, log: "_Log | None", asked: Sequence[int] = ()) -> dict[str, int | float]:
+        """Draw, differentiate, update (or skip), average; the log entry of the step. ``asked``: requests to stop."""
         began = time.perf_counter()
         optim, logged = self.config.optim, self.step % self.config.log_every == 0
         batch = self.stream.batch(self.step)
@@ -94,6 +109,11 @@ class _Run:
         with record_pull_ratio() if logged else contextlib.nullcontext([]) as pulls:
             self.optimizer.zero_grad(set_to_none=True)
             parts = self._backward(batch)
+        if pulls:
+            parts["pull_ratio"] = torch.stack(pulls).mean().item()
+        # Whether to stop is agreed on with the gradients: a signal may reach one process a step before another.
+        means = self.team.average(self.model.parameters(), {**parts, "stop": float(bool(asked))})
+        self.stopping = means.pop("stop") > 0
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), optim.clip if self.step >= optim.clip_from else math.inf
         )
@@ -103,11 +123,9 @@ class _Run:
             self.optimizer.step()
             self._average()
         self.step += 1
-        entry = {"step": self.step, "lr": lr, "grad_norm": norm.item(), "skipped": self.skipped, **parts}
-        entry["seconds"] = time.perf_counter() - began
-        if pulls:
-            entry["pull_ratio"] = torch.stack(pulls).mean().item()
-        if logged:
+        entry = {"step": self.step, "lr": lr, "grad_norm": norm.item(), "skipped": self.skipped, **means}
+        entry |= {"psnr": -10.0 * math.log10(max(means["mse"], 1e-12)), "seconds": time.perf_counter() - began}
+        if logged and log is not None:
             log.write(entry)
         return entry
 
@@ -149,14 +167,13 @@ class _Run:
             return loss / (count * len(samples))
 
         backward_view_by_view(gaussians, count, one)
-        parts = {k: sum(p[k] for p in seen) / len(seen) for k in seen[0]}
-        return {**parts, "psnr": -10.0 * math.log10(max(parts["mse"], 1e-12))}
+        return {k: sum(p[k] for p in seen) / len(seen) for k in seen[0]}
 
     def _compare(self, rendering: Rendering, targets: Views, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Loss of rendered [b t] targets and its parts; ``truth`` is z-depth in model units, NaN where unknown."""
         rgb = rendering.rgb.float()
         loss = mse = masked_mse(rgb, targets)
-        parts = {"mse": mse.item(), "psnr": -10.0 * math.log10(max(mse.item(), 1e-12))}
+        parts = {"mse": mse.item()}
         if self.config.optim.depth_weight > 0.0 and rendering.depth is not None:
             off = depth_loss(rendering.depth.float(), truth)
             loss, parts["depth"] = mse + self.config.optim.depth_weight * off, off.item()
@@ -184,7 +201,9 @@ class _Run:
         return model
 
     def save(self) -> None:
-        """Everything resuming needs, and the averaged model, each whole or not at all."""
+        """Everything resuming needs, and the averaged model, each whole or not at all; written by one process for all."""
+        if not self.team.leads:
+            return
         state = {
             "step": self.step,
             "skipped": self.skipped,
@@ -289,8 +308,8 @@ def _same_config(config: TrainConfig, out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _progress(total: int, done: int):
-    """A function to report each step to; draws only on a terminal."""
+def _progress(total: int, done: int, shown: bool):
+    """A function to report each step to; draws only on a terminal, and where it is to be ``shown``."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -300,7 +319,7 @@ def _progress(total: int, done: int):
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, disable=not os.isatty(2)) as progress:
+    with Progress(*columns, disable=not (shown and os.isatty(2))) as progress:
         task = progress.add_task("", total=total, completed=done)
         yield lambda entry: progress.update(
             task, advance=1, description=f"{entry['psnr']:.2f} dB, {entry['seconds']:.2f} s/step"

@@ -11,6 +11,7 @@ import torch
 from fsm.datasets.open import open_clip
 from fsm.errors import InputError
 from fsm.rays import pixel_rays, project
+from fsm.shards import Shard
 from fsm.train.config import DataConfig, SourceConfig
 from fsm.train.data import Batch, SampleStream, depth_loss, draw_plan, masked_mse, mirrored
 from fsm.views import SceneFrame, Views
@@ -42,7 +43,7 @@ def _equal(a: Batch, b: Batch) -> bool:
     return same
 
 
-def test_a_sample_depends_on_seed_step_rank_and_index_alone() -> None:
+def test_a_sample_depends_on_seed_step_and_index_alone() -> None:
     config = dataclasses.replace(SYNTHETIC, mirror=True)
     stream = SampleStream(config, seed=1)
     first = stream.batch(7)
@@ -50,17 +51,31 @@ def test_a_sample_depends_on_seed_step_rank_and_index_alone() -> None:
     torch.manual_seed(99)
     assert _equal(first, stream.batch(7))
     assert _equal(first, SampleStream(config, seed=1).batch(7))
-    for other in (stream.batch(8), stream.batch(7, rank=1), SampleStream(config, seed=2).batch(7)):
+    for other in (stream.batch(8), SampleStream(config, seed=2).batch(7)):
         assert not _equal(first, other)
     assert first.inputs.rgb is not None
     assert not torch.equal(first.inputs.rgb[0], first.inputs.rgb[1])
 
 
-def test_every_process_draws_the_same_number_of_inputs() -> None:
-    stream = SampleStream(SYNTHETIC, seed=0)
-    counts = [[len(stream.batch(step, rank).inputs) for rank in (0, 1)] for step in range(6)]
-    assert all(a == b for a, b in counts)
-    assert {a for a, _ in counts} == {2, 3}
+def _one(batch: Batch, i: int) -> Batch:
+    inputs, targets = (Views.stack([v.samples()[i]]) for v in (batch.inputs, batch.targets))
+    return Batch(inputs, targets, batch.depth[i : i + 1])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_out_the_same_samples(count: int) -> None:
+    config = dataclasses.replace(SYNTHETIC, batch=4)
+    parts = [SampleStream(config, seed=1, part=Shard(i, count)) for i in range(count)]
+    lengths = set()
+    for step in range(6):
+        whole, each = SampleStream(config, seed=1).batch(step), [p.batch(step) for p in parts]
+        for i in range(4):
+            batch, place = each[i % count], i // count
+            assert _equal(_one(batch, place), _one(whole, i))
+        lengths.add(len(whole.inputs))
+    assert lengths == {2, 3}
+    with pytest.raises(InputError, match=r"data\.batch is 4, which 3 processes cannot share evenly"):
+        SampleStream(config, seed=1, part=Shard(0, 3))
 
 
 @pytest.mark.parametrize("even", [0.0, 1.0])
@@ -287,3 +302,18 @@ def test_depth_error_in_closed_form() -> None:
     assert depth.grad is not None
     assert bool(torch.isfinite(depth.grad).all())
     assert bool((depth.grad[..., 0, 1] == 0).all())
+
+
+def test_losses_of_a_batch_are_means_over_its_samples() -> None:
+    """So that processes that have seen parts of a batch can average."""
+    views = Views.stack([small_views(2), small_views(2)])
+    assert views.rgb is not None
+    mask = torch.rand(2, 2, 1, *views.hw) < torch.tensor([0.9, 0.1])[:, None, None, None, None]
+    masked = dataclasses.replace(views, mask=mask)
+    prediction = views.rgb + torch.rand_like(views.rgb)
+    alone = [masked_mse(prediction[i : i + 1], Views.stack([masked.samples()[i]])) for i in range(2)]
+    torch.testing.assert_close(masked_mse(prediction, masked), sum(alone) / 2)
+    truth = torch.where(mask, torch.rand(2, 2, 1, *views.hw) + 1, math.nan)
+    depth = torch.rand_like(truth) + 1
+    alone = [depth_loss(depth[i : i + 1], truth[i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(depth_loss(depth, truth), sum(alone) / 2)

@@ -79,11 +79,11 @@ def _at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], No
     """Run ``action`` once, when the sample of ``step`` is drawn."""
     genuine, done = SampleStream.batch, []
 
-    def batch(self: SampleStream, now: int, rank: int = 0) -> Batch:
+    def batch(self: SampleStream, now: int) -> Batch:
         if now == step and not done:
             done.append(now)
             action()
-        return genuine(self, now, rank)
+        return genuine(self, now)
 
     monkeypatch.setattr(SampleStream, "batch", batch)
 
