@@ -87,6 +87,7 @@ def test_a_scene_shows_the_frames_of_the_clip_it_was_made_from(
     assert main(["view", str(tmp_path / "scene"), "--clip", str(clip), *flags]) == 0
     found = visited[-1][0]._stage.inputs.views.rgb
     assert views.rgb is not None
+    assert found is not None
     assert torch.allclose(found, views.rgb, atol=1e-6)
     capsys.readouterr()
     assert main(["view", str(tmp_path / "scene"), "--clip", "demo", *flags]) == 2
