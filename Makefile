@@ -14,7 +14,7 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --runslow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --runslow --browser
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
