@@ -15,23 +15,23 @@ UNDERSTOOD = (
     "an FSM clip or list (.json, .jsonl), a transforms.json or its folder (nerfstudio, instant-ngp, DL3DV), "
     "a D-NeRF folder (transforms_train.json), a cameras.json or its folder, "
     "a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, "
-    "'demo' or 'synthetic:SEED'"
+    "'demo', 'synthetic:SEED' or 'world:SEED'"
 )
 
 
 class SyntheticClips:
-    """The procedural world of one seed as a data set of one clip."""
+    """The procedural world of one seed as a data set of one clip: ``synthetic:SEED``, or the richer ``world:SEED``."""
 
     def __init__(self, name: str) -> None:
-        seed = "0" if name == "demo" else name.removeprefix("synthetic:")
+        self.kind, _, seed = ("synthetic:0" if name == "demo" else name).partition(":")
         if not (seed.isascii() and seed.isdecimal() and len(seed) < 10):
-            raise InputError(f"{name!r} has seed {seed!r}; write synthetic: and a whole number of at least 0.")
+            raise InputError(f"{name!r} has seed {seed!r}; write {self.kind}: and a whole number of at least 0.")
         self.seed = int(seed)
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The name of the clip: ``synthetic-SEED``."""
-        return (f"synthetic-{self.seed}",)
+        """The name of the clip: ``synthetic-SEED`` or ``world-SEED``."""
+        return (f"{self.kind}-{self.seed}",)
 
     def __len__(self) -> int:
         """One."""
@@ -39,10 +39,14 @@ class SyntheticClips:
 
     def clip(self, id: str) -> Clip:
         """The clip of this seed."""
+        if id != self.ids[0]:
+            raise InputError(f"{self.kind}:{self.seed} has no clip {id!r}; it has {self.ids[0]!r}.")
+        if self.kind == "world":
+            from fsm.datasets.world.clip import WorldClip
+
+            return WorldClip(seed=self.seed)
         from fsm.datasets.synthetic import SyntheticClip
 
-        if id != self.ids[0]:
-            raise InputError(f"synthetic:{self.seed} has no clip {id!r}; it has {self.ids[0]!r}.")
         return SyntheticClip(seed=self.seed, frames=SYNTHETIC_FRAMES, hw=SYNTHETIC_HW)
 
 
@@ -57,7 +61,7 @@ def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:
     from fsm.datasets.stereo4d import Stereo4D
     from fsm.datasets.transforms_json import Transforms
 
-    if str(path) == "demo" or str(path).startswith("synthetic:"):
+    if str(path) == "demo" or str(path).startswith(("synthetic:", "world:")):
         return SyntheticClips(str(path))
     path = Path(path)
     if path.is_dir():

@@ -31,7 +31,7 @@ _DRAWS = 2048  # numbers per world
 _FIRST_SEED = 61  # of the generator: a world 0 worth showing
 
 
-class _Draws:
+class Draws:
     """Uniform numbers of each seed, dealt out in a fixed order: the same for a seed whatever else is in the batch."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -62,7 +62,7 @@ class _Draws:
 
 def draw_world(seeds: Sequence[int]) -> tuple[Tensor, Solids, Surfaces, Light, CameraPath]:
     """Half extents of the room [b 3] and everything in it, float32 on the CPU."""
-    draws = _Draws(seeds)
+    draws = Draws(seeds)
     room = torch.stack([draws.between(2.9, 4.2), draws.between(1.35, 1.75), draws.between(2.9, 4.2)], -1)
     view_angle = draws.between(-math.pi, math.pi)
     solids = _draw_solids(draws)
@@ -76,7 +76,7 @@ def draw_world(seeds: Sequence[int]) -> tuple[Tensor, Solids, Surfaces, Light, C
     return cast(room), mapped(solids, cast), mapped(surfaces, cast), mapped(light, cast), mapped(camera, cast)
 
 
-def _draw_solids(draws: _Draws) -> Solids:
+def _draw_solids(draws: Draws) -> Solids:
     b = len(draws.numbers)
     kind_box, kind_cylinder = torch.zeros(SOLIDS, dtype=torch.bool), torch.zeros(SOLIDS, dtype=torch.bool)
     kind_box[BOXES], kind_cylinder[CYLINDERS] = True, True
@@ -118,7 +118,7 @@ def _draw_solids(draws: _Draws) -> Solids:
     return Solids(size, anchor, swing, 2 * math.pi / period, phase, axis, angle, spin)
 
 
-def _layout(draws: _Draws, present: Tensor, size: Tensor, limit: Tensor) -> Tensor:
+def _layout(draws: Draws, present: Tensor, size: Tensor, limit: Tensor) -> Tensor:
     """Floor positions [b k 2] up to ``limit`` [b k] from the middle: the widest-spaced of many random layouts."""
     angle = draws.between(-math.pi, math.pi, _LAYOUTS, SOLIDS)
     radius = limit[:, None] * draws.unit(_LAYOUTS, SOLIDS).sqrt()
@@ -130,7 +130,7 @@ def _layout(draws: _Draws, present: Tensor, size: Tensor, limit: Tensor) -> Tens
     return place[torch.arange(len(place)), best]
 
 
-def _draw_surfaces(draws: _Draws, solids: Solids) -> Surfaces:
+def _draw_surfaces(draws: Draws, solids: Solids) -> Surfaces:
     b = len(draws.numbers)
     ball_like = torch.zeros(SURFACES, dtype=torch.bool)
     ball_like[ROUND] = ball_like[CYLINDERS] = True
@@ -172,7 +172,7 @@ def _draw_surfaces(draws: _Draws, solids: Solids) -> Surfaces:
     )
 
 
-def _draw_palettes(draws: _Draws) -> Tensor:
+def _draw_palettes(draws: Draws) -> Tensor:
     """Four linear colours per surface: a muted room of one hue family, solids in accents from around the wheel."""
     b = len(draws.numbers)
     hue = draws.between(0.0, 2 * math.pi)[:, None]
@@ -206,10 +206,10 @@ def _draw_palettes(draws: _Draws) -> Tensor:
     turned = torch.tensor([0.0, 0.25, -0.35, 0.9]).double() * step * draws.sign(SURFACES, 1)
     fainter = 1.0 - torch.tensor([0.0, 0.1, 0.75, 0.1]).double() * step
     lightness = (light + lighter).clamp(0.2, 0.96)
-    return _oklch(lightness, chroma * fainter, hues + turned)
+    return oklch(lightness, chroma * fainter, hues + turned)
 
 
-def _oklch(lightness: Tensor, chroma: Tensor, hue: Tensor) -> Tensor:
+def oklch(lightness: Tensor, chroma: Tensor, hue: Tensor) -> Tensor:
     """Linear sRGB of OKLCH colours (Ottosson 2020), clipped to the gamut."""
     a, b = chroma * hue.cos(), chroma * hue.sin()
     to_lms, to_rgb = _oklab_matrices()
@@ -228,7 +228,7 @@ def _oklab_matrices() -> tuple[Tensor, Tensor]:
     return torch.tensor(to_lms, dtype=torch.float64), torch.tensor(to_rgb, dtype=torch.float64)
 
 
-def _draw_light(draws: _Draws, room: Tensor, view_angle: Tensor) -> Light:
+def _draw_light(draws: Draws, room: Tensor, view_angle: Tensor) -> Light:
     aside = view_angle + draws.sign() * draws.between(0.5, 1.4)
     distance = draws.between(1.2, 2.2)
     height = 2 * room[:, 1] - draws.between(0.15, 0.4)
@@ -240,7 +240,7 @@ def _draw_light(draws: _Draws, room: Tensor, view_angle: Tensor) -> Light:
     return Light(position, tint * draws.between(1.0, 1.3)[:, None], cool * ambient, tint * ambient * 0.85)
 
 
-def _draw_camera(draws: _Draws, room: Tensor, view_angle: Tensor) -> CameraPath:
+def _draw_camera(draws: Draws, room: Tensor, view_angle: Tensor) -> CameraPath:
     b = len(room)
     radius = 2.3 + draws.between(0.0, 1.0) * (room[:, [0, 2]].amin(-1) - 0.35 - 2.3)
     mean = torch.stack([view_angle, radius, draws.between(1.0, 1.7)], -1)

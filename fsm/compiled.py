@@ -51,14 +51,27 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
+def _namespaces(function: Callable[..., Any]) -> dict[Path, dict[str, Any]]:
+    """Names that a function's file knows, and those of the files of its parts, of their parts, and so on."""
+    found: dict[Path, dict[str, Any]] = {}
+    waiting = [function]
+    while waiting:
+        next_one = waiting.pop()
+        path = Path(inspect.getfile(next_one))
+        if path not in found:
+            found[path] = next_one.__globals__
+            waiting += [v.py_func for v in next_one.__globals__.values() if isinstance(v, Dispatcher)]
+    return found
+
+
 class _Locator(_CacheLocator):
     """Finds the folder, and what a kernel was made of: its file, those of its parts, ``simd`` and the numbers it names."""
 
     def __init__(self, function: Callable[..., Any], source: Path, folder: Path) -> None:
-        named = function.__globals__
-        parts = {Path(inspect.getfile(v.py_func)) for v in named.values() if isinstance(v, Dispatcher)}
-        files = sorted({source, Path(__file__), Path(__file__).with_name("simd.py"), *parts})
-        numbers = sorted((k, repr(v)) for k, v in named.items() if isinstance(v, (int, float, np.generic)))
+        spaces = _namespaces(function)
+        files = sorted({source, Path(__file__), Path(__file__).with_name("simd.py"), *spaces})
+        named = [pair for space in spaces.values() for pair in space.items()]
+        numbers = sorted({(k, repr(v)) for k, v in named if isinstance(v, (int, float, np.generic))})
         made_of = [path.read_bytes() for path in files] + [repr(numbers).encode()]
         self._stamp, self._folder = hashlib.sha256(b"\0".join(made_of)).hexdigest(), folder
 

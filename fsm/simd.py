@@ -228,6 +228,16 @@ def any_of(typingctx, mask):
     return types.boolean(mask), code
 
 
+@_emitted
+def lanes_of(typingctx, mask):
+    """The 16 booleans as the lowest bits of an int64."""
+
+    def code(context, builder, sig, args):
+        return builder.zext(builder.bitcast(args[0], ir.IntType(LANES)), _I64)
+
+    return types.int64(mask), code
+
+
 def _by_llvm(name):
     """A function of 16 floats that LLVM knows."""
 

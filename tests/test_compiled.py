@@ -18,6 +18,7 @@ from fsm.simd import (
     fill,
     floor,
     item,
+    lanes_of,
     least,
     load,
     most,
@@ -166,13 +167,13 @@ def _try_vectors(a, out, counts, numbers):
     counts[2], counts[3] = trailing_zeros(numbers[0]), bits_set(numbers[0])
     counts[4] = take_next(numbers)
     counts[5] = numbers[0]
-    counts[6] = item(numbers, 1)
+    counts[6], counts[7] = item(numbers, 1), lanes_of(x < y)
 
 
 def test_vectors_are_numpys() -> None:
     a = np.random.default_rng(0).normal(size=32).astype(np.float32) * 3
     x, y = a[:16], a[16:]
-    out, counts = np.empty(9 * 16, np.float32), np.empty(7, np.int64)
+    out, counts = np.empty(9 * 16, np.float32), np.empty(8, np.int64)
     _try_vectors(a, out, counts, np.array([0b101000, 9]))
     sums = np.array([x.sum(), y.sum(), (x * y).sum()])
     chosen = np.where((x < y) & (x > 0), x, y)
@@ -180,7 +181,8 @@ def test_vectors_are_numpys() -> None:
     expected = [x + y, x - 2, 3 * x, x / y, np.exp2(x), chosen, limits, np.full(16, a[5])]
     np.testing.assert_allclose(out[:128].reshape(8, 16), expected, rtol=5e-7)
     np.testing.assert_allclose(out[128:131], sums, rtol=1e-5)
-    assert counts.tolist() == [0, 1, 3, 2, 0b101000, 0b101001, 9]
+    assert counts[:7].tolist() == [0, 1, 3, 2, 0b101000, 0b101001, 9]
+    assert [bool(counts[7] >> i & 1) for i in range(16)] == (x < y).tolist()
 
 
 @kernel("void(float32[::1], int32[::1], float32[::1], int32[::1])")

@@ -20,7 +20,7 @@ class Train:
     set: Annotated[tuple[str, ...], flag("KEY=VALUE ...", "none")] = ()
     """Overrides of the preset, such as optim.steps=1000 data.batch=2."""
     data: Annotated[tuple[str, ...], flag("CLIPS[:WEIGHT] ...", "the preset's")] = ()
-    """Clip lists, files or folders (or `synthetic`) with their weights, in place of the preset's sources."""
+    """Clip lists, files or folders (or `synthetic`, `world`) with their weights, in place of the preset's sources."""
     stop_after: Annotated[int | None, flag("STEPS", "the end")] = None
     """End early after this many further steps."""
     threads: Annotated[int | None, flag("N", "torch's")] = None

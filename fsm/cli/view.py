@@ -155,7 +155,7 @@ class View:
         from fsm.model import FSM
         from fsm.viewer.clip_stream import scenes_of_clip
 
-        if not path.exists() and self.scene != "demo" and not self.scene.startswith("synthetic:"):
+        if not path.exists() and self.scene != "demo" and not self.scene.startswith(("synthetic:", "world:")):
             raise InputError(f"{path} does not exist; give a scene folder, a {', '.join(SPLATS)} file or a clip.")
         clip = open_clip(self.scene, self.id)
         index = choose_frames(len(clip), INPUTS if self.inputs is None else self.inputs, 0)

@@ -29,7 +29,7 @@ class SourceConfig:
     """One source of training clips."""
 
     path: str
-    """`synthetic`, or a clip list, clip file or folder that `fsm inspect` can open."""
+    """`synthetic`, `world`, or a clip list, clip file or folder that `fsm inspect` can open."""
     weight: float = 1.0
     """How often it is drawn, relative to the other sources."""
 

@@ -19,6 +19,8 @@ from fsm.shards import WHOLE, Shard
 from fsm.train.config import DataConfig, SourceConfig
 from fsm.views import Views
 
+DRAWN = ("synthetic", "world")  # sources that are procedural worlds, another one for every sample
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -43,7 +45,7 @@ class SampleStream:
         self.weights = torch.tensor([s.weight for s in config.sources])
         if not bool(((self.weights > 0) & torch.isfinite(self.weights)).all()):
             raise InputError("train config: every data source needs a finite weight above 0.")
-        self.sources = [_ClipSource(s, config) if s.path != "synthetic" else None for s in config.sources]
+        self.sources = [s.path if s.path in DRAWN else _ClipSource(s, config) for s in config.sources]
 
     def batch(self, step: int) -> Batch:
         """This process's part of the samples of ``step``."""
@@ -53,8 +55,8 @@ class SampleStream:
         for i in self.part.part(range(self.config.batch)):
             generator = _generator(self.seed, step, f"0:{i}")
             source = self.sources[int(torch.multinomial(self.weights, 1, generator=generator))]
-            if source is None:
-                inputs, targets, depth = self._synthetic(n_inputs, generator)
+            if isinstance(source, str):
+                inputs, targets, depth = self._drawn(source, n_inputs, generator)
             else:
                 inputs, targets = source.sample(n_inputs, generator)
                 depth = torch.full((self.config.targets, 1, *self.config.hw), math.nan)
@@ -66,11 +68,13 @@ class SampleStream:
         inputs, targets, depth = zip(*samples, strict=True)
         return Batch(Views.stack(inputs), Views.stack(targets), torch.stack(depth))
 
-    def _synthetic(self, n_inputs: int, generator: torch.Generator) -> tuple[Views, Views, Tensor]:
+    def _drawn(self, source: str, n_inputs: int, generator: torch.Generator) -> tuple[Views, Views, Tensor]:
         """A fresh procedural world: inputs on its camera's path, half of the targets beside it, exact depth."""
         from fsm.datasets.synthetic import SyntheticWorld
+        from fsm.datasets.world.world import World
 
-        world = SyntheticWorld.sample([int(torch.randint(2**40, (1,), generator=generator))], device=self.device)
+        seeds = [int(torch.randint(2**40, (1,), generator=generator))]
+        world = (World if source == "world" else SyntheticWorld).sample(seeds, device=self.device)
         frames = int(torch.randint(self.config.window[0], self.config.window[1] + 1, (1,), generator=generator))
         plan = draw_plan(max(frames, n_inputs + self.config.targets), n_inputs, self.config, generator)
         index = torch.tensor(plan[0] + plan[1])

@@ -97,8 +97,9 @@ def test_inputs_and_targets_are_disjoint_and_complete_at_every_size(even: float)
             assert int(gaps.max() - gaps.min()) <= 1
 
 
-def test_synthetic_samples_are_the_world_and_know_its_depth() -> None:
-    batch = SampleStream(SYNTHETIC, seed=3).batch(0)
+@pytest.mark.parametrize("source", ["synthetic", "world"])
+def test_drawn_samples_are_the_world_and_know_its_depth(source: str) -> None:
+    batch = SampleStream(dataclasses.replace(SYNTHETIC, sources=(SourceConfig(source),)), seed=3).batch(0)
     assert batch.inputs.c2w.shape[:2] == (2, len(batch.inputs))
     assert batch.targets.hw == (16, 24)
     assert bool(torch.isfinite(batch.depth).all())
