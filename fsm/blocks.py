@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fsm.errors import InputError
-from fsm.ttt import ElasticConfig, FastWeightState, fast_weight_apply, initial_state, write_chunk
+from fsm.ttt import ElasticConfig, FastWeightState, Group, fast_weight_apply, initial_state, write_chunk
 
 ViewTokens = Float[Tensor, "b v t d"]
 
@@ -68,8 +68,8 @@ class WindowAttention(nn.Module):
     def forward(self, x: ViewTokens) -> ViewTokens:
         """Attend within each view."""
         b, v, t, d = x.shape
-        q, k, value = self.to_qkv(x).view(b * v, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = self.q_norm(q.float()).to(value.dtype), self.k_norm(k.float()).to(value.dtype)
+        q, k, value = self.to_qkv(x).view(b * v, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(_wide(q)).to(value.dtype), self.k_norm(_wide(k)).to(value.dtype)
         o = F.scaled_dot_product_attention(q, k, value)
         return self.out(o.transpose(1, 2).reshape(b, v, t, d))
 
@@ -96,8 +96,8 @@ class LaCETLayer(nn.Module):
         """State before the first chunk."""
         return initial_state(self.initial, batch, self.config.elastic)
 
-    def write(self, state: FastWeightState, x: Float[Tensor, "b n d"]) -> FastWeightState:
-        """The state after this chunk of (normalised) tokens."""
+    def write(self, state: FastWeightState, x: Float[Tensor, "b n d"], group: Group | None = None) -> FastWeightState:
+        """The state after this chunk of (normalised) tokens, of which each process of ``group`` has a part."""
         dim = self.config.dim
         k, v = F.silu(F.linear(x, self.to_qkv.weight[dim:])).chunk(2, dim=-1)
         k, v = self._heads(k), self._heads(v)
@@ -109,12 +109,13 @@ class LaCETLayer(nn.Module):
             elastic=self.config.elastic,
             ns_steps=self.config.ns_steps,
             ns_dtype=self.ns_dtype,
+            group=group,
         )
 
     def read(self, state: FastWeightState, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """What the memory answers to these (normalised) tokens."""
         q = _unit(self._heads(F.silu(F.linear(x, self.to_qkv.weight[: self.config.dim]))))
-        o = self.o_norm(fast_weight_apply(state.weights, q).float())
+        o = self.o_norm(_wide(fast_weight_apply(state.weights, q)))
         return self.out(o.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n width"]:
@@ -122,7 +123,7 @@ class LaCETLayer(nn.Module):
 
     def _rates(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n 3"]:
         with torch.autocast(x.device.type, enabled=False):
-            raw = self.to_rates(x.float()) + self.rate_offset
+            raw = self.to_rates(_wide(x)) + self.rate_offset
             return F.softplus(raw).unflatten(-1, (3, self.config.ttt_heads)).permute(0, 3, 1, 2)
 
 
@@ -155,9 +156,9 @@ class Block(nn.Module):
         """First residual: within each view."""
         return x + self.attention(self.attention_norm(x))
 
-    def write(self, state: FastWeightState, x: ViewTokens) -> FastWeightState:
-        """Write attended tokens of some views as one chunk."""
-        return self.ttt.write(state, self.ttt_norm(x).flatten(1, 2))
+    def write(self, state: FastWeightState, x: ViewTokens, group: Group | None = None) -> FastWeightState:
+        """Write attended tokens of some views as one chunk, of which each process of ``group`` has some views."""
+        return self.ttt.write(state, self.ttt_norm(x).flatten(1, 2), group)
 
     def read(self, state: FastWeightState, x: ViewTokens) -> ViewTokens:
         """Second and third residual: read the memory, then the MLP."""
@@ -167,4 +168,9 @@ class Block(nn.Module):
 
 def _unit(x: Tensor) -> Tensor:
     """x / (‖x‖ + 1e-5) along the last axis, the norm in float32."""
-    return x / (x.float().norm(dim=-1, keepdim=True) + 1e-5).to(x.dtype)
+    return x / (_wide(x).norm(dim=-1, keepdim=True) + 1e-5).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32; float64 stays, so that a whole encoder can be checked in it."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from fsm.blocks import Block, BlockConfig, ViewTokens
 from fsm.errors import InputError
 from fsm.rays import pixel_rays, plucker
-from fsm.ttt import FastWeightState, recording
+from fsm.ttt import FastWeightState, Group, recording
 from fsm.views import Views
 
 CHANNELS = {"fsm13": 13, "paper10": 10, "lact12": 12, "lrm10": 10}
@@ -77,6 +78,10 @@ class Encoder(nn.Module):
 
     ``checkpointing`` recomputes activations chunk by chunk in backward; it changes no result. ``compiled`` runs the blocks
     through ``torch.compile``: equal to rounding, faster after a minute or so of compilation per new shape.
+
+    ``group`` shares out the views of every chunk among processes that are all given the same views: each embeds, attends and
+    reads its own, and all end with the same memory. Requests are each process's own. Parameters get each process's part of their
+    gradients, to be summed over the group.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -84,6 +89,7 @@ class Encoder(nn.Module):
         self.config = config
         self.checkpointing = False
         self.compiled = False
+        self.group: Group | None = None
         dim = config.block.dim
         self.embed = nn.Linear(CHANNELS[config.input_layout] * config.patch**2, dim, bias=False)
         self.embed_norm = nn.LayerNorm(dim, bias=False)
@@ -133,6 +139,8 @@ class Encoder(nn.Module):
         if views.rgb is None:
             raise InputError("update needs observed views, found requests without rgb.")
         self._check_size(views)
+        if self.compiled and self.group is not None:
+            raise InputError("the encoder has both compiled and a group of processes; choose one.")
         pending = views if memory.pending is None else Views.cat([memory.pending, views])
         memory = replace(memory, pending=pending, views_seen=memory.views_seen + len(views))
         if self.config.schedule == "causal":
@@ -169,11 +177,11 @@ class Encoder(nn.Module):
 
     def _write_causal(self, memory: SceneMemory, size: int) -> SceneMemory:
         assert memory.pending is not None
-        x, rest = self.tokenize(memory.pending[:size]), memory.pending[size:]
+        x, rest = self.tokenize(self._own(memory.pending[:size])), memory.pending[size:]
         layers = []
         for i, (block, state) in enumerate(zip(self.blocks, memory.layers, strict=True)):
             x = self._run(block.attend, x)
-            state = self._run(block.write, state, x)
+            state = self._run(block.write, state, x, self.group)
             layers.append(state)
             if i + 1 < len(self.blocks):  # nobody reads the inputs' own tokens after the last layer
                 x = self._run(block.read, state, x)
@@ -182,18 +190,25 @@ class Encoder(nn.Module):
     def _write_layer_by_layer(self, memory: SceneMemory) -> SceneMemory:
         assert memory.pending is not None
         size = self.views_per_chunk(memory.pending)
-        chunks = [self.tokenize(memory.pending[i : i + size]) for i in range(0, len(memory.pending), size)]
+        chunks = [self.tokenize(self._own(memory.pending[i : i + size])) for i in range(0, len(memory.pending), size)]
         layers = []
         for i, (block, state) in enumerate(zip(self.blocks, memory.layers, strict=True)):
             # One list, replaced entry by entry: two copies of the residual stream never exist in inference.
             for c, x in enumerate(chunks):
                 chunks[c] = self._run(block.attend, x)
-                state = self._run(block.write, state, chunks[c])
+                state = self._run(block.write, state, chunks[c], self.group)
             layers.append(state)
             if i + 1 < len(self.blocks):
                 for c, x in enumerate(chunks):
                     chunks[c] = self._run(block.read, state, x)
         return replace(memory, layers=tuple(layers), pending=None)
+
+    def _own(self, chunk: Views) -> Views:
+        """This process's views of a chunk: whole ones, since attention is among the tokens of a view; possibly none."""
+        if self.group is None:
+            return chunk
+        rank, count = dist.get_rank(self.group), dist.get_world_size(self.group)
+        return chunk[len(chunk) * rank // count : len(chunk) * (rank + 1) // count]
 
     def _run(self, function: Callable, *arguments):
         if self.compiled and not recording():

@@ -2,10 +2,12 @@
 
 from fsm.ttt.elastic import ElasticConfig, record_pull_ratio, recording
 from fsm.ttt.fast_weights import FastWeightState, fast_weight_apply, fast_weight_gradient, initial_state, write_chunk
+from fsm.ttt.parallel import Group
 
 __all__ = [
     "ElasticConfig",
     "FastWeightState",
+    "Group",
     "fast_weight_apply",
     "fast_weight_gradient",
     "initial_state",

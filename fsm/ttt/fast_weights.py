@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.ttt.elastic import ElasticConfig, Stacked, consolidate, next_anchor, next_importance
+from fsm.ttt.parallel import Group, summed
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 TILE = 1024  # tokens
@@ -64,9 +65,16 @@ def write_chunk(
     elastic: ElasticConfig | None,
     ns_steps: int,
     ns_dtype: torch.dtype,
+    group: Group | None = None,
 ) -> FastWeightState:
-    """Write one chunk: gradient at the current weights, Newton-Schulz, add, elastic pull, norm restoration, anchor."""
+    """Write one chunk: gradient at the current weights, Newton-Schulz, add, elastic pull, norm restoration, anchor.
+
+    With ``group`` the tokens are this process's part of the chunk (none is a part, too) and all of the group end with the same
+    state: that of the whole chunk.
+    """
     gradient = fast_weight_gradient(state.weights, k, v, rates)
+    if group is not None:
+        gradient = summed(gradient, group)
     with torch.autocast(k.device.type, enabled=False):
         update = orthogonalise(gradient, ns_steps, ns_dtype)
         weights = state.weights + update
