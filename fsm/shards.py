@@ -5,7 +5,6 @@ folder whole, what failed as a note in ``.missing``, and what is neither has sti
 and started again, under torchrun, in a Slurm array or by hand.
 """
 
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from fsm.errors import InputError
 from fsm.files import read_json, slug, write_json
 
 T = TypeVar("T")
+NOTES = ".missing"
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,9 @@ def note_missing(folder: Path, id: str, reason: str) -> None:
 
 
 def forget_missing(folder: Path, ids: Sequence[str]) -> None:
-    """Take back what was noted of ``ids``, because they are tried again."""
+    """Take back what was noted of ``ids``, because they are tried again. The folder of notes stays: others may be writing."""
     for id in ids:
         _note(folder, id).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # notes of others, or no notes
-        (folder / ".missing").rmdir()
 
 
 def why_missing(folder: Path, id: str) -> str | None:
@@ -137,4 +135,4 @@ def why_missing(folder: Path, id: str) -> str | None:
 
 
 def _note(folder: Path, id: str) -> Path:
-    return folder / ".missing" / f"{slug(id)}.json"
+    return folder / NOTES / f"{slug(id)}.json"

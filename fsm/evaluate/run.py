@@ -38,7 +38,7 @@ from fsm.evaluate.results import (
 from fsm.files import read_json, slug, write_json
 from fsm.renderers.base import Scene
 from fsm.runs import LOCK, locked
-from fsm.shards import WHOLE, Shard, check_ids, forget_missing, note_missing, why_missing
+from fsm.shards import NOTES, WHOLE, Shard, check_ids, forget_missing, note_missing, why_missing
 from fsm.views import Views
 
 SETTINGS = "settings.json"
@@ -129,8 +129,9 @@ def _vacate(out: Path, wanted: Sequence[str]) -> None:
     forget_missing(out, wanted)
     for name in (SETTINGS, LOCK):
         (out / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        out.rmdir()
+    for folder in (out / NOTES, out):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _scene(
