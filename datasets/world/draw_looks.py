@@ -60,7 +60,7 @@ def draw_surfaces(draws: Draws, is_open: Tensor, scale: Tensor) -> Surfaces:
         first=first,
         second=second,
         palette=_draw_palettes(draws, outdoors),
-        contrast=draws.between(0.1, 0.45, SURFACES),
+        contrast=draws.between(0.1, 0.7, SURFACES),
         grain=draws.between(0.05, 0.5, SURFACES),
         grain_scale=torch.exp(draws.between(math.log(2.0), math.log(12.0), SURFACES)) / scale[:, None].sqrt(),
         grain_stretch=1.0 - 0.88 * wooden,
@@ -79,8 +79,8 @@ def _draw_palettes(draws: Draws, outdoors: Tensor) -> Tensor:
     green = 2.2 + draws.between(-0.4, 0.3, 1)
     floor = torch.where(outdoors & (draws.unit(1) < 0.5), green, floor)
     hues = torch.cat([hue + spread, floor, warm, hue, hue + draws.between(-0.4, 0.4, 1)], -1)[..., None]
-    light = torch.cat([draws.between(0.3, 0.85, BODIES), draws.between(0.35, 0.7, 1), draws.between(0.75, 0.92, 1)], -1)
-    light = torch.cat([light, draws.between(0.45, 0.85, 2)], -1)[..., None]
+    light = torch.cat([draws.between(0.2, 0.92, BODIES), draws.between(0.28, 0.75, 1), draws.between(0.7, 0.94, 1)], -1)
+    light = torch.cat([light, draws.between(0.4, 0.92, 2)], -1)[..., None]
     chroma = torch.cat([draws.between(0.02, 0.17, BODIES), draws.between(0.015, 0.07, 4)], -1)[..., None] * vivid
     step = torch.cat([torch.zeros(len(hue), SURFACES, 1).double(), draws.between(0.5, 1.1, SURFACES, 3)], -1)
     reach = torch.where(torch.arange(SURFACES) < BODIES, 1.0, 0.6)[:, None]
@@ -90,7 +90,7 @@ def _draw_palettes(draws: Draws, outdoors: Tensor) -> Tensor:
     palette = oklch(lightness.clamp(0.14, 0.96), chroma * faded.clamp_min(0.1), hues + turned)
     blue = 4.4 + draws.between(-0.35, 0.35)
     day = draws.between(0.0, 1.0)
-    tones = torch.stack([0.45 + 0.25 * day, 0.68 + 0.24 * day, 0.25 + 0.25 * draws.unit(), 0.72 + 0.25 * day], -1)
+    tones = torch.stack([0.4 + 0.35 * day, 0.62 + 0.36 * day, 0.25 + 0.25 * draws.unit(), 0.72 + 0.25 * day], -1)
     sky_hues = torch.stack([blue, blue - 0.3 + 2.8 * (draws.unit() < 0.25), draws.between(1.8, 4.4), blue], -1)
     chromas = torch.stack(
         [draws.between(0.02, 0.12), draws.between(0.01, 0.06), draws.between(0.01, 0.07), 0.01 + 0 * blue], -1

@@ -198,7 +198,7 @@ def _draw_surroundings(draws: Draws, is_open: Tensor, angle: Tensor) -> Surround
     warmth = draws.between(-0.5, 1.0)[:, None]
     tint = torch.cat([1.0 + 0.12 * warmth, torch.ones_like(warmth), 1.0 - 0.2 * warmth], -1)
     cool = torch.cat([1.0 - 0.1 * warmth, torch.ones_like(warmth), 1.0 + 0.14 * warmth], -1)
-    ambient, key = draws.between(0.18, 0.5)[:, None], draws.between(0.5, 1.1)[:, None]
+    ambient, key = draws.between(0.07, 0.4)[:, None], draws.between(0.35, 1.5)[:, None]
     key = torch.where(is_open[:, None] > 0, 0.55 * key, key)
     return Surroundings(
         room=room,
@@ -223,8 +223,8 @@ def _draw_camera(draws: Draws, is_open: Tensor, scale: Tensor, angle: Tensor, ro
     aim = (
         torch.stack([draws.between(-0.6, 0.6), -draws.between(0.3, 0.9), draws.between(-0.6, 0.6)], -1) * scale[:, None]
     )
-    fast = torch.exp(draws.between(math.log(0.05), math.log(2.0)))
-    speed = torch.where(still, 0.0, torch.where(is_open > 0, fast, fast.clamp_max(0.5)))
+    fast = torch.exp(draws.between(math.log(0.5), math.log(4.5)))
+    speed = torch.where(still, 0.0, torch.where(is_open > 0, fast, fast.clamp_max(1.2)))
     style = draws.unit()
     turned = angle + torch.where(style < 0.35, draws.sign() * math.pi / 2, draws.between(-math.pi, math.pi))
     velocity = torch.stack([speed * turned.sin(), 0.1 * speed * draws.between(-1.0, 1.0), -speed * turned.cos()], -1)
@@ -247,7 +247,7 @@ def _draw_camera(draws: Draws, is_open: Tensor, scale: Tensor, angle: Tensor, ro
         velocity=velocity,
         follow=draws.unit() * (draws.unit() < 0.4),
         orbit=orbit,
-        period=draws.between(12.0, 24.0),
+        period=draws.between(14.0, 40.0),
         phase=draws.between(-1.2, 1.2),
         keep_out=keep_out,
         limit=torch.where(is_open[:, None] > 0, 1e3, side),

@@ -17,7 +17,7 @@ class Eval:
     """Score a model on clips: PSNR, SSIM, LPIPS, beside three trivial baselines."""
 
     clips: tyro.conf.Positional[Annotated[str, flag("CLIPS", "")]]
-    """Clip list, file or folder, or `demo`, or `synthetic:SEED`."""
+    """Clip list, file or folder, or `demo`, or `synthetic:SEED`, `world:SEED`."""
     protocol: Annotated[str, flag("NAME")] = "dense"
     """dense (32 random inputs, 8 targets), sparse (8 even inputs, 7 between) or given (the clip's own split)."""
     model: Annotated[str, flag("MODEL")] = "fsm-tiny"
