@@ -88,6 +88,20 @@ def test_numbers_and_parts_from_elsewhere_count_as_the_source(
     assert announced == ["add"] * 3
 
 
+def test_parts_of_parts_count_as_the_source(
+    tmp_path: Path, announced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    middle = "from fsm.compiled import part\nfrom last_file import step\n@part\ndef more(x):\n    return x + step()\n"
+    text = SOURCE.replace("import kernel", "import kernel\nfrom middle_file import more").replace("x + 1", "more(x)")
+    for step in (1, 2):
+        last = f"from fsm.compiled import part\n@part\ndef step():\n    return {step}\n"
+        monkeypatch.setitem(sys.modules, "last_file", module(tmp_path / "last_file.py", last))
+        monkeypatch.setitem(sys.modules, "middle_file", module(tmp_path / "middle_file.py", middle))
+        assert module(tmp_path / "one.py", text).add(3) == 3 + step
+    assert announced == ["add"] * 2
+
+
 def test_broken_cache_files_are_replaced(tmp_path: Path, announced: list[str]) -> None:
     path = tmp_path / "one.py"
     module(path).add(1)
