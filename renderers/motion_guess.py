@@ -79,9 +79,15 @@ def _step(
 
 
 def _windowed(x: Float[Tensor, "b v c h w"]) -> Float[Tensor, "b v c h w"]:
-    pooled = F.avg_pool2d(x.flatten(0, 1), WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
-    return pooled.view_as(x)
+    return _averaged(x, WINDOW)
 
 
 def _smoothed(u: Float[Tensor, "b v c h w"]) -> Float[Tensor, "b v c h w"]:
-    return F.avg_pool2d(u.flatten(0, 1), 3, stride=1, padding=1, count_include_pad=False).view_as(u)
+    return _averaged(u, 3)
+
+
+def _averaged(x: Float[Tensor, "b v c h w"], side: int) -> Float[Tensor, "b v c h w"]:
+    """Mean over a window, at the border over what there is of it; rows first, which reads each value 2 ``side`` times."""
+    rows = F.avg_pool2d(x.flatten(0, 1), (1, side), stride=1, padding=(0, side // 2), count_include_pad=False)
+    both = F.avg_pool2d(rows, (side, 1), stride=1, padding=(side // 2, 0), count_include_pad=False)
+    return both.view_as(x)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fsm.renderers.reference_sampling import sample_frames, warped_pixels
+from fsm.renderers.reference_sampling import plane_pixels, sample_frames
 from fsm.views import Views, resize_images
 
 STRIDE = 4
@@ -47,9 +47,9 @@ class PlaneSweep(nn.Module):
         references = references[used]
         cameras = references.without_rgb().resized((references.hw[0] // STRIDE, references.hw[1] // STRIDE))
         maps = self._maps(references, cameras.hw)
-        cost = torch.stack([self._disagreement(small, cameras, maps, chosen, rho) for rho in self.hypotheses], dim=2)
+        cost = self._disagreement(small, cameras, maps, chosen)
         b, v, d, g = cost.shape[:4]
-        seen = torch.cat([cost.view(b, v, d * g, *coarse), resize_images(context, coarse)], dim=2).flatten(0, 1)
+        seen = torch.cat([cost.reshape(b, v, d * g, *coarse), resize_images(context, coarse)], dim=2).flatten(0, 1)
         x = F.gelu(self.enter(seen))
         for layer in self.body:
             x = x + F.gelu(layer(x))
@@ -66,15 +66,15 @@ class PlaneSweep(nn.Module):
         return torch.cat([resize_images(frames, hw), learnt], dim=1).unflatten(0, references.c2w.shape[:2])
 
     def _disagreement(
-        self, requests: Views, cameras: Views, maps: Tensor, chosen: Int[Tensor, "b v k"], rho: Tensor
-    ) -> Float[Tensor, "b v 2 h w"]:
-        """Spread of colours and of features over the references that see the point at inverse depth ``rho``."""
-        plane = rho.expand(*requests.c2w.shape[:2], 1, *requests.hw)
-        still = torch.zeros_like(plane).expand(-1, -1, 3, -1, -1)
-        samples, inside = sample_frames(maps, chosen, warped_pixels(requests, cameras, chosen, plane, still))
+        self, requests: Views, cameras: Views, maps: Float[Tensor, "b n c hn wn"], chosen: Int[Tensor, "b v k"]
+    ) -> Float[Tensor, "b v d 2 h w"]:
+        """Spread of colours and of features over the references that see the point, at each of the inverse depths."""
+        pixels = plane_pixels(requests, cameras, chosen, self.hypotheses)
+        d, h = pixels.shape[3:5]
+        samples, inside = sample_frames(maps, chosen, pixels.flatten(3, 4))  # the planes below one another
         count = inside.sum(2)
         mean = (samples * inside).sum(2) / count.clamp_min(1.0)
         spread = ((samples - mean[:, :, None]).abs() * inside).sum(2) / count.clamp_min(1.0)
         unseen = 0.2 * (count < 2.0).float()  # one witness proves nothing
         groups = [spread[:, :, :3].mean(2, keepdim=True), spread[:, :, 3:].mean(2, keepdim=True)]
-        return torch.cat(groups, dim=2) + unseen
+        return (torch.cat(groups, dim=2) + unseen).unflatten(3, (d, h)).transpose(2, 3)

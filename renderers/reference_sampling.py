@@ -94,6 +94,28 @@ def warped_pixels(requests: Views, references: Views, chosen, rho, motion) -> Fl
 
 
 @full_precision
+def plane_pixels(
+    requests: Views, references: Views, chosen: Int[Tensor, "b v k"], rho: Float[Tensor, " d"]
+) -> Float[Tensor, "b v k d h w 2"]:
+    """``warped_pixels`` of what stands still, for whole planes of inverse depth ``rho`` each: all of them at once."""
+    h, w = requests.hw
+    fx, fy, cx, cy = requests.intrinsics[..., None, None].unbind(2)
+    grid = pixel_grid(requests)[:, :, 0]
+    ray = torch.stack([(grid[..., 0] - cx) / fx, (grid[..., 1] - cy) / fy, torch.ones_like(grid[..., 0])], dim=2)
+    pose = gather(references.c2w, chosen)
+    k = gather(references.intrinsics, chosen)[..., None, None, None]
+    back = pose[..., :3, :3].transpose(-1, -2)
+    turned = torch.einsum("bvkij,bvjhw->bvkihw", back @ requests.c2w[:, :, None, :3, :3], ray)
+    offset = (back @ (requests.c2w[:, :, None, :3, 3] - pose[..., :3, 3])[..., None]) * rho  # [b v k 3 d]
+    x, y, z = (turned[:, :, :, :, None] + offset[..., None, None]).unbind(3)
+    ahead = z > 1e-3
+    scale = 1.0 / torch.where(ahead, z, torch.ones_like(z))
+    far = x.new_tensor(-10.0 * max(h, w))
+    px, py = x * scale * k[:, :, :, 0] + k[:, :, :, 2], y * scale * k[:, :, :, 1] + k[:, :, :, 3]
+    return torch.stack([torch.where(ahead, px, far), torch.where(ahead, py, far)], dim=-1)
+
+
+@full_precision
 def sample_frames(
     frames: Float[Tensor, "b n c hn wn"], chosen: Int[Tensor, "b v k"], pixels: Float[Tensor, "b v k h w 2"]
 ) -> tuple[Float[Tensor, "b v k c h w"], Float[Tensor, "b v k 1 h w"]]:

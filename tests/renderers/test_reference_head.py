@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fsm.errors import InputError
 from fsm.rays import project, unproject
 from fsm.renderers.lvsm import PlainHead
-from fsm.renderers.motion_guess import motion_guess
+from fsm.renderers.motion_guess import _averaged, motion_guess
 from fsm.renderers.plane_sweep import PlaneSweep
 from fsm.renderers.reference_head import ReferenceHead, ReferenceHeadConfig
 from fsm.renderers.reference_sampling import (
@@ -249,3 +250,10 @@ def test_motion_guess_is_still_without_texture_and_without_time() -> None:
     assert not motion_guess(flat, everything(3), base, torch.tensor([[[-1.0, 0.5, 1.5]]])).any()
     moving = moving_texture((2.0, 0.0), [-1.0, 0.0, 1.0])
     assert not motion_guess(moving, everything(3), base, torch.ones(1, 1, 3)).any()
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_means_over_rows_then_columns_are_means_over_windows(side: int) -> None:
+    x = torch.randn(2, 3, 5, 9, 7, dtype=torch.float64)
+    window = F.avg_pool2d(x.flatten(0, 1), side, stride=1, padding=side // 2, count_include_pad=False)
+    torch.testing.assert_close(_averaged(x, side), window.view_as(x), rtol=1e-12, atol=1e-12)

@@ -10,6 +10,7 @@ from fsm.renderers.reference_sampling import (
     gather,
     nearest_references,
     pixel_grid,
+    plane_pixels,
     reference_meta,
     sample_frames,
     warped_pixels,
@@ -170,3 +171,18 @@ def test_targets_do_not_see_each_other_and_samples_of_a_batch_neither() -> None:
     both = Views.stack([references.unbatched(), other.unbatched()])
     stacked = head(tokens.repeat(2, 1, 1, 1), both[[0, 2, 4]].without_rgb(), both).rgb
     torch.testing.assert_close(stacked[:1], together, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planes_at_once_are_warped_one_by_one_with_the_same_gradients(seed: int) -> None:
+    requests, references = _double(_random(2, seed, HW)), _double(_random(5, seed + 9))
+    index, _ = nearest_references(requests, references, 3)
+    rho = torch.tensor([0.0, 0.02, 0.3, 2.5], dtype=torch.float64, requires_grad=True)
+    still = torch.zeros(1, 2, 3, *HW, dtype=torch.float64)
+    one_by_one = [warped_pixels(requests, references, index, r.expand(1, 2, 1, *HW), still) for r in rho]
+    together = plane_pixels(requests, references, index, rho)
+    torch.testing.assert_close(together, torch.stack(one_by_one, dim=3), rtol=1e-9, atol=1e-9)
+    weight = torch.randn_like(together) * 1e-3
+    (expected,) = torch.autograd.grad((torch.stack(one_by_one, dim=3) * weight).sum(), rho)
+    (found,) = torch.autograd.grad((together * weight).sum(), rho)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
