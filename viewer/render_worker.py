@@ -82,8 +82,8 @@ class Resolution:
     """How many pixels fit the budget, learnt from the time that pictures took.
 
     A picture of p pixels takes a + b p seconds; a and b are fitted to the last pictures (least squares, older ones
-    forgotten). Wanted is the p that takes just the budget; but where a alone takes half of it or more, no fewer than take
-    a again: making pictures still smaller would cost much and save little. Pictures of one size do not tell a from b: where
+    forgotten). Wanted is the p that takes just the budget; but where a alone takes most of it, or more, no fewer than take
+    half of a again: making pictures still smaller would cost much and save little. Pictures of one size do not tell a from b: where
     they take too long, one of half the pixels is tried now and then.
     """
 
@@ -127,7 +127,7 @@ class Resolution:
         a, b = self._fit
         if self._alike and a + b * self._alike > OVER * self.budget:
             return max(float(MIN_PIXELS), self._alike / 2)
-        return max(float(MIN_PIXELS), max(self.budget - a, a) / max(b, 1e-12))
+        return max(float(MIN_PIXELS), max(self.budget - a, a / 2) / max(b, 1e-12))
 
     def height(self, full_hw: tuple[int, int]) -> int:
         """Height of the largest picture within the budget, of the aspect of ``full_hw`` and at most as large."""
