@@ -38,7 +38,7 @@ class Relay:
         self.public, self.tunnel = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
         self.waiting: list[socket.socket] = []
         self.open: list[socket.socket] = [self.public, self.tunnel]
-        self.lock = threading.Lock()
+        self.lock, self.closed = threading.Lock(), False
         for listener, welcome in ((self.public, self.serve), (self.tunnel, self.keep)):
             threading.Thread(target=self.accept, args=(listener, welcome), daemon=True).start()
 
@@ -50,7 +50,11 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 connection = listener.accept()[0]
-                self.open.append(connection)
+                with self.lock:
+                    if self.closed:
+                        connection.close()
+                        return
+                    self.open.append(connection)
                 welcome(connection)
 
     def keep(self, connection: socket.socket) -> None:
@@ -65,6 +69,8 @@ class Relay:
             threading.Thread(target=pump, args=pair, daemon=True).start()
 
     def close(self) -> None:
+        with self.lock:
+            self.closed = True
         for one in self.open:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
