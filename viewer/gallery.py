@@ -214,7 +214,7 @@ class Gallery:
             facts = _facts(self.entries[index], stage)
             with self.turn:
                 return Card(stage.draw(_first_job(stage), HEIGHT).picture, facts, good=True)
-        except Exception as error:
+        except Exception as error:  # likewise
             return Card(None, f"No picture: {in_a_sentence(error)}", good=True)
         finally:
             self.leave(index)

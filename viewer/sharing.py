@@ -54,7 +54,7 @@ def _address(server: Any) -> str:
     def ask() -> None:
         try:  # the class's own: the server's refuses, because browsers can call it
             answers.put(viser.ViserServer.request_share_url(server, verbose=False))
-        except Exception as error:
+        except Exception as error:  # raised again by whoever waits
             answers.put(error)
 
     threading.Thread(target=ask, name="fsm-viewer-share", daemon=True).start()

@@ -256,6 +256,6 @@ def _renders(scene: Viewable, inputs: Views) -> tuple[bool, bool]:
         return True, True
     try:
         glance = scene.render(Camera.of_view(inputs).request(GLANCE, float(inputs.time[0])))
-    except Exception:
+    except Exception:  # whatever a scene may raise
         return True, True
     return glance.depth is not None, glance.alpha is not None
