@@ -13,6 +13,7 @@ a checkpoint records which one it was trained with (FSM, arXiv 2604.07350, §3.2
   the length of the stream.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -131,6 +132,12 @@ class Encoder(nn.Module):
         if self.config.chunk_tokens == 0:
             return max(1, len(views))
         return max(1, self.config.chunk_tokens * self.config.patch**2 // (views.hw[0] * views.hw[1]))
+
+    def with_chunks(self, tokens: int) -> "Encoder":
+        """The same encoder, parameters shared, that writes ``tokens`` per fast-weight step (0: all inputs at once)."""
+        other = copy.copy(self)
+        other.config = replace(self.config, chunk_tokens=tokens)
+        return other
 
     def update(self, memory: SceneMemory, views: Views) -> SceneMemory:
         """Push observed views [b v] in model space. How a stream is split into pushes changes nothing."""

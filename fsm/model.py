@@ -5,6 +5,7 @@ scene = model.reconstruct(clip.views())
 image = scene.render(clip.views([40]).without_rgb()).rgb
 """
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,6 +84,16 @@ class FSM(nn.Module):
         from fsm.checkpoint import save_pretrained
 
         save_pretrained(self, folder)
+
+    def with_chunks(self, tokens: int) -> "FSM":
+        """The same model, parameters shared, whose encoder writes ``tokens`` per fast-weight step (0: all inputs at once)."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(
+            self.config, encoder=dataclasses.replace(self.config.encoder, chunk_tokens=tokens)
+        )
+        # A module keeps its parts in a dictionary, which a shallow copy shares.
+        other._modules = {**self._modules, "encoder": self.encoder.with_chunks(tokens)}
+        return other
 
     @property
     def projection(self) -> Projection:

@@ -238,3 +238,20 @@ def test_the_pull_is_recorded_where_blocks_are_compiled(monkeypatch) -> None:
     assert not compiled
     push(encoder, normal(), [5])
     assert compiled
+
+
+def test_another_chunk_size_shares_the_parameters_and_nothing_else() -> None:
+    model, views = small_model().train(), normal()
+    whole = model.with_chunks(0)
+    config = dataclasses.replace(model.config.encoder, chunk_tokens=0)
+    twin = FSM(dataclasses.replace(model.config, encoder=config)).train()
+    twin.load_state_dict(model.state_dict())
+    assert whole.encoder.config == config
+    assert model.encoder.config == model.config.encoder != config
+    for a in (whole, twin):
+        a(views[:4], views[4:]).rgb.square().sum().backward()
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert torch.equal(a.grad, b.grad)
+    assert not torch.equal(whole(views[:4], views[4:]).rgb, model(views[:4], views[4:]).rgb)
