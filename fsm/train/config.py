@@ -1,7 +1,7 @@
 """What a training run is: plain values, from a preset in ``configs/`` and overrides."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,9 @@ class DataConfig:
     """Samples per step, shared out evenly among the processes."""
     inputs: tuple[int, ...] = (32,)
     """Numbers of input frames; one is drawn per step."""
+    chunks: tuple[int, ...] = ()
+    """Numbers of chunks the inputs are written in, each of ceil(inputs / chunks) whole views; one is drawn per step. Empty: the
+    encoder's own chunk_tokens."""
     targets: int = 32
     """Target frames per sample."""
     window: tuple[int, int] = (128, 128)
@@ -56,17 +59,53 @@ class DataConfig:
     """Largest random zoom-in: clips are kept this much larger than hw and a random window of hw is cut."""
     mirror: bool = False
     """Mirror samples left-right and in time at random, poses included."""
+    cache_gib: float = 4.0
+    """Decoded frames kept in memory by each process; clips that do not fit are decoded anew for every sample."""
 
     def __post_init__(self) -> None:
         if not self.sources or not self.inputs or min(*self.inputs, self.targets, self.batch) < 1:
             raise InputError("train config: data needs at least one source, input, target and batch entry.")
+        if min(self.chunks, default=1) < 1:
+            raise InputError(f"train config: data.chunks is {list(self.chunks)}; every number of chunks is at least 1.")
         if self.window[0] > self.window[1] or self.window[0] < 3:
             raise InputError(
                 f"train config: data.window is {self.window}; give shortest and longest, at least 3 frames."
             )
-        _within(self, "data", zoom=(1.0, 16.0), even=(0.0, 1.0))
+        _within(self, "data", zoom=(1.0, 16.0), even=(0.0, 1.0), cache_gib=(0.0, 1e6))
         if min(self.hw) < 1:
             raise InputError(f"train config: data.hw is {self.hw}; give height and width in pixels.")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of a curriculum: other values of the options of ``data`` that it names, kept until a later stage names them."""
+
+    from_step: int
+    """First step of the stage, counted from 0."""
+    hw: tuple[int, int] | None = None
+    """As in data."""
+    batch: int | None = None
+    """As in data."""
+    inputs: tuple[int, ...] | None = None
+    """As in data."""
+    chunks: tuple[int, ...] | None = None
+    """As in data."""
+    targets: int | None = None
+    """As in data."""
+    window: tuple[int, int] | None = None
+    """As in data."""
+    even: float | None = None
+    """As in data."""
+    zoom: float | None = None
+    """As in data."""
+
+    def applied(self, data: DataConfig) -> DataConfig:
+        """``data`` with the values of this stage."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "from_step"}
+        try:
+            return replace(data, **{name: value for name, value in values.items() if value is not None})
+        except InputError as error:
+            raise InputError(f"the stage from step {self.from_step}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -117,6 +156,8 @@ class TrainConfig:
     """On what."""
     optim: OptimConfig = OptimConfig()
     """How."""
+    stages: tuple[StageConfig, ...] = ()
+    """A curriculum: later stages of ``data``, in order. Empty: the same data throughout."""
     init: str | None = None
     """Start from these weights (bundled name, folder, hub name) of the same encoder; null starts from random ones."""
     seed: int = 42
@@ -134,9 +175,25 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _within(self, "a run", log_every=(1, MANY), save_every=(1, MANY))
+        begins = [s.from_step for s in self.stages]
+        if begins != sorted(set(begins)) or min(begins, default=0) < 0:
+            raise InputError(
+                f"train config: stages begin at steps {begins}; give increasing ones, the first at least 0."
+            )
         patch = self.model.encoder.patch
-        if any(side % patch for side in self.data.hw):
-            raise InputError(f"train config: data.hw is {self.data.hw}, not a multiple of the patch size {patch}.")
+        for step, data in self.data_stages():
+            if any(side % patch for side in data.hw):
+                where = f" from step {step}" if step else ""
+                raise InputError(
+                    f"train config: data.hw is {data.hw}{where}, not a multiple of the patch size {patch}."
+                )
+
+    def data_stages(self) -> list[tuple[int, DataConfig]]:
+        """What samples hold from which step on, in order; the first from step 0."""
+        stages = [(0, self.data)]
+        for stage in self.stages:
+            stages.append((stage.from_step, stage.applied(stages[-1][1])))
+        return stages if len(stages) == 1 or stages[1][0] > 0 else stages[1:]
 
 
 def preset_names() -> list[str]:

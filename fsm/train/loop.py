@@ -70,7 +70,7 @@ class _Run:
         self.model.encoder.compiled = config.compile
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.optim), betas=config.optim.betas)
         self.ema = {k: p.detach().clone() for k, p in self.model.state_dict().items()}
-        self.stream = SampleStream(config.data, config.seed, device, team.part)
+        self.stream = SampleStream(config.data_stages(), config.seed, device, team.part)
         self.lpips = self._perceptual()
         self.step = self.skipped = 0
         self.stopping = False
@@ -109,6 +109,7 @@ class _Run:
         with record_pull_ratio() if logged else contextlib.nullcontext([]) as pulls:
             self.optimizer.zero_grad(set_to_none=True)
             parts = self._backward(batch)
+        inputs, size = len(batch.inputs), self._reader(batch).encoder.views_per_chunk(batch.inputs)
         if pulls:
             parts["pull_ratio"] = torch.stack(pulls).mean().item()
         # Whether to stop is agreed on with the gradients: a signal may reach one process a step before another.
@@ -124,6 +125,7 @@ class _Run:
             self._average()
         self.step += 1
         entry = {"step": self.step, "lr": lr, "grad_norm": norm.item(), "skipped": self.skipped, **means}
+        entry |= {"inputs": inputs, "chunks": -(-inputs // size)}
         entry |= {"psnr": -10.0 * math.log10(max(means["mse"], 1e-12)), "seconds": time.perf_counter() - began}
         if logged and log is not None:
             log.write(entry)
@@ -132,10 +134,17 @@ class _Run:
     def _backward(self, batch: Batch) -> dict[str, float]:
         """Differentiate the loss of a batch; its parts, for the log."""
         if self.model.decoder == "lrm":
-            return self._backward_gaussians(*self._normalised(batch))
+            return self._backward_gaussians(self._reader(batch), *self._normalised(batch))
         loss, parts = self._loss(batch)
         loss.backward()
         return parts
+
+    def _reader(self, batch: Batch) -> FSM:
+        """The model with the chunks that the batch asks for."""
+        if batch.chunk_views is None:
+            return self.model
+        h, w = batch.inputs.hw
+        return self.model.with_chunks(batch.chunk_views * h * w // self.config.model.encoder.patch**2)
 
     def _normalised(self, batch: Batch) -> tuple[Views, Views, Tensor]:
         """Inputs and targets in model space, and true z-depth of the targets in model units (NaN where unknown)."""
@@ -146,13 +155,13 @@ class _Run:
     def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         inputs, targets, truth = self._normalised(batch)
         with self._autocast():
-            rendering = self.model(inputs, targets)
+            rendering = self._reader(batch)(inputs, targets)
         return self._compare(rendering, targets, truth)
 
-    def _backward_gaussians(self, inputs: Views, targets: Views, truth: Tensor) -> dict[str, float]:
+    def _backward_gaussians(self, reader: FSM, inputs: Views, targets: Views, truth: Tensor) -> dict[str, float]:
         """The same view by view: memory does not grow with the number of targets."""
         with self._autocast():
-            gaussians, background = self.model.predict_gaussians(inputs)
+            gaussians, background = reader.predict_gaussians(inputs)
         samples, count = targets.samples(), len(targets)
         seen: list[dict[str, float]] = []
 

@@ -11,9 +11,10 @@ import torch
 from fsm.datasets.open import open_clip
 from fsm.errors import InputError
 from fsm.rays import pixel_rays, project
-from fsm.shards import Shard
+from fsm.shards import WHOLE, Shard
 from fsm.train.config import DataConfig, SourceConfig
-from fsm.train.data import Batch, SampleStream, depth_loss, draw_plan, masked_mse, mirrored
+from fsm.train.data import Batch, SampleStream, depth_loss, masked_mse, mirrored
+from fsm.train.sources import DrawnSource, Sample, draw_plan
 from fsm.views import SceneFrame, Views
 from tests.datasets.media import read_counter, write_fsm_clip
 from tests.small import small_views
@@ -32,6 +33,11 @@ def _clips(path: Path, **options) -> DataConfig:
     return DataConfig(sources=(SourceConfig(str(path)),), **values)
 
 
+def stream_of(config: DataConfig, seed: int, part: Shard = WHOLE) -> SampleStream:
+    """One stage without end."""
+    return SampleStream([(0, config)], seed, part=part)
+
+
 def _equal(a: Batch, b: Batch) -> bool:
     same = torch.equal(a.depth.nan_to_num(-1.0), b.depth.nan_to_num(-1.0))
     for x, y in ((a.inputs, b.inputs), (a.targets, b.targets)):
@@ -45,13 +51,13 @@ def _equal(a: Batch, b: Batch) -> bool:
 
 def test_a_sample_depends_on_seed_step_and_index_alone() -> None:
     config = dataclasses.replace(SYNTHETIC, mirror=True)
-    stream = SampleStream(config, seed=1)
+    stream = stream_of(config, seed=1)
     first = stream.batch(7)
     stream.batch(3)
     torch.manual_seed(99)
     assert _equal(first, stream.batch(7))
-    assert _equal(first, SampleStream(config, seed=1).batch(7))
-    for other in (stream.batch(8), SampleStream(config, seed=2).batch(7)):
+    assert _equal(first, stream_of(config, seed=1).batch(7))
+    for other in (stream.batch(8), stream_of(config, seed=2).batch(7)):
         assert not _equal(first, other)
     assert first.inputs.rgb is not None
     assert not torch.equal(first.inputs.rgb[0], first.inputs.rgb[1])
@@ -65,17 +71,17 @@ def _one(batch: Batch, i: int) -> Batch:
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_share_out_the_same_samples(count: int) -> None:
     config = dataclasses.replace(SYNTHETIC, batch=4)
-    parts = [SampleStream(config, seed=1, part=Shard(i, count)) for i in range(count)]
+    parts = [stream_of(config, seed=1, part=Shard(i, count)) for i in range(count)]
     lengths = set()
     for step in range(6):
-        whole, each = SampleStream(config, seed=1).batch(step), [p.batch(step) for p in parts]
+        whole, each = stream_of(config, seed=1).batch(step), [p.batch(step) for p in parts]
         for i in range(4):
             batch, place = each[i % count], i // count
             assert _equal(_one(batch, place), _one(whole, i))
         lengths.add(len(whole.inputs))
     assert lengths == {2, 3}
     with pytest.raises(InputError, match=r"data\.batch is 4, which 3 processes cannot share evenly"):
-        SampleStream(config, seed=1, part=Shard(0, 3))
+        stream_of(config, seed=1, part=Shard(0, 3))
 
 
 @pytest.mark.parametrize("even", [0.0, 1.0])
@@ -99,7 +105,7 @@ def test_inputs_and_targets_are_disjoint_and_complete_at_every_size(even: float)
 
 @pytest.mark.parametrize("source", ["synthetic", "world"])
 def test_drawn_samples_are_the_world_and_know_its_depth(source: str) -> None:
-    batch = SampleStream(dataclasses.replace(SYNTHETIC, sources=(SourceConfig(source),)), seed=3).batch(0)
+    batch = stream_of(dataclasses.replace(SYNTHETIC, sources=(SourceConfig(source),)), seed=3).batch(0)
     assert batch.inputs.c2w.shape[:2] == (2, len(batch.inputs))
     assert batch.targets.hw == (16, 24)
     assert bool(torch.isfinite(batch.depth).all())
@@ -109,7 +115,7 @@ def test_drawn_samples_are_the_world_and_know_its_depth(source: str) -> None:
 
 
 def test_clip_samples_are_frames_of_the_clip(clip_file: Path) -> None:
-    stream = SampleStream(_clips(clip_file), seed=0)
+    stream = stream_of(_clips(clip_file), seed=0)
     clip = open_clip(clip_file)
     for step in range(5):
         batch = stream.batch(step)
@@ -129,8 +135,8 @@ def test_clip_samples_are_frames_of_the_clip(clip_file: Path) -> None:
 
 def test_a_random_zoom_cuts_pixels_and_intrinsics_together(clip_file: Path) -> None:
     """Zoomed samples agree with the full picture wherever both look: the number burnt into it stays where it was."""
-    plain = SampleStream(_clips(clip_file, hw=(32, 64)), seed=0)
-    zoomed = SampleStream(_clips(clip_file, hw=(32, 64), zoom=1.5), seed=0)
+    plain = stream_of(_clips(clip_file, hw=(32, 64)), seed=0)
+    zoomed = stream_of(_clips(clip_file, hw=(32, 64), zoom=1.5), seed=0)
     ratios = []
     for step in range(6):
         a, b = plain.batch(step), zoomed.batch(step)
@@ -154,39 +160,71 @@ def test_a_random_zoom_cuts_pixels_and_intrinsics_together(clip_file: Path) -> N
     assert max(ratios) - min(ratios) > 0.1
 
 
-def test_sources_are_drawn_by_weight() -> None:
-    sources = (SourceConfig("synthetic", 3.0), SourceConfig("synthetic", 1.0))
-    config = dataclasses.replace(SYNTHETIC, sources=sources, batch=1, inputs=(1,), targets=1)
-    stream = SampleStream(config, seed=0)
-    drawn = []
+def test_sources_are_drawn_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = (5.0, 3.0, 2.0)
+    config = dataclasses.replace(SYNTHETIC, sources=tuple(SourceConfig("synthetic", w) for w in weights), batch=3)
+    stream, drawn = stream_of(config, seed=0), [0, 0, 0]
 
-    class Source:
-        def __init__(self, number: int) -> None:
-            self.number = number
+    def draw(self: DrawnSource, data: DataConfig, n_inputs: int, generators: list[torch.Generator]) -> list[Sample]:
+        drawn[stream.sources.index(self)] += len(generators)
+        views = small_views(1, hw=(16, 24))
+        return [Sample(views, views, torch.zeros(1, 1, 16, 24))] * len(generators)
 
-        def sample(self, n_inputs: int, generator: torch.Generator) -> tuple[Views, Views]:
-            drawn.append(self.number)
-            return small_views(1, hw=(16, 24)), small_views(1, hw=(16, 24))
-
-    stream.sources = [Source(0), Source(1)]  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr(DrawnSource, "draw", draw)
     for step in range(400):
         stream.batch(step)
-    share = drawn.count(0) / len(drawn)
-    assert abs(share - 0.75) < 3.5 * math.sqrt(0.75 * 0.25 / 400)
+    expected = [1200 * w / 10 for w in weights]
+    assert sum(drawn) == 1200
+    assert (
+        sum((d - e) ** 2 / e for d, e in zip(drawn, expected, strict=True)) < 13.8
+    )  # chi-square, 2 degrees: 1 in 1,000
+
+
+@pytest.mark.parametrize("source", ["synthetic", "world"])
+def test_samples_drawn_together_are_those_drawn_alone(source: str) -> None:
+    config = dataclasses.replace(SYNTHETIC, sources=(SourceConfig(source),), batch=3)
+    drawn = DrawnSource(source, "cpu")
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)]
+
+    together = drawn.draw(config, 3, generators())
+    for one, generator in zip(together, generators(), strict=True):
+        (alone,) = drawn.draw(config, 3, [generator])
+        assert torch.equal(one.depth, alone.depth)
+        for a, b in ((one.inputs, alone.inputs), (one.targets, alone.targets)):
+            assert all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("c2w", "intrinsics", "time", "rgb"))
+
+
+def test_worlds_of_a_step_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsm.datasets.world.world import World
+
+    sampled, genuine = [], World.sample
+
+    def sample(seeds, device="cpu") -> World:
+        sampled.append(len(seeds))
+        return genuine(seeds, device)
+
+    monkeypatch.setattr(World, "sample", staticmethod(sample))
+    sources = (SourceConfig("world"), SourceConfig("synthetic"))
+    batch = stream_of(dataclasses.replace(SYNTHETIC, sources=sources, batch=6), seed=0).batch(0)
+    assert len(batch.depth) == 6
+    assert len(sampled) == 1
+    assert 1 < sampled[0] < 6
 
 
 def test_bad_sources_are_named_before_anything_is_drawn(clip_file: Path, tmp_path: Path) -> None:
     for weight in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="weight"):
-            SampleStream(dataclasses.replace(SYNTHETIC, sources=(SourceConfig("synthetic", weight),)), seed=0)
+            stream_of(dataclasses.replace(SYNTHETIC, sources=(SourceConfig("synthetic", weight),)), seed=0)
     with pytest.raises(InputError, match="nowhere"):
-        SampleStream(_clips(tmp_path / "nowhere.json"), seed=0)
+        stream_of(_clips(tmp_path / "nowhere.json"), seed=0)
     listed = tmp_path / "list.json"
     listed.write_text(json.dumps(["gone.json"]))
     with pytest.raises(InputError, match=r"list\.json: entry 0: 'gone\.json' does not exist"):
-        SampleStream(_clips(listed), seed=0)
+        stream_of(_clips(listed), seed=0)
     with pytest.raises(InputError, match="has 20 frames; a training sample needs 31"):
-        SampleStream(_clips(clip_file, inputs=(29,)), seed=0).batch(0)
+        stream_of(_clips(clip_file, inputs=(29,)), seed=0).batch(0)
 
 
 def _points(views: Views) -> torch.Tensor:
@@ -264,7 +302,7 @@ def test_a_mirrored_clip_is_normalised_to_the_mirror_of_its_normalisation() -> N
 
 
 def test_depth_is_mirrored_with_the_pixels() -> None:
-    plain, mirror = (SampleStream(dataclasses.replace(SYNTHETIC, mirror=m), seed=5) for m in (False, True))
+    plain, mirror = (stream_of(dataclasses.replace(SYNTHETIC, mirror=m), seed=5) for m in (False, True))
     flipped = 0
     for step in range(4):
         a, b = plain.batch(step), mirror.batch(step)

@@ -24,7 +24,7 @@ from fsm.train.loop import learning_rate, train
 from tests.train.small_runs import CONFIG, DATA, OPTIM, changed, read_log
 
 
-def _same_run(a: Path, b: Path) -> None:
+def assert_same_run(a: Path, b: Path) -> None:
     """Assert that two run folders hold the same state, log and model to the last bit."""
     assert read_log(a) == read_log(b)
     one, other = (torch.load(p / "state.pt", weights_only=True) for p in (a, b))
@@ -71,7 +71,7 @@ def test_resuming_changes_no_bit(whole: Path, tmp_path: Path, parts: tuple[int, 
     for part in parts:
         torch.manual_seed(1234 + part)  # the state of the world outside must not matter
         models.append(train(CONFIG, tmp_path / "run", stop_after=part))
-    _same_run(whole, tmp_path / "run")
+    assert_same_run(whole, tmp_path / "run")
     assert weights_hash(models[-1]) == weights_hash(load_pretrained(whole / "model"))
 
 
@@ -101,7 +101,7 @@ def test_an_interrupt_finishes_the_step_saves_all_and_resumes(
     assert [e["step"] for e in read_log(tmp_path / "run")] == [1, 2, 3]
     assert load_pretrained(tmp_path / "run" / "model")
     train(CONFIG, tmp_path / "run")
-    _same_run(whole, tmp_path / "run")
+    assert_same_run(whole, tmp_path / "run")
 
 
 def test_a_crash_costs_the_steps_since_the_last_save_and_nothing_else(
@@ -119,7 +119,7 @@ def test_a_crash_costs_the_steps_since_the_last_save_and_nothing_else(
         log.write('{"step": 6, "lr": 0.00')
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 4
     train(CONFIG, tmp_path / "run")
-    _same_run(whole, tmp_path / "run")
+    assert_same_run(whole, tmp_path / "run")
 
 
 def test_a_failed_save_keeps_the_older_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

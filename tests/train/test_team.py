@@ -15,7 +15,7 @@ from fsm.checkpoint import load_pretrained
 from fsm.config import to_dict
 from fsm.errors import InputError
 from fsm.shards import Shard
-from fsm.train.config import TrainConfig
+from fsm.train.config import StageConfig, TrainConfig
 from fsm.train.loop import train
 from fsm.train.team import ALONE, Team, _buckets, joined
 from tests.processes import SECONDS, finished, started
@@ -35,8 +35,9 @@ print(weights_hash(train(load_preset(sys.argv[1]), Path(sys.argv[2]), stop_after
 
 
 def shared(config: TrainConfig = CONFIG) -> TrainConfig:
-    """A run whose batches two processes can share out."""
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, batch=2))
+    """A run whose batches two processes can share out, with random chunks and a second stage."""
+    data = dataclasses.replace(config.data, batch=2, chunks=(1, 2))
+    return dataclasses.replace(config, data=data, stages=(StageConfig(2, hw=(16, 16), batch=4),))
 
 
 def worker(config: TrainConfig, out: Path, steps: int) -> list[str]:

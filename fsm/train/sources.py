@@ -1,0 +1,175 @@
+"""Where training samples come from: procedural worlds, and clips whose frames are decoded once and kept as bytes."""
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fsm.datasets.base import Clip, ClipDataset
+from fsm.datasets.open import open_dataset
+from fsm.errors import InputError
+from fsm.train.config import DataConfig
+from fsm.views import Views
+
+DRAWN = ("synthetic", "world")  # sources that are procedural worlds, another one for every sample
+FPS = 24.0  # at which they are filmed
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample in its clip's own space: inputs [v] and targets [t], disjoint in time and pose."""
+
+    inputs: Views
+    targets: Views
+    depth: Float[Tensor, "t 1 h w"]
+    """z-depth of the targets where it is known, NaN elsewhere."""
+
+
+class Source(ABC):
+    """Draws samples."""
+
+    @abstractmethod
+    def draw(self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]) -> list[Sample]:
+        """One sample per generator; each is a function of its own generator alone, whichever are drawn with it."""
+
+
+class DrawnSource(Source):
+    """A fresh procedural world for every sample: inputs on its camera's path, half of the targets beside it, exact depth."""
+
+    def __init__(self, name: str, device: torch.device | str) -> None:
+        self.name, self.device = name, device
+
+    def draw(self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]) -> list[Sample]:
+        """All worlds of kind ``world`` at once: their tracer gives the same bits in any company, the older one does not."""
+        if self.name == "world":
+            return self._filmed(data, n_inputs, generators)
+        return [sample for g in generators for sample in self._filmed(data, n_inputs, [g])]
+
+    def _filmed(self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]) -> list[Sample]:
+        from fsm.datasets.synthetic import SyntheticWorld
+        from fsm.datasets.world.world import World
+
+        seeds, times, shifts = zip(*(self._drawn(data, n_inputs, g) for g in generators), strict=True)
+        world = (World if self.name == "world" else SyntheticWorld).sample(seeds, device=self.device)
+        path = world.camera_path(torch.stack(times).to(self.device), data.hw)
+        c2w = path.c2w.clone()
+        c2w[:, n_inputs:, :3, 3] += torch.stack(shifts).to(c2w)
+        path = dataclasses.replace(path, c2w=c2w)
+        seen = world.render(path)
+        assert seen.depth is not None
+        views = dataclasses.replace(path, rgb=seen.rgb).samples()
+        return [Sample(v[:n_inputs], v[n_inputs:], d[n_inputs:]) for v, d in zip(views, seen.depth, strict=True)]
+
+    def _drawn(self, data: DataConfig, n_inputs: int, generator: torch.Generator) -> tuple[int, Tensor, Tensor]:
+        """Seed of the world, times of inputs and targets, and how far the targets stand beside the camera's path [t 3]."""
+        seed = int(torch.randint(2**40, (1,), generator=generator))
+        frames = int(torch.randint(data.window[0], data.window[1] + 1, (1,), generator=generator))
+        plan = draw_plan(max(frames, n_inputs + data.targets), n_inputs, data, generator)
+        beside = torch.randn(data.targets, 3, generator=generator) * 0.15
+        beside = beside * (torch.rand(data.targets, 1, generator=generator) < 0.5)
+        return seed, torch.tensor(plan[0] + plan[1]) / FPS, beside
+
+
+class FrameCache:
+    """Clips at size ``hw`` with colours rounded to bytes: decoded once and kept as long as they fit into ``limit`` bytes."""
+
+    def __init__(self, hw: tuple[int, int], limit: float) -> None:
+        self.hw, self.free = hw, limit
+        self.kept: dict[tuple[str, str], Clip] = {}
+
+    def clip(self, dataset: ClipDataset, name: str, id: str) -> Clip:
+        """Clip ``id`` of the data set called ``name``."""
+        if (name, id) in self.kept:
+            return self.kept[name, id]
+        clip = dataset.clip(id)
+        size = 4 * len(clip) * math.prod(self.hw)  # three bytes of colour and one of mask a pixel
+        if size > self.free:
+            return _AsKept(clip, self.hw)
+        self.free -= size
+        self.kept[name, id] = clip.cached(self.hw)
+        return self.kept[name, id]
+
+
+class _AsKept(Clip):
+    """A clip that gives the same bits as its kept twin, and decodes the frames asked for at every call."""
+
+    def __init__(self, clip: Clip, hw: tuple[int, int]) -> None:
+        super().__init__(clip.id, clip.source, clip.cameras.covering(hw), clip.fps)
+        self.clip, self.hw = clip, hw
+
+    def observations(self, indices: list[int]) -> Iterator[Views]:
+        for part in self.clip.observations(indices):
+            part = part.covering(self.hw)
+            assert part.rgb is not None, "observations carry rgb"
+            yield dataclasses.replace(part, rgb=(part.rgb * 255.0).round_().to(torch.uint8).float() / 255.0)
+
+
+class ClipSource(Source):
+    """Random windows of the clips of a data set."""
+
+    def __init__(self, path: str, cache: FrameCache) -> None:
+        self.path, self.cache = path, cache
+        self.dataset = open_dataset(Path(path))
+
+    def draw(self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]) -> list[Sample]:
+        """One clip each; ``InputError`` for a clip with too few frames."""
+        depth = torch.full((data.targets, 1, *data.hw), math.nan)
+        views = [self._views(data, n_inputs, g) for g in generators]
+        return [Sample(v[:n_inputs], v[n_inputs:], depth) for v in views]
+
+    def _views(self, data: DataConfig, n_inputs: int, generator: torch.Generator) -> Views:
+        id = self.dataset.ids[int(torch.randint(len(self.dataset.ids), (1,), generator=generator))]
+        clip = self.cache.clip(self.dataset, self.path, id)
+        needed = n_inputs + data.targets
+        if len(clip) < needed:
+            raise InputError(
+                f"{clip.source} has {len(clip)} frames; a training sample needs {needed}: take it off the list."
+            )
+        shortest, longest = (min(max(w, needed), len(clip)) for w in data.window)
+        window = int(torch.randint(shortest, longest + 1, (1,), generator=generator))
+        start = int(torch.randint(len(clip) - window + 1, (1,), generator=generator))
+        plan = draw_plan(window, n_inputs, data, generator)
+        return _window(clip.views([start + i for i in plan[0] + plan[1]]), data, generator)
+
+
+def kept_size(stages: Sequence[DataConfig]) -> tuple[int, int]:
+    """The size that serves all stages: the largest height and width that any of them looks at, zoom included."""
+    sizes = [_zoomed(data) for data in stages]
+    return max(h for h, _ in sizes), max(w for _, w in sizes)
+
+
+def _zoomed(data: DataConfig) -> tuple[int, int]:
+    return round(data.hw[0] * data.zoom), round(data.hw[1] * data.zoom)
+
+
+def _window(views: Views, data: DataConfig, generator: torch.Generator) -> Views:
+    """A random zoom: cut a window between hw and hw times zoom, as large as the kept picture allows, and shrink it to hw."""
+    (h, w), zoomed, kept = data.hw, _zoomed(data), views.hw
+    if zoomed == (h, w):
+        return views.covering((h, w))
+    share = float(torch.rand(1, generator=generator))
+    finer = min(kept[0] / zoomed[0], kept[1] / zoomed[1])  # 1 where no other stage looks closer
+    size = (round(finer * (h + share * (zoomed[0] - h))), round(finer * (w + share * (zoomed[1] - w))))
+    top, left = (int(torch.randint(k - s + 1, (1,), generator=generator)) for k, s in zip(kept, size, strict=True))
+    return views.cropped(top, left, size).resized((h, w))
+
+
+def draw_plan(frames: int, n_inputs: int, data: DataConfig, generator: torch.Generator) -> tuple[list[int], list[int]]:
+    """Disjoint input (sorted) and target positions in a window of ``frames``."""
+    if float(torch.rand(1, generator=generator)) < data.even and n_inputs > 1:
+        inputs = torch.linspace(0, frames - 1, n_inputs).round().long()
+        free = torch.ones(frames, dtype=torch.bool).index_fill(0, inputs, False).nonzero()[:, 0]
+        targets = free[torch.randperm(len(free), generator=generator)[: data.targets]]
+    else:
+        order = torch.randperm(frames, generator=generator)
+        inputs, targets = order[:n_inputs].sort().values, order[n_inputs : n_inputs + data.targets]
+    plan = inputs.tolist(), targets.tolist()
+    if set(plan[0]) & set(plan[1]) or len(plan[1]) != data.targets:
+        raise AssertionError(f"inputs and targets of a sample must be disjoint and complete, drew {plan}")
+    return plan
