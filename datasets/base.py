@@ -7,12 +7,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 
 from fsm.datasets.tracks import Tracks
 from fsm.errors import InputError
-from fsm.views import Views
+from fsm.views import Rendering, Views
 
 # Largest |singular value - 1| of a stored rotation: text files keep 3 digits at worst, a scaled matrix is far off.
 RIGID_TOLERANCE = 1e-3
@@ -112,6 +112,42 @@ class Clip(ABC):
         cameras = self.cameras if hw is None else self.cameras.covering(hw)
         mask = torch.cat(masks) if masks else None
         return MemoryClip(self.id, self.source, cameras, torch.cat(pixels), mask, self.fps, self.index_plan)
+
+
+class DrawnClip(Clip):
+    """A clip filmed in a scene that can be drawn from any camera at any moment: it knows the truth beside its own path."""
+
+    @abstractmethod
+    def truth(self, requests: Views) -> Rendering:
+        """What any cameras at any moments see: rgb, and z-depth in metres at pixel centres, infinite where nothing is."""
+
+    def observations(self, indices: list[int]) -> Iterator[Views]:
+        """All asked frames, drawn at native size."""
+        cameras = self.cameras[indices]
+        yield replace(cameras, rgb=self.truth(cameras).rgb)
+
+    def views(self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None) -> Views:
+        """As ``Clip.views``, but another size is drawn, not resized: sharper, with the same intrinsics."""
+        if hw is None or tuple(hw) == self.cameras.hw:
+            return super().views(indices)
+        return _Redrawn(self, hw).views(indices)
+
+    def depth(self, indices: Sequence[int]) -> Float[Tensor, "v 1 h w"]:
+        """Exact z-depth in metres of the frames ``indices`` at native size; infinite where nothing is."""
+        depth = self.truth(self.cameras[list(indices)]).depth
+        assert depth is not None, "the truth knows its depth"
+        return depth
+
+
+class _Redrawn(DrawnClip):
+    """The same clip filmed at another size."""
+
+    def __init__(self, clip: DrawnClip, hw: tuple[int, int]) -> None:
+        super().__init__(clip.id, clip.source, clip.cameras.covering(hw), clip.fps)
+        self._clip = clip
+
+    def truth(self, requests: Views) -> Rendering:
+        return self._clip.truth(requests)
 
 
 class MemoryClip(Clip):

@@ -10,44 +10,54 @@ from fsm.files import read_json
 
 SYNTHETIC_FRAMES = 48
 SYNTHETIC_HW = (128, 128)
+MOST_SEEDS = 10_000
 SHOWN = 5
 UNDERSTOOD = (
     "an FSM clip or list (.json, .jsonl), a transforms.json or its folder (nerfstudio, instant-ngp, DL3DV), "
     "a D-NeRF folder (transforms_train.json), a cameras.json or its folder, "
     "a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, "
-    "'demo', 'synthetic:SEED' or 'world:SEED'"
+    "'demo', 'synthetic:SEED' or 'world:SEED' (or a range of seeds, 'world:1000-1015')"
 )
 
 
 class SyntheticClips:
-    """The procedural world of one seed as a data set of one clip: ``synthetic:SEED``, or the richer ``world:SEED``."""
+    """Procedural worlds as a data set, one clip a seed: ``synthetic:SEED``, or the richer ``world:SEED``; ``world:FIRST-LAST``."""
 
     def __init__(self, name: str) -> None:
-        self.kind, _, seed = ("synthetic:0" if name == "demo" else name).partition(":")
-        if not (seed.isascii() and seed.isdecimal() and len(seed) < 10):
-            raise InputError(f"{name!r} has seed {seed!r}; write {self.kind}: and a whole number of at least 0.")
-        self.seed = int(seed)
+        self.name = "synthetic:0" if name == "demo" else name
+        self.kind, _, seeds = self.name.partition(":")
+        first, _, last = seeds.partition("-")
+        last = last if "-" in seeds else first
+        if not all(n.isascii() and n.isdecimal() and len(n) < 10 for n in (first, last)) or int(last) < int(first):
+            raise InputError(
+                f"{name!r} has seed {seeds!r}; write {self.kind}: and a whole number of at least 0, or a range, "
+                f"as in {self.kind}:1000-1015."
+            )
+        self.seeds = range(int(first), int(last) + 1)
+        if len(self.seeds) > MOST_SEEDS:
+            raise InputError(f"{name!r} names {len(self.seeds)} seeds; at most {MOST_SEEDS} make one data set.")
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The name of the clip: ``synthetic-SEED`` or ``world-SEED``."""
-        return (f"{self.kind}-{self.seed}",)
+        """The names of the clips: ``synthetic-SEED`` or ``world-SEED``."""
+        return tuple(f"{self.kind}-{seed}" for seed in self.seeds)
 
     def __len__(self) -> int:
-        """One."""
-        return 1
+        """Number of seeds."""
+        return len(self.seeds)
 
     def clip(self, id: str) -> Clip:
-        """The clip of this seed."""
-        if id != self.ids[0]:
-            raise InputError(f"{self.kind}:{self.seed} has no clip {id!r}; it has {self.ids[0]!r}.")
+        """The clip of one seed."""
+        if id not in self.ids:
+            raise InputError(f"{self.name} has no clip {id!r}; it has {_shown(self.ids)}.")
+        seed = int(id.rpartition("-")[2])
         if self.kind == "world":
             from fsm.datasets.world.clip import WorldClip
 
-            return WorldClip(seed=self.seed)
+            return WorldClip(seed=seed)
         from fsm.datasets.synthetic import SyntheticClip
 
-        return SyntheticClip(seed=self.seed, frames=SYNTHETIC_FRAMES, hw=SYNTHETIC_HW)
+        return SyntheticClip(seed=seed, frames=SYNTHETIC_FRAMES, hw=SYNTHETIC_HW)
 
 
 def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:

@@ -4,16 +4,15 @@ A textured room holds three to seven textured solids, most of them moving; the c
 z-depth and motion are exact. It is the demo clip, the test clip and a training world without end.
 """
 
-import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fsm.datasets.base import Clip
+from fsm.datasets.base import DrawnClip
 from fsm.datasets.synthetic_draws import draw_world
 from fsm.datasets.synthetic_render import GAMMA, Hits, Stage, outlines, set_stage, shade, trace
 from fsm.datasets.synthetic_world import CameraPath, Light, Solids, Surfaces, mapped
@@ -122,8 +121,8 @@ class SyntheticScene:
         return Rendering(seen.rgb[0], seen.alpha[0], seen.depth[0])
 
 
-class SyntheticClip(Clip):
-    """A clip filmed in one world along its own camera path; ``scene`` is the ground truth for everything else."""
+class SyntheticClip(DrawnClip):
+    """A clip filmed in one world along its own camera path."""
 
     def __init__(
         self,
@@ -140,31 +139,9 @@ class SyntheticClip(Clip):
         cameras = self.scene.world.camera_path(time.float(), hw).unbatched()
         super().__init__(f"synthetic-{seed}", f"synthetic:{seed}", cameras, fps)
 
-    def observations(self, indices: list[int]) -> Iterator[Views]:
-        """All asked frames, rendered at native size."""
-        cameras = self.cameras[indices]
-        yield dataclasses.replace(cameras, rgb=self.scene.render(cameras).rgb)
-
-    def views(self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None) -> Views:
-        """As ``Clip.views``, but another size is rendered, not resized: sharper, with the same intrinsics."""
-        if hw is None or tuple(hw) == self.cameras.hw:
-            return super().views(indices)
-        resized = _Resized(self, hw)
-        return resized.views(indices)
-
-    def depth(self, indices: Sequence[int]) -> Float[Tensor, "v 1 h w"]:
-        """Exact z-depth in metres of the frames ``indices`` at native size."""
-        depth = self.scene.render(self.cameras[list(indices)]).depth
-        assert depth is not None, "worlds know their depth"
-        return depth
-
-
-class _Resized(SyntheticClip):
-    """The same clip filmed at another size."""
-
-    def __init__(self, clip: SyntheticClip, hw: tuple[int, int]) -> None:
-        Clip.__init__(self, clip.id, clip.source, clip.cameras.covering(hw), clip.fps)
-        self.scene = clip.scene
+    def truth(self, requests: Views) -> Rendering:
+        """Pictures and exact depth of any cameras at any moments."""
+        return self.scene.render(requests)
 
 
 def demo_clip(hw: tuple[int, int] = (128, 128)) -> SyntheticClip:

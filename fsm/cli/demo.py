@@ -74,41 +74,29 @@ class Demo:
 
         from fsm.evaluate.baselines import BASELINES
         from fsm.evaluate.metrics import Metrics, mean_score
+        from fsm.evaluate.novel import cameras_beside
         from fsm.evaluate.pictures import contact_sheet, error_map
         from fsm.files import atomic_file, write_json
 
         metrics, summary, rows = Metrics(), {}, {}
-        for name, targets in (("held-out frames", clip.views(held_out)), ("novel views", novel_views(clip, held_out))):
-            request = targets.without_rgb()
+        beside = cameras_beside(clip, held_out, clip.cameras.hw)
+        for name, request in (("held-out frames", clip.cameras[held_out]), ("novel views", beside)):
+            truth = clip.truth(request).rgb
             began = time.perf_counter()
             rgb = scene.render(request).rgb.cpu()
             seconds = (time.perf_counter() - began) / len(request)
-            assert targets.rgb is not None
             made = {"ours": rgb} | {label: baseline(inputs, request) for label, baseline in BASELINES.items()}
-            scores = {label: mean_score(metrics.score(images, targets.rgb)) for label, images in made.items()}
+            scores = {label: mean_score(metrics.score(images, truth)) for label, images in made.items()}
             summary[name] = {label: {"psnr": round(s.psnr, 2), "ssim": round(s.ssim, 4)} for label, s in scores.items()}
             summary[name]["seconds_per_frame"] = round(seconds, 4)
-            rows |= {f"{name}: truth": targets.rgb, f"{name}: ours": rgb}
-            rows |= {f"{name}: flow blend": made["flow"], f"{name}: our error": error_map(rgb, targets.rgb)}
+            rows |= {f"{name}: truth": truth, f"{name}: ours": rgb}
+            rows |= {f"{name}: flow blend": made["flow"], f"{name}: our error": error_map(rgb, truth)}
         summary |= {"frames_read": len(inputs), "seconds_to_reconstruct": round(encode, 3), "torch": torch.__version__}
         write_json(self.output / "metrics.json", summary)
         with atomic_file(self.output / "contact_sheet.png") as temporary:
             sheet = contact_sheet(rows, [f"{float(clip.cameras.time[i]):.2f} s" for i in held_out])
             cv2.imwrite(str(temporary), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
         _print_summary(summary)
-
-
-def novel_views(clip: "SyntheticClip", frames: list[int], sideways: float = 0.25) -> "Views":
-    """The truth from beside the path: cameras of ``frames`` moved ``sideways`` metres along their own x and y axes."""
-    import dataclasses
-
-    cameras = clip.cameras[frames]
-    c2w = cameras.c2w.clone()
-    for i in range(len(frames)):
-        sign = 1.0 if i % 2 == 0 else -1.0
-        c2w[i, :3, 3] += sideways * (sign * c2w[i, :3, 0] - 0.5 * c2w[i, :3, 1])
-    cameras = dataclasses.replace(cameras, c2w=c2w)
-    return dataclasses.replace(cameras, rgb=clip.scene.render(cameras).rgb)
 
 
 def _print_summary(summary: dict) -> None:

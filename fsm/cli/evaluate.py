@@ -17,9 +17,9 @@ class Eval:
     """Score a model on clips: PSNR, SSIM, LPIPS, beside three trivial baselines."""
 
     clips: tyro.conf.Positional[Annotated[str, flag("CLIPS", "")]]
-    """Clip list, file or folder, or `demo`, or `synthetic:SEED`, `world:SEED`."""
+    """Clip list, file or folder, or `demo`, `synthetic:SEED`, `world:SEED`, `world:1000-1015`."""
     protocol: Annotated[str, flag("NAME")] = "dense"
-    """dense (32 random inputs, 8 targets), sparse (8 even inputs, 7 between) or given (the clip's own split)."""
+    """dense (32 random inputs, 8 targets), sparse (8 even, 7 between), novel (beside the path) or given (the clip's split)."""
     model: Annotated[str, flag("MODEL")] = "fsm-tiny"
     """Bundled name, folder, hub name, or `none` for the baselines alone."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/eval")

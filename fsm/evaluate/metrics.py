@@ -15,8 +15,8 @@ from torch import Tensor
 from fsm.errors import InputError
 from fsm.evaluate.lpips import LPIPS
 
-METRIC_NAMES = ("psnr", "ssim", "lpips")
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False}
+METRIC_NAMES = ("psnr", "ssim", "lpips", "depth")
+HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "depth": False}
 PSNR_CEILING = 100.0
 """dB given to equal images, whose ratio is infinite; one level of one channel in one pixel of 128x128 is 95 dB."""
 SSIM_WINDOW = 11
@@ -77,13 +77,29 @@ def _blur_matrix(size: int) -> Tensor:
     return torch.zeros(size, size, dtype=torch.float64).scatter_add(1, source, (kernel / kernel.sum()).expand(size, -1))
 
 
+def depth_errors(depth: Float[Tensor, "n 1 h w"], truth: Float[Tensor, "n 1 h w"]) -> tuple[float | None, ...]:
+    """Median of |z - z*| / z* of each image, over the pixels whose true z-depth z* is finite; None where there is none.
+
+    A pixel left empty (z = 0) is off by 1. NaN and infinity are an ``InputError``.
+    """
+    if not bool(torch.isfinite(depth).all()):
+        raise InputError("a depth to be scored has NaN or infinite pixels; the model that made it has diverged.")
+    errors: list[float | None] = []
+    for z, true in zip(depth.double(), truth.double(), strict=True):
+        known = torch.isfinite(true)
+        off = ((z - true).abs() / true)[known]
+        errors.append(float(off.median()) if len(off) else None)
+    return tuple(errors)
+
+
 @dataclass(frozen=True)
 class ImageScore:
-    """Numbers of one image; ``lpips`` is None where no weights were given."""
+    """Numbers of one image; ``lpips`` is None where no weights were given, ``depth`` where truth or rendering lack it."""
 
     psnr: float
     ssim: float
     lpips: float | None
+    depth: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,7 @@ class Metrics:
             "psnr": f"dB, per image over all (or the mask's) pixels, {PSNR_CEILING:g} for equal images",
             "ssim": f"Gaussian window {SSIM_WINDOW}, sigma {SSIM_SIGMA}, mirrored border, as torchmetrics",
             "lpips": lpips,
+            "depth": "median relative error of z-depth, over the pixels of an image that show a surface",
             "mean": "over the images of a scene, then over scenes",
         }
 
@@ -142,7 +159,7 @@ class RunningScores:
 
 
 def mean_score(scores: tuple[ImageScore, ...]) -> ImageScore:
-    """Mean of each metric (correctly rounded sum, so that order does not matter)."""
+    """Mean of each metric (correctly rounded sum, so that order does not matter); of depth over the images that have it."""
     if not scores:
         raise InputError("no image was scored, so there is no mean; check the protocol's targets.")
 
@@ -152,6 +169,10 @@ def mean_score(scores: tuple[ImageScore, ...]) -> ImageScore:
     distances = [s.lpips for s in scores if s.lpips is not None]
     if distances and len(distances) != len(scores):
         raise InputError("LPIPS was measured for some of the images only; score all of them in the same way.")
+    depths = [s.depth for s in scores if s.depth is not None]
     return ImageScore(
-        mean([s.psnr for s in scores]), mean([s.ssim for s in scores]), mean(distances) if distances else None
+        mean([s.psnr for s in scores]),
+        mean([s.ssim for s in scores]),
+        mean(distances) if distances else None,
+        mean(depths) if depths else None,
     )

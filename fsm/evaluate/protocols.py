@@ -15,7 +15,9 @@ from typing import Any, ClassVar
 from fsm.config import from_dict, to_dict
 from fsm.datasets.base import Clip, IndexPlan
 from fsm.errors import InputError
+from fsm.evaluate.novel import SIDEWAYS, cameras_beside, drawn
 from fsm.files import read_json, write_json
+from fsm.views import Views
 
 MIN_FRAMES = 3  # two inputs and a target between them
 
@@ -35,6 +37,10 @@ class Protocol:
     def plan_for(self, clip: Clip, seed: int = 0) -> IndexPlan:
         """Plan of an opened clip."""
         return self.plan(len(clip), clip.id, seed)
+
+    def requests(self, clip: Clip, plan: IndexPlan) -> Views:
+        """Cameras of the targets, without rgb: those of the frames ``plan.target_index``."""
+        return clip.cameras[list(plan.target_index)].covering(self.hw)
 
     def describe(self) -> dict[str, Any]:
         """Name and options, for headers and plan files."""
@@ -87,6 +93,33 @@ class Sparse(Protocol):
 
 
 @dataclass(frozen=True)
+class Novel(Protocol):
+    """Inputs as in ``sparse``, targets beside the path: cameras moved away from it, at moments half-way between inputs.
+
+    No frame is near such a target in space, so there is no neighbour to copy. Only clips that can be drawn from any camera
+    have it; for others ``requests`` raises ``InputError``. Of the moments between inputs ``targets`` are taken, spread
+    evenly. Nothing is random: the seed is unused.
+    """
+
+    window: int = 136
+    inputs: int = 16
+    targets: int = 8
+    sideways: float = SIDEWAYS
+    """Metres by which cameras move to their left or right; they also move up by half as much."""
+    name: ClassVar[str] = "novel"
+
+    def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
+        """Even inputs, and some of the frames half-way between them."""
+        between = Sparse(self.hw, self.window, self.inputs).plan(clip_length, clip_id, seed)
+        kept = spread(len(between.target_index), self.targets)
+        return IndexPlan(between.input_index, tuple(between.target_index[i] for i in kept))
+
+    def requests(self, clip: Clip, plan: IndexPlan) -> Views:
+        """Cameras beside those of the plan's targets, clear of bodies and walls."""
+        return cameras_beside(drawn(clip), list(plan.target_index), self.hw, self.sideways)
+
+
+@dataclass(frozen=True)
 class Given(Protocol):
     """The split that comes with the clip: its ``index_plan``, or the train and test frames of its data set."""
 
@@ -103,7 +136,7 @@ class Given(Protocol):
         raise InputError(f"the protocol given needs the clip {clip_id} itself; call plan_for.")
 
 
-PROTOCOLS: dict[str, type[Protocol]] = {kind.name: kind for kind in (Dense, Sparse, Given)}
+PROTOCOLS: dict[str, type[Protocol]] = {kind.name: kind for kind in (Dense, Sparse, Novel, Given)}
 
 
 def protocol(name: str, **options: Any) -> Protocol:
@@ -111,7 +144,7 @@ def protocol(name: str, **options: Any) -> Protocol:
     if name not in PROTOCOLS:
         raise InputError(f"there is no protocol {name!r}; choose one of {', '.join(PROTOCOLS)}.")
     made = from_dict(PROTOCOLS[name], options, f"protocol {name}")
-    smallest = {"window": MIN_FRAMES, "inputs": 2, "targets": 1}
+    smallest = {"window": MIN_FRAMES, "inputs": 2, "targets": 1, "sideways": 0.01}
     for field in dataclasses.fields(made):
         value = getattr(made, field.name)
         for number in value if isinstance(value, tuple) else (value,):
@@ -152,6 +185,12 @@ def _plan_from(entry: Any, where: str) -> IndexPlan:
         return from_dict(IndexPlan, entry, where)
     except InputError as error:  # IndexPlan's own complaint does not know the file
         raise error if str(error).startswith(where) else InputError(f"{where}: {error}") from error
+
+
+def spread(n: int, count: int) -> list[int]:
+    """``count`` positions spread over ``n``, middle of each equal part."""
+    count = min(n, count)
+    return [(2 * i + 1) * n // (2 * count) for i in range(count)]
 
 
 def _middle(clip_length: int, window: int, clip_id: str) -> tuple[int, int]:

@@ -13,8 +13,8 @@ from fsm.evaluate.pictures import ERROR_GAIN, TITLES, contact_sheet, error_map, 
 from fsm.evaluate.results import MODEL_ROW, EvaluationResult, SceneResult
 from fsm.files import atomic_file, slug
 
-DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
-ARROWS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}
+DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "depth": 3}
+ARROWS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "depth": "depth error ↓"}
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2.5rem auto; padding: 0 1rem; }
@@ -37,18 +37,24 @@ def print_table(result: EvaluationResult) -> None:
 
     table = Table(title=escape(_title(result)), title_justify="left", title_style="bold", caption_justify="left")
     table.add_column("")
-    for metric in METRIC_NAMES:
+    mean = result.mean
+    columns, best = measured(mean), best_rows(mean)
+    for metric in columns:
         table.add_column(ARROWS[metric], justify="right")
-    best = best_rows(result.mean)
-    for row, score in result.mean.items():
-        cells = [_number(score, m) for m in METRIC_NAMES]
-        marked = [f"[bold]{c}[/bold]" if row in best[m] else c for m, c in zip(METRIC_NAMES, cells, strict=True)]
+    for row, score in mean.items():
+        cells = [_number(score, m) for m in columns]
+        marked = [f"[bold]{c}[/bold]" if row in best[m] else c for m, c in zip(columns, cells, strict=True)]
         table.add_row(escape(_label(result, row)), *marked)
     table.caption = escape(f"{_counted(result)}\nLPIPS: {result.header['metrics']['lpips']}")
     console = Console()
     console.print(table)
     for scene in result.missing:
         console.print(f"[red]missing[/red] {escape(scene.id)}: {escape(scene.reason)}")
+
+
+def measured(mean: dict[str, ImageScore]) -> tuple[str, ...]:
+    """Metrics to show: depth only where a row has it, the others always."""
+    return tuple(m for m in METRIC_NAMES if m != "depth" or any(s.depth is not None for s in mean.values()))
 
 
 def best_rows(mean: dict[str, ImageScore]) -> dict[str, tuple[str, ...]]:
@@ -62,11 +68,11 @@ def best_rows(mean: dict[str, ImageScore]) -> dict[str, tuple[str, ...]]:
 
 
 def latex_row(result: EvaluationResult, row: str = MODEL_ROW) -> str:
-    """One row of a LaTeX table: name and PSNR, SSIM, LPIPS; the best of all rows in bold."""
-    best = best_rows(result.mean)
-    score = result.mean[row]
+    """One row of a LaTeX table: name and PSNR, SSIM, LPIPS (and depth error); the best of all rows in bold."""
+    mean = result.mean
+    best, score = best_rows(mean), mean[row]
     cells = []
-    for metric in METRIC_NAMES:
+    for metric in measured(mean):
         number = _number(score, metric)
         cells.append(rf"\textbf{{{number}}}" if row in best[metric] else number)
     special = {c: rf"\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\^{}", "\\": r"\textbackslash{}"}
@@ -108,7 +114,7 @@ def _middle(scene: SceneResult) -> list[int]:
 
 
 def _page(result: EvaluationResult, sections: str) -> str:
-    notes = [_counted(result), *(f"{ARROWS[m]}: {result.header['metrics'][m]}" for m in METRIC_NAMES)]
+    notes = [_counted(result), *(f"{ARROWS[m]}: {result.header['metrics'][m]}" for m in measured(result.mean))]
     notes += _speed(result)
     warning = "".join(
         f'<p class="warn">Missing: <b>{html.escape(m.id)}</b>: {html.escape(m.reason)}</p>' for m in result.missing
@@ -146,10 +152,10 @@ def _scene_section(result: EvaluationResult, scene: SceneResult, out: Path) -> s
 
 
 def _table(result: EvaluationResult, mean: dict[str, ImageScore]) -> str:
-    best = best_rows(mean)
-    lines = ["<tr><th></th>" + "".join(f"<th>{ARROWS[m]}</th>" for m in METRIC_NAMES) + "</tr>"]
+    columns, best = measured(mean), best_rows(mean)
+    lines = ["<tr><th></th>" + "".join(f"<th>{ARROWS[m]}</th>" for m in columns) + "</tr>"]
     for row, score in mean.items():
-        numbers = [(m, _number(score, m)) for m in METRIC_NAMES]
+        numbers = [(m, _number(score, m)) for m in columns]
         cells = "".join(f"<td><b>{n}</b></td>" if row in best[m] else f"<td>{n}</td>" for m, n in numbers)
         kind = ' class="model"' if row == MODEL_ROW else ""
         lines.append(f"<tr{kind}><td>{html.escape(_label(result, row))}</td>{cells}</tr>")

@@ -168,7 +168,7 @@ def _write_csv(path: Path, result: EvaluationResult) -> None:
             for frame, time, score in zip(scene.target_index, scene.target_time, scores, strict=True):
                 lines.append(["frame", scene.id, frame, time, row, *dataclasses.astuple(score)])
             lines.append(["scene", scene.id, "", "", row, *dataclasses.astuple(scene.mean[row])])
-    lines += [["missing", scene.id, "", "", "", "", "", ""] for scene in result.missing]
+    lines += [["missing", scene.id, *[""] * (3 + len(METRIC_NAMES))] for scene in result.missing]
     lines += [["mean", "", "", "", row, *dataclasses.astuple(score)] for row, score in result.mean.items()]
     with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)

@@ -11,6 +11,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.config import to_dict
-from fsm.datasets.base import Clip, ClipDataset, IndexPlan
+from fsm.datasets.base import Clip, ClipDataset, DrawnClip, IndexPlan
 from fsm.errors import InputError
 from fsm.evaluate.baselines import BASELINES
-from fsm.evaluate.metrics import Metrics
+from fsm.evaluate.metrics import ImageScore, Metrics, depth_errors
 from fsm.evaluate.pictures import save_pictures
-from fsm.evaluate.protocols import Protocol, save_plans
+from fsm.evaluate.protocols import Protocol, save_plans, spread
 from fsm.evaluate.results import (
     MODEL_ROW,
     EvaluationResult,
@@ -39,7 +40,7 @@ from fsm.files import read_json, slug, write_json
 from fsm.renderers.base import Scene
 from fsm.runs import LOCK, locked
 from fsm.shards import NOTES, WHOLE, Shard, check_ids, forget_missing, note_missing, why_missing
-from fsm.views import Views
+from fsm.views import Rendering, Views
 
 SETTINGS = "settings.json"
 NOT_YET = "not scored yet; the process that has this clip still runs, or is to be started again"
@@ -90,7 +91,7 @@ def evaluate(
         try:
             clip = dataset.clip(id)
             plan = protocol.plan_for(clip, seed) if plans is None else plans[id].checked(len(clip), clip.source)
-            _scene(make_scene, clip, plan, protocol.hw, out, metrics, pictures)
+            _scene(make_scene, clip, plan, protocol, out, metrics, pictures)
         except InputError as error:  # one bad clip must not stop the others
             note_missing(out, id, str(error))
     with locked(out, wait=True):
@@ -138,7 +139,7 @@ def _scene(
     make_scene: MakeScene | None,
     clip: Clip,
     plan: IndexPlan,
-    hw: tuple[int, int],
+    protocol: Protocol,
     out: Path,
     metrics: Metrics,
     pictures: int,
@@ -154,13 +155,11 @@ def _scene(
             plan.target_index,
         ):
             return
-    both = clip.views((*plan.input_index, *plan.target_index), hw)  # one pass through the video
-    seen = len(plan.input_index)
-    inputs, targets = both[list(range(seen))], both[list(range(seen, len(both)))]
+    inputs, targets, depth = _read(clip, plan, protocol)
     assert targets.rgb is not None, "clips give rgb"
-    truth, requests = targets.rgb, targets.without_rgb()
-    rows, timings = _predictions(make_scene, inputs, requests)
-    kept = _spread(len(truth), pictures)
+    rows, timings = _predictions(make_scene, inputs, targets.without_rgb())
+    truth = targets.rgb
+    kept = spread(len(truth), pictures)
     result = SceneResult(
         id=clip.id,
         frames=len(clip),
@@ -168,19 +167,39 @@ def _scene(
         target_index=plan.target_index,
         target_time=tuple(targets.time.tolist()),
         pictures=tuple(plan.target_index[i] for i in kept),
-        scores={row: metrics.score(rgb, truth, targets.mask) for row, rgb in rows.items()},
+        scores={row: _score(metrics, seen, targets, depth) for row, seen in rows.items()},
         timings=timings,
     )
     frames = [plan.target_index[i] for i in kept]
-    save_pictures(out / "pictures" / slug(clip.id), frames, {k: v[kept] for k, v in {"truth": truth, **rows}.items()})
+    shown = {"truth": truth, **{row: seen.rgb for row, seen in rows.items()}}
+    save_pictures(out / "pictures" / slug(clip.id), frames, {k: v[kept] for k, v in shown.items()})
     write_json(path, scene_to_json(result))
 
 
-def _predictions(
-    make_scene: MakeScene | None, inputs: Views, requests: Views
-) -> tuple[dict[str, Float[Tensor, "v 3 h w"]], Timings]:
-    """Each row's pictures of the requests, on the CPU. Nothing here has seen the targets' pixels."""
-    rows: dict[str, Tensor] = {}
+def _read(clip: Clip, plan: IndexPlan, protocol: Protocol) -> tuple[Views, Views, Float[Tensor, "v 1 h w"] | None]:
+    """Inputs, targets with rgb, and the targets' true z-depth where the clip knows it."""
+    requests, seen = protocol.requests(clip, plan), len(plan.input_index)
+    if isinstance(clip, DrawnClip):
+        truth = clip.truth(requests)
+        return clip.views(plan.input_index, protocol.hw), replace(requests, rgb=truth.rgb), truth.depth
+    both = clip.views((*plan.input_index, *plan.target_index), protocol.hw)  # one pass through the video
+    return both[list(range(seen))], both[list(range(seen, len(both)))], None
+
+
+def _score(
+    metrics: Metrics, seen: Rendering, targets: Views, depth: Float[Tensor, "v 1 h w"] | None
+) -> tuple[ImageScore, ...]:
+    assert targets.rgb is not None, "targets are the truth"
+    scores = metrics.score(seen.rgb, targets.rgb, targets.mask)
+    if depth is None or seen.depth is None:
+        return scores
+    errors = depth_errors(seen.depth, depth)
+    return tuple(replace(score, depth=error) for score, error in zip(scores, errors, strict=True))
+
+
+def _predictions(make_scene: MakeScene | None, inputs: Views, requests: Views) -> tuple[dict[str, Rendering], Timings]:
+    """Each row's pictures (and depth) of the requests, on the CPU. Nothing here has seen the targets' pixels."""
+    rows: dict[str, Rendering] = {}
     encode = render = None
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -188,14 +207,15 @@ def _predictions(
         start = _clock()
         scene = make_scene(inputs)
         encoded = _clock()
-        rgb = scene.render(requests).rgb
+        rendering = scene.render(requests)
         encode, render = encoded - start, (_clock() - encoded) / len(requests)
         expected = (len(requests), 3, *requests.hw)
-        if tuple(rgb.shape) != expected:
-            raise InputError(f"the scene rendered rgb of shape {tuple(rgb.shape)}, expected {expected}.")
-        rows[MODEL_ROW] = rgb.detach().float().cpu()
+        if tuple(rendering.rgb.shape) != expected:
+            raise InputError(f"the scene rendered rgb of shape {tuple(rendering.rgb.shape)}, expected {expected}.")
+        depth = None if rendering.depth is None else rendering.depth.detach().float().cpu()
+        rows[MODEL_ROW] = Rendering(rendering.rgb.detach().float().cpu(), depth=depth)
     for name, baseline in BASELINES.items():
-        rows[name] = baseline(inputs, requests).cpu()
+        rows[name] = Rendering(baseline(inputs, requests).cpu())
     device = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
     return rows, Timings(encode, render, _peak_memory_mb(), device)
 
@@ -240,12 +260,6 @@ def _claim(out: Path, header: dict[str, Any]) -> bool:
                 f"{out} holds results of another {part} ({path.name} differs); choose another folder or remove it."
             )
     return False
-
-
-def _spread(n: int, count: int) -> list[int]:
-    """``count`` positions spread over ``n``, middle of each equal part."""
-    count = min(n, count)
-    return [(2 * i + 1) * n // (2 * count) for i in range(count)]
 
 
 def _tracked(ids: Sequence[str], progress: bool | None):

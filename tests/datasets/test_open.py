@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from fsm.datasets.open import open_clip, open_dataset
 from fsm.errors import InputError
@@ -11,6 +12,31 @@ from tests.datasets.contract import check_clip
 def test_the_built_in_clips(name: str, clip: str) -> None:
     assert open_dataset(name).ids == (clip,)
     check_clip(open_clip(name), resized=False)
+
+
+def test_a_range_of_seeds_is_one_data_set() -> None:
+    """Every clip is the one that its seed alone opens; first and last are in."""
+    dataset = open_dataset("world:998-1001")
+    assert dataset.ids == ("world-998", "world-999", "world-1000", "world-1001")
+    assert len(dataset) == 4
+    clip, alone = dataset.clip("world-1000"), open_clip("world:1000")
+    assert (clip.id, clip.source, clip.cameras.hw) == (alone.id, alone.source, (128, 128))
+    assert torch.equal(clip.cameras.c2w, alone.cameras.c2w)
+    assert open_dataset("synthetic:2-2").ids == ("synthetic-2",)
+    assert open_clip("world:4-5", "world-5").id == "world-5"
+    for id in ("world-997", "world-1002", "synthetic-1000", "world-01000", "world-x", ""):
+        with pytest.raises(InputError, match=r"world:998-1001 has no clip .*; it has world-998, world-999,"):
+            dataset.clip(id)
+    with pytest.raises(InputError, match="holds 4 clips; name one of them: world-998"):
+        open_clip("world:998-1001")
+
+
+@pytest.mark.parametrize("name", ["world:5-3", "world:-3", "world:3-", "world:1-2-3", "world:1..4", "synthetic:1-x"])
+def test_what_is_no_range_of_seeds_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"has seed .*; write .*or a range, as in "):
+        open_dataset(name)
+    with pytest.raises(InputError, match="names 10001 seeds; at most 10000"):
+        open_dataset("world:0-10000")
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,7 @@ def test_clip_keeps_the_contract_and_is_its_scene() -> None:
     check_clip(clip, resized=False)
     assert clip.cameras.time[-1] == pytest.approx(8 / 6)
     views = clip.views([2, 6])
-    rendering = clip.scene.render(views)
+    rendering = clip.truth(views)
     assert views.rgb is not None
     assert rendering.depth is not None
     assert torch.equal(rendering.rgb, views.rgb)

@@ -73,17 +73,17 @@ def test_dense_is_random_but_repeatable() -> None:
 
 
 def test_too_short_and_wrong_options() -> None:
-    for name in ("dense", "sparse"):
+    for name in ("dense", "sparse", "novel"):
         with pytest.raises(InputError, match="clip a has 2 frames; a protocol needs at least 3"):
             protocol(name).plan(2, "a", 0)
-    with pytest.raises(InputError, match="no protocol 'densest'; choose one of dense, sparse, given"):
+    with pytest.raises(InputError, match="no protocol 'densest'; choose one of dense, sparse, novel, given"):
         protocol("densest")
     with pytest.raises(InputError, match="did you mean 'inputs'"):
         protocol("sparse", input=3)
     with pytest.raises(InputError, match="inputs is 1; it must be at least 2"):
         protocol("sparse", inputs=1)
     assert protocol("dense", hw=[64, 96]) == Dense(hw=(64, 96))
-    assert set(PROTOCOLS) == {"dense", "sparse", "given"}
+    assert set(PROTOCOLS) == {"dense", "sparse", "novel", "given"}
 
 
 def test_given_takes_the_clips_own_plan() -> None:
