@@ -5,8 +5,9 @@ FSM (arXiv 2604.07350) §2-3 and appendix A.2. Shapes: b batch, v views, t token
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +152,13 @@ class Block(nn.Module):
         self.ttt = LaCETLayer(config)
         self.mlp_norm = nn.LayerNorm(config.dim, bias=False)
         self.mlp = MLP(config)
+
+    def forward(self, work: Callable, *arguments: Any) -> Any:
+        """``work(block, *arguments)``: all that one pass through the layers asks of a block, as one call of the module.
+
+        What gathers parameters before a call and frees them after it (FSDP) then does so once per pass, not once per chunk.
+        """
+        return work(self, *arguments)
 
     def attend(self, x: ViewTokens) -> ViewTokens:
         """First residual: within each view."""

@@ -65,13 +65,17 @@ class SceneMemory:
     """What the encoder has kept of the views pushed so far. A value: ``update`` returns a new one."""
 
     layers: tuple[FastWeightState, ...]
-    """Fast weights, one state per block."""
+    """Fast weights, one state per block; none before the first chunk of ``UNREAD``."""
     pending: Views | None
     """Views that do not fill a chunk yet (causal), or all of them (update-all-then-apply)."""
     views_seen: int
     """Views pushed so far."""
     finished: bool
     """All views are written; nothing more may be pushed."""
+
+
+UNREAD = SceneMemory((), None, 0, finished=False)
+"""``Encoder.empty`` for any number of samples: every layer takes up its initial weights when its first chunk is written."""
 
 
 class Encoder(nn.Module):
@@ -172,7 +176,7 @@ class Encoder(nn.Module):
         memory = self.finish(memory)
         x = self.tokenize(requests)
         for block, state in zip(self.blocks, memory.layers, strict=True):
-            x = self._run(block.read, state, self._run(block.attend, x))
+            x = block(self._query_layer, state, x)
         return x
 
     def _check_size(self, views: Views) -> None:
@@ -184,31 +188,39 @@ class Encoder(nn.Module):
 
     def _write_causal(self, memory: SceneMemory, size: int) -> SceneMemory:
         assert memory.pending is not None
-        x, rest = self.tokenize(self._own(memory.pending[:size])), memory.pending[size:]
-        layers = []
-        for i, (block, state) in enumerate(zip(self.blocks, memory.layers, strict=True)):
-            x = self._run(block.attend, x)
-            state = self._run(block.write, state, x, self.group)
-            layers.append(state)
-            if i + 1 < len(self.blocks):  # nobody reads the inputs' own tokens after the last layer
-                x = self._run(block.read, state, x)
-        return replace(memory, layers=tuple(layers), pending=rest if len(rest) else None)
+        chunks, rest = [self.tokenize(self._own(memory.pending[:size]))], memory.pending[size:]
+        return replace(memory, layers=self._write(memory.layers, chunks), pending=rest if len(rest) else None)
 
     def _write_layer_by_layer(self, memory: SceneMemory) -> SceneMemory:
         assert memory.pending is not None
         size = self.views_per_chunk(memory.pending)
         chunks = [self.tokenize(self._own(memory.pending[i : i + size])) for i in range(0, len(memory.pending), size)]
-        layers = []
-        for i, (block, state) in enumerate(zip(self.blocks, memory.layers, strict=True)):
-            # One list, replaced entry by entry: two copies of the residual stream never exist in inference.
+        return replace(memory, layers=self._write(memory.layers, chunks), pending=None)
+
+    def _write(self, layers: tuple[FastWeightState, ...], chunks: list[Tensor]) -> tuple[FastWeightState, ...]:
+        written = []
+        for i, block in enumerate(self.blocks):
+            # Nobody reads the inputs' own tokens after the last layer.
+            chunks, state = block(self._write_layer, layers[i] if layers else None, chunks, i + 1 < len(self.blocks))
+            written.append(state)
+        return tuple(written)
+
+    def _write_layer(
+        self, block: Block, before: FastWeightState | None, chunks: list[Tensor], read: bool
+    ) -> tuple[list[Tensor], FastWeightState]:
+        """Write all chunks, then, with ``read``, let all of them read the result."""
+        state = block.ttt.initial_state(len(chunks[0])) if before is None else before
+        # One list, replaced entry by entry: two copies of the residual stream never exist in inference.
+        for c, x in enumerate(chunks):
+            chunks[c] = self._run(block.attend, x)
+            state = self._run(block.write, state, chunks[c], self.group)
+        if read:
             for c, x in enumerate(chunks):
-                chunks[c] = self._run(block.attend, x)
-                state = self._run(block.write, state, chunks[c], self.group)
-            layers.append(state)
-            if i + 1 < len(self.blocks):
-                for c, x in enumerate(chunks):
-                    chunks[c] = self._run(block.read, state, x)
-        return replace(memory, layers=tuple(layers), pending=None)
+                chunks[c] = self._run(block.read, state, x)
+        return chunks, state
+
+    def _query_layer(self, block: Block, state: FastWeightState, x: ViewTokens) -> ViewTokens:
+        return self._run(block.read, state, self._run(block.attend, x))
 
     def _own(self, chunk: Views) -> Views:
         """This process's views of a chunk: whole ones, since attention is among the tokens of a view; possibly none."""

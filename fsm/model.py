@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fsm.encoder import Encoder, EncoderConfig, SceneMemory
+from fsm.encoder import UNREAD, Encoder, EncoderConfig, SceneMemory
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.renderers.gaussian_head import GaussianHead, GaussianHeadConfig
@@ -184,7 +184,7 @@ class FSM(nn.Module):
         return Rendering(rgb, alpha, depth)
 
     def _read(self, inputs: Views) -> SceneMemory:
-        return self.encoder.finish(self.encoder.update(self.encoder.empty(inputs.c2w.shape[0]), inputs))
+        return self.encoder.finish(self.encoder.update(UNREAD, inputs))
 
     def predict_gaussians(self, inputs: Views) -> tuple[list[Gaussians4D], Float[Tensor, "b 3"]]:
         """Training step of an lrm model: Gaussians of every batch entry of ``inputs`` [b v], model space, and backgrounds."""
