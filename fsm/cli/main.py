@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import fsm
+from fsm.cli.compare import Compare
 from fsm.cli.convert import Convert
 from fsm.cli.demo import Demo
 from fsm.cli.doctor import Doctor
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Any] = {
     "export": Export,
     "view": View,
     "eval": Eval,
+    "compare": Compare,
     "train": Train,
     "convert": Convert,
     "doctor": Doctor,

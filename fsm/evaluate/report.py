@@ -42,7 +42,7 @@ def print_table(result: EvaluationResult) -> None:
     for metric in columns:
         table.add_column(ARROWS[metric], justify="right")
     for row, score in mean.items():
-        cells = [_number(score, m) for m in columns]
+        cells = [printed(score, m) for m in columns]
         marked = [f"[bold]{c}[/bold]" if row in best[m] else c for m, c in zip(columns, cells, strict=True)]
         table.add_row(escape(_label(result, row)), *marked)
     table.caption = escape(f"{_counted(result)}\nLPIPS: {result.header['metrics']['lpips']}")
@@ -58,12 +58,12 @@ def measured(mean: dict[str, ImageScore]) -> tuple[str, ...]:
 
 
 def best_rows(mean: dict[str, ImageScore]) -> dict[str, tuple[str, ...]]:
-    """For each metric the rows that share its best printed value (none where it was not measured)."""
+    """For each metric the rows that share its best printed value (none where fewer than two were measured)."""
     best: dict[str, tuple[str, ...]] = {}
     for metric in METRIC_NAMES:
         values = {row: round(v, DIGITS[metric]) for row, s in mean.items() if (v := getattr(s, metric)) is not None}
         top = (max if HIGHER_IS_BETTER[metric] else min)(values.values(), default=None)
-        best[metric] = tuple(row for row, value in values.items() if value == top)
+        best[metric] = tuple(row for row, value in values.items() if value == top and len(values) > 1)
     return best
 
 
@@ -73,7 +73,7 @@ def latex_row(result: EvaluationResult, row: str = MODEL_ROW) -> str:
     best, score = best_rows(mean), mean[row]
     cells = []
     for metric in measured(mean):
-        number = _number(score, metric)
+        number = printed(score, metric)
         cells.append(rf"\textbf{{{number}}}" if row in best[metric] else number)
     special = {c: rf"\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\^{}", "\\": r"\textbackslash{}"}
     name = "".join(special.get(c, c) for c in _label(result, row))
@@ -155,7 +155,7 @@ def _table(result: EvaluationResult, mean: dict[str, ImageScore]) -> str:
     columns, best = measured(mean), best_rows(mean)
     lines = ["<tr><th></th>" + "".join(f"<th>{ARROWS[m]}</th>" for m in columns) + "</tr>"]
     for row, score in mean.items():
-        numbers = [(m, _number(score, m)) for m in columns]
+        numbers = [(m, printed(score, m)) for m in columns]
         cells = "".join(f"<td><b>{n}</b></td>" if row in best[m] else f"<td>{n}</td>" for m, n in numbers)
         kind = ' class="model"' if row == MODEL_ROW else ""
         lines.append(f"<tr{kind}><td>{html.escape(_label(result, row))}</td>{cells}</tr>")
@@ -202,7 +202,8 @@ def _label(result: EvaluationResult, row: str) -> str:
     return TITLES.get(row, result.label(row))
 
 
-def _number(score: ImageScore, metric: str) -> str:
+def printed(score: ImageScore, metric: str) -> str:
+    """A metric as reports print it; a dash where it was not measured."""
     value = getattr(score, metric)
     return "-" if value is None else f"{value:.{DIGITS[metric]}f}"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fsm.config import from_dict, to_dict
+from fsm.errors import InputError
 from fsm.evaluate.metrics import METRIC_NAMES, ImageScore, mean_score
 from fsm.files import atomic_file, read_json, write_json
 
@@ -133,6 +134,8 @@ class EvaluationResult:
     def load(path: Path | str) -> "EvaluationResult":
         """Read ``results.json`` back (means are computed anew)."""
         value = read_json(path)
+        if not isinstance(value, dict) or not {"header", "scenes", "missing"} <= set(value):
+            raise InputError(f"{path} is not a results.json of fsm eval; it lacks header, scenes or missing.")
         scenes = [{k: v for k, v in entry.items() if k != "mean"} for entry in value["scenes"]]
         return EvaluationResult(
             value["header"],

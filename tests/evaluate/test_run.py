@@ -256,7 +256,7 @@ def test_best_rows_knows_directions_and_ties() -> None:
     from fsm.evaluate.metrics import ImageScore
 
     mean = {"x": ImageScore(20.001, 0.5, 0.2, 0.4), "y": ImageScore(20.004, 0.6, 0.3)}
-    assert best_rows(mean) == {"psnr": ("x", "y"), "ssim": ("y",), "lpips": ("x",), "depth": ("x",)}
+    assert best_rows(mean) == {"psnr": ("x", "y"), "ssim": ("y",), "lpips": ("x",), "depth": ()}
     unmeasured = {"x": mean_score((ImageScore(1.0, 1.0, None),))}
     assert best_rows(unmeasured)["lpips"] == ()
 
