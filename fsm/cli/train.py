@@ -39,6 +39,7 @@ class Train:
         from fsm.train.config import TrainConfig, load_preset, overridden
         from fsm.train.curve import draw_curve
         from fsm.train.loop import train
+        from fsm.train.throughput import summary
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -52,6 +53,9 @@ class Train:
             return
         if importlib.util.find_spec("matplotlib"):
             draw_curve(out / "log.jsonl", out / "curve.png")
+        speed = summary(out / "log.jsonl", config.precision)
+        if speed is not None:
+            print(speed)
         print(f"model in {out / 'model'}, log in {out / 'log.jsonl'}")
 
 

@@ -15,6 +15,8 @@ PANELS = {
     "grad_norm": "gradient norm",
     "pull_ratio": "elastic pull / update",
     "lr": "learning rate",
+    "tokens_per_second": "tokens per second",
+    "utilisation": "share of the matrix peak",
 }
 
 

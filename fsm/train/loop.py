@@ -1,13 +1,11 @@
 """The training loop: MSE + LPIPS, AdamW, EMA, atomic checkpoints, exact resume; in one process or several."""
 
 import contextlib
-import json
 import math
-import os
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,9 @@ from fsm.runs import locked, stop_requests
 from fsm.train.config import OptimConfig, TrainConfig
 from fsm.train.data import Batch, SampleStream, depth_loss, masked_mse
 from fsm.train.deferred import backward_view_by_view
+from fsm.train.log import Log, progress
 from fsm.train.team import ALONE, Team, joined
+from fsm.train.throughput import FlopCount, Meter
 from fsm.ttt import record_pull_ratio
 from fsm.views import Rendering, SceneFrame, Views
 
@@ -50,7 +50,7 @@ def train(config: TrainConfig, out: Path, device: str = "cpu", stop_after: int |
         with locked(out):
             _same_config(config, out)
             run.resume()
-            log = _Log(out, run.step)
+            log = Log(out, run.step)
             try:
                 run.loop(stop_after, log)
             finally:
@@ -72,6 +72,7 @@ class _Run:
         self.ema = {k: p.detach().clone() for k, p in self.model.state_dict().items()}
         self.stream = SampleStream(config.data_stages(), config.seed, device, team.part)
         self.lpips = self._perceptual()
+        self.meter = Meter(device, getattr(torch, config.precision), team.part.count)
         self.step = self.skipped = 0
         self.stopping = False
 
@@ -83,13 +84,13 @@ class _Run:
 
         return LPIPS.load(optim.lpips).to(self.device)
 
-    def loop(self, stop_after: int | None, log: "_Log | None") -> None:
+    def loop(self, stop_after: int | None, log: Log | None) -> None:
         """Steps until the end, or ``stop_after`` further ones; Ctrl-C and SIGTERM finish the step at hand and save first."""
         if self.team.part.count > 1:
             weights = int(weights_hash(self.model)[:12], 16)
             self.team.agree(step=self.step, weights=weights, config=zlib.crc32(repr(self.config).encode()))
         last = self.config.optim.steps if stop_after is None else min(self.config.optim.steps, self.step + stop_after)
-        with _progress(self.config.optim.steps, self.step, self.team.leads) as advance, stop_requests() as asked:
+        with progress(self.config.optim.steps, self.step, self.team.leads) as advance, stop_requests() as asked:
             while self.step < last and not self.stopping:
                 advance(self.one_step(log, asked))
                 if self.step % self.config.save_every == 0:
@@ -98,20 +99,19 @@ class _Run:
         if self.stopping:
             raise KeyboardInterrupt
 
-    def one_step(self, log: "_Log | None", asked: Sequence[int] = ()) -> dict[str, int | float]:
+    def one_step(self, log: Log | None, asked: Sequence[int] = ()) -> dict[str, int | float]:
         """Draw, differentiate, update (or skip), average; the log entry of the step. ``asked``: requests to stop."""
         began = time.perf_counter()
         optim, logged = self.config.optim, self.step % self.config.log_every == 0
         batch = self.stream.batch(self.step)
+        waiting = time.perf_counter() - began
         lr = learning_rate(self.step, optim)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with record_pull_ratio() if logged else contextlib.nullcontext([]) as pulls:
-            self.optimizer.zero_grad(set_to_none=True)
-            parts = self._backward(batch)
         inputs, size = len(batch.inputs), self._reader(batch).encoder.views_per_chunk(batch.inputs)
-        if pulls:
-            parts["pull_ratio"] = torch.stack(pulls).mean().item()
+        shape = (batch.inputs.c2w.shape, batch.inputs.hw, len(batch.targets), size, self.step < optim.l2_warmup)
+        counted = self.meter.knows(shape)
+        parts = self._differentiate(batch, shape, logged)
         # Whether to stop is agreed on with the gradients: a signal may reach one process a step before another.
         means = self.team.average(self.model.parameters(), {**parts, "stop": float(bool(asked))})
         self.stopping = means.pop("stop") > 0
@@ -127,9 +127,32 @@ class _Run:
         entry = {"step": self.step, "lr": lr, "grad_norm": norm.item(), "skipped": self.skipped, **means}
         entry |= {"inputs": inputs, "chunks": -(-inputs // size)}
         entry |= {"psnr": -10.0 * math.log10(max(means["mse"], 1e-12)), "seconds": time.perf_counter() - began}
-        if logged and log is not None:
-            log.write(entry)
+        if counted:
+            h, w = batch.inputs.hw
+            views = batch.inputs.time.numel() + batch.targets.time.numel()
+            self.meter.add(shape, views * h * w // self.config.model.encoder.patch**2, entry["seconds"], waiting)
+        entry |= self.meter.rates()
+        if logged:
+            self.meter.restart()
+            if log is not None:
+                log.write(entry)
         return entry
+
+    def _differentiate(self, batch: Batch, shape: Hashable, logged: bool) -> dict[str, float]:
+        """Gradients of a batch; the parts of its loss, and the pull where it is logged. The first of a shape counts its FLOPs."""
+        count = None if self.meter.knows(shape) else FlopCount()
+        with contextlib.ExitStack() as around:
+            # Compiled code can neither be listened to nor counted; blocks run eagerly while somebody listens.
+            pulls = around.enter_context(record_pull_ratio()) if logged or count else []
+            if count:
+                around.enter_context(count)
+            self.optimizer.zero_grad(set_to_none=True)
+            parts = self._backward(batch)
+        if count:
+            self.meter.flops[shape] = count.total
+        if logged and pulls:
+            parts["pull_ratio"] = torch.stack(pulls).mean().item()
+        return parts
 
     def _backward(self, batch: Batch) -> dict[str, float]:
         """Differentiate the loss of a batch; its parts, for the log."""
@@ -271,37 +294,6 @@ def learning_rate(step: int, config: OptimConfig) -> float:
     return 0.5 * config.lr * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
-class _Log:
-    """JSON lines, and TensorBoard where it is installed; lines past the resumed step, and one cut short, are dropped."""
-
-    def __init__(self, out: Path, step: int) -> None:
-        path = out / "log.jsonl"
-        if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            with atomic_file(path) as temporary:
-                temporary.write_text("".join(kept))
-        self.handle = open(path, "a", buffering=1)  # noqa: SIM115 - open for the run; closed by close()
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            self.board = None
-        else:
-            self.board = SummaryWriter(out, purge_step=step)
-
-    def write(self, entry: dict[str, int | float]) -> None:
-        plain = {k: round(v, 8) if math.isfinite(v) else None for k, v in entry.items()}  # JSON has no NaN
-        self.handle.write(json.dumps(plain) + "\n")
-        if self.board is not None:
-            for name, value in entry.items():
-                self.board.add_scalar(name, value, int(entry["step"]))
-
-    def close(self) -> None:
-        self.handle.close()
-        if self.board is not None:
-            self.board.close()
-
-
 def _same_config(config: TrainConfig, out: Path) -> None:
     path = out / "config.json"
     values = to_dict(config)
@@ -314,22 +306,3 @@ def _same_config(config: TrainConfig, out: Path) -> None:
                 f"{path} was written by another config (differs in {', '.join(changed)}); choose another folder."
             )
     write_json(path, values)
-
-
-@contextlib.contextmanager
-def _progress(total: int, done: int, shown: bool):
-    """A function to report each step to; draws only on a terminal, and where it is to be ``shown``."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("train"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, disable=not (shown and os.isatty(2))) as progress:
-        task = progress.add_task("", total=total, completed=done)
-        yield lambda entry: progress.update(
-            task, advance=1, description=f"{entry['psnr']:.2f} dB, {entry['seconds']:.2f} s/step"
-        )

@@ -58,6 +58,7 @@ def test_from_training_to_numbers(tmp_path: Path, clip: Path, capsys: pytest.Cap
     train = ["train", "tiny", "-o", str(run), "--data", f"{clip}:2", "synthetic:1", "--device", "cpu", "--set", *TINY]
     assert main([*train, "--stop-after", "2"]) == 0
     assert main(train) == 0
+    assert "tokens/s; " in capsys.readouterr().out
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [e["step"] for e in log] == [1, 2, 3]
     config = json.loads((run / "config.json").read_text())

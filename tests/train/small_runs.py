@@ -9,6 +9,7 @@ from fsm.encoder import EncoderConfig
 from fsm.model import ModelConfig
 from fsm.renderers.reference_head import ReferenceHeadConfig
 from fsm.train.config import DataConfig, OptimConfig, TrainConfig
+from fsm.train.throughput import MEASURED
 from fsm.ttt import ElasticConfig
 
 BLOCK = BlockConfig(dim=32, attention_head_dim=16, mlp_ratio=2, ns_dtype="float32", elastic=ElasticConfig("mas"))
@@ -24,6 +25,6 @@ def changed(config: TrainConfig = CONFIG, **optim) -> TrainConfig:
 
 
 def read_log(out: Path) -> list[dict]:
-    """Log lines without the one number that is not reproducible."""
+    """Log lines without the numbers that are not reproducible."""
     entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in e.items() if k != "seconds"} for e in entries]
+    return [{k: v for k, v in e.items() if k not in MEASURED} for e in entries]

@@ -14,7 +14,8 @@ from fsm.evaluate.lpips import WEIGHTS_VARIABLE
 from fsm.model import FSM, ModelConfig
 from fsm.renderers.reference_head import ReferenceHeadConfig
 from fsm.train.config import OptimConfig, TrainConfig
-from fsm.train.loop import _Log, _Run, learning_rate, parameter_groups, train
+from fsm.train.log import Log
+from fsm.train.loop import _Run, learning_rate, parameter_groups, train
 from tests.train.small_runs import BLOCK, CONFIG, HEAD, MODEL, OPTIM, changed, read_log
 
 
@@ -59,8 +60,8 @@ def steps(tmp_path: Path):
     """A function that makes a fresh run of a config with a log to step with."""
     with contextlib.ExitStack() as stack:
 
-        def make(config: TrainConfig) -> tuple[_Run, _Log]:
-            log = _Log(tmp_path, 0)
+        def make(config: TrainConfig) -> tuple[_Run, Log]:
+            log = Log(tmp_path, 0)
             stack.callback(log.close)
             return _Run(config, tmp_path, "cpu"), log
 

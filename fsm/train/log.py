@@ -1,0 +1,70 @@
+"""What a run says while it goes: lines of JSON, TensorBoard, a bar on the terminal."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from fsm.files import atomic_file
+
+Entry = Mapping[str, int | float]
+
+
+class Log:
+    """JSON lines, and TensorBoard where it is installed; lines past the resumed step, and one cut short, are dropped."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        path = out / "log.jsonl"
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            with atomic_file(path) as temporary:
+                temporary.write_text("".join(kept))
+        self.handle = open(path, "a", buffering=1)  # noqa: SIM115 - open for the run; closed by close()
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.board = None
+        else:
+            self.board = SummaryWriter(out, purge_step=step)
+
+    def write(self, entry: Entry) -> None:
+        """One line."""
+        plain = {k: round(v, 8) if math.isfinite(v) else None for k, v in entry.items()}  # JSON has no NaN
+        self.handle.write(json.dumps(plain) + "\n")
+        if self.board is not None:
+            for name, value in entry.items():
+                self.board.add_scalar(name, value, int(entry["step"]))
+
+    def close(self) -> None:
+        """After the last line."""
+        self.handle.close()
+        if self.board is not None:
+            self.board.close()
+
+
+@contextlib.contextmanager
+def progress(total: int, done: int, shown: bool) -> Iterator[Callable[[Entry], None]]:
+    """A function to report each step to; draws only on a terminal, and where it is to be ``shown``."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("train"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, disable=not (shown and os.isatty(2))) as bar:
+        task = bar.add_task("", total=total, completed=done)
+        yield lambda entry: bar.update(task, advance=1, description=described(entry))
+
+
+def described(entry: Entry) -> str:
+    """The few numbers of a step that one watches."""
+    text = f"{entry['psnr']:.2f} dB, {entry['seconds']:.2f} s/step"
+    if "utilisation" in entry:
+        text += f", {entry['tokens_per_second']:,.0f} tokens/s, {entry['utilisation']:.0%} of peak"
+    return text
