@@ -2,7 +2,8 @@
 
 At a quarter of the resolution every target pixel tries a fixed set of inverse depths; for each the chosen references are
 sampled and compared. Where they agree the surface probably is. A few convolutions, which also see what the memory has to
-say, turn agreement into weights over the hypotheses. Classic multi-view stereo (Collins 1996; MVSNet 2018).
+say, turn agreement into weights over the hypotheses. A second sweep may then try a few inverse depths about the first
+one's answer at half the resolution. Classic multi-view stereo (Collins 1996; MVSNet 2018; coarse to fine as in CasMVSNet 2020).
 """
 
 import torch
@@ -13,21 +14,30 @@ from torch import Tensor, nn
 from fsm.renderers.reference_sampling import plane_pixels, sample_frames
 from fsm.views import Views, resize_images
 
-STRIDE = 4
 FEATURES = 8
-NEAREST, RATIO = 2.5, 1.4  # inverse depths in model units: NEAREST, NEAREST / RATIO, ... and infinity
+NEAREST, FARTHEST = (
+    2.5,
+    2.5 / 1.4**14,
+)  # inverse depths in model units: from one to the other in equal ratios, and infinity
+REACH = 0.3  # share of the first answer by which a second sweep may correct it
 
 
 class PlaneSweep(nn.Module):
-    """Expected inverse depth of every target pixel over ``planes`` hypotheses, model units."""
+    """Expected inverse depth of every target pixel over ``planes`` hypotheses, model units.
+
+    A sweep with ``about`` tries inverse depths around an answer it is given, others the whole range.
+    """
 
     hypotheses: Tensor
 
-    def __init__(self, planes: int, context: int, width: int = 48) -> None:
+    def __init__(self, planes: int, context: int, *, stride: int = 4, about: bool = False, width: int = 48) -> None:
         super().__init__()
-        rho = torch.tensor([0.0] + [NEAREST * RATIO**-i for i in reversed(range(planes - 1))])
-        self.register_buffer("hypotheses", rho, persistent=False)
-        self.features = nn.Conv2d(3, FEATURES, kernel_size=2 * STRIDE, stride=STRIDE, padding=STRIDE // 2)
+        self.stride = stride
+        ratio = (NEAREST / FARTHEST) ** (1.0 / max(1, planes - 2))
+        everywhere = [0.0] + [NEAREST * ratio**-i for i in reversed(range(planes - 1))]
+        tried = torch.linspace(-REACH, REACH, planes) if about else torch.tensor(everywhere)
+        self.register_buffer("hypotheses", tried, persistent=False)
+        self.features = nn.Conv2d(3, FEATURES, kernel_size=2 * stride, stride=stride, padding=stride // 2)
         self.enter = nn.Conv2d(2 * planes + context, width, 3, padding=1)
         self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
         self.leave = nn.Conv2d(width, planes, 3, padding=1)
@@ -38,24 +48,37 @@ class PlaneSweep(nn.Module):
         nn.init.zeros_(self.leave.bias)
 
     def forward(
-        self, requests: Views, references: Views, chosen: Int[Tensor, "b v k"], context: Float[Tensor, "b v c h w"]
+        self,
+        requests: Views,
+        references: Views,
+        chosen: Int[Tensor, "b v k"],
+        context: Float[Tensor, "b v c h w"],
+        about: Float[Tensor, "b v 1 h w"] | None = None,
     ) -> Float[Tensor, "b v 1 h w"]:
-        """Inverse depth at full resolution; ``context`` is what the tokens pass on."""
-        coarse = (requests.hw[0] // STRIDE, requests.hw[1] // STRIDE)
+        """Inverse depth at full resolution; ``context`` is what the tokens pass on, ``about`` the answer to correct."""
+        coarse = (requests.hw[0] // self.stride, requests.hw[1] // self.stride)
         small = requests.without_rgb().resized(coarse)
         used, chosen = chosen.unique(return_inverse=True)  # the cost must not grow with the length of the clip
         references = references[used]
-        cameras = references.without_rgb().resized((references.hw[0] // STRIDE, references.hw[1] // STRIDE))
-        maps = self._maps(references, cameras.hw)
-        cost = self._disagreement(small, cameras, maps, chosen)
+        size = (references.hw[0] // self.stride, references.hw[1] // self.stride)
+        tried, start = self.hypotheses[:, None, None], 0.0
+        if about is not None:
+            start = resize_images(about, coarse)
+            tried = self.hypotheses[:, None, None] * (
+                start.detach() + FARTHEST
+            )  # beyond infinity, too: it costs nothing
+        maps = self._maps(references, size)
+        cost = self._disagreement(small, references.without_rgb().resized(size), maps, chosen, tried + start)
         b, v, d, g = cost.shape[:4]
         seen = torch.cat([cost.reshape(b, v, d * g, *coarse), resize_images(context, coarse)], dim=2).flatten(0, 1)
         x = F.gelu(self.enter(seen))
         for layer in self.body:
             x = x + F.gelu(layer(x))
         logits = self.leave(x).float().unflatten(0, (b, v)) - self.sharpness * cost[:, :, :, 0]
-        rho = (torch.softmax(logits, dim=2) * self.hypotheses[:, None, None]).sum(2)
-        return F.interpolate(rho, size=requests.hw, mode="bilinear", align_corners=False)[:, :, None]
+        rho = start + (torch.softmax(logits, dim=2) * tried).sum(2, keepdim=True)
+        return F.interpolate(rho.flatten(0, 1), size=requests.hw, mode="bilinear", align_corners=False).unflatten(
+            0, (b, v)
+        )
 
     def _maps(self, references: Views, hw: tuple[int, int]) -> Float[Tensor, "b n c h w"]:
         """The references at low resolution: colours, then learnt features."""
@@ -66,10 +89,15 @@ class PlaneSweep(nn.Module):
         return torch.cat([resize_images(frames, hw), learnt], dim=1).unflatten(0, references.c2w.shape[:2])
 
     def _disagreement(
-        self, requests: Views, cameras: Views, maps: Float[Tensor, "b n c hn wn"], chosen: Int[Tensor, "b v k"]
+        self,
+        requests: Views,
+        cameras: Views,
+        maps: Float[Tensor, "b n c hn wn"],
+        chosen: Int[Tensor, "b v k"],
+        rho: Float[Tensor, "*b d _h _w"],
     ) -> Float[Tensor, "b v d 2 h w"]:
         """Spread of colours and of features over the references that see the point, at each of the inverse depths."""
-        pixels = plane_pixels(requests, cameras, chosen, self.hypotheses)
+        pixels = plane_pixels(requests, cameras, chosen, rho.detach())
         d, h = pixels.shape[3:5]
         samples, inside = sample_frames(maps, chosen, pixels.flatten(3, 4))  # the planes below one another
         count = inside.sum(2)

@@ -14,8 +14,8 @@ Where to look (``sampling``):
 Geometry is predicted on a grid of ``cells`` per patch side and upsampled, because depth and motion are smooth; colours and
 blending weights are predicted per pixel, because occlusion edges are not. The tokens correct a first guess of ρ that a plane
 sweep over the frames makes (``fsm.renderers.plane_sweep``); what moves is then followed through time
-(``fsm.renderers.motion_guess``). A few convolutions (``Refinement``) then look at
-what was fetched and correct positions and weights, coarse to fine.
+(``fsm.renderers.motion_guess``). A few convolutions (``Refinement``) then look at what was fetched and correct positions and
+weights, coarse to fine; a few more (``Synthesis``) correct the colours of the blend.
 """
 
 from dataclasses import dataclass
@@ -60,14 +60,18 @@ class ReferenceHeadConfig:
     """Width of the head's hidden layer."""
     cells: int = 2
     """Grid points of the geometry per patch side."""
-    planes: int = 16
+    planes: int = 32
     """Inverse depths the plane sweep tries (sampling depth only); 0 turns it off."""
+    fine_planes: int = 8
+    """Inverse depths a second sweep tries about the first one's answer, at half the resolution; 0 turns it off."""
     motion_guess: bool = True
     """Align the samples along straight paths through time before anything learnt looks at them."""
     refinements: tuple[int, ...] = (4, 2)
     """Pixel strides at which the fetched samples are looked at and corrected, in this order; empty turns it off."""
     refinement_width: int = 48
     """Channels of the refinement's convolutions."""
+    synthesis_width: int = 48
+    """Channels of the convolutions that correct the blended colours; 0 turns them off."""
 
     def __post_init__(self) -> None:
         for name in ("references", "hidden", "cells", "refinement_width"):
@@ -77,6 +81,12 @@ class ReferenceHeadConfig:
             raise InputError(f"model config: refinements is {self.refinements}; strides must be at least 1.")
         if self.planes < 0 or self.planes == 1:
             raise InputError(f"model config: planes is {self.planes}; choose 0 (no sweep) or at least 2.")
+        if self.fine_planes < 0 or self.fine_planes == 1 or (self.fine_planes and not self.planes):
+            raise InputError(
+                f"model config: fine_planes is {self.fine_planes}; choose 0 or at least 2, and 0 without planes."
+            )
+        if self.synthesis_width < 0:
+            raise InputError(f"model config: synthesis_width is {self.synthesis_width}; choose 0 (none) or more.")
 
 
 class ReferenceHead(nn.Module):
@@ -102,6 +112,10 @@ class ReferenceHead(nn.Module):
         )
         swept = config.sampling == "depth" and config.planes > 0
         self.sweep = PlaneSweep(config.planes, CONTEXT) if swept else None
+        fine = swept and config.fine_planes > 0
+        self.fine_sweep = PlaneSweep(config.fine_planes, CONTEXT, stride=2, about=True) if fine else None
+        width = config.synthesis_width
+        self.synthesis = Synthesis(config.references, width) if width else None
         self.nearness = nn.Parameter(torch.tensor(2.0))
         # Start as a rotation-compensated blend of the nearest frames: every predicted correction is zero.
         for layer in (self.geometry, self.slot_flow, self.slot_logit):
@@ -121,24 +135,30 @@ class ReferenceHead(nn.Module):
             + self.slot_meta(reference_meta(requests, references, chosen, distance))[:, :, :, None]
         )
         context = self._upsampled(self.context(hidden).float(), requests.hw)
-        first_guess = 0.0
+        first_guess: Tensor | float = 0.0
         if self.sweep is not None:
             witnesses = spread_references(requests, references, self.config.references)
             first_guess = self.sweep(requests, references, witnesses, context)
+            if self.fine_sweep is not None:
+                first_guess = self.fine_sweep(requests, references, witnesses, context, about=first_guess)
         pixels, inverse_depth = self._positions(hidden, slot, requests, references, chosen, first_guess)
         gaps = time_gaps(requests, references, chosen)
         if self.config.motion_guess:
             pixels = pixels + motion_guess(references.rgb, chosen, pixels, gaps) * gaps[..., None, None, None]
-        samples, inside = sample_frames(references.rgb, chosen, pixels)
         logits = self._pixel_logits(slot, requests.hw) - self.nearness * distance[..., None, None, None]
         rgb = torch.sigmoid(colour[:, :, :3])
         for refinement in self.refinements:
-            shift, more = refinement(samples, inside, gaps, rgb, context)
+            shift, more = refinement(*sample_frames(references.rgb, chosen, pixels), gaps, rgb, context)
             pixels, logits = pixels + shift, logits + more
-            samples, inside = sample_frames(references.rgb, chosen, pixels)
+        samples, inside = sample_frames(
+            references.rgb, chosen, pixels, mode="bicubic"
+        )  # what is seen, so keep it sharp
         logits = torch.cat([(logits + OUTSIDE * (1.0 - inside))[:, :, :, 0], colour[:, :, 3:] - 2.0], dim=2)
         weights = torch.softmax(logits, dim=2)
         blended = (weights[:, :, :-1, None] * samples).sum(2) + weights[:, :, -1:] * rgb
+        if self.synthesis is not None:
+            blended = blended + self.synthesis(blended, samples, weights, rgb)
+        blended = blended.clamp(0.0, 1.0)
         depth = None if inverse_depth is None else 1.0 / inverse_depth.clamp_min(NEAREST_TO_INFINITY)
         return Rendering(blended, depth=depth)
 
@@ -206,3 +226,34 @@ class Refinement(nn.Module):
         shift = shift.view(b, v, 1 + k, 2, h, w).movedim(3, -1) * self.stride
         logit = F.interpolate(F.pixel_shuffle(self.logit(x).float(), self.stride), size=(h, w), mode="nearest")
         return shift[:, :, :1] * gaps[..., None, None, None] + shift[:, :, 1:], logit.view(b, v, k, 1, h, w)
+
+
+class Synthesis(nn.Module):
+    """What no blend of samples shows: a correction of its colours, from the samples and their weights, at half resolution."""
+
+    STRIDE = 2
+
+    def __init__(self, references: int, width: int) -> None:
+        super().__init__()
+        cell = self.STRIDE**2
+        self.enter = nn.Conv2d((6 + 4 * references + 1) * cell, width, 3, padding=1)
+        self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
+        self.leave = nn.Conv2d(width, 3 * cell, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        assert self.leave.bias is not None
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(
+        self,
+        blended: Float[Tensor, "b v 3 h w"],
+        samples: Float[Tensor, "b v k 3 h w"],
+        weights: Float[Tensor, "b v kp1 h w"],
+        rgb: Float[Tensor, "b v 3 h w"],
+    ) -> Float[Tensor, "b v 3 h w"]:
+        """What to add to ``blended``."""
+        apart = (samples - blended[:, :, None]).flatten(2, 3)
+        seen = torch.cat([blended - 0.5, rgb - blended, apart, weights], dim=2).flatten(0, 1)
+        x = F.gelu(self.enter(F.pixel_unshuffle(seen, self.STRIDE)))
+        for layer in self.body:
+            x = x + F.gelu(layer(x))
+        return F.pixel_shuffle(self.leave(x).float(), self.STRIDE).unflatten(0, blended.shape[:2])

@@ -3,6 +3,8 @@
 Shapes: b batch, v targets, n references, k chosen references per target. All in model space.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -95,9 +97,9 @@ def warped_pixels(requests: Views, references: Views, chosen, rho, motion) -> Fl
 
 @full_precision
 def plane_pixels(
-    requests: Views, references: Views, chosen: Int[Tensor, "b v k"], rho: Float[Tensor, " d"]
+    requests: Views, references: Views, chosen: Int[Tensor, "b v k"], rho: Float[Tensor, "*b d _h _w"]
 ) -> Float[Tensor, "b v k d h w 2"]:
-    """``warped_pixels`` of what stands still, for whole planes of inverse depth ``rho`` each: all of them at once."""
+    """``warped_pixels`` of what stands still for d inverse depths at once: whole planes [d 1 1], or each pixel's [b v d h w]."""
     h, w = requests.hw
     fx, fy, cx, cy = requests.intrinsics[..., None, None].unbind(2)
     grid = pixel_grid(requests)[:, :, 0]
@@ -106,8 +108,9 @@ def plane_pixels(
     k = gather(references.intrinsics, chosen)[..., None, None, None]
     back = pose[..., :3, :3].transpose(-1, -2)
     turned = torch.einsum("bvkij,bvjhw->bvkihw", back @ requests.c2w[:, :, None, :3, :3], ray)
-    offset = (back @ (requests.c2w[:, :, None, :3, 3] - pose[..., :3, 3])[..., None]) * rho  # [b v k 3 d]
-    x, y, z = (turned[:, :, :, :, None] + offset[..., None, None]).unbind(3)
+    offset = back @ (requests.c2w[:, :, None, :3, 3] - pose[..., :3, 3])[..., None]  # [b v k 3 1]
+    rho = rho.expand(*turned.shape[:2], *rho.shape[-3:])[:, :, None, None]  # [b v 1 1 d h|1 w|1]
+    x, y, z = (turned[:, :, :, :, None] + offset[..., None, None] * rho).unbind(3)
     ahead = z > 1e-3
     scale = 1.0 / torch.where(ahead, z, torch.ones_like(z))
     far = x.new_tensor(-10.0 * max(h, w))
@@ -117,15 +120,18 @@ def plane_pixels(
 
 @full_precision
 def sample_frames(
-    frames: Float[Tensor, "b n c hn wn"], chosen: Int[Tensor, "b v k"], pixels: Float[Tensor, "b v k h w 2"]
+    frames: Float[Tensor, "b n c hn wn"],
+    chosen: Int[Tensor, "b v k"],
+    pixels: Float[Tensor, "b v k h w 2"],
+    mode: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> tuple[Float[Tensor, "b v k c h w"], Float[Tensor, "b v k 1 h w"]]:
-    """Bilinear samples of the chosen frames at ``pixels``, and 1 where the position lies inside the frame."""
+    """Samples of the chosen frames at ``pixels``, and 1 where the position lies inside the frame."""
     b, v, k, h, w, _ = pixels.shape
     size = pixels.new_tensor([frames.shape[-1], frames.shape[-2]])
     at = (pixels / size * 2.0 - 1.0).flatten(0, 2)
     inside = (at.abs() <= 1.0).all(-1).float().view(b, v, k, 1, h, w)
     flat = gather(frames, chosen).flatten(0, 2).to(pixels.dtype)
-    samples = F.grid_sample(flat, at.clamp(-2.0, 2.0), mode="bilinear", padding_mode="border", align_corners=False)
+    samples = F.grid_sample(flat, at.clamp(-2.0, 2.0), mode=mode, padding_mode="border", align_corners=False)
     return samples.view(b, v, k, -1, h, w), inside
 
 

@@ -19,6 +19,10 @@ from fsm.views import Views
 
 DRAWN = ("synthetic", "world")  # sources that are procedural worlds, another one for every sample
 FPS = 24.0  # at which they are filmed
+BESIDE, EXTENT_SHARE = (
+    0.25,
+    0.5,
+)  # deviation of targets from the path: metres, and at most this share of the extent of the inputs
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ class DrawnSource(Source):
         world = (World if self.name == "world" else SyntheticWorld).sample(seeds, device=self.device)
         path = world.camera_path(torch.stack(times).to(self.device), data.hw)
         c2w = path.c2w.clone()
-        c2w[:, n_inputs:, :3, 3] += torch.stack(shifts).to(c2w)
+        # Beyond what the inputs' own parallax tells, a sample would teach guessing: many cameras hardly move.
+        centre = c2w[:, :n_inputs, :3, 3]
+        extent = (centre - centre.mean(1, keepdim=True)).abs().amax((1, 2))[:, None, None]
+        c2w[:, n_inputs:, :3, 3] += torch.stack(shifts).to(c2w) * torch.clamp(EXTENT_SHARE * extent, max=BESIDE)
         path = dataclasses.replace(path, c2w=c2w)
         seen = world.render(path)
         assert seen.depth is not None
@@ -67,11 +74,11 @@ class DrawnSource(Source):
         return [Sample(v[:n_inputs], v[n_inputs:], d[n_inputs:]) for v, d in zip(views, seen.depth, strict=True)]
 
     def _drawn(self, data: DataConfig, n_inputs: int, generator: torch.Generator) -> tuple[int, Tensor, Tensor]:
-        """Seed of the world, times of inputs and targets, and how far the targets stand beside the camera's path [t 3]."""
+        """Seed of the world, times of inputs and targets, and where beside the camera's path targets stand [t 3]: in units of ``BESIDE``."""
         seed = int(torch.randint(2**40, (1,), generator=generator))
         frames = int(torch.randint(data.window[0], data.window[1] + 1, (1,), generator=generator))
         plan = draw_plan(max(frames, n_inputs + data.targets), n_inputs, data, generator)
-        beside = torch.randn(data.targets, 3, generator=generator) * 0.15
+        beside = torch.randn(data.targets, 3, generator=generator)
         beside = beside * (torch.rand(data.targets, 1, generator=generator) < 0.5)
         return seed, torch.tensor(plan[0] + plan[1]) / FPS, beside
 

@@ -129,18 +129,32 @@ def _head(**options) -> ReferenceHead:
 
 @pytest.mark.parametrize("sampling", ["depth", "offset"])
 @torch.no_grad()
-def test_colours_never_leave_the_range_of_what_is_blended(sampling: str) -> None:
-    """Weights are positive and sum to one: frames darker than 0.3 and a predicted 0.2 cannot give more than 0.3."""
-    head, references = _head(sampling=sampling), small_views(5).batched()
+def test_frames_of_one_colour_and_a_prediction_of_the_same_leave_nothing_else_to_blend(sampling: str) -> None:
+    """Weights sum to one and samples of an even picture are even, wherever they are taken."""
+    head, references = _head(sampling=sampling, synthesis_width=0), small_views(5).batched()
     assert references.rgb is not None
-    references = dataclasses.replace(references, rgb=0.1 + 0.2 * references.rgb)
+    references = dataclasses.replace(references, rgb=torch.full_like(references.rgb, 0.2))
     with torch.no_grad():
         head.colour.weight.zero_()
         head.colour.bias.fill_(-1.386294)  # sigmoid of it is 0.2
     out = head(torch.randn(1, 2, 6, 32), references[1:3].without_rgb(), references).rgb
-    assert float(out.min()) >= 0.1 - 1e-5
-    assert float(out.max()) <= 0.3 + 1e-5
-    assert float(out.std()) > 0.01
+    torch.testing.assert_close(out, torch.full_like(out, 0.2), rtol=0.0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_synthesis_starts_at_nothing_and_keeps_colours_in_range() -> None:
+    references = small_views(5).batched()
+    tokens, requests = torch.randn(1, 2, 6, 32), references[1:3].without_rgb()
+    torch.manual_seed(0)
+    head = ReferenceHead(32, 8, ReferenceHeadConfig(hidden=16, refinement_width=8, references=3)).eval()
+    started = head(tokens, requests, references).rgb
+    head.synthesis, synthesis = None, head.synthesis
+    assert torch.equal(started, head(tokens, requests, references).rgb)
+    assert synthesis is not None
+    head.synthesis = synthesis
+    assert synthesis.leave.bias is not None
+    synthesis.leave.bias.fill_(2.0)
+    assert torch.equal(head(tokens, requests, references).rgb, torch.ones(1, 2, 3, *requests.hw))
 
 
 @torch.no_grad()
@@ -173,13 +187,18 @@ def test_targets_do_not_see_each_other_and_samples_of_a_batch_neither() -> None:
     torch.testing.assert_close(stacked[:1], together, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("per_pixel", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_planes_at_once_are_warped_one_by_one_with_the_same_gradients(seed: int) -> None:
+def test_planes_at_once_are_warped_one_by_one_with_the_same_gradients(seed: int, per_pixel: bool) -> None:
     requests, references = _double(_random(2, seed, HW)), _double(_random(5, seed + 9))
     index, _ = nearest_references(requests, references, 3)
-    rho = torch.tensor([0.0, 0.02, 0.3, 2.5], dtype=torch.float64, requires_grad=True)
+    rho = torch.tensor([0.0, 0.02, 0.3, 2.5], dtype=torch.float64)[:, None, None]
+    if per_pixel:
+        rho = rho + torch.rand(1, 2, 4, *HW, dtype=torch.float64)
+    rho = rho.requires_grad_()
     still = torch.zeros(1, 2, 3, *HW, dtype=torch.float64)
-    one_by_one = [warped_pixels(requests, references, index, r.expand(1, 2, 1, *HW), still) for r in rho]
+    planes = rho.expand(1, 2, 4, *HW).unbind(2)
+    one_by_one = [warped_pixels(requests, references, index, r[:, :, None], still) for r in planes]
     together = plane_pixels(requests, references, index, rho)
     torch.testing.assert_close(together, torch.stack(one_by_one, dim=3), rtol=1e-9, atol=1e-9)
     weight = torch.randn_like(together) * 1e-3
