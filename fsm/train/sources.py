@@ -74,7 +74,7 @@ class DrawnSource(Source):
         return [Sample(v[:n_inputs], v[n_inputs:], d[n_inputs:]) for v, d in zip(views, seen.depth, strict=True)]
 
     def _drawn(self, data: DataConfig, n_inputs: int, generator: torch.Generator) -> tuple[int, Tensor, Tensor]:
-        """Seed of the world, times of inputs and targets, and where beside the camera's path targets stand [t 3]: in units of ``BESIDE``."""
+        """Seed of the world, times of inputs and targets, and targets off the path [t 3], in units of ``BESIDE``."""
         seed = int(torch.randint(2**40, (1,), generator=generator))
         frames = int(torch.randint(data.window[0], data.window[1] + 1, (1,), generator=generator))
         plan = draw_plan(max(frames, n_inputs + data.targets), n_inputs, data, generator)
