@@ -14,7 +14,7 @@ from fsm.errors import InputError
 from fsm.model import FSM, ModelConfig, parameter_count
 from fsm.rays import pixel_rays
 from fsm.train.config import load_preset
-from fsm.ttt import record_pull_ratio
+from fsm.ttt import ElasticConfig, record_pull_ratio
 from fsm.views import SceneFrame, Views
 from tests.small import small_model, small_views
 
@@ -60,11 +60,12 @@ def test_one_scene_leaves_no_trace_in_the_next() -> None:
     assert torch.equal(after, small_model().reconstruct(small_views(seed=2)).render(small_views(seed=2)).rgb)
 
 
+@pytest.mark.parametrize("elastic", [ElasticConfig("mas"), ElasticConfig(step_decay=0.5, target="novelty")], ids=str)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_recomputing_activations_changes_neither_output_nor_gradient(schedule: str) -> None:
+def test_recomputing_activations_changes_neither_output_nor_gradient(schedule: str, elastic: ElasticConfig) -> None:
     grads = []
     for checkpointing in (False, True):
-        model = small_model(schedule=schedule).train()
+        model = small_model(schedule=schedule, elastic=elastic).train()
         model.encoder.checkpointing = checkpointing
         views = normal()
         loss = model(views[:4], views[4:]).rgb.square().sum()

@@ -2,6 +2,9 @@
 
 Paper: "Fast Spatial Memory with Elastic Test-Time Training" (arXiv 2604.07350), §3.2, Eq. 5-6. ``fsm.ttt.reference`` is
 the same written for reading. All arguments are stacked fast weights [b h 3 d m]; see ``fsm.ttt.fast_weights``.
+
+The pull as published is a thousandth of an update. What keeps old chunks is how much a new one may change: ``step_decay`` and
+``target``, extensions of ours that work with or without the pull (docs/method.md, benchmarks/retention.py).
 """
 
 import contextlib
@@ -17,6 +20,7 @@ from torch import Tensor
 from fsm.errors import InputError
 
 Stacked = Float[Tensor, "b heads 3 d m"]
+Target = Literal["value", "novelty"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,15 @@ class ElasticConfig:
     """Pull with the importance after this chunk (released weights) or before it (Eq. 5 as printed)."""
     importance_scale: Literal["none", "mean"] = "none"
     """Extension of ours: 'mean' divides the importance by its mean per matrix, so that λ carries over between widths."""
+    step_decay: float = 0.0
+    """Extension of ours: the step of the c-th chunk is c^-step_decay times the first. At 0, as published, every chunk takes the
+    same share of the weights' norm, and what earlier ones wrote fades exponentially; 0.5 shares the norm among all."""
+    target: Target = "value"
+    """What a token writes: v, as published, or, an extension of ours, 'novelty': v without its part along f(k), if f(k) agrees
+    with v. Tokens then count by what they add, in directions; lengths do not matter, as they do not to the read-out."""
 
     def __post_init__(self) -> None:
-        for name in ("lam", "alpha", "beta"):
+        for name in ("lam", "alpha", "beta", "step_decay"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise InputError(f"elastic.{name} is {value}; choose a value in [0, 1].")

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fsm.ttt.elastic import ElasticConfig, Stacked, consolidate, next_anchor, next_importance
+from fsm.ttt.elastic import ElasticConfig, Stacked, Target, consolidate, next_anchor, next_importance
 from fsm.ttt.parallel import Group, summed
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 TILE = 1024  # tokens
+UNSAID = 1e-5  # a prediction shorter than this has no direction
 Tokens = Float[Tensor, "b heads n d"]
 
 
@@ -72,11 +73,13 @@ def write_chunk(
     With ``group`` the tokens are this process's part of the chunk (none is a part, too) and all of the group end with the same
     state: that of the whole chunk.
     """
-    gradient = fast_weight_gradient(state.weights, k, v, rates)
+    gradient = fast_weight_gradient(state.weights, k, v, rates, "value" if elastic is None else elastic.target)
     if group is not None:
         gradient = summed(gradient, group)
     with torch.autocast(k.device.type, enabled=False):
         update = orthogonalise(gradient, ns_steps, ns_dtype)
+        if elastic is not None and elastic.step_decay > 0.0:
+            update = update * (state.step + 1) ** -elastic.step_decay
         weights = state.weights + update
         anchor, importance = state.anchor, state.importance
         if elastic is not None and anchor is not None and importance is not None:
@@ -91,32 +94,46 @@ def write_chunk(
     return replace(state, weights=weights, anchor=anchor, importance=importance, step=state.step + 1)
 
 
-def fast_weight_gradient(weights: Stacked, k: Tokens, v: Tokens, rates: Float[Tensor, "b heads n 3"]) -> Stacked:
-    """Descent direction of Σ -⟨f_W(k), v⟩ in closed form, tokens weighted by their rates (gate, down, up).
+def fast_weight_gradient(
+    weights: Stacked, k: Tokens, v: Tokens, rates: Float[Tensor, "b heads n 3"], target: Target = "value"
+) -> Stacked:
+    """Descent direction of Σ -⟨f_W(k), target⟩ in closed form, the target held fixed, tokens weighted by their rates (gate,
+    down, up).
 
     A sum over tiles of the chunk, kept in float32 whatever the products run in.
     """
     tiles = zip(_tiles(k), _tiles(v), _tiles(rates), strict=True)
-    total = _tile_gradient(weights, *next(tiles)).to(_at_least_float32(weights))
+    total = _tile_gradient(weights, *next(tiles), target).to(_at_least_float32(weights))
     for tile in tiles:
-        total = total + _tile_gradient(weights, *tile)
+        total = total + _tile_gradient(weights, *tile, target)
     return total
 
 
-def _tile_gradient(weights: Stacked, k: Tokens, v: Tokens, rates: Float[Tensor, "b heads n 3"]) -> Stacked:
+def _tile_gradient(
+    weights: Stacked, k: Tokens, v: Tokens, rates: Float[Tensor, "b heads n 3"], target: Target
+) -> Stacked:
     gate, up, down_t = weights.unbind(2)
     a = k @ gate
     u = k @ up
-    delta = v @ down_t
     sigma = torch.sigmoid(a)
     silu = a * sigma
+    p_down = silu * u
+    if target == "novelty":
+        v = _novelty(v, p_down @ down_t.transpose(-1, -2))
+    delta = v @ down_t
     p_gate = delta * u * torch.addcmul(sigma, silu, 1.0 - sigma)
     p_up = delta * silu
-    p_down = silu * u
     # The rates weigh the tokens, not the hidden values: that is the narrower side of the product.
     rate_gate, rate_down, rate_up = rates.to(k.dtype)[..., None, :].unbind(-1)
     sides = ((k * rate_gate, p_gate), (k * rate_up, p_up), (v * rate_down, p_down))
     return torch.stack([x.transpose(-1, -2) @ p for x, p in sides], dim=2)
+
+
+def _novelty(v: Tokens, said: Tokens) -> Tokens:
+    """What v adds to what the memory says: v without its part along ``said``, where they agree; all of v where they do not."""
+    wide, said = v.to(_at_least_float32(v)), said.to(_at_least_float32(said))
+    unit = said * torch.rsqrt((said * said).sum(-1, keepdim=True) + UNSAID**2)
+    return (wide - (wide * unit).sum(-1, keepdim=True).clamp_min(0.0) * unit).to(v.dtype)
 
 
 def fast_weight_apply(weights: Stacked, q: Tokens) -> Tokens:

@@ -19,6 +19,15 @@ def f(w: Matrices, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     return (F.silu(x @ w["gate"]) * (x @ w["up"])) @ w["down"]
 
 
+def target(said: Float[Tensor, "n d"], v: Float[Tensor, "n d"], elastic: ElasticConfig | None) -> Float[Tensor, "n d"]:
+    """What every token writes: v, or its novelty: v less its projection on what the memory says, where the two agree."""
+    if elastic is None or elastic.target == "value":
+        return v
+    agreement = (said * v).sum(-1, keepdim=True)
+    projection = agreement / (said.square().sum(-1, keepdim=True) + 1e-10) * said
+    return torch.where(agreement > 0, v - projection, v)
+
+
 def newton_schulz(g: Float[Tensor, "rows columns"], steps: int) -> Float[Tensor, "rows columns"]:
     """X ← aX + (bA + cA²)X with A = XXᵀ, from X = G / ‖G‖, transposed first if there are more rows than columns."""
     if g.shape[0] > g.shape[1]:
@@ -42,13 +51,16 @@ def write_sequence(
     anchor = {name: m.detach() for name, m in initial.items()}
     start = elastic.initial_importance if elastic else 0.0
     importance = {name: torch.full_like(m, start).detach() for name, m in initial.items()}
-    for k, v, rates in chunks:
+    for c, (k, v, rates) in enumerate(chunks, start=1):
         new: Matrices = {}
         for name, matrix in w.items():
-            # Ascent on the weighted agreement is descent on the loss L = -⟨f(k), v⟩.
-            agreement = (rates[name] * (f(w, k) * v).sum(-1)).sum()
-            (gradient,) = torch.autograd.grad(agreement, matrix, create_graph=True)
+            said = f(w, k)
+            # Ascent on Σ rate ⟨f(k), target⟩ is descent on the loss; the target is held, yet outer gradients pass through it.
+            weighted = rates[name][:, None] * target(said, v, elastic)
+            (gradient,) = torch.autograd.grad(said, matrix, weighted, create_graph=True)
             update = newton_schulz(gradient, ns_steps)
+            if elastic is not None:
+                update = update * c**-elastic.step_decay
             theta = matrix + update
             if elastic is not None:
                 drift = theta - anchor[name]

@@ -82,10 +82,12 @@ def encoder(group: Group | None, schedule: Literal["update-all-then-apply", "cau
 
 SI = ElasticConfig("si", lam=0.9, initial_importance=0.2)
 EWC = ElasticConfig("ewc", "streaming", lam=0.9, importance_scale="mean")
+OURS = ElasticConfig("mas", lam=0.9, step_decay=0.5, target="novelty")
 CASES: dict[str, Callable[[Group | None], Results]] = {
     "plain": partial(fast_weights, elastic=None, dtype=torch.float64, chunks=CHUNKS),
     "si": partial(fast_weights, elastic=SI, dtype=torch.float64, chunks=CHUNKS),
     "ewc": partial(fast_weights, elastic=EWC, dtype=torch.float64, chunks=CHUNKS),
+    "ours": partial(fast_weights, elastic=OURS, dtype=torch.float64, chunks=CHUNKS),
     # One chunk that spans all directions: each Newton-Schulz amplifies the rounding of a sum in another order.
     "float32": partial(fast_weights, elastic=SI, dtype=torch.float32, chunks=(200,)),
     "encoder": partial(encoder, schedule="update-all-then-apply", checkpointing=False),

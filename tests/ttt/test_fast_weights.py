@@ -9,11 +9,15 @@ import torch
 from fsm.config import from_dict
 from fsm.errors import InputError
 from fsm.ttt import ElasticConfig, fast_weight_apply, initial_state, record_pull_ratio, write_chunk
+from fsm.ttt.elastic import Target
 from fsm.ttt.fast_weights import FastWeightState, fast_weight_gradient, orthogonalise, restore_norms
 from fsm.ttt.reference import f, newton_schulz, write_sequence
 
 B, H, D, M, CHUNKS = 2, 2, 6, 10, (9, 9, 4)  # the last chunk is short, and too short for a full-rank gradient
 RULE = {"ns_steps": 5, "ns_dtype": torch.float64}
+
+
+OURS = ElasticConfig("mas", step_decay=0.5, target="novelty")
 
 
 def problem(seed: int = 0, dtype: torch.dtype = torch.float64):
@@ -54,6 +58,9 @@ VARIANTS = [None] + [
 VARIANTS += [
     ElasticConfig("mas", timing="previous", initial_importance=0.3),
     ElasticConfig("mas", importance_scale="mean"),
+    ElasticConfig(lam=0.0, step_decay=0.5),
+    ElasticConfig(lam=0.0, target="novelty"),
+    ElasticConfig("si", lam=0.9, step_decay=0.7, target="novelty", initial_importance=0.2),
 ]
 
 
@@ -73,42 +80,105 @@ def test_equals_the_plain_twin_in_values_and_gradients(elastic: ElasticConfig | 
         torch.testing.assert_close(a, e, rtol=1e-7, atol=1e-9 * e.abs().max().item())
 
 
-def test_tiles_of_a_chunk_change_neither_values_nor_gradients(monkeypatch) -> None:
+@pytest.mark.parametrize("elastic", [ElasticConfig(), OURS], ids=str)
+def test_tiles_of_a_chunk_change_neither_values_nor_gradients(elastic: ElasticConfig, monkeypatch) -> None:
     results = []
     for tile in (4, 100):  # 9 tokens: three tiles, the last one short, or one
         monkeypatch.setattr("fsm.ttt.fast_weights.TILE", tile)
         initial, chunks = problem()
         leaves = [initial.requires_grad_()] + [t.requires_grad_() for c in chunks for t in c]
-        state = write_all(initial, chunks, ElasticConfig())
+        state = write_all(initial, chunks, elastic)
         read = fast_weight_apply(state.weights, chunks[0][0])
         results.append((read, *torch.autograd.grad(read.square().sum(), leaves)))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9 * b.abs().max().item())
 
 
-def test_tiles_are_summed_in_float32(monkeypatch) -> None:
+@pytest.mark.parametrize("target", ["value", "novelty"])
+def test_tiles_are_summed_in_float32(target: Target, monkeypatch) -> None:
     """A chunk read in bfloat16 loses nothing by being cut: tiles are rounded once each, their sum is not."""
     initial, chunks = problem(dtype=torch.float32)
     weights = initial.expand(B, H, 3, D, M)
-    exact = fast_weight_gradient(weights, *chunks[0])
+    exact = fast_weight_gradient(weights, *chunks[0], target)
     monkeypatch.setattr("fsm.ttt.fast_weights.TILE", 1)
     with torch.autocast("cpu", torch.bfloat16):
-        tiled = fast_weight_gradient(weights, *chunks[0])
+        tiled = fast_weight_gradient(weights, *chunks[0], target)
     assert tiled.dtype == torch.float32
     assert ((tiled - exact).norm() / exact.norm()).item() < 1e-2
 
 
-def test_gradient_agrees_with_finite_differences() -> None:
+@pytest.mark.parametrize("target", ["value", "novelty"])
+def test_gradient_agrees_with_finite_differences(target: Target) -> None:
     initial, chunks = problem()
     k, v, _ = (t[:, :, :4] for t in chunks[0])
     rates = torch.ones(B, H, 4, 3, dtype=torch.float64)
     weights = initial.expand(B, H, 3, D, M).contiguous()
-    gradient = fast_weight_gradient(weights, k, v, rates)
-    direction = torch.randn(weights.shape, dtype=torch.float64)
+    gradient = fast_weight_gradient(weights, k, v, rates, target)
+    direction = torch.randn(weights.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     step = 1e-6
     up, down = (fast_weight_apply(weights + s * direction, k) for s in (step, -step))
+    if target == "novelty":
+        said = torch.nn.functional.normalize(fast_weight_apply(weights, k), dim=-1)
+        v = v - (v * said).sum(-1, keepdim=True).clamp_min(0.0) * said
     numeric = ((up - down) * v).sum() / (2 * step)
     torch.testing.assert_close((gradient * direction).sum(), numeric, rtol=1e-7, atol=1e-9)
+
+
+def test_what_the_memory_says_already_is_not_written_again() -> None:
+    """Tokens whose value the memory points along drop out, at any length of the value; those it contradicts count in full."""
+    initial, chunks = problem()
+    k, v, rates = chunks[0]
+    weights = initial.expand(B, H, 3, D, M)
+    known = torch.cat([k, v], 2), torch.cat([3.0 * fast_weight_apply(weights, k), v], 2), torch.cat([rates] * 2, 2)
+    alone = fast_weight_gradient(weights, v, v, rates, "novelty")
+    torch.testing.assert_close(fast_weight_gradient(weights, *known, "novelty"), alone, rtol=1e-6, atol=1e-9)
+    opposed = k, -fast_weight_apply(weights, k), rates
+    assert torch.equal(fast_weight_gradient(weights, *opposed, "novelty"), fast_weight_gradient(weights, *opposed))
+
+
+def test_early_chunks_survive_thirty_late_ones_where_plain_lact_forgets() -> None:
+    """Recall, the cosine of f(k) and v, of the first four of 32 chunks of four unrelated pairs each, and of all of them."""
+    g = torch.Generator().manual_seed(0)
+    initial = torch.randn(1, 3, 32, 64, generator=g) * 32**-0.5
+    k, v = torch.randn(2, 32, 2, 1, 4, 32, generator=g)
+    k = torch.nn.functional.normalize(k, dim=-1)
+    early, whole = [], []
+    for elastic in (None, ElasticConfig(), ElasticConfig(lam=0.0, step_decay=0.5, target="novelty")):
+        state = initial_state(initial, 2, elastic)
+        for pair in zip(k, v, strict=True):
+            state = write_chunk(
+                state, *pair, torch.ones(2, 1, 4, 3), elastic=elastic, ns_steps=5, ns_dtype=torch.float32
+            )
+        recall = torch.stack(
+            [
+                torch.cosine_similarity(fast_weight_apply(state.weights, a), b, dim=-1).mean()
+                for a, b in zip(k, v, strict=True)
+            ]
+        )
+        early.append(recall[:4].mean().item())
+        whole.append(recall.mean().item())
+    assert max(early[:2]) < 0.15
+    assert early[2] > 0.5
+    assert whole[2] > 1.3 * max(whole[:2])
+
+
+def test_the_first_step_is_whole_and_later_ones_decay() -> None:
+    initial, chunks = problem()
+    one, other = (write_all(initial, chunks[:1], e).weights for e in (None, ElasticConfig(lam=0.0, step_decay=0.5)))
+    assert torch.equal(one, other)
+    _, (k, v, rates), _ = chunks
+    elastic = ElasticConfig("mas", "global", alpha=0.0, lam=0.0, step_decay=0.5)
+    steps = []
+    for step in (0, 8):
+        state = dataclasses.replace(initial_state(initial, B, elastic), step=step)
+        steps.append(write_chunk(state, k, v, rates, elastic=elastic, **RULE).importance)  # |Δ| of this chunk
+    torch.testing.assert_close(steps[1], steps[0] / 3.0)
+
+
+def test_configs_written_before_our_extensions_mean_what_they_did() -> None:
+    old = {"importance": "si", "anchor": "streaming-ema", "lam": 0.5, "alpha": 0.5, "beta": 0.5}
+    old |= {"initial_importance": 0.0, "timing": "updated", "importance_scale": "none"}
+    assert from_dict(ElasticConfig, old, "test") == ElasticConfig(step_decay=0.0, target="value")
 
 
 def test_apply_equals_the_plain_function() -> None:
@@ -141,14 +211,15 @@ def test_weights_and_state_are_float32_whatever_newton_schulz_runs_in() -> None:
     assert after.weights.dtype == after.anchor.dtype == after.importance.dtype == torch.float32
 
 
-def test_a_chunk_without_gradient_changes_nothing() -> None:
+@pytest.mark.parametrize("elastic", [ElasticConfig(), OURS], ids=str)
+def test_a_chunk_without_gradient_changes_nothing(elastic: ElasticConfig) -> None:
     initial, _ = problem()
-    state = initial_state(initial, B, ElasticConfig())
-    zero = torch.zeros(B, H, 4, D, dtype=torch.float64)
-    after = write_chunk(state, zero, zero, zero[..., :3], elastic=ElasticConfig(), **RULE)
+    state = initial_state(initial.requires_grad_(), B, elastic)
+    zero = torch.zeros(B, H, 4, D, dtype=torch.float64, requires_grad=True)
+    after = write_chunk(state, zero, zero, zero[..., :3], elastic=elastic, **RULE)
     # Restoring norms divides by norm + 1e-5, as released weights expect: that alone remains.
     torch.testing.assert_close(after.weights, state.weights, rtol=1e-4, atol=0)
-    assert torch.isfinite(after.weights).all()
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(after.weights.square().sum(), (initial, zero)))
 
 
 def test_lambda_zero_is_lact_bit_for_bit() -> None:
@@ -182,13 +253,14 @@ def test_norms_are_those_of_the_initial_weights_after_any_number_of_chunks() -> 
     )
 
 
-def test_samples_of_a_batch_do_not_touch_each_other() -> None:
+@pytest.mark.parametrize("elastic", [ElasticConfig("mas"), OURS], ids=str)
+def test_samples_of_a_batch_do_not_touch_each_other(elastic: ElasticConfig) -> None:
     initial, chunks = problem()
-    together = write_all(initial, chunks, ElasticConfig("mas")).weights
+    together = write_all(initial, chunks, elastic).weights
     for b in range(B):
-        state = initial_state(initial, 1, ElasticConfig("mas"))
+        state = initial_state(initial, 1, elastic)
         for k, v, r in chunks:
-            state = write_chunk(state, k[b : b + 1], v[b : b + 1], r[b : b + 1], elastic=ElasticConfig("mas"), **RULE)
+            state = write_chunk(state, k[b : b + 1], v[b : b + 1], r[b : b + 1], elastic=elastic, **RULE)
         torch.testing.assert_close(together[b], state.weights[0], rtol=1e-5, atol=1e-6)
 
 
@@ -225,7 +297,7 @@ def test_pull_ratio_is_recorded_and_proportional_to_lambda() -> None:
     torch.testing.assert_close(means[1], 2 * means[0])
 
 
-@pytest.mark.parametrize("field", ["lam", "alpha", "beta"])
+@pytest.mark.parametrize("field", ["lam", "alpha", "beta", "step_decay"])
 def test_rates_outside_zero_one_are_refused(field: str) -> None:
     with pytest.raises(InputError, match=f"elastic.{field} is 1.5"):
         from_dict(ElasticConfig, {field: 1.5}, "test")
