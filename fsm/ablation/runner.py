@@ -1,0 +1,131 @@
+"""Train and score what is missing. Any number of processes may share a folder; each run is resumable, each result whole."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fsm.ablation.clips import small_copies
+from fsm.ablation.results import Result, Settings, claim, load_result, result_path, save_result
+from fsm.ablation.scores import (
+    Film,
+    drawing,
+    load_film,
+    pull_by_chunk,
+    score_chunks,
+    score_counts,
+    score_kinds,
+    score_streams,
+)
+from fsm.ablation.variants import Variant, chunk_tokens, start_config, variant_config, with_data
+from fsm.datasets.open import open_dataset
+from fsm.datasets.world.clip import WorldClip
+from fsm.files import read_json, write_json
+from fsm.model import FSM
+from fsm.runs import locked
+from fsm.shards import WHOLE, Shard
+from fsm.train.config import TrainConfig
+from fsm.train.loop import train
+
+WORLD_FRAMES = 192
+TEST_CHUNKS = (1, 4, 16)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One ablation: what is trained on what, and where it is kept."""
+
+    folder: Path
+    base: TrainConfig
+    train_clips: str
+    """List of clips trained on."""
+    test_clips: str
+    """List of clips scored on."""
+    start_steps: int
+    worlds: tuple[int, ...]
+
+    def settings(self) -> Settings:
+        """What its results share; opens both lists."""
+        trained, tested = open_dataset(self.train_clips), open_dataset(self.test_clips)
+        return Settings(
+            with_data(self.base, self.train_clips), self.start_steps, len(trained), tuple(tested.ids), self.worlds
+        )
+
+
+def run(suite: Suite, variants: Sequence[Variant], seeds: Sequence[int], shard: Shard = WHOLE) -> None:
+    """Do this process's part of the runs, variant by variant, all seeds of one before the next."""
+    settings = suite.settings()
+    suite.folder.mkdir(parents=True, exist_ok=True)
+    with locked(suite.folder, wait=True):
+        hashed = claim(suite.folder, settings)
+        clips = small_copies(open_dataset(suite.train_clips), suite.base.data.hw, suite.folder / "clips")
+    base = with_data(suite.base, str(clips))
+    tasks = [(v, s) for v in variants for s in seeds]
+    films: list[Film] = []
+    for variant, seed in shard.part(tasks):
+        path = result_path(suite.folder, variant.name, seed)
+        if path.exists():
+            load_result(path, hashed)
+            continue
+        model, log = _trained(suite, base, variant, seed)
+        films = films or _films(suite)
+        save_result(suite.folder, _scored(suite, variant, seed, hashed, model, films, log))
+        print(f"{variant.name}, seed {seed}: {path}", flush=True)
+
+
+def _trained(suite: Suite, base: TrainConfig, variant: Variant, seed: int) -> tuple[FSM, list[dict]]:
+    """The trained model and its log, from the common start of its seed."""
+    start = _start(suite, base, seed) if suite.start_steps else None
+    out = suite.folder / "runs" / f"{variant.name}-seed{seed}"
+    model = train(variant_config(base, variant, seed, start), out)
+    return model.eval(), [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def _start(suite: Suite, base: TrainConfig, seed: int) -> Path:
+    """The weights all variants of a seed start from; whoever comes first trains them, others wait."""
+    folder = suite.folder / "starts" / f"seed{seed}"
+    with locked(folder, wait=True):
+        done = folder / "done.json"
+        if not done.exists() or read_json(done) != suite.start_steps:
+            train(start_config(base, seed, suite.start_steps), folder / "run")
+            write_json(done, suite.start_steps)
+    return folder / "run" / "model"
+
+
+def _films(suite: Suite) -> list[Film]:
+    """Test clips, then worlds, decoded once."""
+    hw, tested = suite.base.data.hw, open_dataset(suite.test_clips)
+    films = [load_film(tested.clip(id), hw) for id in tested.ids]
+    return films + [load_film(WorldClip(seed, WORLD_FRAMES, hw, fps=24.0), hw) for seed in suite.worlds]
+
+
+def _scored(
+    suite: Suite, variant: Variant, seed: int, hashed: str, model: FSM, films: list[Film], log: list[dict]
+) -> Result:
+    base, inputs = suite.base, suite.base.data.inputs[0]
+    clips = films[: len(films) - len(suite.worlds)]
+    chunks = {n: chunk_tokens(base, inputs, n) for n in TEST_CHUNKS}
+    streams = {"own": score_streams(drawing(model), films)}
+    if variant.chunks == 1:
+        chunked = model.with_chunks(base.model.encoder.chunk_tokens)
+        streams["chunked"] = score_streams(drawing(chunked), films)
+    short, long = pull_by_chunk(model, clips, inputs), pull_by_chunk(model, clips, 64)
+    tail = log[-max(1, len(log) // 5) :]
+    return Result(
+        variant=variant,
+        seed=seed,
+        settings=hashed,
+        steps=log[-1]["step"],
+        skipped=log[-1]["skipped"],
+        seconds_per_step=round(statistics.median(e["seconds"] for e in log), 4),
+        train_psnr=round(statistics.fmean(e["psnr"] for e in tail), 4),
+        torch=torch.__version__,
+        pull_ratio=round(statistics.fmean(short), 6) if short else None,
+        pull_by_chunk=long,
+        cells=score_kinds(model, clips, inputs) | score_chunks(model, clips, inputs, chunks),
+        counts=score_counts(model, clips),
+        streams=streams,
+    )

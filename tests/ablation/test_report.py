@@ -1,0 +1,98 @@
+"""Tables and curves come from result files alone, and their numbers are the means of what these hold."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fsm.ablation.report import write_report
+from fsm.ablation.results import claim, save_result
+from fsm.ablation.stats import gain, grouped, own_random, stat, streams
+from fsm.ablation.variants import VARIANTS, find_variants
+from fsm.cli import main
+from tests.ablation.small_suite import made_result, small_suite
+from tests.cli.small_inputs import refused
+
+LEVELS = {("lact1", 0): 20.0, ("lact1", 1): 21.0, ("lact4", 0): 18.0, ("lact4", 1): 18.5, ("lacet4-si-ema", 1): 19.25}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    suite = small_suite(tmp_path)
+    hashed = claim(suite.folder, suite.settings())
+    for (name, seed), level in LEVELS.items():
+        save_result(suite.folder, made_result(find_variants((name,))[0], seed, hashed, level))
+    return suite.folder
+
+
+def test_the_table_holds_recomputed_means(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "ablation", "-o", str(folder)]) == 0
+    assert str(folder / "tables.md") in capsys.readouterr().out
+    text = (folder / "tables.md").read_text()
+    rows = {
+        line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
+        for line in text.split("##")[1].splitlines()
+        if "|" in line
+    }
+    one, four, lacet = (rows[f"`{n}`"] for n in ("lact1", "lact4", "lacet4-si-ema"))
+    levels = np.array([20.0, 21.0])
+    assert one[:3] == ["LaCT", "1", "2"]
+    assert one[3] == f"{levels.mean():.2f} ± {levels.std(ddof=1):.2f}"
+    assert one[4] == f"{levels.mean() + 1:.2f} ± {levels.std(ddof=1):.2f}"  # clips at level and level + 2
+    differences = levels - [18.0, 18.5]
+    assert one[5] == f"{differences.mean():+.2f} ± {differences.std(ddof=1):.2f}"
+    assert four[5] == "+0.00 ± 0.00"
+    assert lacet[2:6] == ["1", "19.25", "20.25", "+0.75"]
+    assert (one[-1], lacet[-1]) == ("-", "1.93")
+    assert "Not finished: lacet4-mas-ema" in text
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_retention_is_late_less_early_and_compared_seed_by_seed(folder: Path) -> None:
+    from fsm.ablation.results import load_results
+
+    rows = grouped(load_results(folder))
+    assert list(rows) == ["lact1", "lact4", "lacet4-si-ema"]
+    retention = stat([streams("retention", False)(r) or math.nan for r in rows["lact1"]])
+    assert retention is not None
+    assert retention.mean == pytest.approx(-0.5)
+    found = gain(rows["lacet4-si-ema"], rows["lact4"], streams("late", False))
+    assert found is not None
+    assert (found.mean, found.seeds) == (pytest.approx(0.75), 1)
+    assert math.isnan(found.deviation)
+    assert own_random()(rows["lact4"][0]) == pytest.approx(19.0)
+    assert streams("late", True)(rows["lact1"][0]) is None  # no worlds here
+
+
+def test_results_are_read_back_as_written(folder: Path) -> None:
+    from fsm.ablation.results import load_results
+
+    results = load_results(folder)
+    for result in results:
+        level = LEVELS[result.variant.name, result.seed]
+        assert result == made_result(result.variant, result.seed, result.settings, level)
+        assert result.variant in VARIANTS
+
+
+def test_missing_and_broken_results_are_one_sentence(folder: Path, tmp_path: Path, capsys) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "holds no ablation" in refused(["eval", "ablation", "-o", empty], capsys, tmp_path)
+    path = folder / "results" / "lact1-seed0.json"
+    path.write_text(path.read_text().replace('"steps": 2', '"steps": "two"'))
+    assert "lact1-seed0.json: steps is 'two'" in refused(["eval", "ablation", "-o", folder], capsys, tmp_path)
+    for path in (folder / "results").iterdir():
+        path.unlink()
+    assert "holds no results yet" in refused(["eval", "ablation", "-o", folder], capsys, tmp_path)
+
+
+def test_one_foreign_result_stops_the_report(folder: Path) -> None:
+    from fsm.ablation.results import load_results
+    from fsm.errors import InputError
+
+    first = load_results(folder)[0]
+    save_result(folder, dataclasses.replace(first, settings="0" * 16))
+    with pytest.raises(InputError, match="belongs to settings 0000"):
+        write_report(folder)
