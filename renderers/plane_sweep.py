@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from fsm.renderers.reference_sampling import plane_pixels, sample_frames
 from fsm.views import Views, resize_images
 
-FEATURES = 8
+COLOURS, FEATURES, MOST_CHANNELS = 3, 8, 16  # of the maps that are compared; how many compiled code knows
+UNSEEN = 0.2  # disagreement where fewer than two references see a point
 NEAREST, FARTHEST = (
     2.5,
     2.5 / 1.4**14,
@@ -68,7 +69,7 @@ class PlaneSweep(nn.Module):
                 start.detach() + FARTHEST
             )  # beyond infinity, too: it costs nothing
         maps = self._maps(references, size)
-        cost = self._disagreement(small, references.without_rgb().resized(size), maps, chosen, tried + start)
+        cost = disagreement(small, references.without_rgb().resized(size), maps, chosen, tried + start)
         b, v, d, g = cost.shape[:4]
         seen = torch.cat([cost.reshape(b, v, d * g, *coarse), resize_images(context, coarse)], dim=2).flatten(0, 1)
         x = F.gelu(self.enter(seen))
@@ -88,21 +89,42 @@ class PlaneSweep(nn.Module):
         learnt = F.interpolate(learnt, size=hw, mode="bilinear", align_corners=False)
         return torch.cat([resize_images(frames, hw), learnt], dim=1).unflatten(0, references.c2w.shape[:2])
 
-    def _disagreement(
-        self,
-        requests: Views,
-        cameras: Views,
-        maps: Float[Tensor, "b n c hn wn"],
-        chosen: Int[Tensor, "b v k"],
-        rho: Float[Tensor, "*b d _h _w"],
-    ) -> Float[Tensor, "b v d 2 h w"]:
-        """Spread of colours and of features over the references that see the point, at each of the inverse depths."""
-        pixels = plane_pixels(requests, cameras, chosen, rho.detach())
-        d, h = pixels.shape[3:5]
-        samples, inside = sample_frames(maps, chosen, pixels.flatten(3, 4))  # the planes below one another
-        count = inside.sum(2)
-        mean = (samples * inside).sum(2) / count.clamp_min(1.0)
-        spread = ((samples - mean[:, :, None]).abs() * inside).sum(2) / count.clamp_min(1.0)
-        unseen = 0.2 * (count < 2.0).float()  # one witness proves nothing
-        groups = [spread[:, :, :3].mean(2, keepdim=True), spread[:, :, 3:].mean(2, keepdim=True)]
-        return (torch.cat(groups, dim=2) + unseen).unflatten(3, (d, h)).transpose(2, 3)
+
+def disagreement(
+    requests: Views,
+    cameras: Views,
+    maps: Float[Tensor, "b n c hn wn"],
+    chosen: Int[Tensor, "b v k"],
+    rho: Float[Tensor, "*b d _h _w"],
+) -> Float[Tensor, "b v d 2 h w"]:
+    """Spread of colours and of features over the references that see the point, at each of the inverse depths.
+
+    ``rho`` is [d 1 1], whole planes, or each pixel's [b v d h w], and a constant for autograd. The first three channels of
+    ``maps`` are colours. Float32 on the CPU is computed by compiled code, all else by ``plain_disagreement``.
+    """
+    given = (maps, rho, cameras.c2w, cameras.intrinsics, requests.c2w, requests.intrinsics)
+    fits = maps.device.type == "cpu" and maps.shape[2] <= MOST_CHANNELS and all(t.dtype == torch.float32 for t in given)
+    if fits and not (torch.is_grad_enabled() and any(t.requires_grad for t in given[2:])):
+        from fsm.renderers.sweep_cpu import disagreement_on_cpu
+
+        return disagreement_on_cpu(requests, cameras, maps, chosen, rho)
+    return plain_disagreement(requests, cameras, maps, chosen, rho)
+
+
+def plain_disagreement(
+    requests: Views,
+    cameras: Views,
+    maps: Float[Tensor, "b n c hn wn"],
+    chosen: Int[Tensor, "b v k"],
+    rho: Float[Tensor, "*b d _h _w"],
+) -> Float[Tensor, "b v d 2 h w"]:
+    """``disagreement`` in torch, on any device and in any precision."""
+    pixels = plane_pixels(requests, cameras, chosen, rho.detach())
+    d, h = pixels.shape[3:5]
+    samples, inside = sample_frames(maps, chosen, pixels.flatten(3, 4))  # the planes below one another
+    count = inside.sum(2)
+    mean = (samples * inside).sum(2) / count.clamp_min(1.0)
+    spread = ((samples - mean[:, :, None]).abs() * inside).sum(2) / count.clamp_min(1.0)
+    unseen = UNSEEN * (count < 2.0).float()  # one witness proves nothing
+    groups = [spread[:, :, :COLOURS].mean(2, keepdim=True), spread[:, :, COLOURS:].mean(2, keepdim=True)]
+    return (torch.cat(groups, dim=2) + unseen).unflatten(3, (d, h)).transpose(2, 3)

@@ -1,0 +1,155 @@
+"""The compiled comparison of frames at swept inverse depths against plain torch, in values and in gradients."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fsm.renderers import plane_sweep
+from fsm.renderers.plane_sweep import PlaneSweep, disagreement, plain_disagreement
+from fsm.renderers.reference_sampling import plane_pixels
+from fsm.views import Views
+from tests.small import small_views
+
+HW, FRAMES = (7, 21), (9, 14)  # multiples of nothing; frames of another size and shape than the targets
+EDGE = 1e-3  # pixels: nearer to a frame's border, or to the plane of its camera, rounding decides what is seen
+
+
+def cameras(b: int, v: int, hw: tuple[int, int], seed: int, turn: float = 0.25) -> Views:
+    """Cameras [b v] within a unit of the origin that look along z, each turned by about ``turn`` radians."""
+    g = torch.Generator().manual_seed(seed)
+    skew = turn * torch.randn(b, v, 3, 3, generator=g)
+    c2w = torch.eye(4).repeat(b, v, 1, 1)
+    c2w[..., :3, :3] = torch.linalg.matrix_exp(skew - skew.transpose(-1, -2))
+    c2w[..., :3, 3] = torch.randn(b, v, 3, generator=g) * torch.tensor([0.3, 0.2, 0.4])
+    f = hw[1] * (0.7 + 0.2 * torch.rand(b, v, 2, generator=g))
+    centre = torch.tensor([hw[1] / 2.0, hw[0] / 2.0]) + torch.randn(b, v, 2, generator=g)
+    return Views(c2w, torch.cat([f, centre], -1), torch.zeros(b, v), hw)
+
+
+def example(
+    seed: int, per_pixel: bool, *, b: int = 2, v: int = 5, n: int = 4, k: int = 4, d: int = 6, turn: float = 0.25
+):
+    """Requests, cameras, maps, chosen and inverse depths; references may stand more than once among the chosen."""
+    g = torch.Generator().manual_seed(seed)
+    requests, references = cameras(b, v, HW, seed, turn), cameras(b, n, FRAMES, seed + 50, turn)
+    maps = torch.rand(b, n, 11, *FRAMES, generator=g)
+    rho = torch.linspace(0.0, 3.0, d)[:, None, None]
+    if per_pixel:
+        rho = rho * (0.8 + 0.4 * torch.rand(b, v, 1, *HW, generator=g)) - 0.05
+    return requests, references, maps, torch.randint(0, n, (b, v, k), generator=g), rho
+
+
+def decided(requests: Views, references: Views, chosen: Tensor, rho: Tensor) -> Tensor:
+    """Points [b v d h w] that are clearly inside or outside of every chosen frame."""
+    h, w = references.hw
+    pixels = plane_pixels(requests, references, chosen, rho)
+    border = torch.stack([pixels[..., 0], pixels[..., 0] - w, pixels[..., 1], pixels[..., 1] - h], -1).abs().amin(-1)
+    return (border > EDGE).all(2)
+
+
+def gradient(form, given, weight: Tensor) -> Tensor:
+    requests, references, maps, chosen, rho = given
+    leaf = maps.clone().requires_grad_()
+    (found,) = torch.autograd.grad((form(requests, references, leaf, chosen, rho) * weight).sum(), leaf)
+    return found
+
+
+def check(given) -> None:
+    """Values and gradients are those of plain torch wherever rounding does not decide what is seen."""
+    requests, references, _, chosen, rho = given
+    sure = decided(requests, references, chosen, rho)[:, :, :, None]
+    assert float(sure.float().mean()) > 0.95
+    found, expected = disagreement(*given), plain_disagreement(*given)
+    torch.testing.assert_close(found * sure, expected * sure, rtol=0, atol=5e-6)
+    weight = torch.randn_like(expected) * sure
+    torch.testing.assert_close(
+        gradient(disagreement, given, weight), gradient(plain_disagreement, given, weight), rtol=1e-4, atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("per_pixel", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_values_and_gradients_are_those_of_plain_torch(seed: int, per_pixel: bool) -> None:
+    given = example(seed, per_pixel)
+    expected = plain_disagreement(*given)
+    assert 0.05 < float((expected >= plane_sweep.UNSEEN).float().mean()) < 0.9  # some points are seen, some are not
+    check(given)
+
+
+@pytest.mark.parametrize("per_pixel", [False, True])
+def test_cameras_that_look_anywhere_have_points_behind_them(per_pixel: bool) -> None:
+    given = example(3, per_pixel, turn=2.0)
+    assert bool((plane_pixels(given[0], given[1], given[3], given[4]) == -10.0 * max(HW)).any())
+    check(given)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 8])
+def test_any_number_of_references(k: int) -> None:
+    check(example(k, True, k=k, v=3))
+
+
+def test_the_same_frame_twice_agrees_with_itself() -> None:
+    requests, references, maps, chosen, rho = example(1, False, k=2)
+    chosen = chosen[..., :1].expand(-1, -1, 2)
+    assert set(disagreement(requests, references, maps, chosen, rho).unique().tolist()) == {
+        0.0,
+        float(torch.tensor(0.2)),
+    }
+    found = gradient(disagreement, (requests, references, maps, chosen, rho), torch.ones(2, 5, 6, 2, *HW))
+    assert not found.any()
+
+
+@pytest.mark.parametrize("hw", [(1, 14), (9, 1), (1, 1)])
+def test_frames_of_a_single_row_or_column(hw: tuple[int, int]) -> None:
+    requests, references, maps, chosen, rho = example(2, True)
+    references = references.resized(hw)
+    check((requests, references, F.interpolate(maps.flatten(0, 1), hw).unflatten(0, (2, 4)), chosen, rho))
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    threads, results = torch.get_num_threads(), []
+    given = example(0, True, v=10)  # more targets than share a buffer
+    weight = torch.randn(2, 10, 6, 2, *HW)
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            results.append((disagreement(*given), gradient(disagreement, given, weight)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_the_sweep_trains_all_it_did_in_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    views = small_views(5, hw=(40, 56)).batched()
+    sweep = PlaneSweep(6, 8, stride=2, about=True)
+    torch.nn.init.normal_(sweep.leave.weight, std=0.1)
+    chosen, context = torch.tensor([[[0, 2, 4], [1, 3, 4]]]), torch.randn(1, 2, 8, 40, 56)
+    first = 0.3 + 0.1 * torch.rand(1, 2, 1, 40, 56)
+    results = []
+    for form in (disagreement, plain_disagreement):
+        monkeypatch.setattr(plane_sweep, "disagreement", form)
+        sweep.zero_grad()
+        out = sweep(views[1:3].without_rgb(), views, chosen, context, about=first)
+        out.square().sum().backward()
+        results.append([out, *(p.grad for p in sweep.parameters())])
+    assert bool(results[0][1].any())
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-4)
+
+
+def test_other_precisions_and_cameras_that_learn_are_left_to_plain_torch() -> None:
+    requests, references, maps, chosen, rho = example(0, False, b=1, v=1)
+    with_pose = dataclasses.replace(references, c2w=references.c2w.clone().requires_grad_())
+    disagreement(requests, with_pose, maps, chosen, rho).sum().backward()
+    assert with_pose.c2w.grad is not None
+    double = [
+        dataclasses.replace(x, c2w=x.c2w.double(), intrinsics=x.intrinsics.double(), time=x.time.double())
+        for x in (requests, references)
+    ]
+    found = disagreement(*double, maps.double(), chosen, rho.double())
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, plain_disagreement(*double, maps.double(), chosen, rho.double()), rtol=0, atol=0)
