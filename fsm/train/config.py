@@ -122,8 +122,8 @@ class OptimConfig:
     """Decoupled decay of parameters with two or more dimensions."""
     warmup: int = 1000
     """Steps of linear learning-rate warm-up."""
-    lpips: Literal["none", "alex", "squeeze", "vgg"] = "vgg"
-    """Perceptual network of the loss."""
+    lpips: Literal["none", "alex", "squeeze", "vgg", "auto"] = "vgg"
+    """Perceptual network of the loss; auto is the first of vgg, alex and squeeze whose weights are found, kept when resuming."""
     lpips_weight: float = 0.5
     """Weight of LPIPS beside MSE."""
     depth_weight: float = 0.0
@@ -138,6 +138,8 @@ class OptimConfig:
     """A step whose gradient norm exceeds this (after ``clip_from``), or is not finite, is skipped."""
     ema: float = 0.999
     """Decay of the averaged weights that are exported; 0 exports the raw ones."""
+    fused: bool = False
+    """AdamW in one kernel: a faster update, equal to rounding."""
 
     def __post_init__(self) -> None:
         _within(

@@ -23,6 +23,7 @@ from fsm.train.config import OptimConfig, TrainConfig
 from fsm.train.data import Batch, SampleStream, depth_loss, masked_mse
 from fsm.train.deferred import backward_view_by_view
 from fsm.train.log import Log, progress
+from fsm.train.perceptual import load_perceptual, resolved
 from fsm.train.team import ALONE, Team, joined
 from fsm.train.throughput import FlopCount, Meter
 from fsm.ttt import record_pull_ratio
@@ -40,6 +41,7 @@ def train(config: TrainConfig, out: Path, device: str = "cpu", stop_after: int |
     Under torchrun the processes share out every batch and only the first one writes; another number of processes resumes the
     same curve.
     """
+    config = resolved(config, out)
     with joined(device) as team:
         run = _Run(config, out, device, team)
         if not team.leads:
@@ -68,21 +70,16 @@ class _Run:
         self.model.to(device).train()
         self.model.encoder.checkpointing = config.checkpointing
         self.model.encoder.compiled = config.compile
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.optim), betas=config.optim.betas)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, config.optim), betas=config.optim.betas, fused=config.optim.fused or None
+        )
         self.ema = {k: p.detach().clone() for k, p in self.model.state_dict().items()}
         self.stream = SampleStream(config.data_stages(), config.seed, device, team.part)
-        self.lpips = self._perceptual()
+        self.lpips = load_perceptual(config)
+        self.lpips_hash = None if self.lpips is None else self.lpips.to(device).fingerprint()
         self.meter = Meter(device, getattr(torch, config.precision), team.part.count)
         self.step = self.skipped = 0
         self.stopping = False
-
-    def _perceptual(self) -> nn.Module | None:
-        optim = self.config.optim
-        if optim.lpips == "none" or optim.lpips_weight == 0.0 or optim.l2_warmup >= optim.steps:
-            return None
-        from fsm.evaluate.lpips import LPIPS
-
-        return LPIPS.load(optim.lpips).to(self.device)
 
     def loop(self, stop_after: int | None, log: Log | None) -> None:
         """Steps until the end, or ``stop_after`` further ones; Ctrl-C and SIGTERM finish the step at hand and save first."""
@@ -242,6 +239,7 @@ class _Run:
             "model": self.model.state_dict(),
             "ema": self.ema,
             "optimizer": self.optimizer.state_dict(),
+            "lpips": self.lpips_hash,
         }
         with atomic_file(self.out / "state.pt") as temporary:
             torch.save(state, temporary)
@@ -260,6 +258,11 @@ class _Run:
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"{path} cannot be resumed from ({reason}); move it away to start over.") from error
+        if state.get("lpips", self.lpips_hash) != self.lpips_hash:
+            raise InputError(
+                f"{path} was trained with other weights of LPIPS ({self.config.optim.lpips}) than those found here "
+                f"({state['lpips']}, not {self.lpips_hash}); put the same file in place."
+            )
 
 
 def start_from(model: FSM, weights: dict[str, Tensor], where: str) -> None:

@@ -28,7 +28,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     """Assert that two run folders hold the same state, log and model to the last bit."""
     assert read_log(a) == read_log(b)
     one, other = (torch.load(p / "state.pt", weights_only=True) for p in (a, b))
-    assert one.keys() == other.keys() == {"step", "skipped", "model", "ema", "optimizer"}
+    assert one.keys() == other.keys() == {"step", "skipped", "model", "ema", "optimizer", "lpips"}
     flat_one, flat_other = (tree_flatten(s) for s in (one, other))
     assert flat_one[1] == flat_other[1]
     for x, y in zip(flat_one[0], flat_other[0], strict=True):
