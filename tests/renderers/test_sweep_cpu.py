@@ -146,10 +146,11 @@ def test_other_precisions_and_cameras_that_learn_are_left_to_plain_torch() -> No
     with_pose = dataclasses.replace(references, c2w=references.c2w.clone().requires_grad_())
     disagreement(requests, with_pose, maps, chosen, rho).sum().backward()
     assert with_pose.c2w.grad is not None
-    double = [
+    requests, references = (
         dataclasses.replace(x, c2w=x.c2w.double(), intrinsics=x.intrinsics.double(), time=x.time.double())
         for x in (requests, references)
-    ]
-    found = disagreement(*double, maps.double(), chosen, rho.double())
+    )
+    found = disagreement(requests, references, maps.double(), chosen, rho.double())
     assert found.dtype == torch.float64
-    torch.testing.assert_close(found, plain_disagreement(*double, maps.double(), chosen, rho.double()), rtol=0, atol=0)
+    expected = plain_disagreement(requests, references, maps.double(), chosen, rho.double())
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -1,0 +1,78 @@
+"""The plane sweep's comparison of frames, compiled against plain torch: without gradients, and with those of the maps.
+
+Sixteen targets look at four of eight frames each, at both shapes that the reference head sweeps in training on 128² pictures:
+32 planes at 32², and 8 inverse depths of each pixel's own at 64². One thread, CPU time, forms in turn.
+
+    python -m benchmarks.plane_sweep
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.common import Verdicts, alternate, medians, paired, parser, start
+from fsm.renderers.plane_sweep import COLOURS, FEATURES, disagreement, plain_disagreement
+from fsm.renderers.reference_sampling import spread_references
+from fsm.views import Views
+
+SAMPLES, TARGETS, FRAMES, REFERENCES = 4, 4, 8, 4
+Given = tuple[Views, Views, Tensor, Tensor, Tensor]
+
+
+def row_of_cameras(v: int, hw: int) -> Views:
+    """Views [SAMPLES v] from a line of one unit that look along z, turned a little."""
+    at = torch.linspace(-0.5, 0.5, v)
+    c2w = torch.eye(4).repeat(SAMPLES, v, 1, 1)
+    c2w[..., 0, 3] = at
+    c2w[..., 0, 0], c2w[..., 0, 2] = (0.1 * at).cos(), (0.1 * at).sin()
+    c2w[..., 2, 0], c2w[..., 2, 2] = -(0.1 * at).sin(), (0.1 * at).cos()
+    lens = torch.tensor([0.9 * hw, 0.9 * hw, 0.5 * hw, 0.5 * hw])
+    return Views(c2w, lens.expand(SAMPLES, v, 4), at.expand(SAMPLES, v), (hw, hw))
+
+
+def example(hw: int, planes: int, per_pixel: bool) -> Given:
+    """Random maps; inverse depths from infinity to 1.1 model units."""
+    requests, references = row_of_cameras(TARGETS, hw), row_of_cameras(FRAMES, hw)
+    chosen = spread_references(requests, references, REFERENCES)
+    rho = torch.linspace(0.0, 0.9, planes)[:, None, None]
+    if per_pixel:
+        rho = 0.5 * torch.rand(SAMPLES, TARGETS, 1, hw, hw) * (0.7 + rho)
+    return requests, references, torch.rand(SAMPLES, FRAMES, COLOURS + FEATURES, hw, hw), chosen, rho
+
+
+def forward(form: Callable[..., Tensor], given: Given) -> Callable[[], object]:
+    """Costs alone."""
+    return torch.no_grad()(lambda: form(*given))
+
+
+def both(form: Callable[..., Tensor], given: Given) -> Callable[[], object]:
+    """Costs and the gradients of the maps."""
+    requests, references, maps, chosen, rho = given
+    leaf = maps.clone().requires_grad_()
+    weight = torch.randn(SAMPLES, TARGETS, rho.shape[-3], 2, *requests.hw)
+    return lambda: torch.autograd.grad(form(requests, references, leaf, chosen, rho), leaf, weight)
+
+
+def main() -> None:
+    """Print times, ratios and verdicts."""
+    args = parser(__doc__).parse_args()
+    start("Plane sweep: frames compared at inverse depths", targets=SAMPLES * TARGETS, references=REFERENCES)
+    verdicts = Verdicts()
+    for name, given in (
+        ("32 planes at 32²", example(32, 32, per_pixel=False)),
+        ("8 depths of each pixel at 64²", example(64, 8, per_pixel=True)),
+    ):
+        for what, case in (("forward", forward), ("forward + backward", both)):
+            runs = {"compiled": case(disagreement, given), "torch": case(plain_disagreement, given)}
+            seconds = alternate(runs, args.repeats)
+            middle = medians(seconds)
+            print(f"{name}, {what}: compiled {1e3 * middle['compiled']:.1f} ms, torch {1e3 * middle['torch']:.0f} ms")
+            verdicts.check(
+                f"{name}, {what}", paired(seconds["torch"], seconds["compiled"]), 10.0, at_least=True, unit="x"
+            )
+    verdicts.close()
+
+
+if __name__ == "__main__":
+    main()
