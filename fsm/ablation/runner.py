@@ -118,7 +118,7 @@ def _scored(
         variant=variant,
         seed=seed,
         settings=hashed,
-        steps=log[-1]["step"],
+        steps=base.optim.steps,
         skipped=log[-1]["skipped"],
         seconds_per_step=round(statistics.median(e["seconds"] for e in log), 4),
         train_psnr=round(statistics.fmean(e["psnr"] for e in tail), 4),

@@ -6,6 +6,7 @@ from pathlib import Path
 from fsm.errors import InputError
 from fsm.train.config import SourceConfig, TrainConfig
 from fsm.ttt import ElasticConfig
+from fsm.ttt.elastic import Target
 
 START_CHUNKS = (1, 2, 4)
 """Chunks of the common start: what the variants differ in is left open."""
@@ -35,12 +36,20 @@ def _lacet(importance: str, anchor: str, lam: float = 0.5, scale: str = "none", 
     return Variant(f"lacet{chunks}-{importance}-{short}{tail}", words, chunks, elastic)
 
 
+def _kept(name: str, label: str, lam: float, step_decay: float, target: Target) -> Variant:
+    """Our forms that keep old chunks; without the pull (λ 0) they are LaCT but for their own rule."""
+    return Variant(f"keep4-{name}", label, 4, ElasticConfig(lam=lam, step_decay=step_decay, target=target))
+
+
 VARIANTS: tuple[Variant, ...] = (
     Variant("lact1", "LaCT", 1, None),
     Variant("lact4", "LaCT", 4, None),
     _lacet("si", "streaming-ema"),
+    _kept("decay-novelty", "shrinking steps, novelty", 0.0, 0.5, "novelty"),
+    _kept("decay", "shrinking steps", 0.0, 0.5, "value"),
     _lacet("mas", "streaming-ema"),
     _lacet("si", "streaming-ema", 0.5, "mean"),
+    _kept("novelty", "novelty", 0.0, 0.0, "novelty"),
     _lacet("si", "streaming-ema", 0.1, "mean"),
     _lacet("si", "streaming-ema", 1.0, "mean"),
     _lacet("mas", "global"),
@@ -53,6 +62,7 @@ VARIANTS: tuple[Variant, ...] = (
     _lacet("ewc", "streaming"),
     _lacet("si", "streaming-ema", 0.1),
     _lacet("si", "streaming-ema", 1.0),
+    _kept("decay-novelty-si-ema", "shrinking steps, novelty, LaCET SI streaming-ema", 0.5, 0.5, "novelty"),
 )
 """Most telling first: this is also the order in which they are trained."""
 

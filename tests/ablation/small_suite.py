@@ -1,7 +1,8 @@
-"""The smallest ablation: two steps a run on clips of 80 drawn frames."""
+"""The smallest ablation: two steps a run on a clip of noise."""
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from fsm.ablation.runner import Suite
 from fsm.ablation.scores import Cell, StreamScore
 from fsm.ablation.variants import Variant
 from fsm.blocks import BlockConfig
-from fsm.datasets.synthetic import SyntheticClip
+from fsm.datasets.base import Clip
 from fsm.encoder import EncoderConfig
 from fsm.model import ModelConfig
 from fsm.train.config import DataConfig, OptimConfig, TrainConfig
+from fsm.views import Views
+from tests.small import small_views
 
 HW = (16, 16)
 BLOCK = BlockConfig(dim=16, attention_head_dim=16, mlp_ratio=1, ns_dtype="float32")
@@ -29,22 +32,33 @@ BASE = TrainConfig(
 )
 
 
-class OneClip:
-    """A data set of one drawn clip."""
+class NoiseClip(Clip):
+    """130 frames of noise along an arc."""
 
-    ids = ("drawn",)
+    def __init__(self) -> None:
+        self.frames = small_views(130, hw=HW)
+        super().__init__("noise", "noise", self.frames.without_rgb(), fps=10.0)
+
+    def observations(self, indices: list[int]) -> Iterator[Views]:
+        yield self.frames[indices]
+
+
+class OneClip:
+    """A data set of one clip."""
+
+    ids = ("noise",)
 
     def __len__(self) -> int:
         return 1
 
-    def clip(self, id: str) -> SyntheticClip:
-        assert id == "drawn"
-        return SyntheticClip(seed=3, frames=130, hw=HW)
+    def clip(self, id: str) -> Clip:
+        assert id == "noise"
+        return NoiseClip()
 
 
 def small_suite(folder: Path, start_steps: int = 0, steps: int = 2) -> Suite:
     """A suite whose training and test clips lie in ``folder``."""
-    clips = str(small_copies(OneClip(), HW, folder / "drawn"))
+    clips = str(small_copies(OneClip(), HW, folder / "noise"))
     base = dataclasses.replace(BASE, optim=dataclasses.replace(BASE.optim, steps=steps))
     return Suite(folder / "suite", base, clips, clips, start_steps, worlds=())
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ NAMES = find_variants(("lact1", "lacet4-si-ema"))
 
 @pytest.fixture(autouse=True)
 def _without_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_results_say_what_was_trained_and_scored(whole: Suite) -> None:
     assert set(four.cells) == {"spread", "consecutive", "random/1", "random/4", "random/16"}
     assert len(four.counts) == 10
     settings = read_settings(whole.folder)
-    assert settings.test_clips == ("synthetic-3",)
+    assert settings.test_clips == ("noise",)
     assert [s.path for s in settings.base.data.sources] == ["list.json"]
     assert not any(str(whole.folder.parent) in p.read_text() for p in whole.folder.glob("*.json"))
 
