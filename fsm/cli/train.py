@@ -14,7 +14,7 @@ class Train:
     """Train a model from a preset (resumes where the output folder left off)."""
 
     preset: tyro.conf.Positional[Annotated[str, flag("PRESET", "")]]
-    """tiny, tiny-lrm, small, ablation, base, base-lrm, or a YAML file of the same form."""
+    """tiny, tiny-lrm, small, ablation, ablation-small, base, base-lrm, or a YAML file of the same form."""
     output: Annotated[Path | None, flag("FOLDER", "runs/PRESET", short="-o")] = None
     """Run folder: config.json, log.jsonl, state.pt, model/."""
     set: Annotated[tuple[str, ...], flag("KEY=VALUE ...", "none")] = ()

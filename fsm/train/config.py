@@ -98,10 +98,18 @@ class StageConfig:
     """As in data."""
     zoom: float | None = None
     """As in data."""
+    lr: float | None = None
+    """Peak of a learning rate that starts anew here, as with a new run; null goes on with the one before."""
+    warmup: int = 0
+    """Steps of warm-up where ``lr`` is given."""
+
+    def __post_init__(self) -> None:
+        where = f"the stage from step {self.from_step}"
+        _within(self, where, warmup=(0, MANY), **({} if self.lr is None else {"lr": (0.0, 1e3)}))
 
     def applied(self, data: DataConfig) -> DataConfig:
         """``data`` with the values of this stage."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "from_step"}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("from_step", "lr", "warmup")}
         try:
             return replace(data, **{name: value for name, value in values.items() if value is not None})
         except InputError as error:
@@ -222,12 +230,16 @@ def overridden(values: dict, assignments: tuple[str, ...]) -> dict:
             raise InputError(f"--set {assignment!r} is not KEY=VALUE; write for instance optim.steps=1000.")
         *parents, last = key.split(".")
         place = values
-        for parent in parents:
+        for parent, part in zip(parents, [*parents, last][1:], strict=True):
             if place.get(parent) is None:  # an option that is off, such as reference_head: null
                 place[parent] = {}
             place = place[parent]
+            if isinstance(place, list) and all(isinstance(entry, dict) for entry in place):  # stages.0.hw
+                place = {str(i): entry for i, entry in enumerate(place)}
+                if part == last or part not in place:
+                    raise InputError(f"--set {assignment!r}: {parent!r} has {len(place)} entries, counted from 0.")
             if not isinstance(place, dict):
-                raise InputError(f"--set {assignment!r}: {parent!r} is a single value, it has no part {last!r}.")
+                raise InputError(f"--set {assignment!r}: {parent!r} is a single value, it has no part {part!r}.")
         try:
             place[last] = yaml.safe_load(text)
         except (ValueError, yaml.YAMLError) as error:  # ValueError: a date that does not exist

@@ -19,7 +19,7 @@ from fsm.files import atomic_file, read_json, write_json
 from fsm.model import FSM, draw
 from fsm.renderers.gaussians import MovingGaussians
 from fsm.runs import locked, stop_requests
-from fsm.train.config import OptimConfig, TrainConfig
+from fsm.train.config import OptimConfig, StageConfig, TrainConfig
 from fsm.train.data import Batch, SampleStream, depth_loss, masked_mse
 from fsm.train.deferred import backward_view_by_view
 from fsm.train.log import Log, progress
@@ -102,7 +102,7 @@ class _Run:
         optim, logged = self.config.optim, self.step % self.config.log_every == 0
         batch = self.stream.batch(self.step)
         waiting = time.perf_counter() - began
-        lr = learning_rate(self.step, optim)
+        lr = learning_rate(self.step, optim, self.config.stages)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         inputs, size = len(batch.inputs), self._reader(batch).encoder.views_per_chunk(batch.inputs)
@@ -289,12 +289,18 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     ]
 
 
-def learning_rate(step: int, config: OptimConfig) -> float:
-    """Linear warm-up, then cosine to zero."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return 0.5 * config.lr * (1.0 + math.cos(math.pi * min(1.0, done)))
+def learning_rate(step: int, config: OptimConfig, stages: Sequence[StageConfig] = ()) -> float:
+    """Linear warm-up, then cosine to zero at the end, or at the next stage that starts it anew."""
+    begins, lr, warmup, ends = 0, config.lr, config.warmup, config.steps
+    for stage in stages:
+        if stage.lr is not None and stage.from_step <= step:
+            begins, lr, warmup = stage.from_step, stage.lr, stage.warmup
+        elif stage.lr is not None:
+            ends = min(ends, stage.from_step)
+    if step < begins + warmup:
+        return lr * (step - begins + 1) / warmup
+    done = (step - begins - warmup) / max(1, ends - begins - warmup)
+    return 0.5 * lr * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
 def _same_config(config: TrainConfig, out: Path) -> None:

@@ -298,7 +298,7 @@ def test_bad_models(kind: str, clip: Path, tmp_path: Path, capsys: pytest.Captur
 CONFIGS = {
     "unknown preset": (
         ["huge"],
-        "no preset or config file 'huge'; presets are ablation, base, base-lrm, small, tiny, tiny-lrm",
+        "no preset or config file 'huge'; presets are ablation, ablation-small, base, base-lrm, small, tiny, tiny-lrm",
     ),
     "unknown key": (["tiny", "--set", "optim.stpes=3"], "unknown key 'stpes'; did you mean 'steps'?"),
     "unknown part": (["tiny", "--set", "modle.encoder.layers=3"], "unknown key 'modle'; did you mean 'model'?"),

@@ -27,6 +27,7 @@ TINY = (
     "model.encoder.block={dim: 32, attention_head_dim: 16, mlp_ratio: 2, ns_dtype: float32}",
     "model.reference_head={references: 2, hidden: 16, planes: 4, refinements: [4], refinement_width: 8}",
     "data.hw=[32, 64]",
+    "stages=[]",
     "data.batch=1",
     "data.inputs=[4]",
     "data.targets=2",

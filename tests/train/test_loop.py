@@ -13,7 +13,7 @@ import torch
 from fsm.evaluate.lpips import WEIGHTS_VARIABLE
 from fsm.model import FSM, ModelConfig
 from fsm.renderers.reference_head import ReferenceHeadConfig
-from fsm.train.config import OptimConfig, TrainConfig
+from fsm.train.config import OptimConfig, StageConfig, TrainConfig
 from fsm.train.log import Log
 from fsm.train.loop import _Run, learning_rate, parameter_groups, train
 from tests.train.small_runs import BLOCK, CONFIG, HEAD, MODEL, OPTIM, changed, read_log
@@ -29,6 +29,15 @@ def test_learning_rate_in_closed_form() -> None:
     assert learning_rate(110, config) == pytest.approx(0.0, abs=1e-12)
     assert learning_rate(1000, config) == pytest.approx(0.0, abs=1e-12)
     assert learning_rate(0, OptimConfig(steps=1, warmup=0, lr=0.5)) == pytest.approx(0.5)
+
+
+def test_a_stage_can_start_the_learning_rate_anew() -> None:
+    """Two runs end to end, with a stage between that changes nothing about it."""
+    config = OptimConfig(steps=160, warmup=10, lr=0.5)
+    stages = (StageConfig(40, hw=(64, 64)), StageConfig(100, lr=0.2, warmup=5), StageConfig(120))
+    first, second = OptimConfig(steps=100, warmup=10, lr=0.5), OptimConfig(steps=60, warmup=5, lr=0.2)
+    expected = [learning_rate(s, first) for s in range(100)] + [learning_rate(s, second) for s in range(60)]
+    assert [learning_rate(s, config, stages) for s in range(160)] == pytest.approx(expected)
 
 
 def test_schedule_equals_torchs_own() -> None:

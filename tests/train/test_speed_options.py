@@ -1,7 +1,6 @@
 """Options that change how fast a step is, and nothing else."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
-from fsm.config import to_dict
 from fsm.model import ModelConfig
 from fsm.renderers.gaussian_head import GaussianHeadConfig
 from fsm.train.config import TrainConfig
@@ -81,36 +78,34 @@ def test_a_fused_run_resumes_bit_for_bit(tmp_path: Path) -> None:
 
 
 COMPARE_COMPILED = """
-import json, sys
+import dataclasses, functools, sys
 from pathlib import Path
+import pytest
 import torch
-from fsm.train.config import load_preset
 from fsm.train.loop import _Run
+from tests.train.small_runs import CONFIG, DATA, changed
 
 torch.set_num_threads(1)
-run = _Run(load_preset(sys.argv[1]), Path(sys.argv[2]), "cpu")
-print(json.dumps([run.one_step(None) for _ in range(4)]))
-print(torch._dynamo.utils.counters["frames"]["ok"])
+# Traced, differentiated and run without code generation, which takes minutes; tests/test_encoder.py has it generated.
+torch.compile = functools.partial(torch.compile, backend="aot_eager")
+# One chunk of 48 tokens, more than the fast weights are wide: otherwise Newton-Schulz amplifies any rounding.
+data = dataclasses.replace(DATA, inputs=(3,), chunks=(1,))
+config = dataclasses.replace(changed(lr=1e-3), data=data, log_every=100)
+curves = []
+for compiled in (False, True):
+    run = _Run(dataclasses.replace(config, compile=compiled), Path(sys.argv[1]), "cpu")
+    curves.append([run.one_step(None) for _ in range(3)])
+    assert (torch._dynamo.utils.counters["frames"]["ok"] >= 3) == compiled
+for a, b in zip(*curves):
+    assert b["mse"] == pytest.approx(a["mse"], rel=1e-4)
+    assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_compiled_blocks_train_as_eager_ones(tmp_path: Path) -> None:
-    # In processes of their own: the compiler cannot see through the type checks that tests switch on.
-    # One chunk of 48 tokens, more than the fast weights are wide: otherwise Newton-Schulz amplifies any rounding.
-    data = dataclasses.replace(DATA, inputs=(3,), chunks=(1,))
-    config = dataclasses.replace(changed(lr=1e-3), data=data, log_every=100)
-    entries = []
-    for compiled in (False, True):
-        preset = tmp_path / f"{compiled}.yaml"
-        preset.write_text(yaml.safe_dump(to_dict(dataclasses.replace(config, compile=compiled))))
-        command = [sys.executable, "-c", COMPARE_COMPILED, str(preset), str(tmp_path)]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        first, frames = done.stdout.splitlines()
-        entries.append(json.loads(first))
-        assert (int(frames) > 0) == compiled
-    for a, b in zip(*entries, strict=True):
-        assert b["mse"] == pytest.approx(a["mse"], rel=1e-4)
-        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+    # In a process of its own: the compiler cannot see through the type checks that tests switch on.
+    command = [sys.executable, "-c", COMPARE_COMPILED, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
