@@ -30,7 +30,8 @@ def draw_curves(rows: dict[str, list[Result]], picture: Path) -> None:
     _pulls(axes[1][1], rows, colours)
     for axis in axes.flat:
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=7)
     with atomic_file(picture) as temporary:
         figure.savefig(temporary, dpi=75)
     plt.close(figure)

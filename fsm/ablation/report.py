@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fsm.ablation.curves import draw_curves
-from fsm.ablation.results import Result, Settings, load_results, read_settings
-from fsm.ablation.stats import REFERENCE, Stat, cell, count, gain, grouped, over_seeds, own_random, streams
+from fsm.ablation.results import BaselineScores, Result, Settings, load_baselines, load_results, read_settings
+from fsm.ablation.stats import REFERENCE, Stat, cell, count, gain, grouped, mean, over_seeds, own_random, streams
 from fsm.ablation.variants import VARIANTS
 from fsm.files import atomic_file
 
@@ -17,14 +17,14 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     settings, results = read_settings(folder), load_results(folder)
     rows = grouped(results)
     with atomic_file(folder / TABLES) as temporary:
-        temporary.write_text(tables(settings, rows), encoding="utf-8")
+        temporary.write_text(tables(settings, rows, load_baselines(folder)), encoding="utf-8")
     draw_curves(rows, folder / CURVES)
     return folder / TABLES, folder / CURVES
 
 
-def tables(settings: Settings, rows: dict[str, list[Result]]) -> str:
+def tables(settings: Settings, rows: dict[str, list[Result]], baselines: BaselineScores | None) -> str:
     """All tables as one Markdown page."""
-    parts = [_preamble(settings, rows), _main(rows), _mismatch(rows), _counts(rows), _retention(rows)]
+    parts = [_preamble(settings, rows), _main(rows, baselines), _mismatch(rows), _counts(rows), _retention(rows)]
     return "\n\n".join(parts) + f"\n\n![Curves]({CURVES})\n"
 
 
@@ -46,7 +46,7 @@ def _preamble(settings: Settings, rows: dict[str, list[Result]]) -> str:
     return "\n\n".join(lines + ([f"Not finished: {', '.join(missing)}."] if missing else []))
 
 
-def _main(rows: dict[str, list[Result]]) -> str:
+def _main(rows: dict[str, list[Result]], baselines: BaselineScores | None) -> str:
     head = [
         "variant",
         "",
@@ -80,6 +80,10 @@ def _main(rows: dict[str, list[Result]]) -> str:
                 _text(pull),
             ]
         )
+    for name, cells in ({} if baselines is None else baselines.cells).items():
+        ratios = [f"{mean(cells[kind], 'psnr'):.2f}" for kind in ("spread", "consecutive", "random")]
+        similarity = f"{mean(cells['random'], 'ssim'):.3f}"
+        lines.append([name, "baseline", "-", "-", "-", ratios[0], "-", *ratios[1:], "-", similarity, "-"])
     text = "Test PSNR in dB, inputs written in as many chunks as in training. Pull: ‖pull‖ / ‖update‖ in per cent."
     return f"## Variants\n\n{text}\n\n{_table([*head, 'pull %'], lines)}"
 

@@ -12,7 +12,7 @@ from fsm.errors import InputError
 from fsm.files import atomic_file, read_json, write_json
 from fsm.train.config import SourceConfig, TrainConfig
 
-SETTINGS, RESULTS = "settings.json", "results"
+SETTINGS, RESULTS, BASELINES = "settings.json", "results", "baselines.json"
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,16 @@ class Result:
     """``own``: chunks as in training; ``chunked``: the chunks of the preset, where training had but one."""
 
 
+@dataclass(frozen=True)
+class BaselineScores:
+    """What costs nothing, on the same frames."""
+
+    settings: str
+    """Hash of the settings file it belongs to."""
+    cells: dict[str, dict[str, Cell]]
+    """Baseline, then ``spread``, ``consecutive`` or ``random``."""
+
+
 def claim(folder: Path, settings: Settings) -> str:
     """Note the settings in ``folder``, or check that those noted there are the same; their hash."""
     path, settings = folder / SETTINGS, settings.without_paths()
@@ -108,12 +118,26 @@ def save_result(folder: Path, result: Result) -> None:
 def load_result(path: Path, settings: str) -> Result:
     """Read one result; one that belongs to other settings is an ``InputError``."""
     result = from_dict(Result, read_json(path), str(path))
-    if result.settings != settings:
+    _check(path, result.settings, settings)
+    return result
+
+
+def load_baselines(folder: Path) -> BaselineScores | None:
+    """The baselines of a folder, if they have been scored."""
+    path = folder / BASELINES
+    if not path.exists():
+        return None
+    scores = from_dict(BaselineScores, read_json(path), str(path))
+    _check(path, scores.settings, settings_hash(folder))
+    return scores
+
+
+def _check(path: Path, found: str, settings: str) -> None:
+    if found != settings:
         raise InputError(
-            f"{path} belongs to settings {result.settings}, but {SETTINGS} beside it hashes to {settings}; keep the results of "
+            f"{path} belongs to settings {found}, but {SETTINGS} beside it hashes to {settings}; keep the results of "
             "one ablation in one folder."
         )
-    return result
 
 
 def load_results(folder: Path) -> tuple[Result, ...]:

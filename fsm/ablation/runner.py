@@ -9,18 +9,30 @@ from pathlib import Path
 import torch
 
 from fsm.ablation.clips import small_copies
-from fsm.ablation.results import Result, Settings, claim, load_result, result_path, save_result
+from fsm.ablation.results import (
+    BASELINES,
+    BaselineScores,
+    Result,
+    Settings,
+    claim,
+    load_baselines,
+    load_result,
+    result_path,
+    save_result,
+)
 from fsm.ablation.scores import (
     Film,
     drawing,
     load_film,
     pull_by_chunk,
+    score_baselines,
     score_chunks,
     score_counts,
     score_kinds,
     score_streams,
 )
 from fsm.ablation.variants import Variant, chunk_tokens, start_config, variant_config, with_data
+from fsm.config import to_dict
 from fsm.datasets.open import open_dataset
 from fsm.datasets.world.clip import WorldClip
 from fsm.files import read_json, write_json
@@ -61,18 +73,22 @@ def run(suite: Suite, variants: Sequence[Variant], seeds: Sequence[int], shard: 
     suite.folder.mkdir(parents=True, exist_ok=True)
     with locked(suite.folder, wait=True):
         hashed = claim(suite.folder, settings)
-        clips = small_copies(open_dataset(suite.train_clips), suite.base.data.hw, suite.folder / "clips")
-    base = with_data(suite.base, str(clips))
+        copies = small_copies(open_dataset(suite.train_clips), suite.base.data.hw, suite.folder / "clips")
+        if load_baselines(suite.folder) is None:
+            scores = score_baselines(_clips(suite), suite.base.data.inputs[0])
+            write_json(suite.folder / BASELINES, to_dict(BaselineScores(hashed, scores)))
+    base = with_data(suite.base, str(copies))
     tasks = [(v, s) for v in variants for s in seeds]
-    films: list[Film] = []
+    clips: list[Film] = []
+    worlds: list[Film] = []
     for variant, seed in shard.part(tasks):
         path = result_path(suite.folder, variant.name, seed)
         if path.exists():
             load_result(path, hashed)
             continue
         model, log = _trained(suite, base, variant, seed)
-        films = films or _films(suite)
-        save_result(suite.folder, _scored(suite, variant, seed, hashed, model, films, log))
+        clips, worlds = clips or _clips(suite), worlds or _worlds(suite)
+        save_result(suite.folder, _scored(suite, variant, seed, hashed, model, clips, worlds, log))
         print(f"{variant.name}, seed {seed}: {path}", flush=True)
 
 
@@ -95,23 +111,32 @@ def _start(suite: Suite, base: TrainConfig, seed: int) -> Path:
     return folder / "run" / "model"
 
 
-def _films(suite: Suite) -> list[Film]:
-    """Test clips, then worlds, decoded once."""
-    hw, tested = suite.base.data.hw, open_dataset(suite.test_clips)
-    films = [load_film(tested.clip(id), hw) for id in tested.ids]
-    return films + [load_film(WorldClip(seed, WORLD_FRAMES, hw, fps=24.0), hw) for seed in suite.worlds]
+def _clips(suite: Suite) -> list[Film]:
+    tested = open_dataset(suite.test_clips)
+    return [load_film(tested.clip(id), suite.base.data.hw) for id in tested.ids]
+
+
+def _worlds(suite: Suite) -> list[Film]:
+    hw = suite.base.data.hw
+    return [load_film(WorldClip(seed, WORLD_FRAMES, hw, fps=24.0), hw) for seed in suite.worlds]
 
 
 def _scored(
-    suite: Suite, variant: Variant, seed: int, hashed: str, model: FSM, films: list[Film], log: list[dict]
+    suite: Suite,
+    variant: Variant,
+    seed: int,
+    hashed: str,
+    model: FSM,
+    clips: list[Film],
+    worlds: list[Film],
+    log: list[dict],
 ) -> Result:
     base, inputs = suite.base, suite.base.data.inputs[0]
-    clips = films[: len(films) - len(suite.worlds)]
     chunks = {n: chunk_tokens(base, inputs, n) for n in TEST_CHUNKS}
-    streams = {"own": score_streams(drawing(model), films)}
+    streams = {"own": score_streams(drawing(model), [*clips, *worlds])}
     if variant.chunks == 1:
         chunked = model.with_chunks(base.model.encoder.chunk_tokens)
-        streams["chunked"] = score_streams(drawing(chunked), films)
+        streams["chunked"] = score_streams(drawing(chunked), [*clips, *worlds])
     short, long = pull_by_chunk(model, clips, inputs), pull_by_chunk(model, clips, 64)
     tail = log[-max(1, len(log) // 5) :]
     return Result(

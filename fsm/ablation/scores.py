@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fsm.ablation.protocol import INPUT_COUNTS, Stream, consecutive, fits, spread, stream
 from fsm.datasets.base import Clip, IndexPlan
+from fsm.evaluate.baselines import BASELINES
 from fsm.evaluate.metrics import psnr, quantised, ssim
 from fsm.evaluate.protocols import Dense
 from fsm.model import FSM
@@ -89,6 +90,19 @@ def score_kinds(model: FSM, films: Sequence[Film], inputs: int) -> dict[str, Cel
     return {
         "spread": score_plans(draw, films, lambda f: spread(len(f.views), inputs)),
         "consecutive": score_plans(draw, films, lambda f: consecutive(len(f.views), inputs)),
+    }
+
+
+def score_baselines(films: Sequence[Film], inputs: int) -> dict[str, dict[str, Cell]]:
+    """What the trivial baselines give for the same frames."""
+    plans = {
+        "spread": lambda f: spread(len(f.views), inputs),
+        "consecutive": lambda f: consecutive(len(f.views), inputs),
+        "random": lambda f: Dense(inputs=inputs).plan(len(f.views), f.id),
+    }
+    return {
+        name: {kind: score_plans(lambda i, r, _, b=baseline: b(i, r), films, plan) for kind, plan in plans.items()}
+        for name, baseline in BASELINES.items()
     }
 
 

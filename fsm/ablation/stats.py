@@ -58,7 +58,7 @@ def gain(
 
 def cell(kind: str, metric: str = "psnr") -> Value:
     """Mean over clips of a setting: ``spread``, ``consecutive`` or ``random/4`` (in 4 chunks)."""
-    return lambda result: _mean(found, metric) if (found := result.cells.get(kind)) else None
+    return lambda result: mean(found, metric) if (found := result.cells.get(kind)) else None
 
 
 def own_random(metric: str = "psnr") -> Value:
@@ -68,7 +68,7 @@ def own_random(metric: str = "psnr") -> Value:
 
 def count(kind: str, inputs: int) -> Value:
     """Mean PSNR over clips with this many inputs."""
-    return lambda result: _mean(found, "psnr") if (found := result.counts.get(f"{kind}/{inputs}")) else None
+    return lambda result: mean(found, "psnr") if (found := result.counts.get(f"{kind}/{inputs}")) else None
 
 
 def streams(field: str, worlds: bool, kind: str = "own") -> Value:
@@ -81,7 +81,8 @@ def streams(field: str, worlds: bool, kind: str = "own") -> Value:
     return value
 
 
-def _mean(found: Cell, metric: str) -> float:
+def mean(found: Cell, metric: str) -> float:
+    """Mean over the clips of a cell."""
     return statistics.fmean(getattr(found, metric))
 
 

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from fsm.ablation.report import write_report
-from fsm.ablation.results import Settings, claim, load_results, save_result
+from fsm.ablation.results import BASELINES, BaselineScores, Settings, claim, load_results, save_result
+from fsm.ablation.scores import Cell
 from fsm.ablation.stats import gain, grouped, own_random, stat, streams
 from fsm.ablation.variants import VARIANTS, find_variants
 from fsm.cli import main
+from fsm.config import to_dict
 from fsm.errors import InputError
+from fsm.files import write_json
 from tests.ablation.small_suite import BASE, made_result
 from tests.cli.small_inputs import refused
 
@@ -25,6 +28,9 @@ def folder(tmp_path: Path) -> Path:
     hashed = claim(out, Settings(BASE, 0, 1, ("a", "b"), ()))
     for (name, seed), level in LEVELS.items():
         save_result(out, made_result(find_variants((name,))[0], seed, hashed, level))
+    cell = Cell(("a", "b"), (30.0, 31.0), (0.8, 0.9))
+    scores = BaselineScores(hashed, {"nearest": dict.fromkeys(("spread", "consecutive", "random"), cell)})
+    write_json(out / BASELINES, to_dict(scores))
     return out
 
 
@@ -46,6 +52,7 @@ def test_the_table_holds_recomputed_means(folder: Path, capsys: pytest.CaptureFi
     assert one[5] == f"{differences.mean():+.2f} ± {differences.std(ddof=1):.2f}"
     assert four[5] == "+0.00 ± 0.00"
     assert lacet[2:6] == ["1", "19.25", "20.25", "+0.75"]
+    assert rows["nearest"][4:] == ["30.50", "-", "30.50", "30.50", "-", "0.850", "-"]
     assert (one[-1], lacet[-1]) == ("-", "1.93")
     assert "Not finished: keep4-decay-novelty, keep4-decay, lacet4-mas-ema," in text
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"

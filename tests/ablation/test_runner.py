@@ -1,6 +1,7 @@
 """Runs are shared out and resumed without a trace; results of other settings are refused."""
 
 import dataclasses
+import math
 import os
 import signal
 import sys
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fsm.ablation.results import claim, load_results, read_settings, result_path
+from fsm.ablation.results import claim, load_baselines, load_results, read_settings, result_path
 from fsm.ablation.runner import Suite, run
 from fsm.ablation.variants import find_variants
 from fsm.errors import InputError
+from fsm.evaluate.baselines import BASELINES
 from fsm.shards import Shard
 from fsm.train.data import SampleStream
 from tests.ablation.small_suite import plain_tree, small_suite, without_times
@@ -42,6 +44,13 @@ def test_results_say_what_was_trained_and_scored(whole: Suite) -> None:
     assert set(four.streams) == {"own"}
     assert set(four.cells) == {"spread", "consecutive", "random/1", "random/4", "random/16"}
     assert len(four.counts) == 10
+    baselines = load_baselines(whole.folder)
+    assert baselines is not None
+    assert set(baselines.cells) == set(BASELINES)
+    nearest = baselines.cells["nearest"]["consecutive"]  # noise: no frame tells anything of another
+    assert nearest.psnr == pytest.approx(
+        [10 * math.log10(6)], abs=0.3
+    )  # two uniform values differ by 1/6 in the mean square
     settings = read_settings(whole.folder)
     assert settings.test_clips == ("noise",)
     assert [s.path for s in settings.base.data.sources] == ["list.json"]

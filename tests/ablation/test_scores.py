@@ -104,6 +104,7 @@ def test_the_normalisation_is_the_streams_for_all_but_the_early_inputs_alone() -
 def test_drawing_is_the_models_own_scene() -> None:
     model, source = small_model(), film(40)
     inputs, targets = source.views[list(range(0, 40, 8))], source.views[[3, 11]]
+    assert inputs.rgb is not None
     inputs = dataclasses.replace(inputs, rgb=quantised(inputs.rgb))  # eight bits are what a scene keeps
     rgb = drawing(model)(inputs, targets.without_rgb(), SceneFrame.fit(inputs))
     torch.testing.assert_close(rgb, model.reconstruct(inputs).render(targets.without_rgb()).rgb)
