@@ -14,9 +14,11 @@ from fsm.rays import full_precision
 from fsm.renderers.reference_sampling import sample_frames
 from fsm.views import resize_images
 
-WINDOW = 5
+WINDOW, SMOOTHED = 5, 3  # sides over which equations and velocities are averaged
 DAMPING = 3e-4  # of squared image gradients in [0, 1] per pixel: below it a window has no texture to follow
 LARGEST_STEP = 1.0  # pixels of the level per iteration; a longer step leaves the range where the linear model holds
+LEAST_VARIANCE = 1e-6  # of the gaps: one moment says nothing about motion
+EVERYWHERE = 1e-6  # what a sample counts outside its frame, so that weights never vanish
 
 
 @torch.no_grad()
@@ -39,22 +41,45 @@ def motion_guess(
     used, chosen = chosen.unique(return_inverse=True)  # the cost must not grow with the length of the clip
     frames = frames[:, used].float()
     velocity = base.new_zeros(b, v, 2, h, w)
-    weight = (1.0 / (0.25 + gaps.square()))[..., None, None, None]
+    weights = 1.0 / (0.25 + gaps.square())
     for stride in strides:
         hw = (h // stride, w // stride)
         if min(hw) < WINDOW:
             continue
         maps = resize_images(frames, (frames.shape[-2] // stride, frames.shape[-1] // stride))
         start = resize_images(base.movedim(-1, 3).float(), hw) / stride
-        u = resize_images(velocity, hw) / stride
-        for _ in range(iterations):
-            at = start + u[:, :, None] * gaps[..., None, None, None]
-            samples, inside = sample_frames(maps, chosen, at.movedim(3, -1))
-            u = _smoothed(u + _step(samples, weight * (inside + 1e-6), gaps[..., None, None, None]))
+        u = _aligned(maps, chosen, start, resize_images(velocity, hw) / stride, gaps, weights, iterations)
         velocity = F.interpolate(u.flatten(0, 1) * stride, size=(h, w), mode="bilinear", align_corners=False).view(
             b, v, 2, h, w
         )
     return velocity.movedim(2, -1)[:, :, None]
+
+
+def _aligned(maps: Tensor, chosen: Tensor, start: Tensor, u: Tensor, gaps: Tensor, weights: Tensor, iterations: int):
+    """``plain_aligned``; float32 on the CPU is computed by compiled code."""
+    if all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (maps, start, u, gaps)):
+        from fsm.renderers.motion_cpu import aligned_on_cpu
+
+        return aligned_on_cpu(maps, chosen, start, u, gaps, weights, iterations)
+    return plain_aligned(maps, chosen, start, u, gaps, weights, iterations)
+
+
+def plain_aligned(
+    maps: Float[Tensor, "b n 3 hn wn"],
+    chosen: Int[Tensor, "b v k"],
+    start: Float[Tensor, "b v k 2 h w"],
+    u: Float[Tensor, "b v 2 h w"],
+    gaps: Float[Tensor, "b v k"],
+    weights: Float[Tensor, "b v k"],
+    iterations: int,
+) -> Float[Tensor, "b v 2 h w"]:
+    """Velocities after some steps from ``u`` on one level, in its pixels; ``weights`` are of the references."""
+    gap = gaps[..., None, None, None]
+    for _ in range(iterations):
+        at = start + u[:, :, None] * gap
+        samples, inside = sample_frames(maps, chosen, at.movedim(3, -1))
+        u = _averaged(u + _step(samples, weights[..., None, None, None] * (inside + EVERYWHERE), gap), SMOOTHED)
+    return u
 
 
 def _step(
@@ -66,24 +91,18 @@ def _step(
     mean = (weight * samples).sum(2) / total
     centred = gaps - mean_gap[:, :, None]
     variance = (weight * centred.square()).sum(2) / total
-    slope = (weight * centred * samples).sum(2) / total / variance.clamp_min(1e-6)
+    slope = (weight * centred * samples).sum(2) / total / variance.clamp_min(LEAST_VARIANCE)
     present = mean - slope * mean_gap
     gy, gx = torch.gradient(present, dim=(-2, -1))
-    sums = _windowed(torch.stack([p.sum(2) for p in (gx * gx, gx * gy, gy * gy, gx * slope, gy * slope)], dim=2))
+    sums = _averaged(
+        torch.stack([p.sum(2) for p in (gx * gx, gx * gy, gy * gy, gx * slope, gy * slope)], dim=2), WINDOW
+    )
     xx, xy, yy, xt, yt = (s[:, :, 0] for s in sums.split(1, dim=2))
     xx, yy = xx + DAMPING, yy + DAMPING
     determinant = xx * yy - xy * xy
     step = torch.stack([(xy * yt - yy * xt) / determinant, (xy * xt - xx * yt) / determinant], dim=2)
-    step = step * (variance > 1e-6)  # one moment says nothing about motion
+    step = step * (variance > LEAST_VARIANCE)
     return step.clamp(-LARGEST_STEP, LARGEST_STEP)
-
-
-def _windowed(x: Float[Tensor, "b v c h w"]) -> Float[Tensor, "b v c h w"]:
-    return _averaged(x, WINDOW)
-
-
-def _smoothed(u: Float[Tensor, "b v c h w"]) -> Float[Tensor, "b v c h w"]:
-    return _averaged(u, 3)
 
 
 def _averaged(x: Float[Tensor, "b v c h w"], side: int) -> Float[Tensor, "b v c h w"]:
