@@ -88,7 +88,7 @@ def test_over_all_times_they_are_the_four_dimensional_density(condition: Conditi
     g = some(20)
     g = dataclasses.replace(g, opacities=torch.ones(20), time_scales=g.time_scales.clamp_max(0.8))
     full, moving = dense(g), condition(g)
-    times = torch.linspace(-9.0, 9.0, 901)
+    times = torch.linspace(-9.0, 9.0, 451)
     points = torch.randn(20, 5, 3) * g.scales[:, None] * 2.0 + g.means[:, None]  # five places for each Gaussian
     inverse, total = torch.linalg.inv(full), torch.zeros(20, 5, dtype=torch.float64)
     for time in times:

@@ -79,11 +79,11 @@ def gradients(composite, s: Splats, hw: tuple[int, int]) -> tuple[Tensor, dict[s
 
 
 SCENES = {
-    "mixed": {"n": 700, "hw": (67, 100)},
-    "pixel-sized": {"n": 2000, "hw": (40, 65), "size": (0.05, 0.4)},
-    "huge": {"n": 200, "hw": (64, 90), "size": (20.0, 200.0)},
-    "opaque stacks": {"n": 2000, "hw": (40, 40), "size": (3.0, 30.0), "opacity": (0.9, 1.0)},
-    "needles": {"n": 500, "hw": (80, 80), "size": (0.02, 60.0)},
+    "mixed": {"n": 350, "hw": (67, 100)},
+    "pixel-sized": {"n": 700, "hw": (40, 65), "size": (0.05, 0.4)},
+    "huge": {"n": 100, "hw": (64, 90), "size": (20.0, 200.0)},
+    "opaque stacks": {"n": 1000, "hw": (40, 40), "size": (3.0, 30.0), "opacity": (0.9, 1.0)},
+    "needles": {"n": 300, "hw": (80, 80), "size": (0.02, 60.0)},
     "faint": {"n": 800, "hw": (50, 50), "opacity": (0.0, 0.01)},
 }
 
