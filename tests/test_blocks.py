@@ -15,9 +15,9 @@ def test_small_windows_are_attended_in_float32_with_the_same_result(
     layer = WindowAttention(BlockConfig(dim=32, attention_head_dim=16, ttt_heads=2))
     x, attend, seen = torch.randn(1, 2, tokens, 32), F.scaled_dot_product_attention, []
 
-    def spy(*parts: torch.Tensor) -> torch.Tensor:
-        seen.extend(part.dtype for part in parts)
-        return attend(*parts)
+    def spy(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        seen.extend(part.dtype for part in (q, k, v))
+        return attend(q, k, v)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     results = []
