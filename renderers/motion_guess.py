@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fsm.rays import full_precision
-from fsm.renderers.reference_sampling import sample_frames
+from fsm.renderers.reference_sampling import averaged, sample_frames
 from fsm.views import resize_images
 
 WINDOW, SMOOTHED = 5, 3  # sides over which equations and velocities are averaged
@@ -78,7 +78,7 @@ def plain_aligned(
     for _ in range(iterations):
         at = start + u[:, :, None] * gap
         samples, inside = sample_frames(maps, chosen, at.movedim(3, -1))
-        u = _averaged(u + _step(samples, weights[..., None, None, None] * (inside + EVERYWHERE), gap), SMOOTHED)
+        u = averaged(u + _step(samples, weights[..., None, None, None] * (inside + EVERYWHERE), gap), SMOOTHED)
     return u
 
 
@@ -94,19 +94,10 @@ def _step(
     slope = (weight * centred * samples).sum(2) / total / variance.clamp_min(LEAST_VARIANCE)
     present = mean - slope * mean_gap
     gy, gx = torch.gradient(present, dim=(-2, -1))
-    sums = _averaged(
-        torch.stack([p.sum(2) for p in (gx * gx, gx * gy, gy * gy, gx * slope, gy * slope)], dim=2), WINDOW
-    )
+    sums = averaged(torch.stack([p.sum(2) for p in (gx * gx, gx * gy, gy * gy, gx * slope, gy * slope)], dim=2), WINDOW)
     xx, xy, yy, xt, yt = (s[:, :, 0] for s in sums.split(1, dim=2))
     xx, yy = xx + DAMPING, yy + DAMPING
     determinant = xx * yy - xy * xy
     step = torch.stack([(xy * yt - yy * xt) / determinant, (xy * xt - xx * yt) / determinant], dim=2)
     step = step * (variance > LEAST_VARIANCE)
     return step.clamp(-LARGEST_STEP, LARGEST_STEP)
-
-
-def _averaged(x: Float[Tensor, "b v c h w"], side: int) -> Float[Tensor, "b v c h w"]:
-    """Mean over a window, at the border over what there is of it; rows first, which reads each value 2 ``side`` times."""
-    rows = F.avg_pool2d(x.flatten(0, 1), (1, side), stride=1, padding=(0, side // 2), count_include_pad=False)
-    both = F.avg_pool2d(rows, (side, 1), stride=1, padding=(side // 2, 0), count_include_pad=False)
-    return both.view_as(x)

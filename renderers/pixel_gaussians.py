@@ -24,15 +24,15 @@ from fsm.rays import full_precision
 from fsm.renderers.gaussian_head import GaussianHeadConfig, gaussians_of_pixels
 from fsm.renderers.gaussians import Gaussians4D
 from fsm.renderers.motion_guess import motion_guess
-from fsm.renderers.plane_sweep import PlaneSweep
+from fsm.renderers.plane_sweep import FARTHEST, PlaneSweep
 from fsm.renderers.reference_sampling import (
     gather,
     nearest_references,
     pixel_grid,
     sample_frames,
-    spread_references,
     time_gaps,
     warped_pixels,
+    witnesses,
 )
 from fsm.renderers.spherical_harmonics import SH_C0
 from fsm.views import Views
@@ -75,14 +75,15 @@ class PixelGaussianHead(nn.Module):
         smooth = self._upsampled(self.smooth(hidden).float(), views.hw)
         context = self._upsampled(self.context(hidden).float(), views.hw)
         own, _ = nearest_references(views, inputs, 1)
-        witnesses = torch.cat([own, spread_references(views, inputs, self.config.references)], dim=-1)
-        rho = self.sweep(views, inputs, witnesses, context) + RHO_SCALE * smooth[:, :, :1]
+        swept = self.sweep(views, inputs, witnesses(views, inputs, self.config.references), context)
+        unit = swept + FARTHEST
+        rho = swept + RHO_SCALE * smooth[:, :, :1] * unit
         chosen, _ = nearest_references(views, inputs, self.config.references)
         gaps = time_gaps(views, inputs, chosen)
         at, flow = self._guessed_motion(views, inputs, chosen, gaps, rho.detach())
         samples, inside = sample_frames(inputs.rgb, chosen, at)
         detail = self.detail(views.rgb, samples, inside, gaps, rho.detach(), context)
-        depth = 1.0 / (rho + RHO_SCALE * detail[:, :, :1]).clamp(*RHO_LIMITS)
+        depth = 1.0 / (rho + RHO_SCALE * detail[:, :, :1] * unit).clamp(*RHO_LIMITS)
         pixels = unpatchify(self.pixels(hidden).float(), views.hw, self.patch)
         return self._assemble(views, inputs, own, depth, flow + 0.1 * smooth[:, :, 1:], pixels, detail[:, :, 1:])
 

@@ -11,16 +11,22 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fsm.renderers.reference_sampling import plane_pixels, sample_frames
+from fsm.renderers.reference_sampling import averaged, plane_pixels, sample_frames
 from fsm.views import Views, resize_images
 
 COLOURS, FEATURES, MOST_CHANNELS = 3, 8, 16  # of the maps that are compared; how many compiled code knows
 UNSEEN = 0.2  # disagreement where fewer than two references see a point
-NEAREST, FARTHEST = (
-    2.5,
-    2.5 / 1.4**14,
-)  # inverse depths in model units: from one to the other in equal ratios, and infinity
+# Inverse depths in model units: from one to the other in equal ratios, and infinity.
+NEAREST, FARTHEST = 2.5, 2.5 / 1.4**14
 REACH = 0.3  # share of the first answer by which a second sweep may correct it
+WINDOWS = (
+    5,
+    13,
+)  # sides of the squares over which agreement is averaged: one keeps outlines, the other bridges plain walls
+SHARPNESS = 1000.0  # of agreement, in colours from 0 to 1
+FAR_BIAS = (
+    0.2  # logit by which a plane is less likely than the next farther one: where nothing tells, far does less harm
+)
 
 
 class PlaneSweep(nn.Module):
@@ -42,11 +48,12 @@ class PlaneSweep(nn.Module):
         self.enter = nn.Conv2d(2 * planes + context, width, 3, padding=1)
         self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
         self.leave = nn.Conv2d(width, planes, 3, padding=1)
-        self.sharpness = nn.Parameter(torch.tensor(20.0))
+        self.sharpness = nn.Parameter(torch.tensor(1.0))
         # Untrained, it is plain stereo: weights from colour agreement alone.
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
-        nn.init.zeros_(self.leave.bias)
+        with torch.no_grad():
+            self.leave.bias.copy_(0.0 * tried if about else -FAR_BIAS * torch.arange(planes))
 
     def forward(
         self,
@@ -62,24 +69,27 @@ class PlaneSweep(nn.Module):
         used, chosen = chosen.unique(return_inverse=True)  # the cost must not grow with the length of the clip
         references = references[used]
         size = (references.hw[0] // self.stride, references.hw[1] // self.stride)
-        tried, start = self.hypotheses[:, None, None], 0.0
+        tried = self.hypotheses[:, None, None]
         if about is not None:
-            start = resize_images(about, coarse)
-            tried = self.hypotheses[:, None, None] * (
-                start.detach() + FARTHEST
-            )  # beyond infinity, too: it costs nothing
+            about = resize_images(about, coarse)
+            tried = tried * (about.detach() + FARTHEST)  # beyond infinity, too: it costs nothing
         maps = self._maps(references, size)
-        cost = disagreement(small, references.without_rgb().resized(size), maps, chosen, tried + start)
-        b, v, d, g = cost.shape[:4]
-        seen = torch.cat([cost.reshape(b, v, d * g, *coarse), resize_images(context, coarse)], dim=2).flatten(0, 1)
-        x = F.gelu(self.enter(seen))
+        at = tried if about is None else tried + about
+        colours, features = disagreement(small, references.without_rgb().resized(size), maps, chosen, at).unbind(3)
+        with torch.no_grad():
+            agreement = -SHARPNESS * torch.stack([averaged(colours, side) for side in WINDOWS]).mean(0)
+        agreement = self.sharpness * agreement
+        seen = torch.cat([torch.softmax(agreement, 2), 10.0 * features, resize_images(context, coarse)], dim=2)
+        x = F.gelu(self.enter(seen.flatten(0, 1)))
         for layer in self.body:
             x = x + F.gelu(layer(x))
-        logits = self.leave(x).float().unflatten(0, (b, v)) - self.sharpness * cost[:, :, :, 0]
-        rho = start + (torch.softmax(logits, dim=2) * tried).sum(2, keepdim=True)
-        return F.interpolate(rho.flatten(0, 1), size=requests.hw, mode="bilinear", align_corners=False).unflatten(
-            0, (b, v)
-        )
+        weights = torch.softmax(self.leave(x).float().unflatten(0, seen.shape[:2]) + agreement, dim=2)
+        if about is None:  # averaged by ratio, or one near plane would outweigh all far ones
+            rho = (weights * (tried + FARTHEST).log()).sum(2, keepdim=True).exp() - FARTHEST
+        else:
+            rho = about + (weights * tried).sum(2, keepdim=True)
+        full = F.interpolate(rho.flatten(0, 1), size=requests.hw, mode="bilinear", align_corners=False)
+        return full.unflatten(0, seen.shape[:2])
 
     def _maps(self, references: Views, hw: tuple[int, int]) -> Float[Tensor, "b n c h w"]:
         """The references at low resolution: colours, then learnt features."""

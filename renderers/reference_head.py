@@ -29,21 +29,21 @@ from torch import Tensor, nn
 from fsm.encoder import unpatchify
 from fsm.errors import InputError
 from fsm.renderers.motion_guess import motion_guess
-from fsm.renderers.plane_sweep import PlaneSweep
+from fsm.renderers.plane_sweep import FARTHEST, PlaneSweep
 from fsm.renderers.reference_sampling import (
     META,
     nearest_references,
     pixel_grid,
     reference_meta,
     sample_frames,
-    spread_references,
     time_gaps,
     warped_pixels,
+    witnesses,
 )
 from fsm.views import Rendering, Views
 
 CONTEXT = 8  # channels the tokens pass on to the refinement
-RHO_SCALE = 0.2  # inverse depth per unit of the geometry layer's output
+RHO_SCALE = 0.5  # share of the inverse depth per unit of the geometry layer's output
 NEAREST_TO_INFINITY = 1e-3  # inverse depths below this are reported as this far away
 OUTSIDE = -8.0  # logit of a sample that falls outside its frame or behind its camera
 
@@ -137,10 +137,10 @@ class ReferenceHead(nn.Module):
         context = self._upsampled(self.context(hidden).float(), requests.hw)
         first_guess: Tensor | float = 0.0
         if self.sweep is not None:
-            witnesses = spread_references(requests, references, self.config.references)
-            first_guess = self.sweep(requests, references, witnesses, context)
+            asked = witnesses(requests, references, self.config.references)
+            first_guess = self.sweep(requests, references, asked, context)
             if self.fine_sweep is not None:
-                first_guess = self.fine_sweep(requests, references, witnesses, context, about=first_guess)
+                first_guess = self.fine_sweep(requests, references, asked, context, about=first_guess)
         pixels, inverse_depth = self._positions(hidden, slot, requests, references, chosen, first_guess)
         gaps = time_gaps(requests, references, chosen)
         if self.config.motion_guess:
@@ -159,7 +159,9 @@ class ReferenceHead(nn.Module):
         if self.synthesis is not None:
             blended = blended + self.synthesis(blended, samples, weights, rgb)
         blended = blended.clamp(0.0, 1.0)
-        depth = None if inverse_depth is None else 1.0 / inverse_depth.clamp_min(NEAREST_TO_INFINITY)
+        depth = None
+        if inverse_depth is not None:  # with a gradient beyond infinity, too: it would be stuck there
+            depth = 1.0 / (inverse_depth + (inverse_depth.clamp_min(NEAREST_TO_INFINITY) - inverse_depth).detach())
         return Rendering(blended, depth=depth)
 
     def _pixel_logits(self, slot: Float[Tensor, "b v k t hidden"], hw: tuple[int, int]) -> Float[Tensor, "b v k 1 h w"]:
@@ -175,9 +177,10 @@ class ReferenceHead(nn.Module):
         if self.config.sampling == "offset":
             return pixel_grid(requests) + flow, None
         geometry = self._upsampled(self.geometry(hidden).float(), requests.hw)
-        # Linear in ρ, a correction that starts at zero: one model unit is the cameras' spread, which may be a centimetre or
-        # ten metres, so that no positive start is harmless, and a logarithm would have no gradient near it.
-        rho = first_guess + geometry[:, :, :1] * RHO_SCALE
+        # One model unit is the cameras' spread, which may be a centimetre or ten metres: no start but zero is harmless, a
+        # logarithm has no gradient near it, and what stereo found far away must not be moved by more than it is far.
+        unit = 0.4 if self.sweep is None else first_guess + FARTHEST
+        rho = first_guess + RHO_SCALE * geometry[:, :, :1] * unit
         return warped_pixels(requests, references, chosen, rho, geometry[:, :, 1:] * 0.1) + flow, rho
 
     def _upsampled(self, values: Float[Tensor, "b v t ccn"], hw: tuple[int, int]) -> Float[Tensor, "b v n h w"]:

@@ -48,6 +48,12 @@ def spread_references(requests: Views, references: Views, count: int) -> Int[Ten
     return sparse[index[..., ::2]]
 
 
+def witnesses(requests: Views, references: Views, near: int) -> Int[Tensor, "b v k"]:
+    """Who is asked where a surface is: the ``near`` nearest, which hardly differ in what moves or hides, and half as many apart."""
+    index, _ = nearest_references(requests, references, near)
+    return torch.cat([index, spread_references(requests, references, max(1, near // 2))], dim=-1)
+
+
 def time_gaps(requests: Views, references: Views, chosen: Int[Tensor, "b v k"]) -> Float[Tensor, "b v k"]:
     """Signed time from the target to each chosen reference, over their mean absolute gap."""
     gap = gather(references.time, chosen) - requests.time[:, :, None]
@@ -133,6 +139,13 @@ def sample_frames(
     flat = gather(frames, chosen).flatten(0, 2).to(pixels.dtype)
     samples = F.grid_sample(flat, at.clamp(-2.0, 2.0), mode=mode, padding_mode="border", align_corners=False)
     return samples.view(b, v, k, -1, h, w), inside
+
+
+def averaged(x: Float[Tensor, "b v c h w"], side: int) -> Float[Tensor, "b v c h w"]:
+    """Mean over a square, at the border over what there is of it; rows first, which reads each value 2 ``side`` times."""
+    rows = F.avg_pool2d(x.flatten(0, 1), (1, side), stride=1, padding=(0, side // 2), count_include_pad=False)
+    both = F.avg_pool2d(rows, (side, 1), stride=1, padding=(side // 2, 0), count_include_pad=False)
+    return both.view_as(x)
 
 
 def pixel_grid(views: Views) -> Float[Tensor, "b v 1 h w 2"]:

@@ -53,8 +53,12 @@ def plane(views: Views, shift: float = 0.0) -> Tensor:
     position = views.c2w[..., :3, 3, None, None]
     X = (x - cx) / fx * DEPTH + position[..., 0, :, :]
     Y = (y - cy) / fy * DEPTH + position[..., 1, :, :] - shift * views.time[..., None, None]
-    waves = [torch.sin(7 * X + 3 * Y), torch.sin(5 * Y - 8 * X + 1), torch.sin(11 * X) * torch.sin(9 * Y)]
-    return 0.5 + 0.4 * torch.stack(waves, dim=-3)
+    g = torch.Generator().manual_seed(2)  # many waves: with few of them the plane would look the same at several depths
+    fx, fy, phase = (torch.randn(3, 12, generator=g) * torch.tensor([[6.0], [6.0], [3.0]]))[
+        :, :, None, None, None, None
+    ]
+    waves = torch.sin(fx * X + fy * Y + phase).unflatten(0, (3, 4)).sum(1)
+    return 0.5 + 0.15 * waves.movedim(0, -3)
 
 
 def clip(frames: int, baseline: float, shift: float = 0.0) -> Views:

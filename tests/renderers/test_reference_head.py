@@ -6,21 +6,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fsm.datasets.base import DrawnClip
+from fsm.datasets.open import open_clip
 from fsm.errors import InputError
 from fsm.rays import project, unproject
 from fsm.renderers.lvsm import PlainHead
-from fsm.renderers.motion_guess import _averaged, motion_guess
+from fsm.renderers.motion_guess import motion_guess
 from fsm.renderers.plane_sweep import PlaneSweep
 from fsm.renderers.reference_head import ReferenceHead, ReferenceHeadConfig
 from fsm.renderers.reference_sampling import (
+    averaged,
     nearest_references,
     pixel_grid,
     sample_frames,
     spread_references,
     time_gaps,
     warped_pixels,
+    witnesses,
 )
-from fsm.views import Views
+from fsm.views import SceneFrame, Views
 from tests.small import small_views
 
 HW = (16, 24)
@@ -119,30 +123,58 @@ def test_time_gaps_are_signed_and_scaled_to_mean_one() -> None:
     torch.testing.assert_close(gaps, torch.tensor([[[-0.75, 0.75, 1.5]]]))
 
 
-def test_plane_sweep_finds_a_fronto_parallel_wall_without_training() -> None:
-    """A textured wall at a swept inverse depth, seen by a row of cameras: plain stereo must find it."""
-    h, w, n = 64, 64, 5
-    sweep = PlaneSweep(planes=16, context=8).eval()
-    rho = float(sweep.hypotheses[9])
+def wall(rho: float, n: int = 5, side: int = 64) -> Views:
+    """A textured wall at inverse depth ``rho``, seen by a row of cameras."""
     g = torch.Generator().manual_seed(0)
-    texture = torch.nn.functional.interpolate(torch.rand(1, 3, 24, 72, generator=g), (96, 288), mode="bicubic").clamp(
-        0, 1
-    )
+    texture = torch.rand(1, 3, 24, 72, generator=g)
+    texture = torch.nn.functional.interpolate(texture, (96, 288), mode="bicubic").clamp(0, 1)
     c2w = torch.eye(4).repeat(1, n, 1, 1)
     c2w[0, :, 0, 3] = torch.linspace(-0.6, 0.6, n)
     intrinsics = torch.tensor([64.0, 64.0, 32.0, 32.0]).expand(1, n, 4)
-    row = Views(c2w, intrinsics, torch.linspace(-1, 1, n)[None], (h, w))
-    shift = rho * 64.0 * c2w[0, :, 0, 3]  # pixels by which each camera sees the wall moved
+    row = Views(c2w, intrinsics, torch.linspace(-1, 1, n)[None], (side, side))
     rgb = []
-    for s in shift:
-        x = (torch.arange(w) + 0.5 + 112.0 + s) / 288 * 2 - 1
-        y = (torch.arange(h) + 0.5 + 16.0) / 96 * 2 - 1
+    for shift in rho * 64.0 * c2w[0, :, 0, 3]:  # pixels by which each camera sees the wall moved
+        x = (torch.arange(side) + 0.5 + 112.0 + shift) / 288 * 2 - 1
+        y = (torch.arange(side) + 0.5 + 16.0) / 96 * 2 - 1
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
         rgb.append(torch.nn.functional.grid_sample(texture, grid, align_corners=False)[0])
-    row = dataclasses.replace(row, rgb=torch.stack(rgb)[None])
-    found = sweep(row[2], row, torch.tensor([[[0, 1, 3, 4]]]), torch.zeros(1, 1, 8, h, w))
-    inner = found[0, 0, 0, 16:48, 16:48]
-    assert ((inner - rho).abs() / rho < 0.35).float().mean() > 0.8
+    return dataclasses.replace(row, rgb=torch.stack(rgb)[None])
+
+
+@pytest.mark.parametrize("planes", [16, 32])
+def test_plane_sweeps_find_a_fronto_parallel_wall_without_training(planes: int) -> None:
+    sweep, fine = PlaneSweep(planes, 8).eval(), PlaneSweep(8, 8, stride=2, about=True).eval()
+    rho = 1.07 * float(sweep.hypotheses[planes // 2 + 1])  # between two planes
+    row, nothing = wall(rho), torch.zeros(1, 1, 8, 64, 64)
+    asked = torch.tensor([[[0, 1, 3, 4]]])
+    first = sweep(row[2], row, asked, nothing)
+    second = fine(row[2], row, asked, nothing, about=first)
+    errors = [((found / rho - 1.0).abs()[0, 0, 0, 16:48, 16:48]).mean() for found in (first, second)]
+    assert errors[0] < 0.15
+    assert errors[1] < 0.4 * errors[0]
+
+
+@torch.no_grad()
+def test_where_nothing_tells_the_sweep_says_far() -> None:
+    row = dataclasses.replace(wall(0.5), rgb=torch.full((1, 5, 3, 64, 64), 0.5))
+    found = PlaneSweep(32, 8).eval()(row[2], row, torch.tensor([[[1, 3]]]), torch.zeros(1, 1, 8, 64, 64))
+    assert float(found.max()) < 0.05
+
+
+@torch.no_grad()
+def test_the_untrained_sweeps_know_the_depth_of_moving_worlds() -> None:
+    """Two scenes with parallax, one filmed by a camera that hardly moves: nearly all of it is at infinity then."""
+    sweep, fine = PlaneSweep(32, 8).eval(), PlaneSweep(8, 8, stride=2, about=True).eval()
+    for seed, limit in ((1002, 0.3), (1005, 0.3), (1007, 0.05)):
+        clip = open_clip(f"world:{seed}")
+        inputs, target = clip.views(range(0, 48, 4)), clip.views([22])
+        frame = SceneFrame.fit(inputs.batched())
+        row, asked = frame.to_model(inputs.batched()), frame.to_model(target.batched()).without_rgb()
+        assert isinstance(clip, DrawnClip)
+        rho = 1.0 / (clip.depth([22])[None] * frame.scale)
+        who, nothing = witnesses(asked, row, 4), torch.zeros(1, 1, 8, *target.hw)
+        found = fine(asked, row, who, nothing, about=sweep(asked, row, who, nothing))
+        assert float(((found - rho).abs() / (rho + 0.02)).median()) < limit, seed
 
 
 def head(**options) -> ReferenceHead:
@@ -256,4 +288,4 @@ def test_motion_guess_is_still_without_texture_and_without_time() -> None:
 def test_means_over_rows_then_columns_are_means_over_windows(side: int) -> None:
     x = torch.randn(2, 3, 5, 9, 7, dtype=torch.float64)
     window = F.avg_pool2d(x.flatten(0, 1), side, stride=1, padding=side // 2, count_include_pad=False)
-    torch.testing.assert_close(_averaged(x, side), window.view_as(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(averaged(x, side), window.view_as(x), rtol=1e-12, atol=1e-12)

@@ -127,20 +127,6 @@ def _head(**options) -> ReferenceHead:
     return head
 
 
-@pytest.mark.parametrize("sampling", ["depth", "offset"])
-@torch.no_grad()
-def test_frames_of_one_colour_and_a_prediction_of_the_same_leave_nothing_else_to_blend(sampling: str) -> None:
-    """Weights sum to one and samples of an even picture are even, wherever they are taken."""
-    head, references = _head(sampling=sampling, synthesis_width=0), small_views(5).batched()
-    assert references.rgb is not None
-    references = dataclasses.replace(references, rgb=torch.full_like(references.rgb, 0.2))
-    with torch.no_grad():
-        head.colour.weight.zero_()
-        head.colour.bias.fill_(-1.386294)  # sigmoid of it is 0.2
-    out = head(torch.randn(1, 2, 6, 32), references[1:3].without_rgb(), references).rgb
-    torch.testing.assert_close(out, torch.full_like(out, 0.2), rtol=0.0, atol=1e-5)
-
-
 @torch.no_grad()
 def test_the_synthesis_starts_at_nothing_and_keeps_colours_in_range() -> None:
     references = small_views(5).batched()
