@@ -178,13 +178,21 @@ class TrainConfig:
     """Recompute activations chunk by chunk in backward: less memory, same gradients."""
     compile: bool = False
     """Run the blocks through torch.compile: faster steps after minutes of compilation; equal, and resumed, to rounding only."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What processes keep: ddp the whole model each, fsdp a part of parameters, gradients and optimiser state; changes no curve,
+    and may change on resuming."""
+    token_parallel: int = 1
+    """Processes that share the inputs' tokens and the targets of the same samples; changes no curve, and may change on resuming."""
     log_every: int = 10
     """Steps between log lines."""
     save_every: int = 500
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        _within(self, "a run", log_every=(1, MANY), save_every=(1, MANY))
+        _within(self, "a run", log_every=(1, MANY), save_every=(1, MANY), token_parallel=(1, MANY))
+        if self.compile and (self.token_parallel > 1 or self.parallel == "fsdp"):
+            other = "token_parallel" if self.token_parallel > 1 else "parallel: fsdp"
+            raise InputError(f"train config: compile and {other} are both given; choose one.")
         begins = [s.from_step for s in self.stages]
         if begins != sorted(set(begins)) or min(begins, default=0) < 0:
             raise InputError(
@@ -192,6 +200,11 @@ class TrainConfig:
             )
         patch = self.model.encoder.patch
         for step, data in self.data_stages():
+            if data.targets % self.token_parallel:
+                raise InputError(
+                    f"train config: data.targets is {data.targets}, which {self.token_parallel} processes (token_parallel) cannot "
+                    "share evenly; choose a multiple."
+                )
             if any(side % patch for side in data.hw):
                 where = f" from step {step}" if step else ""
                 raise InputError(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from fsm.errors import InputError
 from fsm.shards import WHOLE, Shard
 from fsm.train.config import DataConfig
 from fsm.train.sources import DRAWN, ClipSource, DrawnSource, FrameCache, Sample, kept_size
+from fsm.ttt import Group
 from fsm.views import Views
 
 
@@ -51,7 +53,7 @@ class SampleStream:
             if data.batch % part.count:
                 raise InputError(
                     f"train config: data.batch is {data.batch}, which {part.count} processes cannot share evenly; "
-                    "choose a multiple."
+                    "choose a multiple (a group of token_parallel counts as one process)."
                 )
         first = self.data(0)
         self.weights = torch.tensor([s.weight for s in first.sources])
@@ -121,25 +123,40 @@ def _generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def masked_mse(prediction: Float[Tensor, "*b v 3 h w"], target: Views) -> Float[Tensor, ""]:
-    """Mean over samples *b of the mean squared error of the pixels that count, so that samples may be seen in parts."""
+def masked_mse(prediction: Float[Tensor, "*b v 3 h w"], target: Views, group: Group | None = None) -> Float[Tensor, ""]:
+    """Mean over samples *b of the mean squared error of the pixels that count, so that samples may be seen in parts.
+
+    Processes of ``group`` have equally many views of each sample: the mean of what they return is that of whole samples.
+    """
     assert target.rgb is not None
     error = (prediction - target.rgb).square()
     if target.mask is None:
         return error.mean()
-    counted = (3 * target.mask.flatten(-4).sum(-1)).clamp_min(1)
+    counted = _count(3 * target.mask.flatten(-4).sum(-1), group)
     return ((error * target.mask).flatten(-4).sum(-1) / counted).mean()
 
 
 def depth_loss(
-    depth: Float[Tensor, "b t 1 h w"], truth: Float[Tensor, "b t 1 h w"], slack: float = 0.05
+    depth: Float[Tensor, "b t 1 h w"],
+    truth: Float[Tensor, "b t 1 h w"],
+    group: Group | None = None,
+    slack: float = 0.05,
 ) -> Float[Tensor, ""]:
     """Mean |ρ - ρ*| / (ρ* + slack) of inverse depths in model units, over pixels of a sample that have both (0 without any).
 
-    Its mean over samples is returned.
+    Its mean over samples is returned; ``group`` as in ``masked_mse``.
     """
     known = torch.isfinite(truth) & (depth > 0)  # Gaussians leave pixels empty
     rho, true_rho = 1.0 / depth[known], 1.0 / truth[known]
     error = (rho - true_rho).abs() / (true_rho + slack)
     sums = error.new_zeros(len(depth)).index_add(0, known.nonzero()[:, 0], error)
-    return (sums / known.flatten(1).sum(1).clamp_min(1)).mean()
+    return (sums / _count(known.flatten(1).sum(1).to(sums), group)).mean()
+
+
+def _count(own: Tensor, group: Group | None) -> Tensor:
+    """What to divide sums over ``own`` pixels by: their number (at least 1), its mean over the processes of ``group``."""
+    if group is None:
+        return own.clamp_min(1)
+    total = own.clone()
+    dist.all_reduce(total, group=group)
+    return total.clamp_min(1) / dist.get_world_size(group)

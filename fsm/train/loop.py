@@ -5,7 +5,7 @@ import math
 import sys
 import time
 import zlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,14 @@ from fsm.train.data import Batch, SampleStream, depth_loss, masked_mse
 from fsm.train.deferred import backward_view_by_view
 from fsm.train.log import Log, progress
 from fsm.train.perceptual import load_perceptual, resolved
-from fsm.train.team import ALONE, Team, joined
+from fsm.train.sharded import call, clip_gradients, gathered, load_optimizer, part_like, shard
+from fsm.train.team import ALONE, Team, joined, noticing_losses
 from fsm.train.throughput import FlopCount, Meter
-from fsm.ttt import record_pull_ratio
+from fsm.ttt import Group, record_pull_ratio
 from fsm.views import Rendering, SceneFrame, Views
+
+SHARING = ("parallel", "token_parallel")
+"""Options that say how processes share the work, and change nothing about the curve."""
 
 
 def train(config: TrainConfig, out: Path, device: str = "cpu", stop_after: int | None = None) -> FSM:
@@ -42,7 +46,7 @@ def train(config: TrainConfig, out: Path, device: str = "cpu", stop_after: int |
     same curve.
     """
     config = resolved(config, out)
-    with joined(device) as team:
+    with joined(device, config.token_parallel) as team:
         run = _Run(config, out, device, team)
         if not team.leads:
             run.resume()
@@ -70,24 +74,34 @@ class _Run:
         self.model.to(device).train()
         self.model.encoder.checkpointing = config.checkpointing
         self.model.encoder.compiled = config.compile
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, config.optim), betas=config.optim.betas, fused=config.optim.fused or None
-        )
+        self.model.encoder.group = team.group
+        self.call: Callable[..., Any] = call
+        self.optimizer = self._optimizer()
         self.ema = {k: p.detach().clone() for k, p in self.model.state_dict().items()}
-        self.stream = SampleStream(config.data_stages(), config.seed, device, team.part)
+        self.stream = SampleStream(config.data_stages(), config.seed, device, team.samples)
         self.lpips = load_perceptual(config)
         self.lpips_hash = None if self.lpips is None else self.lpips.to(device).fingerprint()
-        self.meter = Meter(device, getattr(torch, config.precision), team.part.count)
+        self.meter = Meter(device, getattr(torch, config.precision), team.samples.count)
         self.step = self.skipped = 0
         self.stopping = False
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        optim = self.config.optim
+        return torch.optim.AdamW(parameter_groups(self.model, optim), betas=optim.betas, fused=optim.fused or None)
 
     def loop(self, stop_after: int | None, log: Log | None) -> None:
         """Steps until the end, or ``stop_after`` further ones; Ctrl-C and SIGTERM finish the step at hand and save first."""
         if self.team.part.count > 1:
             weights = int(weights_hash(self.model)[:12], 16)
             self.team.agree(step=self.step, weights=weights, config=zlib.crc32(repr(self.config).encode()))
+            if self.config.parallel == "fsdp":
+                self._shard()
         last = self.config.optim.steps if stop_after is None else min(self.config.optim.steps, self.step + stop_after)
-        with progress(self.config.optim.steps, self.step, self.team.leads) as advance, stop_requests() as asked:
+        with (
+            progress(self.config.optim.steps, self.step, self.team.leads) as advance,
+            stop_requests() as asked,
+            noticing_losses(),
+        ):
             while self.step < last and not self.stopping:
                 advance(self.one_step(log, asked))
                 if self.step % self.config.save_every == 0:
@@ -95,6 +109,14 @@ class _Run:
             self.save()
         if self.stopping:
             raise KeyboardInterrupt
+
+    def _shard(self) -> None:
+        """Keep a part of everything that is learnt."""
+        state = self.optimizer.state_dict()
+        self.call = shard(self.model, self.device)
+        self.optimizer = self._optimizer()
+        load_optimizer(self.optimizer, state)
+        self.ema = {k: part_like(self.ema[k], own) for k, own in self.model.state_dict().items()}
 
     def one_step(self, log: Log | None, asked: Sequence[int] = ()) -> dict[str, int | float]:
         """Draw, differentiate, update (or skip), average; the log entry of the step. ``asked``: requests to stop."""
@@ -112,16 +134,14 @@ class _Run:
         # Whether to stop is agreed on with the gradients: a signal may reach one process a step before another.
         means = self.team.average(self.model.parameters(), {**parts, "stop": float(bool(asked))})
         self.stopping = means.pop("stop") > 0
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), optim.clip if self.step >= optim.clip_from else math.inf
-        )
-        if not math.isfinite(norm.item()) or (self.step >= optim.clip_from and norm.item() > optim.skip_above):
+        norm = clip_gradients(self.model.parameters(), optim.clip if self.step >= optim.clip_from else math.inf)
+        if not math.isfinite(norm) or (self.step >= optim.clip_from and norm > optim.skip_above):
             self.skipped += 1
         else:
             self.optimizer.step()
             self._average()
         self.step += 1
-        entry = {"step": self.step, "lr": lr, "grad_norm": norm.item(), "skipped": self.skipped, **means}
+        entry = {"step": self.step, "lr": lr, "grad_norm": norm, "skipped": self.skipped, **means}
         entry |= {"inputs": inputs, "chunks": -(-inputs // size)}
         entry |= {"psnr": -10.0 * math.log10(max(means["mse"], 1e-12)), "seconds": time.perf_counter() - began}
         if counted:
@@ -167,21 +187,21 @@ class _Run:
         return self.model.with_chunks(batch.chunk_views * h * w // self.config.model.encoder.patch**2)
 
     def _normalised(self, batch: Batch) -> tuple[Views, Views, Tensor]:
-        """Inputs and targets in model space, and true z-depth of the targets in model units (NaN where unknown)."""
-        frame = SceneFrame.fit(batch.inputs)
-        depth = batch.depth * frame.scale[:, None, None, None, None]
-        return frame.to_model(batch.inputs), frame.to_model(batch.targets), depth
+        """Inputs and own targets in model space, and the targets' true z-depth in model units (NaN where unknown)."""
+        frame, own = SceneFrame.fit(batch.inputs), self.team.own(len(batch.targets))
+        depth = batch.depth[:, own] * frame.scale[:, None, None, None, None]
+        return frame.to_model(batch.inputs), frame.to_model(batch.targets[own]), depth
 
     def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         inputs, targets, truth = self._normalised(batch)
         with self._autocast():
-            rendering = self._reader(batch)(inputs, targets)
-        return self._compare(rendering, targets, truth)
+            rendering = self.call(self._reader(batch), inputs, targets)
+        return self._compare(rendering, targets, truth, self.team.group)
 
     def _backward_gaussians(self, reader: FSM, inputs: Views, targets: Views, truth: Tensor) -> dict[str, float]:
         """The same view by view: memory does not grow with the number of targets."""
         with self._autocast():
-            gaussians, background = reader.predict_gaussians(inputs)
+            gaussians, background = self.call(reader.predict_gaussians, inputs)
         samples, count = targets.samples(), len(targets)
         seen: list[dict[str, float]] = []
 
@@ -198,13 +218,18 @@ class _Run:
         backward_view_by_view(gaussians, count, one)
         return {k: sum(p[k] for p in seen) / len(seen) for k in seen[0]}
 
-    def _compare(self, rendering: Rendering, targets: Views, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Loss of rendered [b t] targets and its parts; ``truth`` is z-depth in model units, NaN where unknown."""
+    def _compare(
+        self, rendering: Rendering, targets: Views, truth: Tensor, group: Group | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss of rendered [b t] targets and its parts; ``truth`` is z-depth in model units, NaN where unknown.
+
+        With ``group`` the targets are this process's of each sample.
+        """
         rgb = rendering.rgb.float()
-        loss = mse = masked_mse(rgb, targets)
+        loss = mse = masked_mse(rgb, targets, group)
         parts = {"mse": mse.item()}
         if self.config.optim.depth_weight > 0.0 and rendering.depth is not None:
-            off = depth_loss(rendering.depth.float(), truth)
+            off = depth_loss(rendering.depth.float(), truth, group)
             loss, parts["depth"] = mse + self.config.optim.depth_weight * off, off.item()
         if self.lpips is None or self.step < self.config.optim.l2_warmup:
             return loss, parts
@@ -215,7 +240,8 @@ class _Run:
 
     def _autocast(self) -> torch.autocast:
         dtype = getattr(torch, self.config.precision)
-        return torch.autocast(self.device.split(":")[0], dtype, enabled=dtype != torch.float32)
+        whole = self.call is call  # what is gathered is freed soon: no copy of it may stay until the end of the step
+        return torch.autocast(self.device.split(":")[0], dtype, enabled=dtype != torch.float32, cache_enabled=whole)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -225,14 +251,15 @@ class _Run:
 
     def averaged(self) -> FSM:
         """A copy of the model with the averaged weights."""
+        return self._model_of(gathered(self.ema, keep=True))
+
+    def _model_of(self, weights: dict[str, Tensor]) -> FSM:
         model = FSM(self.config.model).to(self.device).eval()
-        model.load_state_dict(self.ema)
+        model.load_state_dict(weights)
         return model
 
     def save(self) -> None:
         """Everything resuming needs, and the averaged model, each whole or not at all; written by one process for all."""
-        if not self.team.leads:
-            return
         state = {
             "step": self.step,
             "skipped": self.skipped,
@@ -241,9 +268,12 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "lpips": self.lpips_hash,
         }
+        state = gathered(state, keep=self.team.leads)
+        if not self.team.leads:
+            return
         with atomic_file(self.out / "state.pt") as temporary:
             torch.save(state, temporary)
-        self.averaged().save_pretrained(self.out / "model")
+        self._model_of(state["ema"]).save_pretrained(self.out / "model")
 
     def resume(self) -> None:
         """Continue from state.pt where there is one."""
@@ -309,7 +339,7 @@ def _same_config(config: TrainConfig, out: Path) -> None:
     if path.exists() and (out / "state.pt").exists():
         # Through the config, so that an option newer than the run has its default and is no difference.
         stored = to_dict(from_dict(TrainConfig, read_json(path), str(path)))
-        changed = [k for k in values if values[k] != stored[k]]
+        changed = [k for k in values if k not in SHARING and values[k] != stored[k]]
         if changed:
             raise InputError(
                 f"{path} was written by another config (differs in {', '.join(changed)}); choose another folder."

@@ -1,22 +1,29 @@
 """The processes of one training: each differentiates its part of every batch, and all take the same step.
 
+Groups of processes may share samples: each group draws the same ones, shares out the inputs' tokens (``fsm.ttt.parallel``) and
+the targets, and differentiates its mean over its own targets.
+
 Gradients are averaged in float32 whatever they were computed in, and everything that decides (the norm they are clipped by,
 whether a step is skipped, whether to stop) is computed from what all have received, so that the copies of the model stay equal.
 """
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from fsm.errors import InputError
 from fsm.shards import WHOLE, Shard, torchrun_process
+from fsm.ttt import Group
 
 BUCKET = 1 << 24  # values sent at once: 64 MiB beside the gradients
+LOST = re.compile("gloo|connection", re.IGNORECASE)  # gloo's errors have no class of their own
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,25 @@ class Team:
     part: Shard = WHOLE
     device: str = "cpu"
     """Where what is exchanged lies."""
+    group: Group | None = None
+    """Processes that share samples with this one, itself included."""
+    group_size: int = 1
+    """How many they are: consecutive ones of all."""
 
     @property
     def leads(self) -> bool:
         """The one process that writes checkpoints and logs."""
         return self.part.index == 0
+
+    @property
+    def samples(self) -> Shard:
+        """Which samples of a step are its group's."""
+        return Shard(self.part.index // self.group_size, self.part.count // self.group_size)
+
+    def own(self, targets: int) -> slice:
+        """Which of the targets of its group's samples are its own; all groups of a size share evenly."""
+        each, place = targets // self.group_size, self.part.index % self.group_size
+        return slice(each * place, each * (place + 1))
 
     def agree(self, **values: int) -> None:
         """Refuse to start where processes differ in one of ``values`` (below 2**62)."""
@@ -45,11 +66,12 @@ class Team:
     def average(self, parameters: Iterable[nn.Parameter], numbers: Mapping[str, float]) -> dict[str, float]:
         """Replace gradients by their means over all processes; the means of ``numbers``.
 
-        A parameter that has a gradient in no process keeps none, so that its optimiser state stays untouched.
+        A parameter that has a gradient in no process keeps none, so that its optimiser state stays untouched. Parameters that lie
+        in parts (``fsm.train.sharded``) have theirs averaged in backward.
         """
         if self.part.count == 1:
             return dict(numbers)
-        learnt = [p for p in parameters if p.requires_grad]
+        learnt = [p for p in parameters if p.requires_grad and not isinstance(p, DTensor)]
         small = [*numbers.values(), *(float(p.grad is not None) for p in learnt)]
         shared = torch.tensor(small, dtype=torch.float64, device=self.device)
         _exchange(shared, dist.ReduceOp.SUM)
@@ -69,10 +91,19 @@ ALONE = Team()
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Team]:
-    """Meet the other processes that torchrun started, if any, and part from them at the end."""
+def joined(device: str, group_size: int = 1) -> Iterator[Team]:
+    """Meet the other processes that torchrun started, if any, and part from them at the end.
+
+    Every ``group_size`` consecutive ones share samples.
+    """
     part = torchrun_process()
-    if part is None or part.count == 1:
+    count = 1 if part is None else part.count
+    if count % group_size:
+        raise InputError(
+            f"train config: token_parallel is {group_size}, but there are {count} processes; start a multiple of "
+            f"{group_size} with torchrun, or --set token_parallel=1."
+        )
+    if part is None or count == 1:
         yield Team(device=device)
         return
     if "MASTER_ADDR" not in os.environ:
@@ -81,9 +112,27 @@ def joined(device: str) -> Iterator[Team]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        yield Team(part, device)
+        group = None
+        if group_size > 1:
+            group, _ = dist.new_subgroups(group_size)
+            assert isinstance(group, dist.ProcessGroup)
+        yield Team(part, device, group, group_size)
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def noticing_losses() -> Iterator[None]:
+    """The end of another process, wherever an exchange with it fails, as one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or LOST.search(str(error))):
+            raise
+        raise InputError(
+            "another process of this training has ended; its own message says why, the last checkpoint is whole, and the same "
+            "command resumes from it."
+        ) from error
 
 
 def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
@@ -98,10 +147,5 @@ def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
 
 
 def _exchange(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
-    try:
+    with noticing_losses():
         dist.all_reduce(tensor, operation)
-    except RuntimeError as error:
-        raise InputError(
-            "another process of this training has ended; its own message says why, the last checkpoint is whole, and the same "
-            "command resumes from it."
-        ) from error

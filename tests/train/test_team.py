@@ -15,44 +15,11 @@ from fsm.checkpoint import load_pretrained
 from fsm.config import to_dict
 from fsm.errors import InputError
 from fsm.shards import Shard
-from fsm.train.config import StageConfig, TrainConfig
 from fsm.train.loop import train
 from fsm.train.team import ALONE, Team, _buckets, joined
 from tests.processes import SECONDS, finished, started
-from tests.train.small_runs import CONFIG, changed, read_log
-
-# Without TensorBoard, as in the other tests of training; prints the hash of what the process ended with.
-WORKER = """
-import sys
-from pathlib import Path
-sys.modules["torch.utils.tensorboard"] = None
-from fsm.checkpoint import weights_hash
-from fsm.train.config import load_preset
-from fsm.train.loop import train
-steps = int(sys.argv[3])
-print(weights_hash(train(load_preset(sys.argv[1]), Path(sys.argv[2]), stop_after=steps)))
-"""
-
-
-def shared(config: TrainConfig = CONFIG) -> TrainConfig:
-    """A run whose batches two processes can share out, with random chunks and a second stage."""
-    data = dataclasses.replace(config.data, batch=2, chunks=(1, 2))
-    return dataclasses.replace(config, data=data, stages=(StageConfig(2, hw=(16, 16), batch=4),))
-
-
-def worker(config: TrainConfig, out: Path, steps: int) -> list[str]:
-    preset = out.parent / f"{out.name}.yaml"
-    preset.write_text(yaml.safe_dump(to_dict(config)))
-    return ["-c", WORKER, str(preset), str(out), str(steps)]
-
-
-def assert_same_curve(a: Path, b: Path) -> None:
-    """The loss to 1e-4; the gradients' norm to 1e-3, since Adam's first steps turn rounding of tiny entries into signs."""
-    one, other = read_log(a), read_log(b)
-    assert [e.keys() for e in one] == [e.keys() for e in other]
-    for x, y in zip(one, other, strict=True):
-        assert x.pop("grad_norm") == pytest.approx(y.pop("grad_norm"), rel=1e-3)
-        assert x == pytest.approx(y, rel=1e-4)
+from tests.train.parallel_runs import WORKER, assert_same_curve, shared, worker
+from tests.train.small_runs import changed, read_log
 
 
 def test_two_processes_draw_the_curve_of_one_and_one_goes_on_with_it(tmp_path: Path) -> None:
@@ -84,11 +51,15 @@ def _wait_for_steps(out: Path, steps: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_others_with_a_sentence_and_the_run_goes_on(tmp_path: Path, victim: int) -> None:
-    config = shared(changed(steps=10_000))
+@pytest.mark.parametrize(
+    ("victim", "sharing"), [(0, {}), (1, {}), (0, {"parallel": "fsdp"}), (1, {"token_parallel": 2})], ids=str
+)
+def test_a_killed_process_ends_the_others_with_a_sentence_and_the_run_goes_on(
+    tmp_path: Path, victim: int, sharing: dict
+) -> None:
+    config = shared(changed(steps=10_000, lr=1e-3))
     out, preset = tmp_path / "run", tmp_path / "long.yaml"
-    preset.write_text(yaml.safe_dump(to_dict(config)))
+    preset.write_text(yaml.safe_dump(to_dict(dataclasses.replace(config, **sharing))))
     arguments = ["-m", "fsm", "train", str(preset), "-o", str(out), "--device", "cpu"]
     with started(2, arguments, tmp_path) as processes:
         _wait_for_steps(out, 5)
