@@ -178,6 +178,8 @@ class TrainConfig:
     """Recompute activations chunk by chunk in backward: less memory, same gradients."""
     compile: bool = False
     """Run the blocks through torch.compile: faster steps after minutes of compilation; equal, and resumed, to rounding only."""
+    ahead: bool = False
+    """Draw the next batch in a thread while a step runs: the same samples, for one more core and one more batch in memory."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """What processes keep: ddp the whole model each, fsdp a part of parameters, gradients and optimiser state; changes no curve,
     and may change on resuming."""

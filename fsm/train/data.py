@@ -6,6 +6,7 @@ Processes share out the samples of a step; how many there are changes nothing ab
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +86,23 @@ class SampleStream:
         ordered = [samples[i] for i in sorted(samples)]
         inputs, targets = (Views.stack([getattr(s, n).to(self.device) for s in ordered]) for n in ("inputs", "targets"))
         return Batch(inputs, targets, torch.stack([s.depth.to(self.device) for s in ordered]), chunks)
+
+
+class DrawnAhead:
+    """A stream whose next batch is drawn in a thread while the caller works on this one: the same batches."""
+
+    def __init__(self, stream: SampleStream) -> None:
+        self.stream = stream
+        # A thread of its own has the default number of threads for what it computes, not the program's.
+        self.pool = ThreadPoolExecutor(1, "fsm-samples", torch.set_num_threads, (torch.get_num_threads(),))
+        self.next: tuple[int, Future[Batch]] | None = None
+
+    def batch(self, step: int) -> Batch:
+        """As of the stream; what goes wrong there is raised here, at its own step."""
+        known = self.next is not None and self.next[0] == step
+        batch = self.next[1].result() if self.next is not None and known else self.stream.batch(step)
+        self.next = step + 1, self.pool.submit(self.stream.batch, step + 1)
+        return batch
 
 
 def _one_of(numbers: tuple[int, ...], generator: torch.Generator) -> int:

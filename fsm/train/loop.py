@@ -20,7 +20,7 @@ from fsm.model import FSM, draw
 from fsm.renderers.gaussians import MovingGaussians
 from fsm.runs import locked, stop_requests
 from fsm.train.config import OptimConfig, StageConfig, TrainConfig
-from fsm.train.data import Batch, SampleStream, depth_loss, masked_mse
+from fsm.train.data import Batch, DrawnAhead, SampleStream, depth_loss, masked_mse
 from fsm.train.deferred import backward_view_by_view
 from fsm.train.log import Log, progress
 from fsm.train.perceptual import load_perceptual, resolved
@@ -78,7 +78,8 @@ class _Run:
         self.call: Callable[..., Any] = call
         self.optimizer = self._optimizer()
         self.ema = {k: p.detach().clone() for k, p in self.model.state_dict().items()}
-        self.stream = SampleStream(config.data_stages(), config.seed, device, team.samples)
+        stream = SampleStream(config.data_stages(), config.seed, device, team.samples)
+        self.stream = DrawnAhead(stream) if config.ahead else stream
         self.lpips = load_perceptual(config)
         self.lpips_hash = None if self.lpips is None else self.lpips.to(device).fingerprint()
         self.meter = Meter(device, getattr(torch, config.precision), team.samples.count)

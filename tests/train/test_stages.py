@@ -1,6 +1,7 @@
 """Curricula and random chunks: every step sees what its stage says, resumed or not, and clips are decoded once for all."""
 
 import dataclasses
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from fsm.datasets.video import VideoClip
 from fsm.errors import InputError
 from fsm.model import FSM
 from fsm.train.config import DataConfig, SourceConfig, StageConfig, TrainConfig
-from fsm.train.data import Batch, SampleStream
+from fsm.train.data import Batch, DrawnAhead, SampleStream
 from fsm.train.loop import train
 from fsm.views import Views
 from tests.datasets.media import read_counter, write_fsm_clip
+from tests.small import small_views
 from tests.train.small_runs import CONFIG, DATA, MODEL, read_log
 from tests.train.test_resume import assert_same_run
 
@@ -225,3 +227,44 @@ def test_memory_for_frames_is_shared_and_bounded(tmp_path: Path) -> None:
     (cache,) = {s.cache for s in stream.sources}  # pyright: ignore[reportAttributeAccessIssue]
     assert len(cache.kept) == 1
     assert all(isinstance(c, MemoryClip) and c.pixels.nbytes <= size for c in cache.kept.values())
+
+
+def test_batches_drawn_ahead_are_the_same_in_any_order(clip_file: Path) -> None:
+    data = _clips(clip_file, hw=(16, 32), mirror=True)
+    plain, ahead = SampleStream([(0, data)], seed=0), DrawnAhead(SampleStream([(0, data)], seed=0))
+    for step in (0, 1, 2, 7, 8, 3):
+        a, b = plain.batch(step), ahead.batch(step)
+        assert torch.equal(a.inputs.time, b.inputs.time)
+        assert a.targets.rgb is not None
+        assert b.targets.rgb is not None
+        assert torch.equal(a.targets.rgb, b.targets.rgb)
+
+
+def test_the_next_batch_is_drawn_while_the_caller_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, second, views = [], threading.Event(), small_views(1).batched()
+
+    def batch(self: SampleStream, step: int) -> Batch:
+        drawn.append((step, threading.current_thread() is threading.main_thread()))
+        if step == 1:
+            second.set()
+        if step == 2:
+            raise InputError("of step 2")
+        return Batch(views, views, torch.zeros(1, 1, 1, *views.hw), chunks=1 + step)
+
+    monkeypatch.setattr(SampleStream, "batch", batch)
+    ahead = DrawnAhead(SampleStream([(0, DATA)], seed=0))
+    assert ahead.batch(0).chunks == 1
+    assert second.wait(60)  # nobody has asked for step 1 yet
+    assert ahead.batch(1).chunks == 2
+    with pytest.raises(InputError, match="of step 2"):
+        ahead.batch(2)
+    assert drawn == [(0, True), (1, False), (2, False)]
+
+
+def test_a_run_with_batches_drawn_ahead_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, steps=3), stages=STAGES[:1])
+    for ahead in (False, True):
+        train(dataclasses.replace(config, ahead=ahead), tmp_path / str(ahead))
+    assert read_log(tmp_path / "False") == read_log(tmp_path / "True")
+    one, other = ((tmp_path / n / "model" / "model.safetensors").read_bytes() for n in ("False", "True"))
+    assert one == other
