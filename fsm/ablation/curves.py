@@ -15,7 +15,7 @@ SHOWN = 8
 
 
 def draw_curves(rows: dict[str, list[Result]], picture: Path) -> None:
-    """Four panels, means over seeds with a bar from the least to the greatest."""
+    """Four panels: means over seeds, with their deviation where PSNR is drawn over the number of inputs."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -45,6 +45,7 @@ def _counts(axis: Any, rows: dict[str, list[Result]], kind: str, colours: dict[s
         means = [s.mean for _, s in stats]
         axis.errorbar([n for n, _ in stats], means, deviations, label=name, color=colours[name], marker="o", capsize=2)
     axis.set_xscale("log", base=2)
+    axis.set_xticks(numbers, [str(n) for n in numbers])
     axis.set_xlabel(f"{kind} test inputs")
     axis.set_ylabel("PSNR [dB]")
 
@@ -73,5 +74,7 @@ def _pulls(axis: Any, rows: dict[str, list[Result]], colours: dict[str, Any]) ->
             middle = 100 * np.mean(tables, axis=0)
             axis.plot(np.arange(1, len(middle) + 1), middle, label=name, color=colours[name], marker=".")
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
     axis.set_xlabel("chunk")
     axis.set_ylabel("pull / update [%]")

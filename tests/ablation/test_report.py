@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from fsm.errors import InputError
 from fsm.files import write_json
 from tests.ablation.small_suite import BASE, made_result
 from tests.cli.small_inputs import refused
+from tests.conftest import REPOSITORY
 
 LEVELS = {("lact1", 0): 20.0, ("lact1", 1): 21.0, ("lact4", 0): 18.0, ("lact4", 1): 18.5, ("lacet4-si-ema", 1): 19.25}
 
@@ -97,3 +100,15 @@ def test_one_foreign_result_stops_the_report(folder: Path) -> None:
     save_result(folder, dataclasses.replace(first, settings="0" * 16))
     with pytest.raises(InputError, match="belongs to settings 0000"):
         write_report(folder)
+
+
+def test_the_page_quotes_its_results_and_nothing_else(tmp_path: Path) -> None:
+    kept, page = REPOSITORY / "docs" / "ablation", (REPOSITORY / "docs" / "ablation.md").read_text()
+    shutil.copytree(kept, tmp_path / "ablation")
+    write_report(tmp_path / "ablation")
+    text = (kept / "tables.md").read_text()
+    assert (tmp_path / "ablation" / "tables.md").read_text() == text
+    seen = re.sub(r"`[^`]*`", "", page.split("## What we see")[1].split("\n## ")[0])
+    quoted, known = (re.findall(r"[+-]?\d+\.\d+", t) for t in (seen, text))
+    assert len(quoted) > 10
+    assert {n for n in quoted if n not in known and f"-{n}" not in known} == set()
