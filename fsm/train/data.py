@@ -158,15 +158,15 @@ def depth_loss(
     depth: Float[Tensor, "b t 1 h w"],
     truth: Float[Tensor, "b t 1 h w"],
     group: Group | None = None,
-    slack: float = 0.05,
+    slack: float = 0.02,
 ) -> Float[Tensor, ""]:
-    """Mean |ρ - ρ*| / (ρ* + slack) of inverse depths in model units, over pixels of a sample that have both (0 without any).
+    """Mean |log (ρ + slack) / (ρ* + slack)| of inverse depths in model units, over pixels of a sample that have both (0 without any).
 
-    Its mean over samples is returned; ``group`` as in ``masked_mse``.
+    Too near and too far by the same ratio cost the same: a relative error, unbounded on one side only, is least where everything
+    is far. Its mean over samples is returned; ``group`` as in ``masked_mse``.
     """
     known = torch.isfinite(truth) & (depth > 0)  # Gaussians leave pixels empty
-    rho, true_rho = 1.0 / depth[known], 1.0 / truth[known]
-    error = (rho - true_rho).abs() / (true_rho + slack)
+    error = ((1.0 / depth[known] + slack) / (1.0 / truth[known] + slack)).log().abs()
     sums = error.new_zeros(len(depth)).index_add(0, known.nonzero()[:, 0], error)
     return (sums / _count(known.flatten(1).sum(1).to(sums), group)).mean()
 

@@ -336,11 +336,19 @@ def test_depth_error_in_closed_form() -> None:
     assert float(depth_loss(depth, truth).detach()) == 0.0
     truth[..., 0, 0], truth[..., 1, 1] = 4.0, 2.0
     loss = depth_loss(depth, truth)
-    assert float(loss.detach()) == pytest.approx(0.5 * (0.5 - 0.25) / (0.25 + 0.05))
+    assert float(loss.detach()) == pytest.approx(0.5 * math.log((0.5 + 0.02) / (0.25 + 0.02)))
     loss.backward()
     assert depth.grad is not None
     assert bool(torch.isfinite(depth.grad).all())
     assert bool((depth.grad[..., 0, 1] == 0).all())
+
+
+def test_near_and_far_by_the_same_ratio_cost_the_same() -> None:
+    """Else a model that puts everything far away would be better off than one that is right on average."""
+    truth = torch.full((1, 1, 1, 1, 2), 1e-3)
+    near, far = depth_loss(0.5 * truth, truth), depth_loss(2.0 * truth, truth)
+    torch.testing.assert_close(near, far, rtol=1e-4, atol=0)
+    torch.testing.assert_close(near, torch.tensor(math.log(2.0)), rtol=1e-4, atol=0)
 
 
 def test_losses_of_a_batch_are_means_over_its_samples() -> None:
