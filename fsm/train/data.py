@@ -160,7 +160,7 @@ def depth_loss(
     group: Group | None = None,
     slack: float = 0.02,
 ) -> Float[Tensor, ""]:
-    """Mean |log (ρ + slack) / (ρ* + slack)| of inverse depths in model units, over pixels of a sample that have both (0 without any).
+    """Mean |log (ρ + slack) / (ρ* + slack)| of inverse depths in model units, over a sample's pixels with both (0 without any).
 
     Too near and too far by the same ratio cost the same: a relative error, unbounded on one side only, is least where everything
     is far. Its mean over samples is returned; ``group`` as in ``masked_mse``.
