@@ -9,6 +9,11 @@ install_import_hook("fsm", "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# A busy machine draws slowly; that says nothing about what is tested.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
