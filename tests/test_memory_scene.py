@@ -30,6 +30,9 @@ def test_a_saved_scene_renders_the_same_bits(tmp_path, reference: bool) -> None:
         assert torch.equal(a, b)
 
 
+HUNDREDTH_OF_A_LEVEL = 0.01 / 255
+
+
 def test_saving_over_a_scene_replaces_it_whole(tmp_path) -> None:
     for seed in (0, 1):
         scene = small_model().reconstruct(small_views(seed=seed))
@@ -63,7 +66,8 @@ def test_rendering_in_groups_changes_no_pixel(monkeypatch) -> None:
     request = small_views(4).without_rgb()
     whole = scene.render(request).rgb
     monkeypatch.setattr("fsm.memory_scene.RENDER_TOKENS", 6)
-    torch.testing.assert_close(scene.render(request).rgb, whole, rtol=1e-5, atol=1e-6)
+    # Products round differently in batches of other sizes, and the sweep's sharp weights amplify that.
+    torch.testing.assert_close(scene.render(request).rgb, whole, rtol=0, atol=HUNDREDTH_OF_A_LEVEL)
 
 
 def test_the_head_prepares_only_frames_it_looks_at_and_renders_the_same_one_by_one() -> None:
@@ -74,8 +78,9 @@ def test_the_head_prepares_only_frames_it_looks_at_and_renders_the_same_one_by_o
     assert model.head.sweep is not None
     model.head.sweep.features.register_forward_hook(lambda _, frames, __: prepared.append(len(frames[0])))
     each = torch.cat([scene.render(request[i]).rgb for i in range(3)])
-    assert max(prepared) <= model.head.config.references
-    torch.testing.assert_close(each, scene.render(request).rgb, rtol=1e-5, atol=1e-6)
+    nearest = model.head.config.references
+    assert max(prepared) <= nearest + nearest // 2  # the nearest, and the witnesses that stand apart
+    torch.testing.assert_close(each, scene.render(request).rgb, rtol=0, atol=HUNDREDTH_OF_A_LEVEL)
 
 
 def test_depth_is_in_the_clips_unit_of_length() -> None:
