@@ -12,6 +12,8 @@ from fsm.renderers.reference_head import ReferenceHead
 from fsm.views import SceneFrame
 from tests.small import small_model, small_views
 
+HUNDREDTH_OF_A_LEVEL = 0.01 / 255  # of a picture with eight bits
+
 
 @pytest.mark.parametrize("reference", [False, True])
 def test_a_saved_scene_renders_the_same_bits(tmp_path, reference: bool) -> None:
@@ -28,9 +30,6 @@ def test_a_saved_scene_renders_the_same_bits(tmp_path, reference: bool) -> None:
         assert a is not None
         assert b is not None
         assert torch.equal(a, b)
-
-
-HUNDREDTH_OF_A_LEVEL = 0.01 / 255
 
 
 def test_saving_over_a_scene_replaces_it_whole(tmp_path) -> None:
