@@ -11,6 +11,7 @@ from torch import Tensor
 from fsm.encoder import SceneMemory
 from fsm.errors import InputError
 from fsm.files import atomic_folder, read_json, write_json
+from fsm.renderers.reference_head import ReferenceHead
 from fsm.ttt import FastWeightState
 from fsm.views import Rendering, SceneFrame, Views
 
@@ -29,6 +30,7 @@ class MemoryScene:
         self.memory = memory
         self.frame = frame
         self._observed = inputs  # [1 v], in the clip's space, with rgb where the head copies pixels
+        self._inverse_depths: dict[int, Tensor] = {}  # of frames, model units
 
     @property
     def inputs(self) -> Views:
@@ -57,8 +59,7 @@ class MemoryScene:
         per_view = max(1, working.hw[0] * working.hw[1] // self.model.config.encoder.patch**2)
         size = max(1, RENDER_TOKENS // per_view)
         groups = [working[start : start + size] for start in range(0, len(working), size)]
-        references = self._normalised if self.model.head.uses_references else None
-        parts = [self.model.decode(self.memory, group, references) for group in groups]
+        parts = [self._decoded(group) for group in groups]
         rgb = torch.cat([p.rgb for p in parts], dim=1)
         depth = (
             torch.cat([p.depth for p in parts if p.depth is not None], dim=1) if parts[0].depth is not None else None
@@ -73,6 +74,18 @@ class MemoryScene:
     @cached_property
     def _normalised(self) -> Views:
         return self.frame.to_model(self._observed)
+
+    def _decoded(self, requests: Views) -> Rendering:
+        """One group of requests, from the frames it looks at; the depth of a frame is found once, when it is looked at first."""
+        head = self.model.head
+        if not isinstance(head, ReferenceHead):
+            return self.model.decode(self.memory, requests, None)
+        used = head.looked_at(requests, self._normalised).tolist()
+        for i in used:
+            if i not in self._inverse_depths:
+                self._inverse_depths[i] = head.inverse_depth(self._normalised, i)
+        known = torch.cat([self._inverse_depths[i] for i in used], dim=1)
+        return self.model.decode(self.memory, requests, self._normalised[used], known)
 
     def save(self, path: Path | str) -> None:
         """Write scene.json and memory.safetensors (and the model, unless it can be found by name) to a folder."""
@@ -105,7 +118,10 @@ class MemoryScene:
 
     @staticmethod
     def load(path: Path | str, *, device: torch.device | str = "cpu", model: "FSM | None" = None) -> "MemoryScene":
-        """Reopen a saved scene; it renders bit for bit what it rendered before. ``model`` replaces looking it up by name."""
+        """Reopen a saved scene; it renders bit for bit what it rendered before (on CUDA, where sums have no order, to rounding).
+
+        ``model`` replaces looking it up by name.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 

@@ -191,10 +191,16 @@ class FSM(nn.Module):
         assert isinstance(self.head, (GaussianHead, PixelGaussianHead))
         return self.gaussians(self._read(inputs), inputs), self.head.background(inputs)
 
-    def decode(self, memory: SceneMemory, requests: Views, references: Views | None) -> Rendering:
-        """Render requests [b v] in model space from a memory; depth comes out in model units."""
+    def decode(
+        self, memory: SceneMemory, requests: Views, references: Views | None, inverse_depths: Tensor | None = None
+    ) -> Rendering:
+        """Render requests [b v] in model space from a memory; depth comes out in model units.
+
+        ``inverse_depths`` are those of the references [b n 1 h w], where a reference head has found them before.
+        """
         assert isinstance(self.head, (PlainHead, ReferenceHead))
-        return self.head(self.encoder.query(memory, requests), requests, references)
+        known = () if inverse_depths is None else (inverse_depths,)
+        return self.head(self.encoder.query(memory, requests), requests, references, *known)
 
     def gaussians(self, memory: SceneMemory, inputs: Views) -> list[Gaussians4D]:
         """Gaussians of every batch entry, decoded from copies of the inputs [b v] (model space) that read the memory."""

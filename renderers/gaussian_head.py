@@ -45,13 +45,15 @@ class GaussianHeadConfig:
     """Width of the hidden layer (pixel)."""
     references: int = 4
     """Input frames that each frame is compared with (pixel)."""
-    planes: int = 16
+    planes: int = 32
     """Inverse depths the plane sweep tries (pixel)."""
+    fine_planes: int = 8
+    """Inverse depths a second sweep tries about the first one's answer, at half the resolution (pixel)."""
     detail_width: int = 32
     """Channels of the convolutions that look at the comparison (pixel)."""
 
     def __post_init__(self) -> None:
-        for name, least in (("hidden", 1), ("references", 2), ("planes", 2), ("detail_width", 1)):
+        for name, least in (("hidden", 1), ("references", 2), ("planes", 2), ("fine_planes", 2), ("detail_width", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"model config: {name} is {getattr(self, name)}, must be at least {least}.")
         near, far = self.depth_range

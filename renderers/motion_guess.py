@@ -14,11 +14,16 @@ from fsm.rays import full_precision
 from fsm.renderers.reference_sampling import averaged, sample_frames
 from fsm.views import resize_images
 
-WINDOW, SMOOTHED = 5, 3  # sides over which equations and velocities are averaged
+WINDOW, SMOOTHED, JUDGED = 5, 3, 7  # sides over which equations, velocities and what they gain are averaged
 DAMPING = 3e-4  # of squared image gradients in [0, 1] per pixel: below it a window has no texture to follow
 LARGEST_STEP = 1.0  # pixels of the level per iteration; a longer step leaves the range where the linear model holds
 LEAST_VARIANCE = 1e-6  # of the gaps: one moment says nothing about motion
 EVERYWHERE = 1e-6  # what a sample counts outside its frame, so that weights never vanish
+LEAST_GAIN, DOUBT = (
+    0.15,
+    0.05,
+)  # logarithm of what a motion makes of the disagreement at which it is half believed; its width
+NOISE = 1e-3  # disagreement in colours from 0 to 1 that says nothing
 
 
 @torch.no_grad()
@@ -53,6 +58,32 @@ def motion_guess(
             b, v, 2, h, w
         )
     return velocity.movedim(2, -1)[:, :, None]
+
+
+@torch.no_grad()
+@full_precision
+def belief(
+    frames: Float[Tensor, "b n 3 hn wn"],
+    chosen: Int[Tensor, "b v k"],
+    base: Float[Tensor, "b v k h w 2"],
+    moved: Float[Tensor, "b v k h w 2"],
+    counted: Float[Tensor, "b v k 1 h w"],
+) -> Float[Tensor, "b v 1 h w 1"]:
+    """How far the samples at ``moved`` agree better than those at ``base``, from 0 to 1; ``counted`` is each sample's weight.
+
+    Where a surface is hidden from a reference, a path through time that seems to fit is a wrong one. A constant for autograd.
+    """
+    (here, inside_here), (there, inside_there) = (sample_frames(frames.float(), chosen, at) for at in (base, moved))
+    weight = counted * inside_here * inside_there + EVERYWHERE  # leaving the picture is no way to agree
+    gain = ((_spread(here, weight) + NOISE) / (_spread(there, weight) + NOISE)).log()
+    return torch.sigmoid((gain - LEAST_GAIN) / DOUBT).movedim(2, -1)[:, :, None]
+
+
+def _spread(samples: Float[Tensor, "b v k c h w"], weight: Float[Tensor, "b v k 1 h w"]) -> Float[Tensor, "b v 1 h w"]:
+    """Mean distance of the samples from their mean, over a window."""
+    weight = weight / weight.sum(2, keepdim=True)
+    mean = (samples * weight).sum(2, keepdim=True)
+    return averaged(((samples - mean).abs() * weight).sum(2).mean(2, keepdim=True), JUDGED)
 
 
 def _aligned(maps: Tensor, chosen: Tensor, start: Tensor, u: Tensor, gaps: Tensor, weights: Tensor, iterations: int):

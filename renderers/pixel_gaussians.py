@@ -3,7 +3,7 @@
 The published head invents depth, colour and motion of every Gaussian; with little training that is fog. Here a Gaussian starts
 
 * with the colour of its pixel and the pixel's footprint as its size;
-* at the depth where the frames agree (``fsm.renderers.plane_sweep``, the frame itself among the witnesses);
+* at the depth where the frames agree (``fsm.renderers.stereo``, the frame itself among the witnesses);
 * with the velocity that aligns what is left (``fsm.renderers.motion_guess``);
 * at its frame's time, lasting about until the next frame takes over.
 
@@ -24,7 +24,7 @@ from fsm.rays import full_precision
 from fsm.renderers.gaussian_head import GaussianHeadConfig, gaussians_of_pixels
 from fsm.renderers.gaussians import Gaussians4D
 from fsm.renderers.motion_guess import motion_guess
-from fsm.renderers.plane_sweep import FARTHEST, PlaneSweep
+from fsm.renderers.plane_sweep import FARTHEST
 from fsm.renderers.reference_sampling import (
     gather,
     nearest_references,
@@ -32,12 +32,12 @@ from fsm.renderers.reference_sampling import (
     sample_frames,
     time_gaps,
     warped_pixels,
-    witnesses,
 )
 from fsm.renderers.spherical_harmonics import SH_C0
+from fsm.renderers.stereo import Stereo
 from fsm.views import Views
 
-CONTEXT = 8  # channels the tokens pass on to sweep and detail
+CONTEXT = 8  # channels the tokens pass on to the detail
 CELLS = 2  # grid points of smooth corrections per patch side
 RHO_SCALE = 0.2  # inverse depth per unit of correction
 RHO_LIMITS = (1e-3, 20.0)  # inverse depth in model units: never at infinity, never in the camera
@@ -61,7 +61,7 @@ class PixelGaussianHead(nn.Module):
         self.smooth = nn.Linear(config.hidden, 4 * CELLS**2)  # inverse depth, angular velocity
         self.pixels = nn.Linear(config.hidden, PER_PIXEL * patch**2)
         self.context = nn.Linear(config.hidden, CONTEXT * CELLS**2)
-        self.sweep = PlaneSweep(config.planes, CONTEXT)
+        self.stereo = Stereo(config.references, config.planes, config.fine_planes)
         self.detail = Detail(config.references, config.detail_width)
         for layer in (self.smooth, self.pixels):
             nn.init.zeros_(layer.weight)
@@ -75,7 +75,8 @@ class PixelGaussianHead(nn.Module):
         smooth = self._upsampled(self.smooth(hidden).float(), views.hw)
         context = self._upsampled(self.context(hidden).float(), views.hw)
         own, _ = nearest_references(views, inputs, 1)
-        swept = self.sweep(views, inputs, witnesses(views, inputs, self.config.references), context)
+        with torch.no_grad():  # learnt in stages of its own (``learn: stereo``)
+            swept = self.stereo(views, inputs)[-1]
         unit = swept + FARTHEST
         rho = swept + RHO_SCALE * smooth[:, :, :1] * unit
         chosen, _ = nearest_references(views, inputs, self.config.references)

@@ -1,9 +1,10 @@
-"""A first guess of depth from the reference frames themselves: sweep planes, see where the frames agree.
+"""The depth of a frame from the frames themselves: sweep planes, see where they agree.
 
-At a quarter of the resolution every target pixel tries a fixed set of inverse depths; for each the chosen references are
-sampled and compared. Where they agree the surface probably is. A few convolutions, which also see what the memory has to
-say, turn agreement into weights over the hypotheses. A second sweep may then try a few inverse depths about the first
-one's answer at half the resolution. Classic multi-view stereo (Collins 1996; MVSNet 2018; coarse to fine as in CasMVSNet 2020).
+At a quarter of the resolution every pixel of a view tries a fixed set of inverse depths; for each the chosen references are
+sampled and compared. Where they agree the surface probably is. Convolutions at several resolutions, which also see the view's
+own picture and the colours found at the likeliest depth, turn agreement into weights over the hypotheses. A second sweep may
+then try a few inverse depths about the first one's answer at half the resolution. Classic multi-view stereo
+(Collins 1996; MVSNet 2018; coarse to fine as in CasMVSNet 2020; learnt upsampling as in RAFT 2020).
 """
 
 import torch
@@ -15,6 +16,9 @@ from fsm.renderers.reference_sampling import averaged, plane_pixels, sample_fram
 from fsm.views import Views, resize_images
 
 COLOURS, FEATURES, MOST_CHANNELS = 3, 8, 16  # of the maps that are compared; how many compiled code knows
+LOOK = (
+    2 * COLOURS + 1
+)  # channels of a look: what stereo alone would render, how far frames differ there, the own picture
 UNSEEN = 0.2  # disagreement where fewer than two references see a point
 # Inverse depths in model units: from one to the other in equal ratios, and infinity.
 NEAREST, FARTHEST = 2.5, 2.5 / 1.4**14
@@ -24,20 +28,21 @@ WINDOWS = (
     13,
 )  # sides of the squares over which agreement is averaged: one keeps outlines, the other bridges plain walls
 SHARPNESS = 1000.0  # of agreement, in colours from 0 to 1
+DOUBT = 1e-4  # share of every hypothesis that no disagreement can take away: convolutions may have seen what hides it
 FAR_BIAS = (
     0.2  # logit by which a plane is less likely than the next farther one: where nothing tells, far does less harm
 )
 
 
 class PlaneSweep(nn.Module):
-    """Expected inverse depth of every target pixel over ``planes`` hypotheses, model units.
+    """Expected inverse depth of every pixel of a view over ``planes`` hypotheses, model units.
 
     A sweep with ``about`` tries inverse depths around an answer it is given, others the whole range.
     """
 
     hypotheses: Tensor
 
-    def __init__(self, planes: int, context: int, *, stride: int = 4, about: bool = False, width: int = 48) -> None:
+    def __init__(self, planes: int, *, stride: int = 4, about: bool = False, width: int = 48) -> None:
         super().__init__()
         self.stride = stride
         ratio = (NEAREST / FARTHEST) ** (1.0 / max(1, planes - 2))
@@ -45,27 +50,28 @@ class PlaneSweep(nn.Module):
         tried = torch.linspace(-REACH, REACH, planes) if about else torch.tensor(everywhere)
         self.register_buffer("hypotheses", tried, persistent=False)
         self.features = nn.Conv2d(3, FEATURES, kernel_size=2 * stride, stride=stride, padding=stride // 2)
-        self.enter = nn.Conv2d(2 * planes + context, width, 3, padding=1)
+        self.detail = stride if about else 1  # how much finer than the planes the colours are looked at
+        self.enter = nn.Conv2d(3 * planes + LOOK * self.detail**2, width, 3, padding=1)
         self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
+        self.wide = Hourglass(width)
         self.leave = nn.Conv2d(width, planes, 3, padding=1)
+        self.upsampling = ConvexUpsampling(width, stride)
         self.sharpness = nn.Parameter(torch.tensor(1.0))
         # Untrained, it is plain stereo: weights from colour agreement alone.
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
-        with torch.no_grad():
-            self.leave.bias.copy_(0.0 * tried if about else -FAR_BIAS * torch.arange(planes))
+        nn.init.zeros_(self.leave.bias)
 
     def forward(
         self,
-        requests: Views,
+        views: Views,
         references: Views,
         chosen: Int[Tensor, "b v k"],
-        context: Float[Tensor, "b v c h w"],
         about: Float[Tensor, "b v 1 h w"] | None = None,
     ) -> Float[Tensor, "b v 1 h w"]:
-        """Inverse depth at full resolution; ``context`` is what the tokens pass on, ``about`` the answer to correct."""
-        coarse = (requests.hw[0] // self.stride, requests.hw[1] // self.stride)
-        small = requests.without_rgb().resized(coarse)
+        """Inverse depth of ``views`` at full resolution; ``about`` is the answer to correct."""
+        coarse = (views.hw[0] // self.stride, views.hw[1] // self.stride)
+        small = views.without_rgb().resized(coarse)
         used, chosen = chosen.unique(return_inverse=True)  # the cost must not grow with the length of the clip
         references = references[used]
         size = (references.hw[0] // self.stride, references.hw[1] // self.stride)
@@ -78,18 +84,46 @@ class PlaneSweep(nn.Module):
         colours, features = disagreement(small, references.without_rgb().resized(size), maps, chosen, at).unbind(3)
         with torch.no_grad():
             agreement = -SHARPNESS * torch.stack([averaged(colours, side) for side in WINDOWS]).mean(0)
-        agreement = self.sharpness * agreement
-        seen = torch.cat([torch.softmax(agreement, 2), 10.0 * features, resize_images(context, coarse)], dim=2)
+            if about is None:
+                agreement = agreement - FAR_BIAS * torch.arange(len(tried), device=tried.device)[:, None, None]
+        alone = torch.softmax(self.sharpness * agreement, 2)
+        look = self._look(views, references, chosen, self._expected(alone, tried, about))
+        seen = torch.cat([alone, 10.0 * colours, 10.0 * features, look], dim=2)
         x = F.gelu(self.enter(seen.flatten(0, 1)))
         for layer in self.body:
             x = x + F.gelu(layer(x))
-        weights = torch.softmax(self.leave(x).float().unflatten(0, seen.shape[:2]) + agreement, dim=2)
-        if about is None:  # averaged by ratio, or one near plane would outweigh all far ones
-            rho = (weights * (tried + FARTHEST).log()).sum(2, keepdim=True).exp() - FARTHEST
-        else:
-            rho = about + (weights * tried).sum(2, keepdim=True)
-        full = F.interpolate(rho.flatten(0, 1), size=requests.hw, mode="bilinear", align_corners=False)
+        x = self.wide(x)
+        weights = torch.softmax(self.leave(x).float().unflatten(0, seen.shape[:2]) + (alone + DOUBT).log(), dim=2)
+        rho = self._expected(weights, tried, about)
+        full = self.upsampling(rho.flatten(0, 1), x)
+        if full.shape[-2:] != views.hw:  # sides that the stride does not divide
+            full = F.interpolate(full, size=views.hw, mode="bilinear", align_corners=False)
         return full.unflatten(0, seen.shape[:2])
+
+    @staticmethod
+    def _expected(weights: Tensor, tried: Tensor, about: Tensor | None) -> Float[Tensor, "b v 1 h w"]:
+        """Mean over the hypotheses; over the whole range by ratio, or one near plane would outweigh all far ones."""
+        if about is None:
+            return (weights * (tried + FARTHEST).log()).sum(2, keepdim=True).exp() - FARTHEST
+        return about + (weights * tried).sum(2, keepdim=True)
+
+    @torch.no_grad()
+    def _look(self, views: Views, references: Views, chosen: Tensor, rho: Tensor) -> Float[Tensor, "b v c h w"]:
+        """What the references show at ``rho``, which is the view as stereo alone knows it; how far they differ; its own picture."""
+        h, w = rho.shape[-2:]
+        fine = (self.detail * h, self.detail * w)
+        full = F.interpolate(rho.flatten(0, 1), size=fine, mode="bilinear", align_corners=False).view(
+            *rho.shape[:3], *fine
+        )
+        scale = self.stride // self.detail
+        references = references.resized((references.hw[0] // scale, references.hw[1] // scale))
+        assert references.rgb is not None
+        pixels = plane_pixels(views.without_rgb().resized(fine), references, chosen, full)[:, :, :, 0]
+        mean, spread = _common(*sample_frames(references.rgb, chosen, pixels))
+        own = mean if views.rgb is None else views.resized(fine).rgb
+        assert own is not None
+        found = torch.cat([mean - 0.5, 5.0 * spread.mean(2, keepdim=True), own - 0.5], dim=2)
+        return F.pixel_unshuffle(found.flatten(0, 1), self.detail).unflatten(0, rho.shape[:2])
 
     def _maps(self, references: Views, hw: tuple[int, int]) -> Float[Tensor, "b n c h w"]:
         """The references at low resolution: colours, then learnt features."""
@@ -98,6 +132,60 @@ class PlaneSweep(nn.Module):
         learnt = torch.tanh(self.features(frames - 0.5).float())
         learnt = F.interpolate(learnt, size=hw, mode="bilinear", align_corners=False)
         return torch.cat([resize_images(frames, hw), learnt], dim=1).unflatten(0, references.c2w.shape[:2])
+
+
+class Hourglass(nn.Module):
+    """Adds what is seen from farther away: two levels down and up again."""
+
+    def __init__(self, width: int, wider: int = 64) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(c, wider, 3, stride=2, padding=1) for c in (width, wider))
+        self.bend = nn.ModuleList(nn.Conv2d(wider, wider, 3, padding=1) for _ in range(2))
+        self.up = nn.ModuleList(nn.Conv2d(wider, c, 1) for c in (width, wider))
+        self.last = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Of the size of ``x``, whatever it is."""
+        levels = [x]
+        for down, bend in zip(self.down, self.bend, strict=True):
+            y = F.gelu(down(levels[-1]))
+            levels.append(y + F.gelu(bend(y)))
+        for up in reversed(self.up):
+            below = up(levels.pop())
+            levels[-1] = levels[-1] + F.interpolate(
+                below, size=levels[-1].shape[-2:], mode="bilinear", align_corners=False
+            )
+        return levels[0] + F.gelu(self.last(levels[0]))
+
+
+class ConvexUpsampling(nn.Module):
+    """Every fine pixel is a mean of the nine coarse ones about it, by learnt weights: outlines stay sharp; untrained, bilinear."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weights = nn.Conv2d(width, 9 * stride**2, 3, padding=1)
+        nn.init.zeros_(self.weights.weight)
+        assert self.weights.bias is not None
+        offset = (torch.arange(stride) + 0.5) / stride - 0.5
+        axis = torch.stack([(-offset).clamp_min(0.0), 1.0 - offset.abs(), offset.clamp_min(0.0)])  # [neighbour, pixel]
+        bilinear = torch.einsum("ny,mx->nmyx", axis, axis)
+        with torch.no_grad():
+            self.weights.bias.copy_((bilinear + 1e-4).log().flatten())
+
+    def forward(self, coarse: Float[Tensor, "n 1 h w"], x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 _h _w"]:
+        """``coarse`` at ``stride`` times the size, by weights read from ``x``."""
+        h, w = coarse.shape[-2:]
+        weights = torch.softmax(self.weights(x).float().unflatten(1, (9, -1)), dim=1)
+        around = F.unfold(F.pad(coarse, (1, 1, 1, 1), mode="replicate"), 3).view(len(coarse), 9, 1, h, w)
+        return F.pixel_shuffle((weights * around).sum(1), self.stride)
+
+
+def _common(samples: Float[Tensor, "b v k c h w"], inside: Float[Tensor, "b v k 1 h w"]):
+    """Mean over the references that see a point, and their mean distance from it: [b v c h w] each."""
+    count = inside.sum(2)
+    mean = (samples * inside).sum(2) / count.clamp_min(1.0)
+    return mean, ((samples - mean[:, :, None]).abs() * inside).sum(2) / count.clamp_min(1.0)
 
 
 def disagreement(
@@ -132,9 +220,7 @@ def plain_disagreement(
     pixels = plane_pixels(requests, cameras, chosen, rho.detach())
     d, h = pixels.shape[3:5]
     samples, inside = sample_frames(maps, chosen, pixels.flatten(3, 4))  # the planes below one another
-    count = inside.sum(2)
-    mean = (samples * inside).sum(2) / count.clamp_min(1.0)
-    spread = ((samples - mean[:, :, None]).abs() * inside).sum(2) / count.clamp_min(1.0)
-    unseen = UNSEEN * (count < 2.0).float()  # one witness proves nothing
+    _, spread = _common(samples, inside)
+    unseen = UNSEEN * (inside.sum(2) < 2.0).float()  # one witness proves nothing
     groups = [spread[:, :, :COLOURS].mean(2, keepdim=True), spread[:, :, COLOURS:].mean(2, keepdim=True)]
     return (torch.cat(groups, dim=2) + unseen).unflatten(3, (d, h)).transpose(2, 3)

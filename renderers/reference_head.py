@@ -12,10 +12,11 @@ Where to look (``sampling``):
 * ``offset``: a free offset in pixels per reference.
 
 Geometry is predicted on a grid of ``cells`` per patch side and upsampled, because depth and motion are smooth; colours and
-blending weights are predicted per pixel, because occlusion edges are not. The tokens correct a first guess of ρ that a plane
-sweep over the frames makes (``fsm.renderers.plane_sweep``); what moves is then followed through time
-(``fsm.renderers.motion_guess``). A few convolutions (``Refinement``) then look at what was fetched and correct positions and
-weights, coarse to fine; a few more (``Synthesis``) correct the colours of the blend.
+blending weights are predicted per pixel, because occlusion edges are not. The tokens correct a first guess of ρ: the depth that
+plane sweeps find for the frames (``fsm.renderers.stereo``), carried to the target (``fsm.renderers.reprojection``). Its own
+depth then says what is hidden from which frame (``fsm.renderers.visibility``), and what moves is followed through time where
+that makes the frames agree better (``fsm.renderers.motion_guess``). A few convolutions (``Refinement``) then look at what was
+fetched and correct positions and weights, coarse to fine; a few more (``Synthesis``) correct the colours of the blend.
 """
 
 from dataclasses import dataclass
@@ -23,13 +24,13 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fsm.encoder import unpatchify
 from fsm.errors import InputError
-from fsm.renderers.motion_guess import motion_guess
-from fsm.renderers.plane_sweep import FARTHEST, PlaneSweep
+from fsm.renderers.motion_guess import belief, motion_guess
+from fsm.renderers.plane_sweep import FARTHEST
 from fsm.renderers.reference_sampling import (
     META,
     nearest_references,
@@ -38,8 +39,10 @@ from fsm.renderers.reference_sampling import (
     sample_frames,
     time_gaps,
     warped_pixels,
-    witnesses,
 )
+from fsm.renderers.reprojection import reprojected
+from fsm.renderers.stereo import Stereo
+from fsm.renderers.visibility import visible
 from fsm.views import Rendering, Views
 
 CONTEXT = 8  # channels the tokens pass on to the refinement
@@ -64,6 +67,8 @@ class ReferenceHeadConfig:
     """Inverse depths the plane sweep tries (sampling depth only); 0 turns it off."""
     fine_planes: int = 8
     """Inverse depths a second sweep tries about the first one's answer, at half the resolution; 0 turns it off."""
+    occlusion: bool = True
+    """Count less what the target's own depth says to be hidden from a reference (sampling depth only)."""
     motion_guess: bool = True
     """Align the samples along straight paths through time before anything learnt looks at them."""
     refinements: tuple[int, ...] = (4, 2)
@@ -111,19 +116,37 @@ class ReferenceHead(nn.Module):
             Refinement(config.references, config.refinement_width, stride) for stride in config.refinements
         )
         swept = config.sampling == "depth" and config.planes > 0
-        self.sweep = PlaneSweep(config.planes, CONTEXT) if swept else None
-        fine = swept and config.fine_planes > 0
-        self.fine_sweep = PlaneSweep(config.fine_planes, CONTEXT, stride=2, about=True) if fine else None
+        self.stereo = Stereo(config.references, config.planes, config.fine_planes) if swept else None
         width = config.synthesis_width
         self.synthesis = Synthesis(config.references, width) if width else None
         self.nearness = nn.Parameter(torch.tensor(2.0))
+        self.occluded = nn.Parameter(torch.tensor(4.0))
         # Start as a rotation-compensated blend of the nearest frames: every predicted correction is zero.
         for layer in (self.geometry, self.slot_flow, self.slot_logit):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, tokens: Float[Tensor, "b v t d"], requests: Views, references: Views | None) -> Rendering:
-        """Blend samples of ``references`` (observed inputs [b n], model space); depth only where ``sampling`` is depth."""
+    def looked_at(self, requests: Views, references: Views) -> Int[Tensor, " m"]:
+        """Which of the ``references`` any of the targets looks at, in order: all that ``forward`` has to be given."""
+        return nearest_references(requests, references, self.config.references)[0].unique()
+
+    def inverse_depth(self, references: Views, which: int) -> Float[Tensor, "b 1 1 h w"]:
+        """Inverse depth of one of the ``references`` [b n] (model space), the same for every target; zero without stereo."""
+        if self.stereo is None:
+            return references.c2w.new_zeros(references.c2w.shape[0], 1, 1, *references.hw)
+        return self.stereo(references[[which]], references)[-1]
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "b v t d"],
+        requests: Views,
+        references: Views | None,
+        inverse_depths: Float[Tensor, "b n 1 h w"] | None = None,
+    ) -> Rendering:
+        """Blend samples of ``references`` (observed inputs [b n], model space); depth only where ``sampling`` is depth.
+
+        ``inverse_depths`` are those of the references; without them they are found for those which are looked at.
+        """
         if references is None or references.rgb is None:
             raise InputError("the reference head needs the input frames; they are missing from this scene.")
         chosen, distance = nearest_references(requests, references, self.config.references)
@@ -135,25 +158,25 @@ class ReferenceHead(nn.Module):
             + self.slot_meta(reference_meta(requests, references, chosen, distance))[:, :, :, None]
         )
         context = self._upsampled(self.context(hidden).float(), requests.hw)
-        first_guess: Tensor | float = 0.0
-        if self.sweep is not None:
-            asked = witnesses(requests, references, self.config.references)
-            first_guess = self.sweep(requests, references, asked, context)
-            if self.fine_sweep is not None:
-                first_guess = self.fine_sweep(requests, references, asked, context, about=first_guess)
+        first_guess = self._first_guess(requests, references, chosen, inverse_depths)
         pixels, inverse_depth = self._positions(hidden, slot, requests, references, chosen, first_guess)
         gaps = time_gaps(requests, references, chosen)
+        seen = torch.ones_like(pixels[..., 0])[:, :, :, None]
+        if inverse_depth is not None and self.config.occlusion:
+            seen = visible(requests, references, chosen, pixels, inverse_depth)
         if self.config.motion_guess:
-            pixels = pixels + motion_guess(references.rgb, chosen, pixels, gaps) * gaps[..., None, None, None]
+            way = motion_guess(references.rgb, chosen, pixels, gaps) * gaps[..., None, None, None]
+            pixels = pixels + way * belief(references.rgb, chosen, pixels, pixels + way, seen)
         logits = self._pixel_logits(slot, requests.hw) - self.nearness * distance[..., None, None, None]
         rgb = torch.sigmoid(colour[:, :, :3])
         for refinement in self.refinements:
-            shift, more = refinement(*sample_frames(references.rgb, chosen, pixels), gaps, rgb, context)
+            shift, more = refinement(*sample_frames(references.rgb, chosen, pixels), seen, gaps, rgb, context)
             pixels, logits = pixels + shift, logits + more
         samples, inside = sample_frames(
             references.rgb, chosen, pixels, mode="bicubic"
         )  # what is seen, so keep it sharp
-        logits = torch.cat([(logits + OUTSIDE * (1.0 - inside))[:, :, :, 0], colour[:, :, 3:] - 2.0], dim=2)
+        logits = logits + OUTSIDE * (1.0 - inside) - self.occluded * (1.0 - seen)
+        logits = torch.cat([logits[:, :, :, 0], colour[:, :, 3:] - 2.0], dim=2)
         weights = torch.softmax(logits, dim=2)
         blended = (weights[:, :, :-1, None] * samples).sum(2) + weights[:, :, -1:] * rgb
         if self.synthesis is not None:
@@ -163,6 +186,21 @@ class ReferenceHead(nn.Module):
         if inverse_depth is not None:  # with a gradient beyond infinity, too: it would be stuck there
             depth = 1.0 / (inverse_depth + (inverse_depth.clamp_min(NEAREST_TO_INFINITY) - inverse_depth).detach())
         return Rendering(blended, depth=depth)
+
+    def _first_guess(
+        self, requests: Views, references: Views, chosen: Int[Tensor, "b v k"], known: Tensor | None
+    ) -> Tensor | float:
+        """Inverse depth that the chosen references' own says the targets have."""
+        if self.stereo is None:
+            return 0.0
+        if known is not None:
+            return reprojected(requests, references.without_rgb(), chosen, known.float())
+        used, chosen = chosen.unique(return_inverse=True)
+        with (
+            torch.no_grad()
+        ):  # colours are a poor teacher of depth: stereo and the tokens' corrections of it drifted apart
+            found = self.stereo(references[used], references)[-1]
+        return reprojected(requests, references[used].without_rgb(), chosen, found.float())
 
     def _pixel_logits(self, slot: Float[Tensor, "b v k t hidden"], hw: tuple[int, int]) -> Float[Tensor, "b v k 1 h w"]:
         b, v, k = slot.shape[:3]
@@ -179,7 +217,7 @@ class ReferenceHead(nn.Module):
         geometry = self._upsampled(self.geometry(hidden).float(), requests.hw)
         # One model unit is the cameras' spread, which may be a centimetre or ten metres: no start but zero is harmless, a
         # logarithm has no gradient near it, and what stereo found far away must not be moved by more than it is far.
-        unit = 0.4 if self.sweep is None else first_guess + FARTHEST
+        unit = 0.4 if self.stereo is None else first_guess + FARTHEST
         rho = first_guess + RHO_SCALE * geometry[:, :, :1] * unit
         return warped_pixels(requests, references, chosen, rho, geometry[:, :, 1:] * 0.1) + flow, rho
 
@@ -200,7 +238,7 @@ class Refinement(nn.Module):
     def __init__(self, references: int, width: int, stride: int) -> None:
         super().__init__()
         self.stride, self.references = stride, references
-        channels = references * 5 + 3 + CONTEXT
+        channels = references * 6 + 3 + CONTEXT
         self.enter = nn.Conv2d(channels, width, kernel_size=stride + 1, stride=stride, padding=stride // 2)
         self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
         self.shift = nn.Conv2d(width, 2 + 2 * references, 3, padding=1)
@@ -214,6 +252,7 @@ class Refinement(nn.Module):
         self,
         samples: Float[Tensor, "b v k 3 h w"],
         inside: Float[Tensor, "b v k 1 h w"],
+        seen: Float[Tensor, "b v k 1 h w"],
         gaps: Float[Tensor, "b v k"],
         rgb: Float[Tensor, "b v 3 h w"],
         context: Float[Tensor, "b v c h w"],
@@ -221,7 +260,7 @@ class Refinement(nn.Module):
         """Shift of the sample positions in pixels, and what to add to the blending logits."""
         b, v, k, _, h, w = samples.shape
         gap_maps = gaps[..., None, None, None].expand_as(inside)
-        slots = torch.cat([samples - 0.5, inside, gap_maps], dim=3).flatten(2, 3)
+        slots = torch.cat([samples - 0.5, inside, gap_maps, seen - 1.0], dim=3).flatten(2, 3)
         x = F.gelu(self.enter(torch.cat([slots, rgb - 0.5, context], dim=2).flatten(0, 1)))
         for layer in self.body:
             x = x + F.gelu(layer(x))

@@ -28,7 +28,7 @@ def small_config(
     head = ReferenceHeadConfig(references=3, hidden=16, refinement_width=8) if reference else None
     if gaussian is None:
         return ModelConfig(encoder, head)
-    shape = {"hidden": 16, "references": 3, "planes": 4, "detail_width": 8}
+    shape = {"hidden": 16, "references": 3, "planes": 4, "fine_planes": 4, "detail_width": 8}
     return ModelConfig(encoder, head, GaussianHeadConfig(gaussian, **shape))  # pyright: ignore[reportArgumentType]
 
 

@@ -69,17 +69,27 @@ def test_rendering_in_groups_changes_no_pixel(monkeypatch) -> None:
     torch.testing.assert_close(scene.render(request).rgb, whole, rtol=0, atol=HUNDREDTH_OF_A_LEVEL)
 
 
-def test_the_head_prepares_only_frames_it_looks_at_and_renders_the_same_one_by_one() -> None:
+def test_depth_of_a_frame_is_found_once_and_only_if_somebody_looks_at_it() -> None:
     model = small_model(reference=True)
     scene, request = model.reconstruct(small_views(40)), small_views(3, seed=9).without_rgb()
-    prepared = []
     assert isinstance(model.head, ReferenceHead)
-    assert model.head.sweep is not None
-    model.head.sweep.features.register_forward_hook(lambda _, frames, __: prepared.append(len(frames[0])))
+    assert model.head.stereo is not None
+    found = []
+    model.head.stereo.register_forward_hook(lambda _, given, __: found.append(float(given[0].time[0, 0])))
     each = torch.cat([scene.render(request[i]).rgb for i in range(3)])
-    nearest = model.head.config.references
-    assert max(prepared) <= nearest + nearest // 2  # the nearest, and the witnesses that stand apart
+    assert 0 < len(found) == len(set(found)) <= 3 * model.head.config.references
     torch.testing.assert_close(each, scene.render(request).rgb, rtol=0, atol=HUNDREDTH_OF_A_LEVEL)
+    assert len(found) == len(set(found))
+
+
+def test_what_a_scene_keeps_is_what_the_head_finds_by_itself() -> None:
+    model, request = small_model(reference=True), small_views(3, seed=9).without_rgb()
+    scene = model.reconstruct(small_views(8))
+    assert isinstance(scene, MemoryScene)
+    asked = scene.frame.to_model(request.batched())
+    with torch.no_grad():
+        alone = model.decode(scene.memory, asked, scene._normalised).rgb[0]
+    torch.testing.assert_close(scene.render(request).rgb, alone, rtol=0, atol=HUNDREDTH_OF_A_LEVEL)
 
 
 def test_depth_is_in_the_clips_unit_of_length() -> None:

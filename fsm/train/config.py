@@ -102,6 +102,9 @@ class StageConfig:
     """Peak of a learning rate that starts anew here, as with a new run; null goes on with the one before."""
     warmup: int = 0
     """Steps of warm-up where ``lr`` is given."""
+    learn: Literal["all", "stereo"] = "all"
+    """What is learnt: the part of the decoder that finds depth in the frames alone (a cheap beginning), or all the rest. A later
+    stage that does not name it learns the rest."""
 
     def __post_init__(self) -> None:
         where = f"the stage from step {self.from_step}"
@@ -109,7 +112,9 @@ class StageConfig:
 
     def applied(self, data: DataConfig) -> DataConfig:
         """``data`` with the values of this stage."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("from_step", "lr", "warmup")}
+        values = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("from_step", "lr", "warmup", "learn")
+        }
         try:
             return replace(data, **{name: value for name, value in values.items() if value is not None})
         except InputError as error:
@@ -137,11 +142,11 @@ class OptimConfig:
     depth_weight: float = 0.0
     """Weight of the inverse-depth error where a source knows depth and the head predicts it (an extension of ours)."""
     l2_warmup: int = 1000
-    """Steps with MSE alone."""
+    """Steps with MSE alone, counted from the first one that learns everything."""
     clip: float = 1.0
-    """Gradient norm is clipped to this after ``clip_from`` steps."""
+    """Gradient norm is clipped to this after ``clip_from`` steps, and always where only stereo is learnt."""
     clip_from: int = 1000
-    """Steps before clipping and skipping start."""
+    """Steps before clipping and skipping start, counted from the first one that learns everything."""
     skip_above: float = 4.0
     """A step whose gradient norm exceeds this (after ``clip_from``), or is not finite, is skipped."""
     ema: float = 0.999
@@ -200,6 +205,8 @@ class TrainConfig:
             raise InputError(
                 f"train config: stages begin at steps {begins}; give increasing ones, the first at least 0."
             )
+        if any(s.learn == "stereo" for s in self.stages):
+            self._check_stereo()
         patch = self.model.encoder.patch
         for step, data in self.data_stages():
             if data.targets % self.token_parallel:
@@ -212,6 +219,30 @@ class TrainConfig:
                 raise InputError(
                     f"train config: data.hw is {data.hw}{where}, not a multiple of the patch size {patch}."
                 )
+
+    def _check_stereo(self) -> None:
+        gaussian, reference = self.model.gaussian_head, self.model.reference_head
+        if gaussian is not None:
+            has = gaussian.variant == "pixel"
+        else:
+            has = reference is not None and reference.sampling == "depth" and reference.planes > 0
+        if not has:
+            raise InputError(
+                "train config: a stage has learn: stereo, but the decoder sweeps no planes; it needs a reference_head with "
+                "sampling depth and at least 2 planes, or a gaussian_head of variant pixel."
+            )
+        if self.token_parallel > 1:
+            raise InputError("train config: learn: stereo and token_parallel are both given; choose one.")
+
+    def learns(self, step: int) -> Literal["all", "stereo"]:
+        """What is learnt at ``step``."""
+        begun = [s for s in self.stages if s.from_step <= step]
+        return begun[-1].learn if begun else "all"
+
+    def whole_steps(self, step: int) -> int:
+        """How many steps ``step`` is after the first one that learns everything; negative before."""
+        later = sorted({0, *(s.from_step for s in self.stages)})
+        return step - next((s for s in later if self.learns(s) == "all"), MANY)
 
     def data_stages(self) -> list[tuple[int, DataConfig]]:
         """What samples hold from which step on, in order; the first from step 0."""

@@ -11,6 +11,7 @@ from fsm.files import atomic_file
 PANELS = {
     "psnr": "training PSNR [dB]",
     "depth": "relative error of inverse depth",
+    "colour": "distance of colours, learning stereo",
     "lpips": "LPIPS",
     "grad_norm": "gradient norm",
     "pull_ratio": "elastic pull / update",

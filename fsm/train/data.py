@@ -30,6 +30,8 @@ class Batch:
     targets: Views
     depth: Float[Tensor, "b t 1 h w"]
     """z-depth of the targets where it is known, NaN elsewhere."""
+    input_depth: Float[Tensor, "b v 1 h w"]
+    """The same of the inputs."""
     chunks: int | None = None
     """Number of chunks the inputs are to be written in; None: as the encoder's own chunk_tokens says."""
 
@@ -85,7 +87,10 @@ class SampleStream:
                 samples[i] = _mirrored_at_random(sample, generator) if data.mirror else sample
         ordered = [samples[i] for i in sorted(samples)]
         inputs, targets = (Views.stack([getattr(s, n).to(self.device) for s in ordered]) for n in ("inputs", "targets"))
-        return Batch(inputs, targets, torch.stack([s.depth.to(self.device) for s in ordered]), chunks)
+        depth, input_depth = (
+            torch.stack([getattr(s, n).to(self.device) for s in ordered]) for n in ("depth", "input_depth")
+        )
+        return Batch(inputs, targets, depth, input_depth, chunks)
 
 
 class DrawnAhead:
@@ -112,7 +117,8 @@ def _one_of(numbers: tuple[int, ...], generator: torch.Generator) -> int:
 def _mirrored_at_random(sample: Sample, generator: torch.Generator) -> Sample:
     left_right, in_time = (torch.rand(2, generator=generator) < 0.5).tolist()
     inputs, targets = mirrored(sample.inputs, sample.targets, left_right, in_time)
-    return Sample(inputs, targets, sample.depth.flip(-1) if left_right else sample.depth)
+    depth, input_depth = (d.flip(-1) if left_right else d for d in (sample.depth, sample.input_depth))
+    return Sample(inputs, targets, depth, input_depth.flip(0) if in_time else input_depth)
 
 
 def mirrored(inputs: Views, targets: Views, left_right: bool, in_time: bool) -> tuple[Views, Views]:

@@ -64,7 +64,8 @@ def progress(total: int, done: int, shown: bool) -> Iterator[Callable[[Entry], N
 
 def described(entry: Entry) -> str:
     """The few numbers of a step that one watches."""
-    text = f"{entry['psnr']:.2f} dB, {entry['seconds']:.2f} s/step"
+    error = f"{entry['psnr']:.2f} dB" if "psnr" in entry else f"colours off by {entry['colour']:.4f}"
+    text = f"{error}, {entry['seconds']:.2f} s/step"
     if "utilisation" in entry:
         text += f", {entry['tokens_per_second']:,.0f} tokens/s, {entry['utilisation']:.0%} of peak"
     return text

@@ -18,6 +18,8 @@ from fsm.errors import InputError
 from fsm.files import atomic_file, read_json, write_json
 from fsm.model import FSM, draw
 from fsm.renderers.gaussians import MovingGaussians
+from fsm.renderers.pixel_gaussians import PixelGaussianHead
+from fsm.renderers.reference_head import ReferenceHead
 from fsm.runs import locked, stop_requests
 from fsm.train.config import OptimConfig, StageConfig, TrainConfig
 from fsm.train.data import Batch, DrawnAhead, SampleStream, depth_loss, masked_mse
@@ -25,6 +27,7 @@ from fsm.train.deferred import backward_view_by_view
 from fsm.train.log import Log, progress
 from fsm.train.perceptual import load_perceptual, resolved
 from fsm.train.sharded import call, clip_gradients, gathered, load_optimizer, part_like, shard
+from fsm.train.stereo import stereo_loss
 from fsm.train.team import ALONE, Team, joined, noticing_losses
 from fsm.train.throughput import FlopCount, Meter
 from fsm.ttt import Group, record_pull_ratio
@@ -129,14 +132,17 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         inputs, size = len(batch.inputs), self._reader(batch).encoder.views_per_chunk(batch.inputs)
-        shape = (batch.inputs.c2w.shape, batch.inputs.hw, len(batch.targets), size, self.step < optim.l2_warmup)
+        whole, stereo = self.config.whole_steps(self.step), self.config.learns(self.step) == "stereo"
+        phase = (stereo, whole < optim.l2_warmup)
+        shape = (batch.inputs.c2w.shape, batch.inputs.hw, len(batch.targets), size, *phase)
         counted = self.meter.knows(shape)
         parts = self._differentiate(batch, shape, logged)
         # Whether to stop is agreed on with the gradients: a signal may reach one process a step before another.
         means = self.team.average(self.model.parameters(), {**parts, "stop": float(bool(asked))})
         self.stopping = means.pop("stop") > 0
-        norm = clip_gradients(self.model.parameters(), optim.clip if self.step >= optim.clip_from else math.inf)
-        if not math.isfinite(norm) or (self.step >= optim.clip_from and norm > optim.skip_above):
+        settled = whole >= optim.clip_from
+        norm = clip_gradients(self.model.parameters(), optim.clip if settled or stereo else math.inf)
+        if not math.isfinite(norm) or (settled and norm > optim.skip_above):
             self.skipped += 1
         else:
             self.optimizer.step()
@@ -144,11 +150,14 @@ class _Run:
         self.step += 1
         entry = {"step": self.step, "lr": lr, "grad_norm": norm, "skipped": self.skipped, **means}
         entry |= {"inputs": inputs, "chunks": -(-inputs // size)}
-        entry |= {"psnr": -10.0 * math.log10(max(means["mse"], 1e-12)), "seconds": time.perf_counter() - began}
+        if "mse" in means:
+            entry["psnr"] = -10.0 * math.log10(max(means["mse"], 1e-12))
+        entry["seconds"] = time.perf_counter() - began
         if counted:
             h, w = batch.inputs.hw
             views = batch.inputs.time.numel() + batch.targets.time.numel()
-            self.meter.add(shape, views * h * w // self.config.model.encoder.patch**2, entry["seconds"], waiting)
+            tokens = 0 if stereo else views * h * w // self.config.model.encoder.patch**2
+            self.meter.add(shape, tokens, entry["seconds"], waiting)
         entry |= self.meter.rates()
         if logged:
             self.meter.restart()
@@ -174,9 +183,24 @@ class _Run:
 
     def _backward(self, batch: Batch) -> dict[str, float]:
         """Differentiate the loss of a batch; its parts, for the log."""
+        if self.config.learns(self.step) == "stereo":
+            return self._backward_stereo(batch)
         if self.model.decoder == "lrm":
             return self._backward_gaussians(self._reader(batch), *self._normalised(batch))
         loss, parts = self._loss(batch)
+        loss.backward()
+        return parts
+
+    def _backward_stereo(self, batch: Batch) -> dict[str, float]:
+        """Depth of as many inputs as there are targets; only the decoder's stereo is run, and only it gets gradients."""
+        assert isinstance(self.model.head, ReferenceHead | PixelGaussianHead)
+        assert self.model.head.stereo is not None
+        inputs, targets, _ = self._normalised(batch)
+        scale = SceneFrame.fit(batch.inputs).scale[:, None, None, None, None]
+        some = torch.linspace(0, len(inputs) - 1, min(len(inputs), len(batch.targets))).round().long().to(self.device)
+        with self._autocast():
+            answers = self.call(self.model.head.stereo, inputs[some], inputs)
+            loss, parts = stereo_loss(answers, inputs[some], targets, batch.input_depth[:, some] * scale)
         loss.backward()
         return parts
 
@@ -232,7 +256,7 @@ class _Run:
         if self.config.optim.depth_weight > 0.0 and rendering.depth is not None:
             off = depth_loss(rendering.depth.float(), truth, group)
             loss, parts["depth"] = mse + self.config.optim.depth_weight * off, off.item()
-        if self.lpips is None or self.step < self.config.optim.l2_warmup:
+        if self.lpips is None or self.config.whole_steps(self.step) < self.config.optim.l2_warmup:
             return loss, parts
         assert targets.rgb is not None
         with self._autocast():

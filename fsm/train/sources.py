@@ -22,7 +22,8 @@ FPS = 24.0  # at which they are filmed
 BESIDE, EXTENT_SHARE = (
     0.25,
     0.5,
-)  # deviation of targets from the path: metres, and at most this share of the extent of the inputs
+)  # deviation of targets from the path: metres, and at most this share of the inputs' extent
+CLEARANCE = 0.05  # metres of free space before a camera beside the path
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Sample:
     targets: Views
     depth: Float[Tensor, "t 1 h w"]
     """z-depth of the targets where it is known, NaN elsewhere."""
+    input_depth: Float[Tensor, "v 1 h w"]
+    """The same of the inputs."""
 
 
 class Source(ABC):
@@ -67,11 +70,17 @@ class DrawnSource(Source):
         centre = c2w[:, :n_inputs, :3, 3]
         extent = (centre - centre.mean(1, keepdim=True)).abs().amax((1, 2))[:, None, None]
         c2w[:, n_inputs:, :3, 3] += torch.stack(shifts).to(c2w) * torch.clamp(EXTENT_SHARE * extent, max=BESIDE)
-        path = dataclasses.replace(path, c2w=c2w)
-        seen = world.render(path)
+        seen = world.render(dataclasses.replace(path, c2w=c2w))
         assert seen.depth is not None
+        behind = seen.depth.flatten(2).amin(2) < CLEARANCE
+        if bool(behind.any()):  # behind a wall: back onto the path with those
+            c2w = torch.where(behind[..., None, None], path.c2w, c2w)
+            seen = world.render(dataclasses.replace(path, c2w=c2w))
+            assert seen.depth is not None
+        path = dataclasses.replace(path, c2w=c2w)
         views = dataclasses.replace(path, rgb=seen.rgb).samples()
-        return [Sample(v[:n_inputs], v[n_inputs:], d[n_inputs:]) for v, d in zip(views, seen.depth, strict=True)]
+        pairs = zip(views, seen.depth, strict=True)
+        return [Sample(v[:n_inputs], v[n_inputs:], d[n_inputs:], d[:n_inputs]) for v, d in pairs]
 
     def _drawn(self, data: DataConfig, n_inputs: int, generator: torch.Generator) -> tuple[int, Tensor, Tensor]:
         """Seed of the world, times of inputs and targets, and targets off the path [t 3], in units of ``BESIDE``."""
@@ -126,9 +135,9 @@ class ClipSource(Source):
 
     def draw(self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]) -> list[Sample]:
         """One clip each; ``InputError`` for a clip with too few frames."""
-        depth = torch.full((data.targets, 1, *data.hw), math.nan)
+        depth, input_depth = (torch.full((n, 1, *data.hw), math.nan) for n in (data.targets, n_inputs))
         views = [self._views(data, n_inputs, g) for g in generators]
-        return [Sample(v[:n_inputs], v[n_inputs:], depth) for v in views]
+        return [Sample(v[:n_inputs], v[n_inputs:], depth, input_depth) for v in views]
 
     def _views(self, data: DataConfig, n_inputs: int, generator: torch.Generator) -> Views:
         id = self.dataset.ids[int(torch.randint(len(self.dataset.ids), (1,), generator=generator))]

@@ -125,15 +125,15 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 def test_the_sweep_trains_all_it_did_in_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     views = small_views(5, hw=(40, 56)).batched()
-    sweep = PlaneSweep(6, 8, stride=2, about=True)
+    sweep = PlaneSweep(6, stride=2, about=True)
     torch.nn.init.normal_(sweep.leave.weight, std=0.1)
-    chosen, context = torch.tensor([[[0, 2, 4], [1, 3, 4]]]), torch.randn(1, 2, 8, 40, 56)
+    chosen = torch.tensor([[[0, 2, 4], [1, 3, 4]]])
     first = 0.3 + 0.1 * torch.rand(1, 2, 1, 40, 56)
     results = []
     for form in (disagreement, plain_disagreement):
         monkeypatch.setattr(plane_sweep, "disagreement", form)
         sweep.zero_grad()
-        out = sweep(views[1:3].without_rgb(), views, chosen, context, about=first)
+        out = sweep(views[1:3].without_rgb(), views, chosen, about=first)
         out.square().sum().backward()
         results.append([out, *(p.grad for p in sweep.parameters())])
     assert bool(results[0][1].any())

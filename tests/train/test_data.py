@@ -65,7 +65,7 @@ def test_a_sample_depends_on_seed_step_and_index_alone() -> None:
 
 def _one(batch: Batch, i: int) -> Batch:
     inputs, targets = (Views.stack([v.samples()[i]]) for v in (batch.inputs, batch.targets))
-    return Batch(inputs, targets, batch.depth[i : i + 1])
+    return Batch(inputs, targets, batch.depth[i : i + 1], batch.input_depth[i : i + 1])
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -168,7 +168,8 @@ def test_sources_are_drawn_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(self: DrawnSource, data: DataConfig, n_inputs: int, generators: list[torch.Generator]) -> list[Sample]:
         drawn[stream.sources.index(self)] += len(generators)
         views = small_views(1, hw=(16, 24))
-        return [Sample(views, views, torch.zeros(1, 1, 16, 24))] * len(generators)
+        nowhere = torch.zeros(1, 1, 16, 24)
+        return [Sample(views, views, nowhere, nowhere)] * len(generators)
 
     monkeypatch.setattr(DrawnSource, "draw", draw)
     for step in range(400):
@@ -289,6 +290,32 @@ def test_backwards_keeps_frames_with_their_cameras_and_sorts_the_inputs() -> Non
     same = mirrored(inputs, targets, False, False)
     assert torch.equal(same[0].time, inputs.time)
     assert torch.equal(same[1].c2w, targets.c2w)
+
+
+def test_depth_of_the_inputs_follows_them_through_every_mirror() -> None:
+    """The depth of a mirrored sample's inputs is what the world, asked for the mirrored cameras' originals, says."""
+    data = DataConfig(hw=(32, 32), batch=1, inputs=(5,), targets=2, window=(12, 12), mirror=True)
+    plain = dataclasses.replace(data, mirror=False)
+    seen = set()
+    for step in range(12):
+        one, other = (SampleStream([(0, d)], seed=3).batch(step) for d in (plain, data))
+        assert one.inputs.rgb is not None
+        assert other.inputs.rgb is not None
+        matches = [
+            (flip, turn)
+            for flip in (False, True)
+            for turn in (False, True)
+            if torch.equal(_turned(one.inputs.rgb, flip, turn), other.inputs.rgb)
+        ]
+        assert len(matches) == 1
+        assert torch.equal(_turned(one.input_depth, *matches[0]), other.input_depth)
+        seen.add(matches[0])
+    assert len(seen) == 4
+
+
+def _turned(images: torch.Tensor, left_right: bool, in_time: bool) -> torch.Tensor:
+    images = images.flip(-1) if left_right else images
+    return images.flip(1) if in_time else images
 
 
 def test_a_mirrored_clip_is_normalised_to_the_mirror_of_its_normalisation() -> None:

@@ -249,7 +249,8 @@ def test_the_next_batch_is_drawn_while_the_caller_is_busy(monkeypatch: pytest.Mo
             second.set()
         if step == 2:
             raise InputError("of step 2")
-        return Batch(views, views, torch.zeros(1, 1, 1, *views.hw), chunks=1 + step)
+        nowhere = torch.zeros(1, 1, 1, *views.hw)
+        return Batch(views, views, nowhere, nowhere, chunks=1 + step)
 
     monkeypatch.setattr(SampleStream, "batch", batch)
     ahead = DrawnAhead(SampleStream([(0, DATA)], seed=0))

@@ -1,0 +1,30 @@
+"""Depth of the input frames from one another: a plane sweep over all depths, one about its answer. Both decoders begin with it."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fsm.renderers.plane_sweep import PlaneSweep
+from fsm.renderers.reference_sampling import witnesses
+from fsm.views import Views
+
+
+class Stereo(nn.Module):
+    """Inverse depth of every pixel of a view, model units, coarse to fine."""
+
+    def __init__(self, references: int, planes: int, fine_planes: int) -> None:
+        super().__init__()
+        self.references = references
+        self.sweeps = nn.ModuleList([PlaneSweep(planes)])
+        if fine_planes:
+            self.sweeps.append(PlaneSweep(fine_planes, stride=2, about=True))
+
+    def forward(self, views: Views, references: Views) -> list[Float[Tensor, "b v 1 h w"]]:
+        """The answers of all sweeps for ``views`` [b v] beside ``references`` [b n], among which they may be; the last is the best.
+
+        The views' own pictures are looked at where there are any.
+        """
+        asked = witnesses(views, references, self.references)
+        answers: list[Tensor] = []
+        for sweep in self.sweeps:
+            answers.append(sweep(views, references, asked, about=answers[-1] if answers else None))
+        return answers

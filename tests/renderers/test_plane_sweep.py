@@ -1,0 +1,101 @@
+"""Parts of the plane sweep in closed form: upsampling, the view from farther away, and what a look at the frames says."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fsm.renderers.plane_sweep import LOOK, ConvexUpsampling, Hourglass, PlaneSweep
+from fsm.renderers.stereo import Stereo
+from tests.small import small_views
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_untrained_upsampling_is_bilinear(stride: int) -> None:
+    coarse = torch.rand(2, 1, 5, 7)
+    fine = ConvexUpsampling(8, stride)(coarse, torch.randn(2, 8, 5, 7))
+    expected = F.interpolate(coarse, scale_factor=stride, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(fine, expected, atol=1e-3, rtol=0)  # every neighbour keeps a weight of 1e-4
+
+
+def test_upsampling_can_keep_an_outline_sharp() -> None:
+    """Weights that say 'my own coarse pixel' repeat pixels; bilinear weights would blur the step over two of them."""
+    upsampling = ConvexUpsampling(8, 4)
+    assert upsampling.weights.bias is not None
+    with torch.no_grad():
+        upsampling.weights.bias.fill_(-30.0)
+        upsampling.weights.bias.view(9, -1)[4] = 0.0
+    coarse = torch.zeros(1, 1, 4, 6)
+    coarse[..., 3:] = 1.0
+    fine = upsampling(coarse, torch.zeros(1, 8, 4, 6))
+    torch.testing.assert_close(fine, F.interpolate(coarse, scale_factor=4, mode="nearest"))
+
+
+def test_upsampling_stays_between_the_pixels_about_it() -> None:
+    upsampling, coarse = ConvexUpsampling(8, 2), torch.rand(1, 1, 6, 6)
+    torch.nn.init.normal_(upsampling.weights.weight)
+    fine = upsampling(coarse, torch.randn(1, 8, 6, 6))
+    highest, lowest = F.max_pool2d(coarse, 3, 1, 1), -F.max_pool2d(-coarse, 3, 1, 1)
+    assert (fine <= F.interpolate(highest, scale_factor=2) + 1e-6).all()
+    assert (fine >= F.interpolate(lowest, scale_factor=2) - 1e-6).all()
+
+
+@pytest.mark.parametrize("hw", [(8, 8), (5, 9), (2, 3)])
+def test_the_view_from_farther_away_has_the_size_of_what_it_is_added_to(hw: tuple[int, int]) -> None:
+    assert Hourglass(8)(torch.randn(2, 8, *hw)).shape == (2, 8, *hw)
+
+
+def test_a_change_in_one_corner_is_seen_in_the_other() -> None:
+    hourglass, x = Hourglass(8), torch.randn(1, 8, 16, 16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(hourglass(x)[..., -1, -1].sum(), x)
+    assert gradient[..., :4, :4].abs().max() > 0
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_a_look_at_infinity_from_a_frames_own_place_shows_that_frame(fine: bool) -> None:
+    views = small_views(3, hw=(16, 24)).batched()
+    assert views.rgb is not None
+    sweep = PlaneSweep(4, stride=2, about=True) if fine else PlaneSweep(4)
+    coarse = (16 // sweep.stride, 24 // sweep.stride)
+    own = torch.tensor([[[1, 1]]])
+    look = sweep._look(views[1].without_rgb(), views, own, torch.zeros(1, 1, 1, *coarse))
+    cell = sweep.detail**2
+    assert look.shape == (1, 1, LOOK * cell, *coarse)
+    shown = F.pixel_shuffle(look[0], sweep.detail)[0]
+    expected = views.rgb[0, 1] if fine else F.avg_pool2d(views.rgb[0, 1], sweep.stride)
+    torch.testing.assert_close(shown[:3] + 0.5, expected, atol=1e-5, rtol=0)
+    assert float(shown[3].abs().max()) < 1e-5, "two looks at the same frame do not differ"
+    torch.testing.assert_close(shown[4:] + 0.5, expected, atol=1e-5, rtol=0)  # stands in for a picture it has not
+    other = dataclasses.replace(views[1], rgb=torch.rand(1, 1, 3, 16, 24))
+    assert other.rgb is not None
+    seen = F.pixel_shuffle(sweep._look(other, views, own, torch.zeros(1, 1, 1, *coarse))[0], sweep.detail)[0]
+    torch.testing.assert_close(seen[:4], shown[:4])
+    expected = other.rgb[0, 0] if fine else F.avg_pool2d(other.rgb[0, 0], sweep.stride)
+    torch.testing.assert_close(seen[4:] + 0.5, expected, atol=1e-5, rtol=0)
+
+
+def test_stereo_answers_once_for_every_sweep() -> None:
+    views = small_views(4, hw=(16, 24)).batched()
+    for fine_planes, count in ((0, 1), (4, 2)):
+        stereo = Stereo(2, 8, fine_planes).eval()
+        answers = stereo(views[1], views)
+        assert [a.shape for a in answers] == [(1, 1, 1, 16, 24)] * count
+
+
+@pytest.mark.parametrize("hw", [(18, 14), (20, 28), (6, 6)])
+def test_stereo_answers_at_sizes_that_its_strides_do_not_divide(hw: tuple[int, int]) -> None:
+    views = small_views(4, hw=hw).batched()
+    assert [a.shape[-2:] for a in Stereo(2, 8, 4)(views, views)] == [hw, hw]
+
+
+def test_stereo_knows_the_picture_whose_depth_it_finds() -> None:
+    """What frames agree on is the same with another picture, what convolutions make of it is not."""
+    views = small_views(4, hw=(16, 24)).batched()
+    stereo, view = Stereo(2, 8, 4).eval(), views[1]
+    other = dataclasses.replace(view, rgb=torch.rand(1, 1, 3, 16, 24))
+    assert torch.equal(stereo(view, views)[-1], stereo(other, views)[-1]), "untrained, it is plain stereo"
+    for sweep in stereo.sweeps:
+        assert isinstance(sweep, PlaneSweep)
+        torch.nn.init.normal_(sweep.leave.weight, std=0.3)
+    assert not torch.allclose(stereo(view, views)[-1], stereo(other, views)[-1], atol=1e-3)
