@@ -79,9 +79,7 @@ def warped_pixels(requests: Views, references: Views, chosen, rho, motion) -> Fl
     far outside its frame.
     """
     h, w = requests.hw
-    fx, fy, cx, cy = requests.intrinsics[..., None, None].unbind(2)
-    grid = pixel_grid(requests)[:, :, 0]
-    ray = torch.stack([(grid[..., 0] - cx) / fx, (grid[..., 1] - cy) / fy, torch.ones_like(grid[..., 0])], dim=2)
+    ray = camera_rays(requests)
     ray = torch.einsum("bvij,bvjhw->bvihw", requests.c2w[..., :3, :3], ray)
     pose, k, time = (
         gather(references.c2w, chosen),
@@ -107,9 +105,7 @@ def plane_pixels(
 ) -> Float[Tensor, "b v k d h w 2"]:
     """``warped_pixels`` of what stands still for d inverse depths at once: whole planes [d 1 1], or each pixel's [b v d h w]."""
     h, w = requests.hw
-    fx, fy, cx, cy = requests.intrinsics[..., None, None].unbind(2)
-    grid = pixel_grid(requests)[:, :, 0]
-    ray = torch.stack([(grid[..., 0] - cx) / fx, (grid[..., 1] - cy) / fy, torch.ones_like(grid[..., 0])], dim=2)
+    ray = camera_rays(requests)
     pose = gather(references.c2w, chosen)
     k = gather(references.intrinsics, chosen)[..., None, None, None]
     back = pose[..., :3, :3].transpose(-1, -2)
@@ -145,7 +141,7 @@ def sample_frames(
 def averaged(x: Float[Tensor, "b v c h w"], side: int) -> Float[Tensor, "b v c h w"]:
     """Mean over a square, at the border over what there is of it: a product with a band matrix along each axis.
 
-    A tenth of the time of a pooling on the CPU, for the sizes of pictures that a head looks at.
+    Faster than pooling on the CPU for pictures as small as those that a head looks at.
     """
     return _band(x.shape[-2], side, x) @ (x @ _band(x.shape[-1], side, x).T)
 
@@ -164,6 +160,13 @@ def pixel_grid(views: Views) -> Float[Tensor, "b v 1 h w 2"]:
         torch.arange(h, device=views.c2w.device) + 0.5, torch.arange(w, device=views.c2w.device) + 0.5, indexing="ij"
     )
     return torch.stack([x, y], dim=-1).expand(*views.c2w.shape[:2], 1, h, w, 2)
+
+
+def camera_rays(views: Views) -> Float[Tensor, "b v 3 h w"]:
+    """Points at z-depth one through every pixel centre, in the axes of each camera."""
+    fx, fy, cx, cy = views.intrinsics[..., None, None].unbind(2)
+    x, y = pixel_grid(views)[:, :, 0].unbind(-1)
+    return torch.stack([(x - cx) / fx, (y - cy) / fy, torch.ones_like(x)], dim=2)
 
 
 def gather(values: Float[Tensor, "b n *rest"], index: Int[Tensor, "b v k"]) -> Float[Tensor, "b v k *rest"]:

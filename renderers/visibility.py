@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fsm.rays import full_precision
-from fsm.renderers.reference_sampling import gather, pixel_grid
+from fsm.renderers.reference_sampling import camera_rays, gather
 from fsm.views import Views
 
 SAME_SURFACE = 0.9  # inverse depth of what hides nothing yet, over that of what stands before it
@@ -63,9 +63,7 @@ def inverse_depth_there(
     requests: Views, references: Views, chosen: Int[Tensor, "b v k"], rho: Float[Tensor, "b v 1 h w"]
 ) -> Float[Tensor, "b v k h w"]:
     """Inverse z-depth of the targets' points as the chosen references measure it; large where a point is behind one."""
-    fx, fy, cx, cy = requests.intrinsics[..., None, None].unbind(2)
-    grid = pixel_grid(requests)[:, :, 0]
-    ray = torch.stack([(grid[..., 0] - cx) / fx, (grid[..., 1] - cy) / fy, torch.ones_like(grid[..., 0])], dim=2)
+    ray = camera_rays(requests)
     pose = gather(references.c2w, chosen)
     forward = pose[..., :3, 2]  # [b v k 3]
     turned = torch.einsum("bvij,bvki->bvkj", requests.c2w[..., :3, :3], forward)
