@@ -1,6 +1,6 @@
-"""The plane sweep's comparison of frames, compiled against plain torch: without gradients, and with those of the maps.
+"""The plane sweep's comparison of frames, compiled against plain torch: without gradients, and with those of all maps.
 
-Sixteen targets look at four of eight frames each, at both shapes that the reference head sweeps in training on 128² pictures:
+Sixteen views are compared with six of eight frames each, at both shapes that stereo sweeps in training on 128² pictures:
 32 planes at 32², and 8 inverse depths of each pixel's own at 64². One thread, CPU time, forms in turn.
 
     python -m benchmarks.plane_sweep
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Verdicts, alternate, medians, paired, parser, start
-from fsm.renderers.plane_sweep import COLOURS, FEATURES, disagreement, plain_disagreement
-from fsm.renderers.reference_sampling import spread_references
+from fsm.renderers.plane_sweep import COLOURS, COSTS, FEATURES, disagreement, plain_disagreement
+from fsm.renderers.reference_sampling import nearest_references
 from fsm.views import Views
 
-SAMPLES, TARGETS, FRAMES, REFERENCES = 4, 4, 8, 4
-Given = tuple[Views, Views, Tensor, Tensor, Tensor]
+SAMPLES, TARGETS, FRAMES, REFERENCES = 4, 4, 8, 6
+Given = tuple[Views, Views, Tensor, Tensor, Tensor, Tensor]
 
 
 def row_of_cameras(v: int, hw: int) -> Views:
@@ -34,11 +34,12 @@ def row_of_cameras(v: int, hw: int) -> Views:
 def example(hw: int, planes: int, per_pixel: bool) -> Given:
     """Random maps; inverse depths from infinity to 1.1 model units."""
     requests, references = row_of_cameras(TARGETS, hw), row_of_cameras(FRAMES, hw)
-    chosen = spread_references(requests, references, REFERENCES)
+    chosen, _ = nearest_references(requests, references, REFERENCES)
     rho = torch.linspace(0.0, 0.9, planes)[:, None, None]
     if per_pixel:
         rho = 0.5 * torch.rand(SAMPLES, TARGETS, 1, hw, hw) * (0.7 + rho)
-    return requests, references, torch.rand(SAMPLES, FRAMES, COLOURS + FEATURES, hw, hw), chosen, rho
+    maps, own = (torch.rand(SAMPLES, n, COLOURS + FEATURES, hw, hw) for n in (FRAMES, TARGETS))
+    return requests, references, maps, own, chosen, rho
 
 
 def forward(form: Callable[..., Tensor], given: Given) -> Callable[[], object]:
@@ -48,10 +49,10 @@ def forward(form: Callable[..., Tensor], given: Given) -> Callable[[], object]:
 
 def both(form: Callable[..., Tensor], given: Given) -> Callable[[], object]:
     """Costs and the gradients of the maps."""
-    requests, references, maps, chosen, rho = given
-    leaf = maps.clone().requires_grad_()
-    weight = torch.randn(SAMPLES, TARGETS, rho.shape[-3], 2, *requests.hw)
-    return lambda: torch.autograd.grad(form(requests, references, leaf, chosen, rho), leaf, weight)
+    requests, references, maps, own, chosen, rho = given
+    leaves = [m.clone().requires_grad_() for m in (maps, own)]
+    weight = torch.randn(SAMPLES, TARGETS, rho.shape[-3], COSTS, *requests.hw)
+    return lambda: torch.autograd.grad(form(requests, references, *leaves, chosen, rho), leaves, weight)
 
 
 def main() -> None:

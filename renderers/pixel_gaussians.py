@@ -3,7 +3,7 @@
 The published head invents depth, colour and motion of every Gaussian; with little training that is fog. Here a Gaussian starts
 
 * with the colour of its pixel and the pixel's footprint as its size;
-* at the depth where the frames agree (``fsm.renderers.stereo``, the frame itself among the witnesses);
+* at the depth where other frames agree with it (``fsm.renderers.stereo``);
 * with the velocity that aligns what is left (``fsm.renderers.motion_guess``);
 * at its frame's time, lasting about until the next frame takes over.
 

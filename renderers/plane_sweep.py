@@ -1,8 +1,9 @@
 """The depth of a frame from the frames themselves: sweep planes, see where they agree.
 
 At a quarter of the resolution every pixel of a view tries a fixed set of inverse depths; for each the chosen references are
-sampled and compared. Where they agree the surface probably is. Convolutions at several resolutions, which also see the view's
-own picture and the colours found at the likeliest depth, turn agreement into weights over the hypotheses. A second sweep may
+sampled and compared with the view's own picture. Where they agree the surface probably is; what hides it from some frames, or
+moves, leaves the nearer half of them in agreement (Kang et al. 2001). Convolutions at several resolutions, which also see the
+picture and the colours found at the likeliest depth, turn agreement into weights over the hypotheses. A second sweep may
 then try a few inverse depths about the first one's answer at half the resolution. Classic multi-view stereo
 (Collins 1996; MVSNet 2018; coarse to fine as in CasMVSNet 2020; learnt upsampling as in RAFT 2020).
 """
@@ -15,23 +16,20 @@ from torch import Tensor, nn
 from fsm.renderers.reference_sampling import averaged, plane_pixels, sample_frames
 from fsm.views import Views, resize_images
 
-COLOURS, FEATURES, MOST_CHANNELS = 3, 8, 16  # of the maps that are compared; how many compiled code knows
-LOOK = (
-    2 * COLOURS + 1
-)  # channels of a look: what stereo alone would render, how far frames differ there, the own picture
-UNSEEN = 0.2  # disagreement where fewer than two references see a point
+COLOURS, FEATURES, MOST_CHANNELS = 3, 12, 16  # of the maps that are compared; how many compiled code knows
+COSTS = 4  # of a hypothesis: colours and features, each by the nearer half of the references and by all of them
+UNSEEN = 0.2  # cost where no reference sees a point
+# Channels of a look: what stereo alone would render, how far frames differ there, the own picture.
+LOOK = 2 * COLOURS + 1
 # Inverse depths in model units: from one to the other in equal ratios, and infinity.
 NEAREST, FARTHEST = 2.5, 2.5 / 1.4**14
 REACH = 0.3  # share of the first answer by which a second sweep may correct it
-WINDOWS = (
-    5,
-    13,
-)  # sides of the squares over which agreement is averaged: one keeps outlines, the other bridges plain walls
-SHARPNESS = 1000.0  # of agreement, in colours from 0 to 1
+# Sides of the squares over which agreement is averaged: one keeps outlines, the other bridges plain walls.
+WINDOWS = (3, 7)
+SHARPNESS = 2000.0  # of agreement, in colours from 0 to 1
 DOUBT = 1e-4  # share of every hypothesis that no disagreement can take away: convolutions may have seen what hides it
-FAR_BIAS = (
-    0.2  # logit by which a plane is less likely than the next farther one: where nothing tells, far does less harm
-)
+# Logit by which a plane is less likely than the next farther one: where nothing tells, far does less harm.
+FAR_BIAS = 0.2
 
 
 class PlaneSweep(nn.Module):
@@ -49,9 +47,15 @@ class PlaneSweep(nn.Module):
         everywhere = [0.0] + [NEAREST * ratio**-i for i in reversed(range(planes - 1))]
         tried = torch.linspace(-REACH, REACH, planes) if about else torch.tensor(everywhere)
         self.register_buffer("hypotheses", tried, persistent=False)
-        self.features = nn.Conv2d(3, FEATURES, kernel_size=2 * stride, stride=stride, padding=stride // 2)
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 2 * FEATURES, kernel_size=2 * stride, stride=stride, padding=stride // 2),
+            nn.GELU(),
+            nn.Conv2d(2 * FEATURES, 2 * FEATURES, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(2 * FEATURES, FEATURES, 3, padding=1),
+        )
         self.detail = stride if about else 1  # how much finer than the planes the colours are looked at
-        self.enter = nn.Conv2d(3 * planes + LOOK * self.detail**2, width, 3, padding=1)
+        self.enter = nn.Conv2d((1 + COSTS) * planes + LOOK * self.detail**2, width, 3, padding=1)
         self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
         self.wide = Hourglass(width)
         self.leave = nn.Conv2d(width, planes, 3, padding=1)
@@ -69,7 +73,7 @@ class PlaneSweep(nn.Module):
         chosen: Int[Tensor, "b v k"],
         about: Float[Tensor, "b v 1 h w"] | None = None,
     ) -> Float[Tensor, "b v 1 h w"]:
-        """Inverse depth of ``views`` at full resolution; ``about`` is the answer to correct."""
+        """Inverse depth of ``views``, which have pictures, at full resolution; ``about`` is the answer to correct."""
         coarse = (views.hw[0] // self.stride, views.hw[1] // self.stride)
         small = views.without_rgb().resized(coarse)
         used, chosen = chosen.unique(return_inverse=True)  # the cost must not grow with the length of the clip
@@ -79,16 +83,16 @@ class PlaneSweep(nn.Module):
         if about is not None:
             about = resize_images(about, coarse)
             tried = tried * (about.detach() + FARTHEST)  # beyond infinity, too: it costs nothing
-        maps = self._maps(references, size)
+        maps, own = self._maps(references, size), self._maps(views, coarse)
         at = tried if about is None else tried + about
-        colours, features = disagreement(small, references.without_rgb().resized(size), maps, chosen, at).unbind(3)
+        costs = disagreement(small, references.without_rgb().resized(size), maps, own, chosen, at)
         with torch.no_grad():
-            agreement = -SHARPNESS * torch.stack([averaged(colours, side) for side in WINDOWS]).mean(0)
+            agreement = -SHARPNESS * torch.stack([averaged(costs[:, :, :, 0], side) for side in WINDOWS]).mean(0)
             if about is None:
                 agreement = agreement - FAR_BIAS * torch.arange(len(tried), device=tried.device)[:, None, None]
         alone = torch.softmax(self.sharpness * agreement, 2)
         look = self._look(views, references, chosen, self._expected(alone, tried, about))
-        seen = torch.cat([alone, 10.0 * colours, 10.0 * features, look], dim=2)
+        seen = torch.cat([alone, *(10.0 * costs).unbind(3), look], dim=2)
         x = F.gelu(self.enter(seen.flatten(0, 1)))
         for layer in self.body:
             x = x + F.gelu(layer(x))
@@ -120,18 +124,18 @@ class PlaneSweep(nn.Module):
         assert references.rgb is not None
         pixels = plane_pixels(views.without_rgb().resized(fine), references, chosen, full)[:, :, :, 0]
         mean, spread = _common(*sample_frames(references.rgb, chosen, pixels))
-        own = mean if views.rgb is None else views.resized(fine).rgb
+        own = views.resized(fine).rgb
         assert own is not None
         found = torch.cat([mean - 0.5, 5.0 * spread.mean(2, keepdim=True), own - 0.5], dim=2)
         return F.pixel_unshuffle(found.flatten(0, 1), self.detail).unflatten(0, rho.shape[:2])
 
-    def _maps(self, references: Views, hw: tuple[int, int]) -> Float[Tensor, "b n c h w"]:
-        """The references at low resolution: colours, then learnt features."""
-        assert references.rgb is not None
-        frames = references.rgb.flatten(0, 1)
+    def _maps(self, views: Views, hw: tuple[int, int]) -> Float[Tensor, "b n c h w"]:
+        """Pictures at low resolution: colours, then learnt features."""
+        assert views.rgb is not None
+        frames = views.rgb.flatten(0, 1)
         learnt = torch.tanh(self.features(frames - 0.5).float())
         learnt = F.interpolate(learnt, size=hw, mode="bilinear", align_corners=False)
-        return torch.cat([resize_images(frames, hw), learnt], dim=1).unflatten(0, references.c2w.shape[:2])
+        return torch.cat([resize_images(frames, hw), learnt], dim=1).unflatten(0, views.c2w.shape[:2])
 
 
 class Hourglass(nn.Module):
@@ -192,35 +196,44 @@ def disagreement(
     requests: Views,
     cameras: Views,
     maps: Float[Tensor, "b n c hn wn"],
+    own: Float[Tensor, "b v c h w"],
     chosen: Int[Tensor, "b v k"],
     rho: Float[Tensor, "*b d _h _w"],
-) -> Float[Tensor, "b v d 2 h w"]:
-    """Spread of colours and of features over the references that see the point, at each of the inverse depths.
+) -> Float[Tensor, "b v d 4 h w"]:
+    """Mean distance of the references that see the point from the request's ``own`` map, at each of the inverse depths.
 
+    In colours of the nearer half (rounded up) of those references, in colours of all, in features of the nearer half, of all.
     ``rho`` is [d 1 1], whole planes, or each pixel's [b v d h w], and a constant for autograd. The first three channels of
-    ``maps`` are colours. Float32 on the CPU is computed by compiled code, all else by ``plain_disagreement``.
+    the maps are colours. Float32 on the CPU is computed by compiled code, all else by ``plain_disagreement``.
     """
-    given = (maps, rho, cameras.c2w, cameras.intrinsics, requests.c2w, requests.intrinsics)
+    given = (maps, own, rho, cameras.c2w, cameras.intrinsics, requests.c2w, requests.intrinsics)
     fits = maps.device.type == "cpu" and maps.shape[2] <= MOST_CHANNELS and all(t.dtype == torch.float32 for t in given)
-    if fits and not (torch.is_grad_enabled() and any(t.requires_grad for t in given[2:])):
+    if fits and not (torch.is_grad_enabled() and any(t.requires_grad for t in given[3:])):
         from fsm.renderers.sweep_cpu import disagreement_on_cpu
 
-        return disagreement_on_cpu(requests, cameras, maps, chosen, rho)
-    return plain_disagreement(requests, cameras, maps, chosen, rho)
+        return disagreement_on_cpu(requests, cameras, maps, own, chosen, rho)
+    return plain_disagreement(requests, cameras, maps, own, chosen, rho)
 
 
 def plain_disagreement(
     requests: Views,
     cameras: Views,
     maps: Float[Tensor, "b n c hn wn"],
+    own: Float[Tensor, "b v c h w"],
     chosen: Int[Tensor, "b v k"],
     rho: Float[Tensor, "*b d _h _w"],
-) -> Float[Tensor, "b v d 2 h w"]:
+) -> Float[Tensor, "b v d 4 h w"]:
     """``disagreement`` in torch, on any device and in any precision."""
     pixels = plane_pixels(requests, cameras, chosen, rho.detach())
     d, h = pixels.shape[3:5]
     samples, inside = sample_frames(maps, chosen, pixels.flatten(3, 4))  # the planes below one another
-    _, spread = _common(samples, inside)
-    unseen = UNSEEN * (inside.sum(2) < 2.0).float()  # one witness proves nothing
-    groups = [spread[:, :, :COLOURS].mean(2, keepdim=True), spread[:, :, COLOURS:].mean(2, keepdim=True)]
-    return (torch.cat(groups, dim=2) + unseen).unflatten(3, (d, h)).transpose(2, 3)
+    far = (samples.unflatten(-2, (d, h)) - own[:, :, None, :, None]).abs()
+    seen = inside.unflatten(-2, (d, h))[:, :, :, 0] > 0.0
+    count, costs = seen.sum(2), []
+    for group in (far[:, :, :, :COLOURS], far[:, :, :, COLOURS:]):
+        ranked = torch.where(seen, group.mean(3), torch.inf).sort(dim=2, stable=True).values
+        place = torch.arange(ranked.shape[2], device=ranked.device)[:, None, None, None]
+        for number in ((count + 1) // 2, count):
+            mean = torch.where(place < number[:, :, None], ranked, 0.0).sum(2) / number.clamp_min(1)
+            costs.append(torch.where(count > 0, mean, UNSEEN))
+    return torch.stack(costs, 3)

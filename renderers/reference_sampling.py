@@ -7,50 +7,65 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fsm.rays import full_precision
 from fsm.views import Views
 
+SAME = (
+    1e-6  # up to which two poses, entry by entry, and two times are one; distances between equal cameras carry rounding
+)
 META = 8  # numbers that describe a reference relative to a target: time 1, centre 3, forward axis 3, rank distance 1
 
 
 @full_precision
 def nearest_references(
-    requests: Views, references: Views, count: int
+    requests: Views, references: Views, count: int, *, others: bool = False
 ) -> tuple[Int[Tensor, "b v k"], Float[Tensor, "b v k"]]:
     """Indices of the ``count`` references nearest to each request in time and pose, in time order, and their distances.
 
     Distance in model units: |Δt| + |Δcentre| + (1 - cos of the angle between forward axes), divided by its mean over the
-    chosen. Where there are fewer references than ``count`` the nearest are taken more than once.
+    chosen. Where there are fewer references than ``count`` the nearest are taken more than once. ``others`` leaves out the
+    request itself where it is one of several references.
     """
     with torch.no_grad():
         dt = (requests.time[:, :, None] - references.time[:, None]).abs()
         dc = torch.cdist(requests.c2w[..., :3, 3], references.c2w[..., :3, 3])
         cos = torch.einsum("bvi,bni->bvn", requests.c2w[..., :3, 2], references.c2w[..., :3, 2])
-        order = (dt + dc + 1.0 - cos).sort(dim=-1, stable=True)
-        rank = torch.arange(count, device=dt.device) % dt.shape[-1]
-        index, score = order.indices[..., rank], order.values[..., rank]
+        distances = dt + dc + 1.0 - cos
+        if others:
+            distances = torch.where(_same(requests, references), torch.inf, distances)
+        order = distances.sort(dim=-1, stable=True)
+        left = distances.isfinite().sum(-1, keepdim=True).clamp_min(1)
+        rank = torch.arange(count, device=dt.device) % left
+        index = order.indices.gather(-1, rank)
+        score = order.values.gather(-1, rank).nan_to_num(posinf=0.0)  # a lone reference that is the request
         by_time = gather(references.time, index).argsort(dim=-1, stable=True)
         index, score = index.gather(-1, by_time), score.gather(-1, by_time)
         return index, score / score.mean(-1, keepdim=True).clamp_min(1e-6)
 
 
+def _same(requests: Views, references: Views) -> Bool[Tensor, "b v n"]:
+    """Which references are the request: one place, one direction, one time."""
+    moved = (requests.c2w[:, :, None] - references.c2w[:, None]).abs().amax((-1, -2))
+    return (moved < SAME) & ((requests.time[:, :, None] - references.time[:, None]).abs() < SAME)
+
+
 def spread_references(requests: Views, references: Views, count: int) -> Int[Tensor, "b v k"]:
-    """Indices of ``count`` references near each request but apart from one another, for parallax: however dense the inputs.
+    """Indices of ``count`` other references near each request but apart from one another, for parallax however dense the inputs.
 
     Of at most 3 ``count`` references, evenly spread over all, the 2 ``count`` nearest, and of these every other in time.
     """
     n = references.time.shape[-1]
     sparse = torch.linspace(0, n - 1, min(n, 3 * count), device=references.time.device).round().long()
-    index, _ = nearest_references(requests, references.without_rgb()[sparse], 2 * count)
+    index, _ = nearest_references(requests, references.without_rgb()[sparse], 2 * count, others=True)
     return sparse[index[..., ::2]]
 
 
 def witnesses(requests: Views, references: Views, near: int) -> Int[Tensor, "b v k"]:
-    """Who is asked where a surface is: the ``near`` nearest, which hardly differ in what moves or hides, and half as many apart."""
-    index, _ = nearest_references(requests, references, near)
+    """Which others are asked where a surface is: the ``near`` nearest, for what moves hardly differs, and half as many apart."""
+    index, _ = nearest_references(requests, references, near, others=True)
     return torch.cat([index, spread_references(requests, references, max(1, near // 2))], dim=-1)
 
 

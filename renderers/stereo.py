@@ -19,9 +19,9 @@ class Stereo(nn.Module):
             self.sweeps.append(PlaneSweep(fine_planes, stride=2, about=True))
 
     def forward(self, views: Views, references: Views) -> list[Float[Tensor, "b v 1 h w"]]:
-        """The answers of all sweeps for ``views`` [b v] beside ``references`` [b n], among which they may be; the last is the best.
+        """The answers of all sweeps for ``views`` [b v], which have pictures, beside ``references`` [b n], among which they may be.
 
-        The views' own pictures are looked at where there are any.
+        The last answer is the best.
         """
         asked = witnesses(views, references, self.references)
         answers: list[Tensor] = []

@@ -1,6 +1,6 @@
-"""Kernels of ``sweep_cpu``: how far reference frames disagree at swept inverse depths, and the gradients of the frames.
+"""Kernels of ``sweep_cpu``: how far reference frames are from a picture at swept inverse depths, and the gradients of both.
 
-A pixel of a map is one vector: its channels stand side by side, filled up to LANES. LANES neighbouring pixels of a target are
+A pixel of a map is one vector: its channels stand side by side, filled up to LANES. LANES neighbouring pixels of a view are
 taken together at one inverse depth. Their positions are found in plain float32, in the order of ``reference_sampling``, so that
 what lies near the border of a frame lies on the same side of it.
 """
@@ -8,19 +8,23 @@ what lies near the border of a frame lies on the same side of it.
 import numpy as np
 
 from fsm.compiled import kernel, part
-from fsm.renderers.plane_sweep import COLOURS, MOST_CHANNELS, UNSEEN
-from fsm.simd import absolute, fill, item, load, select, spread, store, totals
+from fsm.renderers.plane_sweep import COLOURS, COSTS, MOST_CHANNELS, UNSEEN
+from fsm.simd import absolute, fill, item, least, load, most, select, spread, store, totals
 
-LANES = MOST_CHANNELS  # channels of a map, filled up; target pixels taken together
-TOGETHER = 4  # targets whose gradients are summed in one buffer; of threads it must not depend
+LANES = MOST_CHANNELS  # channels of a map, filled up; pixels of a view taken together
+TOGETHER = 4  # views whose gradients are summed in one buffer; of threads it must not depend
 AHEAD = np.float32(1e-3)
+BEYOND = 1e30  # distance of what is not seen
 
 # Places in a worker's room of float32. Per reference: directions x, y, z of the LANES points; weights of their four corners;
-# their samples. Behind those: inverse depths, or slopes over both costs; sums or spreads of the points; 1 / count.
-WEIGHTS, SAMPLES, ROOM = 3 * LANES, 7 * LANES, 7 * LANES + LANES * LANES
-RHO, SLOPES, SUMS, SHARES = 0, LANES, 3 * LANES, 3 * LANES + LANES * LANES
+# distances in both groups of channels, or their slopes; samples, less the picture. Behind those: inverse depths, the four costs
+# or their slopes, how many references see a point, half of them (rounded up), what of both is one reference's share; distances
+# in order.
+WEIGHTS, DISTANCES, SAMPLES, ROOM = 3 * LANES, 7 * LANES, 9 * LANES, 9 * LANES + LANES * LANES
+RHO, SLOPES, COUNT, HALF, RANKED = 0, LANES, 5 * LANES, 6 * LANES, 9 * LANES
+SHARES = 7 * LANES  # of half of the references, of all
 MAPS, CHOSEN, GIVEN = "float32[:, :, :, :, ::1]", "int64[:, :, ::1]", "float32[:, :, :, ::1], float32[:, :, ::1]"
-RHOS, COSTS = "float32[:, :, :, :, :]", "float32[:, :, :, :, :, ::1]"
+RHOS, SIX_AXES = "float32[:, :, :, :, :]", "float32[:, :, :, :, :, ::1]"
 
 
 @part
@@ -64,77 +68,94 @@ def _locate(room, cells, tail, j, camera, hn, wn):
 
 
 @part
-def _sample(maps, starts, room, cells, counts, tail, right, down, wide):
-    """Samples of ``wide`` points from the references that see them, their sums and numbers."""
-    for l in range(wide):
-        total, count = fill(np.float32(0.0)), 0
-        for j in range(len(starts)):
+def _compare(maps, picture, at, starts, room, cells, weights, right, down, wide):
+    """What ``wide`` points look like in the references that see them, less the picture; how far both groups of channels are off."""
+    for j in range(len(starts)):
+        for l in range(wide):
             cell = item(cells, j * LANES + l)
             if cell >= 0:
                 o, w = item(starts, j) + np.int64(cell) * LANES, j * ROOM + WEIGHTS + l
                 above = load(maps, o) * spread(room, w) + load(maps, o + right) * spread(room, w + LANES)
                 o, w = o + down, w + 2 * LANES
                 below = load(maps, o) * spread(room, w) + load(maps, o + right) * spread(room, w + LANES)
-                store(room, j * ROOM + SAMPLES + l * LANES, above + below)
-                total = total + (above + below)
-                count += 1
-        store(room, tail + SUMS + l * LANES, total)
-        counts[l] = count
+                store(room, j * ROOM + SAMPLES + l * LANES, above + below - load(picture, at + l * LANES))
+        seen = load(cells, j * LANES) >= 0
+        for group in range(2):
+            far = select(seen, _distances(room, j * ROOM + SAMPLES, weights, group), fill(np.float32(BEYOND)))
+            store(room, j * ROOM + DISTANCES + group * LANES, far)
 
 
 @part
-def _compare(room, cells, counts, tail, k, wide):
-    """Mean distances of the points' samples from their means in the place of the sums."""
-    for l in range(wide):
-        far, share = fill(np.float32(0.0)), spread(room, tail + SHARES + counts[l])
-        if counts[l] > 1:
-            mean = load(room, tail + SUMS + l * LANES) * share
-            for j in range(k):
-                if item(cells, j * LANES + l) >= 0:
-                    far = far + absolute(load(room, j * ROOM + SAMPLES + l * LANES) - mean)
-        store(room, tail + SUMS + l * LANES, far * share)
-
-
-@part
-def _summed(room, at, weights, group):
-    """Weighted sums over the channels of LANES points."""
+def _distances(room, at, weights, group):
+    """Weighted sums over the absolute channels of LANES points."""
     w = load(weights, group * LANES)
     return totals((
-        load(room, at) * w, load(room, at + 16) * w, load(room, at + 32) * w, load(room, at + 48) * w,
-        load(room, at + 64) * w, load(room, at + 80) * w, load(room, at + 96) * w, load(room, at + 112) * w,
-        load(room, at + 128) * w, load(room, at + 144) * w, load(room, at + 160) * w, load(room, at + 176) * w,
-        load(room, at + 192) * w, load(room, at + 208) * w, load(room, at + 224) * w, load(room, at + 240) * w,
+        absolute(load(room, at)) * w, absolute(load(room, at + 16)) * w,
+        absolute(load(room, at + 32)) * w, absolute(load(room, at + 48)) * w,
+        absolute(load(room, at + 64)) * w, absolute(load(room, at + 80)) * w,
+        absolute(load(room, at + 96)) * w, absolute(load(room, at + 112)) * w,
+        absolute(load(room, at + 128)) * w, absolute(load(room, at + 144)) * w,
+        absolute(load(room, at + 160)) * w, absolute(load(room, at + 176)) * w,
+        absolute(load(room, at + 192)) * w, absolute(load(room, at + 208)) * w,
+        absolute(load(room, at + 224)) * w, absolute(load(room, at + 240)) * w,
     ))  # fmt: skip
 
 
 @part
+def _count(room, cells, tail, k):
+    """How many references see each of LANES points, half of them rounded up, and the shares of one among both."""
+    one, zero = fill(np.float32(1.0)), fill(np.float32(0.0))
+    count = zero
+    for j in range(k):
+        count = count + select(load(cells, j * LANES) >= 0, one, zero)
+    half = zero
+    for j in range(k):
+        half = half + select(count > np.float32(2 * j), one, zero)
+    store(room, tail + COUNT, count)
+    store(room, tail + HALF, half)
+    store(room, tail + SHARES, one / most(half, one))
+    store(room, tail + SHARES + LANES, one / most(count, one))
+
+
+@part
+def _rank(room, tail, k, group):
+    """Put the distances of LANES points in order, the least first; those that nobody sees come last."""
+    for j in range(k):
+        value = load(room, j * ROOM + DISTANCES + group * LANES)
+        for i in range(j):
+            other = load(room, tail + RANKED + i * LANES)
+            store(room, tail + RANKED + i * LANES, least(other, value))
+            value = most(other, value)
+        store(room, tail + RANKED + j * LANES, value)
+
+
+@part
 def _begin(k, channels):
-    """Room (from a cache line's start on), cells, counts, starts of frames, weights of the channels in the two costs."""
-    tail = k * ROOM
-    room = np.zeros(tail + SHARES + k + 1 + LANES, np.float32)
+    """Room (from a cache line's start on), cells, starts of frames, weights of the channels in the two groups."""
+    room = np.zeros(k * ROOM + RANKED + k * LANES + LANES, np.float32)
     room = room[(-room.ctypes.data % 64) // 4 :]
-    for n in range(1, k + 1):
-        room[tail + SHARES + n] = np.float32(1.0) / np.float32(n)
     weights = np.zeros(2 * LANES, np.float32)
     for c in range(channels):
         group, size = (0, min(COLOURS, channels)) if c < COLOURS else (1, channels - COLOURS)
         weights[group * LANES + c] = np.float32(1.0) / np.float32(size)
-    return room, np.zeros(k * LANES, np.int32), np.zeros(LANES, np.int64), np.zeros(k, np.int64), weights
+    return room, np.zeros(k * LANES, np.int32), np.zeros(k, np.int64), weights
 
 
-@kernel(f"void(int64, int64, int64, {MAPS}, {CHOSEN}, {GIVEN}, {RHOS}, {COSTS})")
-def disagree(worker, workers, channels, maps, chosen, cameras, lenses, rho, cost):
-    """Fill ``cost`` [b v d 2 h w]: rows of the targets in turn."""
+@kernel(f"void(int64, int64, int64, {MAPS}, {MAPS}, {CHOSEN}, {GIVEN}, {RHOS}, {SIX_AXES})")
+def disagree(worker, workers, channels, maps, pictures, chosen, cameras, lenses, rho, cost):
+    """Fill ``cost`` [b v d 4 h w]: rows of the views in turn."""
     b, v, d, _, h, w = cost.shape
     k, n, hn, wn = chosen.shape[2], maps.shape[1], maps.shape[2], maps.shape[3]
-    flat, right, down = maps.reshape(-1), LANES * min(wn - 1, 1), LANES * wn * min(hn - 1, 1)
-    (room, cells, counts, starts, weights), tail = _begin(k, channels), k * ROOM
+    flat, picture = maps.reshape(-1), pictures.reshape(-1)
+    right, down = LANES * min(wn - 1, 1), LANES * wn * min(hn - 1, 1)
+    (room, cells, starts, weights), tail = _begin(k, channels), k * ROOM
+    zero, unseen = fill(np.float32(0.0)), fill(np.float32(UNSEEN))
     for task in range(worker, b * v * h, workers):
         s, t, y = task // (v * h), task // h % v, task % h
         for j in range(k):
             starts[j] = (s * n + chosen[s, t, j]) * hn * wn * LANES
         for left in range(0, w, LANES):
-            wide = min(LANES, w - left)
+            wide, at = min(LANES, w - left), (task * w + left) * LANES
             for j in range(k):
                 _directions(room, j * ROOM, cameras[s, t, j], lenses[s, t], y, left)
             for i in range(d):
@@ -142,13 +163,21 @@ def disagree(worker, workers, channels, maps, chosen, cameras, lenses, rho, cost
                     room[tail + RHO + l] = rho[s, t, i, y, left + l]
                 for j in range(k):
                     _locate(room, cells, tail, j, cameras[s, t, j], hn, wn)
-                _sample(flat, starts, room, cells, counts, tail, right, down, wide)
-                _compare(room, cells, counts, tail, k, wide)
+                _compare(flat, picture, at, starts, room, cells, weights, right, down, wide)
+                _count(room, cells, tail, k)
+                count, half = load(room, tail + COUNT), load(room, tail + HALF)
                 for group in range(2):
-                    store(room, tail + SLOPES, _summed(room, tail + SUMS, weights, group))
+                    _rank(room, tail, k, group)
+                    of_half, of_all = select(count > 0.0, zero, unseen), select(count > 0.0, zero, unseen)
+                    for j in range(k):
+                        value = load(room, tail + RANKED + j * LANES)
+                        of_half = of_half + select(half > np.float32(j), value * load(room, tail + SHARES), zero)
+                        of_all = of_all + select(count > np.float32(j), value * load(room, tail + SHARES + LANES), zero)
+                    store(room, tail + SLOPES + 2 * group * LANES, of_half)
+                    store(room, tail + SLOPES + (2 * group + 1) * LANES, of_all)
+                for c in range(COSTS):
                     for l in range(wide):
-                        unseen = np.float32(UNSEEN) if counts[l] < 2 else np.float32(0.0)
-                        cost[s, t, i, group, y, left + l] = room[tail + SLOPES + l] + unseen
+                        cost[s, t, i, c, y, left + l] = room[tail + SLOPES + c * LANES + l]
 
 
 @part
@@ -158,41 +187,54 @@ def _add(sums, at, value, weight):
 
 
 @part
-def _scatter(sums, starts, room, cells, counts, weights, tail, right, down, wide):
-    """Add to ``sums`` the gradients of samples of ``wide`` points, given those of their costs."""
+def _slopes_of_distances(room, cells, tail, k):
+    """How the costs of LANES points change with each reference's distances, in the place of these."""
+    zero, one = fill(np.float32(0.0)), fill(np.float32(1.0))
+    _count(room, cells, tail, k)
+    half = load(room, tail + HALF)
+    for group in range(2):
+        of_half = load(room, tail + SLOPES + 2 * group * LANES) * load(room, tail + SHARES)
+        of_all = load(room, tail + SLOPES + (2 * group + 1) * LANES) * load(room, tail + SHARES + LANES)
+        for j in range(k):
+            store(room, tail + RANKED + j * LANES, load(room, j * ROOM + DISTANCES + group * LANES))
+        for j in range(k):
+            distance, rank = load(room, tail + RANKED + j * LANES), zero  # of equals the first comes first
+            for i in range(k):
+                other = load(room, tail + RANKED + i * LANES)
+                rank = rank + (select(other <= distance, one, zero) if i < j else select(other < distance, one, zero))
+            store(room, j * ROOM + DISTANCES + group * LANES, of_all + select(rank < half, of_half, zero))
+
+
+@part
+def _scatter(sums, picture, at, starts, room, cells, weights, right, down, wide):
+    """Add to ``sums`` and ``picture`` the gradients of samples of ``wide`` points, given those of their distances."""
     zero, one = fill(np.float32(0.0)), fill(np.float32(1.0))
     for l in range(wide):
-        if counts[l] > 1:
-            share, signs = spread(room, tail + SHARES + counts[l]), zero
-            mean = load(room, tail + SUMS + l * LANES) * share
-            for j in range(len(starts)):
-                if item(cells, j * LANES + l) >= 0:
-                    at = j * ROOM + SAMPLES + l * LANES
-                    far = load(room, at) - mean
-                    sign = select(far > 0.0, one, zero) - select(far < 0.0, one, zero)
-                    store(room, at, sign)
-                    signs = signs + sign
-            signs = signs * share
-            slope = load(weights, 0) * spread(room, tail + SLOPES + l)
-            slope = (slope + load(weights, LANES) * spread(room, tail + SLOPES + LANES + l)) * share
-            for j in range(len(starts)):
-                cell = item(cells, j * LANES + l)
-                if cell >= 0:
-                    o, w = item(starts, j) + np.int64(cell) * LANES, j * ROOM + WEIGHTS + l
-                    value = slope * (load(room, j * ROOM + SAMPLES + l * LANES) - signs)
-                    _add(sums, o, value, spread(room, w))
-                    _add(sums, o + right, value, spread(room, w + LANES))
-                    _add(sums, o + down, value, spread(room, w + 2 * LANES))
-                    _add(sums, o + down + right, value, spread(room, w + 3 * LANES))
+        total = zero
+        for j in range(len(starts)):
+            cell = item(cells, j * LANES + l)
+            if cell >= 0:
+                o, w = item(starts, j) + np.int64(cell) * LANES, j * ROOM + WEIGHTS + l
+                far = load(room, j * ROOM + SAMPLES + l * LANES)
+                slope = load(weights, 0) * spread(room, j * ROOM + DISTANCES + l)
+                slope = slope + load(weights, LANES) * spread(room, j * ROOM + DISTANCES + LANES + l)
+                value = slope * (select(far > 0.0, one, zero) - select(far < 0.0, one, zero))
+                _add(sums, o, value, spread(room, w))
+                _add(sums, o + right, value, spread(room, w + LANES))
+                _add(sums, o + down, value, spread(room, w + 2 * LANES))
+                _add(sums, o + down + right, value, spread(room, w + 3 * LANES))
+                total = total + value
+        store(picture, at + l * LANES, load(picture, at + l * LANES) - total)
 
 
-@kernel(f"void(int64, int64, int64, {MAPS}, {CHOSEN}, {GIVEN}, {RHOS}, {COSTS}, {COSTS})")
-def disagree_back(worker, workers, channels, maps, chosen, cameras, lenses, rho, slopes, sums):
-    """Add to ``sums`` [b groups n hn wn LANES] the gradients of the maps by each group of TOGETHER targets."""
+@kernel(f"void(int64, int64, int64, {MAPS}, {MAPS}, {CHOSEN}, {GIVEN}, {RHOS}, {SIX_AXES}, {SIX_AXES}, {MAPS})")
+def disagree_back(worker, workers, channels, maps, pictures, chosen, cameras, lenses, rho, slopes, sums, own):
+    """Add gradients: of ``maps`` to ``sums`` [b groups n hn wn LANES], a group being TOGETHER views, of ``pictures`` to ``own``."""
     b, v, d, _, h, w = slopes.shape
     k, n, hn, wn = chosen.shape[2], maps.shape[1], maps.shape[2], maps.shape[3]
-    flat, out, right, down = maps.reshape(-1), sums.reshape(-1), LANES * min(wn - 1, 1), LANES * wn * min(hn - 1, 1)
-    (room, cells, counts, starts, weights), tail = _begin(k, channels), k * ROOM
+    flat, picture, out, back = maps.reshape(-1), pictures.reshape(-1), sums.reshape(-1), own.reshape(-1)
+    right, down = LANES * min(wn - 1, 1), LANES * wn * min(hn - 1, 1)
+    (room, cells, starts, weights), tail = _begin(k, channels), k * ROOM
     targets, groups = np.zeros(k, np.int64), sums.shape[1]
     for task in range(worker, b * groups, workers):
         s, group = task // groups, task % groups
@@ -202,21 +244,23 @@ def disagree_back(worker, workers, channels, maps, chosen, cameras, lenses, rho,
                 starts[j] = (s * n + chosen[s, t, j]) * hn * wn * LANES
                 targets[j] = (task * n + chosen[s, t, j]) * hn * wn * LANES
             for left in range(0, w, LANES):
-                wide = min(LANES, w - left)
+                wide, at = min(LANES, w - left), (((s * v + t) * h + y) * w + left) * LANES
                 for j in range(k):
                     _directions(room, j * ROOM, cameras[s, t, j], lenses[s, t], y, left)
                 for i in range(d):
                     for l in range(wide):
                         room[tail + RHO + l] = rho[s, t, i, y, left + l]
-                        room[tail + SLOPES + l] = slopes[s, t, i, 0, y, left + l]
-                        room[tail + SLOPES + LANES + l] = slopes[s, t, i, 1, y, left + l]
+                    for c in range(COSTS):
+                        for l in range(wide):
+                            room[tail + SLOPES + c * LANES + l] = slopes[s, t, i, c, y, left + l]
                     for j in range(k):
                         _locate(room, cells, tail, j, cameras[s, t, j], hn, wn)
-                    _sample(flat, starts, room, cells, counts, tail, right, down, wide)
-                    _scatter(out, targets, room, cells, counts, weights, tail, right, down, wide)
+                    _compare(flat, picture, at, starts, room, cells, weights, right, down, wide)
+                    _slopes_of_distances(room, cells, tail, k)
+                    _scatter(out, back, at, targets, room, cells, weights, right, down, wide)
 
 
-@kernel(f"void(int64, int64, {CHOSEN}, {COSTS}, {MAPS})")
+@kernel(f"void(int64, int64, {CHOSEN}, {SIX_AXES}, {MAPS})")
 def add_up(worker, workers, chosen, sums, out):
     """The groups' gradients, in their order, as ``out`` [b n c hn wn]."""
     b, n, channels, hn, wn = out.shape

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsm.renderers import plane_sweep
-from fsm.renderers.plane_sweep import PlaneSweep, disagreement, plain_disagreement
+from fsm.renderers.plane_sweep import COLOURS, FEATURES, MOST_CHANNELS, PlaneSweep, disagreement, plain_disagreement
 from fsm.renderers.reference_sampling import plane_pixels
 from fsm.views import Views
 from tests.small import small_views
@@ -30,16 +30,25 @@ def cameras(b: int, v: int, hw: tuple[int, int], seed: int, turn: float = 0.25) 
 
 
 def example(
-    seed: int, per_pixel: bool, *, b: int = 2, v: int = 5, n: int = 4, k: int = 4, d: int = 6, turn: float = 0.25
+    seed: int,
+    per_pixel: bool,
+    *,
+    b: int = 2,
+    v: int = 5,
+    n: int = 4,
+    k: int = 4,
+    d: int = 6,
+    channels: int = COLOURS + FEATURES,
+    turn: float = 0.25,
 ):
-    """Requests, cameras, maps, chosen and inverse depths; references may stand more than once among the chosen."""
+    """Requests, cameras, maps, own maps, chosen and inverse depths; references may stand more than once among the chosen."""
     g = torch.Generator().manual_seed(seed)
     requests, references = cameras(b, v, HW, seed, turn), cameras(b, n, FRAMES, seed + 50, turn)
-    maps = torch.rand(b, n, 11, *FRAMES, generator=g)
+    maps, own = torch.rand(b, n, channels, *FRAMES, generator=g), torch.rand(b, v, channels, *HW, generator=g)
     rho = torch.linspace(0.0, 3.0, d)[:, None, None]
     if per_pixel:
         rho = rho * (0.8 + 0.4 * torch.rand(b, v, 1, *HW, generator=g)) - 0.05
-    return requests, references, maps, torch.randint(0, n, (b, v, k), generator=g), rho
+    return requests, references, maps, own, torch.randint(0, n, (b, v, k), generator=g), rho
 
 
 def decided(requests: Views, references: Views, chosen: Tensor, rho: Tensor) -> Tensor:
@@ -50,24 +59,25 @@ def decided(requests: Views, references: Views, chosen: Tensor, rho: Tensor) -> 
     return (border > EDGE).all(2)
 
 
-def gradient(form, given, weight: Tensor) -> Tensor:
-    requests, references, maps, chosen, rho = given
-    leaf = maps.clone().requires_grad_()
-    (found,) = torch.autograd.grad((form(requests, references, leaf, chosen, rho) * weight).sum(), leaf)
-    return found
+def gradients(form, given, weight: Tensor) -> tuple[Tensor, ...]:
+    """Of the maps and of the views' own."""
+    requests, references, maps, own, chosen, rho = given
+    leaves = [m.clone().requires_grad_() for m in (maps, own)]
+    return torch.autograd.grad((form(requests, references, *leaves, chosen, rho) * weight).sum(), leaves)
 
 
 def check(given) -> None:
     """Values and gradients are those of plain torch wherever rounding does not decide what is seen."""
-    requests, references, _, chosen, rho = given
+    requests, references, _, _, chosen, rho = given
     sure = decided(requests, references, chosen, rho)[:, :, :, None]
     assert float(sure.float().mean()) > 0.95
     found, expected = disagreement(*given), plain_disagreement(*given)
     torch.testing.assert_close(found * sure, expected * sure, rtol=0, atol=5e-6)
     weight = torch.randn_like(expected) * sure
-    torch.testing.assert_close(
-        gradient(disagreement, given, weight), gradient(plain_disagreement, given, weight), rtol=1e-4, atol=2e-5
-    )
+    for found, expected in zip(
+        *(gradients(form, given, weight) for form in (disagreement, plain_disagreement)), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("per_pixel", [False, True])
@@ -75,14 +85,14 @@ def check(given) -> None:
 def test_values_and_gradients_are_those_of_plain_torch(seed: int, per_pixel: bool) -> None:
     given = example(seed, per_pixel)
     expected = plain_disagreement(*given)
-    assert 0.05 < float((expected >= plane_sweep.UNSEEN).float().mean()) < 0.9  # some points are seen, some are not
+    assert 0.05 < float((expected == plane_sweep.UNSEEN).float().mean()) < 0.9  # some points are seen, some are not
     check(given)
 
 
 @pytest.mark.parametrize("per_pixel", [False, True])
 def test_cameras_that_look_anywhere_have_points_behind_them(per_pixel: bool) -> None:
     given = example(3, per_pixel, turn=2.0)
-    assert bool((plane_pixels(given[0], given[1], given[3], given[4]) == -10.0 * max(HW)).any())
+    assert bool((plane_pixels(given[0], given[1], given[4], given[5]) == -10.0 * max(HW)).any())
     check(given)
 
 
@@ -91,32 +101,38 @@ def test_any_number_of_references(k: int) -> None:
     check(example(k, True, k=k, v=3))
 
 
-def test_the_same_frame_twice_agrees_with_itself() -> None:
-    requests, references, maps, chosen, rho = example(1, False, k=2)
-    chosen = chosen[..., :1].expand(-1, -1, 2)
-    assert set(disagreement(requests, references, maps, chosen, rho).unique().tolist()) == {
-        0.0,
-        float(torch.tensor(0.2)),
-    }
-    found = gradient(disagreement, (requests, references, maps, chosen, rho), torch.ones(2, 5, 6, 2, *HW))
-    assert not found.any()
+@pytest.mark.parametrize("channels", [COLOURS + 1, MOST_CHANNELS])
+def test_any_number_of_features(channels: int) -> None:
+    check(example(4, True, channels=channels, v=3))
+
+
+def test_a_frame_agrees_with_itself_at_infinity_and_half_of_the_others_may_not() -> None:
+    """Two of four references are the view itself: the nearer half agrees with it, all of them do not."""
+    requests, _, _, own, _, rho = example(1, False)
+    maps = torch.stack([own[:, 0], 1.0 - own[:, 0]], 1)
+    chosen = torch.tensor([[[0, 1, 0, 1]]]).expand(2, 1, 4)
+    found = disagreement(requests[[0]], requests[[0, 0]], maps, own[:, :1], chosen, rho[:1])
+    torch.testing.assert_close(found[:, :, :, 0::2], torch.zeros(2, 1, 1, 2, *HW), rtol=0, atol=1e-5)
+    other = (1.0 - 2.0 * own[:, :1]).abs() / 2.0
+    expected = torch.stack([other[:, :, :3].mean(2), other[:, :, 3:].mean(2)], 2)
+    torch.testing.assert_close(found[:, :, 0, 1::2], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("hw", [(1, 14), (9, 1), (1, 1)])
 def test_frames_of_a_single_row_or_column(hw: tuple[int, int]) -> None:
-    requests, references, maps, chosen, rho = example(2, True)
+    requests, references, maps, own, chosen, rho = example(2, True)
     references = references.resized(hw)
-    check((requests, references, F.interpolate(maps.flatten(0, 1), hw).unflatten(0, (2, 4)), chosen, rho))
+    check((requests, references, F.interpolate(maps.flatten(0, 1), hw).unflatten(0, (2, 4)), own, chosen, rho))
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     threads, results = torch.get_num_threads(), []
     given = example(0, True, v=10)  # more targets than share a buffer
-    weight = torch.randn(2, 10, 6, 2, *HW)
+    weight = torch.randn(2, 10, 6, 4, *HW)
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            results.append((disagreement(*given), gradient(disagreement, given, weight)))
+            results.append((disagreement(*given), *gradients(disagreement, given, weight)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
@@ -133,7 +149,7 @@ def test_the_sweep_trains_all_it_did_in_plain_torch(monkeypatch: pytest.MonkeyPa
     for form in (disagreement, plain_disagreement):
         monkeypatch.setattr(plane_sweep, "disagreement", form)
         sweep.zero_grad()
-        out = sweep(views[1:3].without_rgb(), views, chosen, about=first)
+        out = sweep(views[1:3], views, chosen, about=first)
         out.square().sum().backward()
         results.append([out, *(p.grad for p in sweep.parameters())])
     assert bool(results[0][1].any())
@@ -142,15 +158,15 @@ def test_the_sweep_trains_all_it_did_in_plain_torch(monkeypatch: pytest.MonkeyPa
 
 
 def test_other_precisions_and_cameras_that_learn_are_left_to_plain_torch() -> None:
-    requests, references, maps, chosen, rho = example(0, False, b=1, v=1)
+    requests, references, maps, own, chosen, rho = example(0, False, b=1, v=1)
     with_pose = dataclasses.replace(references, c2w=references.c2w.clone().requires_grad_())
-    disagreement(requests, with_pose, maps, chosen, rho).sum().backward()
+    disagreement(requests, with_pose, maps, own, chosen, rho).sum().backward()
     assert with_pose.c2w.grad is not None
     requests, references = (
         dataclasses.replace(x, c2w=x.c2w.double(), intrinsics=x.intrinsics.double(), time=x.time.double())
         for x in (requests, references)
     )
-    found = disagreement(requests, references, maps.double(), chosen, rho.double())
+    given = (requests, references, maps.double(), own.double(), chosen, rho.double())
+    found = disagreement(*given)
     assert found.dtype == torch.float64
-    expected = plain_disagreement(requests, references, maps.double(), chosen, rho.double())
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(found, plain_disagreement(*given), rtol=0, atol=0)
