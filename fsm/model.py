@@ -122,7 +122,6 @@ class FSM(nn.Module):
             return scene
         raise AssertionError("stream of one push yields one scene")
 
-    @torch.no_grad()
     def stream(
         self, pushes: "list[Views] | Iterator[Views]", frame: SceneFrame | None = None
     ) -> Iterator[MemoryScene | GaussianScene]:
@@ -134,12 +133,14 @@ class FSM(nn.Module):
         memory: SceneMemory | None = None
         seen: list[Views] = []
         for inputs in pushes:
-            inputs = self._prepared(inputs)
-            frame = SceneFrame.fit(inputs) if frame is None else frame.to(self.device)
-            memory = self.encoder.empty(1) if memory is None else memory
-            memory = self.encoder.update(memory, frame.to_model(inputs))
-            seen.append(inputs if self.head.uses_references else inputs.without_rgb())
-            yield self._scene(self.encoder.finish(memory), frame, Views.cat(seen))
+            with torch.no_grad():  # here and not about the generator: whoever it yields to may want gradients
+                inputs = self._prepared(inputs)
+                frame = SceneFrame.fit(inputs) if frame is None else frame.to(self.device)
+                memory = self.encoder.empty(1) if memory is None else memory
+                memory = self.encoder.update(memory, frame.to_model(inputs))
+                seen.append(inputs if self.head.uses_references else inputs.without_rgb())
+                scene = self._scene(self.encoder.finish(memory), frame, Views.cat(seen))
+            yield scene
 
     def _scene(self, memory: SceneMemory, frame: SceneFrame, seen: Views) -> MemoryScene | GaussianScene:
         if self.decoder == "lvsm":
