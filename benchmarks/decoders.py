@@ -1,11 +1,10 @@
-"""Decoders at equal compute: one trunk, one recipe, the same CPU time of training from random weights for each; what comes out.
+"""Decoders at equal compute: one trunk, one recipe, the same time of training from random weights for each; what comes out.
 
 Every decoder is trained at 64² for about the same time (steps are counted out beforehand from the median of some, so that each
-schedule ends; the CPU time that a training took is in its row),
-and scored on held-out clips (sparse and dense) and on held-out worlds from beside the path, next to the trivial baselines.
+schedule ends; the CPU time that a training took is in its row), and scored on held-out clips (sparse and dense) and on held-out worlds from beside the path, next to the trivial baselines.
 Writes runs, evaluations and decoders.json to OUT; a second call goes on where the first one stopped.
 
-    python -m benchmarks.decoders OUT --train train.json --test val_moving.json --minutes 8
+    python -m benchmarks.decoders OUT --train train.json --test val_moving.json --minutes 5
 """
 
 import argparse
@@ -60,7 +59,7 @@ def main() -> None:
         "--train", required=True, help="list of clips trained on, half of the samples; worlds are the rest"
     )
     arguments.add_argument("--test", required=True, help="list of clips scored on")
-    arguments.add_argument("--minutes", type=float, default=8.0, help="CPU time of each training")
+    arguments.add_argument("--minutes", type=float, default=5.0, help="of each training")
     given = arguments.parse_args()
     start("Decoders at equal compute", trunk="4 blocks of width 128, patch 8", pictures="64²", minutes=given.minutes)
     report = {
@@ -114,7 +113,7 @@ def scores(model: FSM, name: str, protocol: Protocol, source: str, ids: tuple[st
 
 
 def planned(name: str, given: argparse.Namespace, folder: Path) -> dict:
-    """How many steps of each kind fit into the time, from the CPU time of some of them."""
+    """How many steps of each kind fit into the time, from the seconds that some of them took."""
     budget = given.minutes * 60.0
     share = STEREO_SHARE if name in STEREO else 0.0
     whole = timed(run_config(name, given.train, 0, 10**6), folder / "timing")

@@ -13,9 +13,8 @@ from torch import Tensor
 from fsm.rays import full_precision
 from fsm.views import Views
 
-SAME = (
-    1e-6  # up to which two poses, entry by entry, and two times are one; distances between equal cameras carry rounding
-)
+# Up to which two poses, entry by entry, and two times are one: distances between equal cameras carry rounding.
+SAME = 1e-6
 META = 8  # numbers that describe a reference relative to a target: time 1, centre 3, forward axis 3, rank distance 1
 
 
