@@ -1,7 +1,8 @@
 """Decoders at equal compute: one trunk, one recipe, the same time of training from random weights for each; what comes out.
 
 Every decoder is trained at 64² for about the same time (steps are counted out beforehand from the median of some, so that each
-schedule ends; the CPU time that a training took is in its row), and scored on held-out clips (sparse and dense) and on held-out worlds from beside the path, next to the trivial baselines.
+schedule ends; the CPU time that a training took is in its row), and scored on held-out clips (sparse and dense) and on held-out
+worlds from beside the path, next to the trivial baselines.
 Writes runs, evaluations and decoders.json to OUT; a second call goes on where the first one stopped.
 
     python -m benchmarks.decoders OUT --train train.json --test val_moving.json --minutes 5
