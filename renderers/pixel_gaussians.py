@@ -153,7 +153,7 @@ class Detail(nn.Module):
         off = (samples - rgb[:, :, None]) * inside
         slots = torch.cat([off, inside, gaps[..., None, None, None].expand_as(inside)], dim=3).flatten(2, 3)
         x = torch.cat([rgb - 0.5, slots, torch.log(rho.clamp(*RHO_LIMITS)), context], dim=2).flatten(0, 1)
-        x = F.gelu(self.enter(x))
+        x = F.gelu(self.enter(x.contiguous(memory_format=torch.channels_last)))
         for layer in self.body:
             x = x + F.gelu(layer(x))
         out = F.pixel_shuffle(self.leave(x).float(), self.STRIDE)

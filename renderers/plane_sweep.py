@@ -3,10 +3,14 @@
 At a quarter of the resolution every pixel of a view tries a fixed set of inverse depths; for each the chosen references are
 sampled and compared with the view's own picture. Where they agree the surface probably is; what hides it from some frames, or
 moves, leaves the nearer half of them in agreement (Kang et al. 2001). Convolutions at several resolutions, which also see the
-picture and the colours found at the likeliest depth, turn agreement into weights over the hypotheses. A second sweep may
-then try a few inverse depths about the first one's answer at half the resolution. Classic multi-view stereo
-(Collins 1996; MVSNet 2018; coarse to fine as in CasMVSNet 2020; learnt upsampling as in RAFT 2020).
+picture and the colours found at the likeliest depth, turn agreement into weights over the hypotheses; the picture at half
+the resolution says where one surface ends and another begins. A second sweep may then try a few inverse depths about the
+first one's answer at half the resolution. Classic multi-view stereo (Collins 1996; MVSNet 2018; coarse to fine as in
+CasMVSNet 2020; the picture's own features beside the costs as in SimpleRecon 2022; learnt upsampling as in RAFT 2020).
 """
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +25,9 @@ COSTS = 4  # of a hypothesis: colours and features, each by the nearer half of t
 UNSEEN = 0.2  # cost where no reference sees a point
 # Channels of a look: what stereo alone would render, how far frames differ there, the own picture.
 LOOK = 2 * COLOURS + 1
+LINES, OUTLINES = 24, 32  # features of the picture at half the resolution, alone and with what a sweep found
 # Inverse depths in model units: from one to the other in equal ratios, and infinity.
-NEAREST, FARTHEST = 2.5, 2.5 / 1.4**14
+NEAREST, FARTHEST = 2.5, 2.5 / 1.4**16
 REACH = 0.3  # share of the first answer by which a second sweep may correct it
 # Sides of the squares over which agreement is averaged: one keeps outlines, the other bridges plain walls.
 WINDOWS = (3, 7)
@@ -40,8 +45,9 @@ class PlaneSweep(nn.Module):
 
     hypotheses: Tensor
 
-    def __init__(self, planes: int, *, stride: int = 4, about: bool = False, width: int = 48) -> None:
+    def __init__(self, planes: int, *, stride: int = 4, about: bool = False) -> None:
         super().__init__()
+        width, *wider = (48, 64, 64) if about else (64, 96, 128, 128)
         self.stride = stride
         ratio = (NEAREST / FARTHEST) ** (1.0 / max(1, planes - 2))
         everywhere = [0.0] + [NEAREST * ratio**-i for i in reversed(range(planes - 1))]
@@ -57,9 +63,10 @@ class PlaneSweep(nn.Module):
         self.detail = stride if about else 1  # how much finer than the planes the colours are looked at
         self.enter = nn.Conv2d((1 + COSTS) * planes + LOOK * self.detail**2, width, 3, padding=1)
         self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
-        self.wide = Hourglass(width)
+        self.wide = Hourglass(width, wider)
         self.leave = nn.Conv2d(width, planes, 3, padding=1)
-        self.upsampling = ConvexUpsampling(width, stride)
+        self.outlines = None if about else Outlines(width, planes)
+        self.upsampling = ConvexUpsampling(width if about else OUTLINES, 2)
         self.sharpness = nn.Parameter(torch.tensor(1.0))
         # Untrained, it is plain stereo: weights from colour agreement alone.
         nn.init.zeros_(self.leave.weight)
@@ -93,16 +100,26 @@ class PlaneSweep(nn.Module):
         alone = torch.softmax(self.sharpness * agreement, 2)
         look = self._look(views, references, chosen, self._expected(alone, tried, about))
         seen = torch.cat([alone, *(10.0 * costs).unbind(3), look], dim=2)
-        x = F.gelu(self.enter(seen.flatten(0, 1)))
-        for layer in self.body:
-            x = x + F.gelu(layer(x))
-        x = self.wide(x)
-        weights = torch.softmax(self.leave(x).float().unflatten(0, seen.shape[:2]) + (alone + DOUBT).log(), dim=2)
-        rho = self._expected(weights, tried, about)
+        x, logits = self._weighed(seen.flatten(0, 1), (alone + DOUBT).log().flatten(0, 1), views)
+        rho = self._expected(torch.softmax(logits, 1).unflatten(0, seen.shape[:2]), tried, about)
         full = self.upsampling(rho.flatten(0, 1), x)
         if full.shape[-2:] != views.hw:  # sides that the stride does not divide
             full = F.interpolate(full, size=views.hw, mode="bilinear", align_corners=False)
         return full.unflatten(0, seen.shape[:2])
+
+    def _weighed(self, seen: Float[Tensor, "n c h w"], before: Float[Tensor, "n d h w"], views: Views):
+        """Features and logits [n d _h _w] over the hypotheses, from those ``before`` anything is learnt; at half the resolution."""
+        x = self.enter(seen.contiguous(memory_format=torch.channels_last))
+        lines = None
+        if self.outlines is not None:
+            lines = self.outlines.lines(views)
+            x = x + self.outlines.enter(lines)
+        x = F.gelu(x)
+        for layer in self.body:
+            x = x + F.gelu(layer(x))
+        x = self.wide(x)
+        logits = self.leave(x).float() + before
+        return (x, logits) if self.outlines is None or lines is None else self.outlines(x, logits, lines)
 
     @staticmethod
     def _expected(weights: Tensor, tried: Tensor, about: Tensor | None) -> Float[Tensor, "b v 1 h w"]:
@@ -133,19 +150,52 @@ class PlaneSweep(nn.Module):
         """Pictures at low resolution: colours, then learnt features."""
         assert views.rgb is not None
         frames = views.rgb.flatten(0, 1)
-        learnt = torch.tanh(self.features(frames - 0.5).float())
-        learnt = F.interpolate(learnt, size=hw, mode="bilinear", align_corners=False)
+        learnt = torch.tanh(self.features((frames - 0.5).contiguous(memory_format=torch.channels_last)).float())
+        if learnt.shape[-2:] != hw:
+            learnt = F.interpolate(learnt, size=hw, mode="bilinear", align_corners=False)
         return torch.cat([resize_images(frames, hw), learnt], dim=1).unflatten(0, views.c2w.shape[:2])
 
 
-class Hourglass(nn.Module):
-    """Adds what is seen from farther away: two levels down and up again."""
+class Outlines(nn.Module):
+    """The lines of the picture at half the resolution: they enter a sweep at a quarter of it, and cut its answer to shape."""
 
-    def __init__(self, width: int, wider: int = 64) -> None:
+    def __init__(self, width: int, planes: int) -> None:
         super().__init__()
-        self.down = nn.ModuleList(nn.Conv2d(c, wider, 3, stride=2, padding=1) for c in (width, wider))
-        self.bend = nn.ModuleList(nn.Conv2d(wider, wider, 3, padding=1) for _ in range(2))
-        self.up = nn.ModuleList(nn.Conv2d(wider, c, 1) for c in (width, wider))
+        self.draw = nn.ModuleList([nn.Conv2d(3, LINES, 4, stride=2, padding=1), nn.Conv2d(LINES, LINES, 3, padding=1)])
+        self.enter = nn.Conv2d(LINES, width, 4, stride=2, padding=1)
+        self.join = nn.Conv2d(width + LINES, OUTLINES, 1)
+        self.body = nn.ModuleList(nn.Conv2d(OUTLINES, OUTLINES, 3, padding=1) for _ in range(2))
+        self.leave = nn.Conv2d(OUTLINES, planes, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        assert self.leave.bias is not None
+        nn.init.zeros_(self.leave.bias)
+
+    def lines(self, views: Views) -> Float[Tensor, "n c _h _w"]:
+        """Features of the pictures at half their size."""
+        assert views.rgb is not None
+        x = (views.rgb.flatten(0, 1) - 0.5).contiguous(memory_format=torch.channels_last)
+        for layer in self.draw:
+            x = F.gelu(layer(x))
+        return x
+
+    def forward(self, x: Float[Tensor, "n c h w"], logits: Float[Tensor, "n d h w"], lines: Float[Tensor, "n k _h _w"]):
+        """Features and logits at the size of ``lines``."""
+        x, logits = (F.interpolate(t, lines.shape[-2:], mode="bilinear", align_corners=False) for t in (x, logits))
+        x = F.gelu(self.join(torch.cat([x, lines], dim=1)))
+        for layer in self.body:
+            x = x + F.gelu(layer(x))
+        return x, logits + self.leave(x).float()
+
+
+class Hourglass(nn.Module):
+    """Adds what is seen from farther away: one level of half the size for each of the widths ``wider``, and up again."""
+
+    def __init__(self, width: int, wider: Sequence[int]) -> None:
+        super().__init__()
+        widths = [width, *wider]
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
+        self.bend = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for b in wider)
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
         self.last = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

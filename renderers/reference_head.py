@@ -261,7 +261,8 @@ class Refinement(nn.Module):
         b, v, k, _, h, w = samples.shape
         gap_maps = gaps[..., None, None, None].expand_as(inside)
         slots = torch.cat([samples - 0.5, inside, gap_maps, seen - 1.0], dim=3).flatten(2, 3)
-        x = F.gelu(self.enter(torch.cat([slots, rgb - 0.5, context], dim=2).flatten(0, 1)))
+        x = torch.cat([slots, rgb - 0.5, context], dim=2).flatten(0, 1)
+        x = F.gelu(self.enter(x.contiguous(memory_format=torch.channels_last)))
         for layer in self.body:
             x = x + F.gelu(layer(x))
         shift = F.interpolate(self.shift(x).float(), size=(h, w), mode="bilinear", align_corners=False)
@@ -295,7 +296,7 @@ class Synthesis(nn.Module):
         """What to add to ``blended``."""
         apart = (samples - blended[:, :, None]).flatten(2, 3)
         seen = torch.cat([blended - 0.5, rgb - blended, apart, weights], dim=2).flatten(0, 1)
-        x = F.gelu(self.enter(F.pixel_unshuffle(seen, self.STRIDE)))
+        x = F.gelu(self.enter(F.pixel_unshuffle(seen, self.STRIDE).contiguous(memory_format=torch.channels_last)))
         for layer in self.body:
             x = x + F.gelu(layer(x))
         return F.pixel_shuffle(self.leave(x).float(), self.STRIDE).unflatten(0, blended.shape[:2])

@@ -59,6 +59,9 @@ class DataConfig:
     """Largest random zoom-in: clips are kept this much larger than hw and a random window of hw is cut."""
     mirror: bool = False
     """Mirror samples left-right and in time at random, poses included."""
+    still: float = 1.0
+    """Share of samples of kind world that are taken as they come, nearly half of them from a camera that only shakes, as half of
+    Stereo4D's do; the cameras of the others move, so that there is depth to be seen."""
     cache_gib: float = 4.0
     """Decoded frames kept in memory by each process; clips that do not fit are decoded anew for every sample."""
 
@@ -71,7 +74,7 @@ class DataConfig:
             raise InputError(
                 f"train config: data.window is {self.window}; give shortest and longest, at least 3 frames."
             )
-        _within(self, "data", zoom=(1.0, 16.0), even=(0.0, 1.0), cache_gib=(0.0, 1e6))
+        _within(self, "data", zoom=(1.0, 16.0), even=(0.0, 1.0), still=(0.0, 1.0), cache_gib=(0.0, 1e6))
         if min(self.hw) < 1:
             raise InputError(f"train config: data.hw is {self.hw}; give height and width in pixels.")
 

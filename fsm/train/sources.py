@@ -23,6 +23,7 @@ BESIDE, EXTENT_SHARE = (
     0.25,
     0.5,
 )  # deviation of targets from the path: metres, and at most this share of the inputs' extent
+MOVING_TRIES = 8  # worlds looked at for one whose camera moves
 CLEARANCE = 0.05  # metres of free space before a camera beside the path
 
 
@@ -63,7 +64,10 @@ class DrawnSource(Source):
         from fsm.datasets.world.world import World
 
         seeds, times, shifts = zip(*(self._drawn(data, n_inputs, g) for g in generators), strict=True)
-        world = (World if self.name == "world" else SyntheticWorld).sample(seeds, device=self.device)
+        if self.name == "world":
+            world = World.sample(_seeds_of_moving(seeds, data.still, generators), device=self.device)
+        else:
+            world = SyntheticWorld.sample(seeds, device=self.device)
         path = world.camera_path(torch.stack(times).to(self.device), data.hw)
         c2w = path.c2w.clone()
         # Beyond what the inputs' own parallax tells, a sample would teach guessing: many cameras hardly move.
@@ -90,6 +94,23 @@ class DrawnSource(Source):
         beside = torch.randn(data.targets, 3, generator=generator)
         beside = beside * (torch.rand(data.targets, 1, generator=generator) < 0.5)
         return seed, torch.tensor(plan[0] + plan[1]) / FPS, beside
+
+
+def _seeds_of_moving(seeds: Sequence[int], still: float, generators: Sequence[torch.Generator]) -> list[int]:
+    """The seeds; all but a share ``still`` of them replaced until their camera moves (after 8 tries the last is taken)."""
+    from fsm.datasets.world.world import World
+
+    chosen = list(seeds)
+    if still == 1.0:
+        return chosen
+    drawn = [float(torch.rand(1, generator=g)) for g in generators]
+    asked = [i for i, share in enumerate(drawn) if share >= still]
+    for _ in range(MOVING_TRIES):
+        moves = World.sample([chosen[i] for i in asked]).camera.velocity.norm(dim=-1) > 0.0 if asked else torch.zeros(0)
+        asked = [i for i, moving in zip(asked, moves.tolist(), strict=True) if not moving]
+        for i in asked:
+            chosen[i] = int(torch.randint(2**40, (1,), generator=generators[i]))
+    return chosen
 
 
 class FrameCache:

@@ -36,7 +36,7 @@ def stereo_loss(
     colour = photometric(answers[-1], views, others)
     known = torch.isfinite(truth).flatten(1).any(1)
     within = [truth, *(_within_reach(truth, rho) for rho in answers[:-1])]
-    off = [depth_loss(_depth(rho), t) for rho, t in zip(answers, within, strict=True)]
+    off = [depth_loss(_depth(rho), t, slack=FARTHEST) for rho, t in zip(answers, within, strict=True)]
     loss = (colour * torch.where(known, 1.0, UNKNOWN)).mean() + DEPTH_WEIGHT * (off[-1] + COARSE * sum(off[:-1]))
     return loss, {"colour": colour.mean().item(), "depth": off[-1].item()}
 

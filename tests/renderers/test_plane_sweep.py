@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fsm.renderers.plane_sweep import LOOK, ConvexUpsampling, Hourglass, PlaneSweep
+from fsm.renderers.plane_sweep import LOOK, OUTLINES, ConvexUpsampling, Hourglass, Outlines, PlaneSweep
 from fsm.renderers.stereo import Stereo
 from tests.small import small_views
 
@@ -42,14 +42,44 @@ def test_upsampling_stays_between_the_pixels_about_it() -> None:
 
 
 @pytest.mark.parametrize("hw", [(8, 8), (5, 9), (2, 3)])
-def test_the_view_from_farther_away_has_the_size_of_what_it_is_added_to(hw: tuple[int, int]) -> None:
-    assert Hourglass(8)(torch.randn(2, 8, *hw)).shape == (2, 8, *hw)
+@pytest.mark.parametrize("wider", [(12, 12), (12, 16, 20)])
+def test_the_view_from_farther_away_has_the_size_of_what_it_is_added_to(
+    hw: tuple[int, int], wider: tuple[int, ...]
+) -> None:
+    assert Hourglass(8, wider)(torch.randn(2, 8, *hw)).shape == (2, 8, *hw)
 
 
 def test_a_change_in_one_corner_is_seen_in_the_other() -> None:
-    hourglass, x = Hourglass(8), torch.randn(1, 8, 16, 16, requires_grad=True)
+    hourglass, x = Hourglass(8, (12, 12)), torch.randn(1, 8, 16, 16, requires_grad=True)
     (gradient,) = torch.autograd.grad(hourglass(x)[..., -1, -1].sum(), x)
     assert gradient[..., :4, :4].abs().max() > 0
+
+
+def test_untrained_outlines_leave_the_answer_as_it_is() -> None:
+    outlines, views = Outlines(8, 5), small_views(3, hw=(16, 24)).batched()
+    logits = torch.randn(3, 5, 4, 6)
+    x, finer = outlines(torch.randn(3, 8, 4, 6), logits, outlines.lines(views))
+    assert x.shape == (3, OUTLINES, 8, 12)
+    torch.testing.assert_close(finer, F.interpolate(logits, size=(8, 12), mode="bilinear", align_corners=False))
+
+
+def test_a_line_of_the_picture_cuts_the_answer_where_it_is() -> None:
+    outlines, views = Outlines(8, 5), small_views(1, hw=(32, 48)).batched()
+    torch.nn.init.normal_(outlines.leave.weight)
+    assert views.rgb is not None
+    rgb = views.rgb.clone()
+    rgb[..., 16, 40] += 0.5
+    other = dataclasses.replace(views, rgb=rgb)
+    x, logits = torch.randn(1, 8, 8, 12), torch.randn(1, 5, 8, 12)
+    changed = (
+        (outlines(x, logits, outlines.lines(views))[1] - outlines(x, logits, outlines.lines(other))[1])
+        .abs()
+        .amax((0, 1))
+    )
+    rows, columns = (changed > 0).nonzero().unbind(-1)
+    assert changed[8, 20] > 0
+    assert (rows - 8).abs().max() <= 5  # one of each of four 3 x 3 convolutions, and one of the first, of 4 x 4
+    assert (columns - 20).abs().max() <= 5
 
 
 @pytest.mark.parametrize("fine", [False, True])

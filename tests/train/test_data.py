@@ -181,9 +181,9 @@ def test_sources_are_drawn_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # chi-square, 2 degrees: 1 in 1,000
 
 
-@pytest.mark.parametrize("source", ["synthetic", "world"])
-def test_samples_drawn_together_are_those_drawn_alone(source: str) -> None:
-    config = dataclasses.replace(SYNTHETIC, sources=(SourceConfig(source),), batch=3)
+@pytest.mark.parametrize(("source", "still"), [("synthetic", 1.0), ("world", 1.0), ("world", 0.5)])
+def test_samples_drawn_together_are_those_drawn_alone(source: str, still: float) -> None:
+    config = dataclasses.replace(SYNTHETIC, sources=(SourceConfig(source),), batch=3, still=still)
     drawn = DrawnSource(source, "cpu")
 
     def generators() -> list[torch.Generator]:
@@ -195,6 +195,15 @@ def test_samples_drawn_together_are_those_drawn_alone(source: str) -> None:
         assert torch.equal(one.depth, alone.depth)
         for a, b in ((one.inputs, alone.inputs), (one.targets, alone.targets)):
             assert all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("c2w", "intrinsics", "time", "rgb"))
+
+
+@pytest.mark.parametrize(("still", "expected"), [(1.0, 0.55), (0.4, 0.82), (0.0, 1.0)])
+def test_cameras_move_in_as_many_worlds_as_asked_for(still: float, expected: float) -> None:
+    config = dataclasses.replace(SYNTHETIC, sources=(SourceConfig("world"),), hw=(2, 2), still=still)
+    samples = DrawnSource("world", "cpu").draw(config, 3, [torch.Generator().manual_seed(s) for s in range(200)])
+    extents = torch.stack([(c := s.inputs.c2w[:, :3, 3]).sub(c.mean(0)).norm(dim=-1).max() for s in samples])
+    moving = float((extents > 0.02).float().mean())  # metres; a hand that only shakes stays within two centimetres
+    assert abs(moving - expected) < 0.1  # three standard deviations of 200 draws
 
 
 def test_worlds_of_a_step_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
