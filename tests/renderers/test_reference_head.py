@@ -208,12 +208,15 @@ def test_the_untrained_sweeps_know_the_depth_of_moving_worlds() -> None:
         frame = SceneFrame.fit(inputs.batched())
         row, asked = frame.to_model(inputs.batched()), frame.to_model(target.batched())
         assert isinstance(clip, DrawnClip)
-        truth = (1.0 / (clip.depth([22])[None] * frame.scale) + FARTHEST).log()
+        rho = 1.0 / (clip.depth([22])[None] * frame.scale)
+        truth = (rho + FARTHEST).log()
         who = witnesses(asked, row, 4)
         found = fine(asked, row, who, about=sweep(asked, row, who))
+        if seed == 1007:  # nothing is nearer than 500 extents of the path
+            assert float(((found + 0.0225) / (rho + 0.0225)).log().abs().mean()) < 0.1, "far: beyond some 45 extents"
+            continue
         off = float(((found + FARTHEST).log() - truth).abs().mean())
-        limit = 0.1 if seed == 1007 else 0.5 * float((truth - truth.median()).abs().mean())
-        assert off < limit, seed
+        assert off < 0.5 * float((truth - truth.median()).abs().mean()), seed
 
 
 def head(**options) -> ReferenceHead:

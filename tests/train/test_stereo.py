@@ -99,7 +99,7 @@ def test_a_second_sweep_is_not_judged_where_it_cannot_reach_the_truth() -> None:
     truth = torch.full_like(about, 1.0 / (0.5 + 0.9 * reach))
     truth[..., 8:] = 1.0 / (0.5 + 1.1 * reach)
     _, parts = stereo_loss([about, answer], views, others, truth)
-    assert parts["depth"] == pytest.approx(math.log((0.5 + 0.9 * reach + 0.02) / 0.52), rel=1e-5)
+    assert parts["depth"] == pytest.approx(math.log((0.5 + 0.9 * reach + FARTHEST) / (0.5 + FARTHEST)), rel=1e-5)
     free, parts = stereo_loss([about, answer], views, others, torch.full_like(truth, math.nan))
     assert parts["depth"] == 0.0, "there all the same: processes add up their parts one by one"
     assert free.item() == pytest.approx(UNKNOWN * photometric(answer, views, others).item(), rel=1e-6)
@@ -107,7 +107,7 @@ def test_a_second_sweep_is_not_judged_where_it_cannot_reach_the_truth() -> None:
     assert (gradient[..., :8] < 0).all(), "nearer costs less"
     assert float(gradient[..., 8:].abs().max()) < 1e-7
     # |d/dρ log ((ρ + s) / (ρ* + s))| is 1 / (ρ + s), shared out among the half that is judged.
-    torch.testing.assert_close(gradient[..., :8], torch.full((1, 1, 1, 16, 8), -DEPTH_WEIGHT / 0.52 / 128))
+    torch.testing.assert_close(gradient[..., :8], torch.full((1, 1, 1, 16, 8), -DEPTH_WEIGHT / (0.5 + FARTHEST) / 128))
 
 
 DIRECT = dataclasses.replace(MODEL, reference_head=HEAD)
