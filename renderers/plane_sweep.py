@@ -109,7 +109,7 @@ class PlaneSweep(nn.Module):
 
     def _weighed(self, seen: Float[Tensor, "n c h w"], before: Float[Tensor, "n d h w"], views: Views):
         """Features and logits [n d _h _w] over the hypotheses, from those ``before`` anything is learnt; at half the resolution."""
-        x = self.enter(seen.contiguous(memory_format=torch.channels_last))
+        x = self.enter(seen.contiguous(memory_format=torch.channels_last))  # a CPU convolves it half again as fast
         lines = None
         if self.outlines is not None:
             lines = self.outlines.lines(views)

@@ -106,7 +106,9 @@ def _seeds_of_moving(seeds: Sequence[int], still: float, generators: Sequence[to
     drawn = [float(torch.rand(1, generator=g)) for g in generators]
     asked = [i for i, share in enumerate(drawn) if share >= still]
     for _ in range(MOVING_TRIES):
-        moves = World.sample([chosen[i] for i in asked]).camera.velocity.norm(dim=-1) > 0.0 if asked else torch.zeros(0)
+        if not asked:
+            break
+        moves = World.sample([chosen[i] for i in asked]).camera.velocity.norm(dim=-1) > 0.0
         asked = [i for i, moving in zip(asked, moves.tolist(), strict=True) if not moving]
         for i in asked:
             chosen[i] = int(torch.randint(2**40, (1,), generator=generators[i]))
