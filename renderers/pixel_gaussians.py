@@ -76,7 +76,7 @@ class PixelGaussianHead(nn.Module):
         context = self._upsampled(self.context(hidden).float(), views.hw)
         own, _ = nearest_references(views, inputs, 1)
         with torch.no_grad():  # learnt in stages of its own (``learn: stereo``)
-            swept = self.stereo(views, inputs)[-1]
+            swept = self.stereo(views, inputs)[-1].rho
         unit = swept + FARTHEST
         rho = swept + RHO_SCALE * smooth[:, :, :1] * unit
         chosen, _ = nearest_references(views, inputs, self.config.references)

@@ -11,6 +11,7 @@ CasMVSNet 2020; the picture's own features beside the costs as in SimpleRecon 20
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,17 @@ SHARPNESS = 2000.0  # of agreement, in colours from 0 to 1
 DOUBT = 1e-4  # share of every hypothesis that no disagreement can take away: convolutions may have seen what hides it
 # Logit by which a plane is less likely than the next farther one: where nothing tells, far does less harm.
 FAR_BIAS = 0.2
+
+
+class Swept(NamedTuple):
+    """What a sweep found out about its views."""
+
+    rho: Float[Tensor, "b v 1 h w"]
+    """Inverse depth at full resolution, model units."""
+    logits: Float[Tensor, "b v d _h _w"]
+    """Of the hypotheses, at the resolution at which they were weighed."""
+    tried: Float[Tensor, "*bv d hd wd"]
+    """Their inverse depths, rising: whole planes [d 1 1], or those of each pixel."""
 
 
 class PlaneSweep(nn.Module):
@@ -79,8 +91,8 @@ class PlaneSweep(nn.Module):
         references: Views,
         chosen: Int[Tensor, "b v k"],
         about: Float[Tensor, "b v 1 h w"] | None = None,
-    ) -> Float[Tensor, "b v 1 h w"]:
-        """Inverse depth of ``views``, which have pictures, at full resolution; ``about`` is the answer to correct."""
+    ) -> Swept:
+        """The depth of ``views``, which have pictures; ``about`` is the answer to correct."""
         coarse = (views.hw[0] // self.stride, views.hw[1] // self.stride)
         small = views.without_rgb().resized(coarse)
         used, chosen = chosen.unique(return_inverse=True)  # the cost must not grow with the length of the clip
@@ -105,7 +117,7 @@ class PlaneSweep(nn.Module):
         full = self.upsampling(rho.flatten(0, 1), x)
         if full.shape[-2:] != views.hw:  # sides that the stride does not divide
             full = F.interpolate(full, size=views.hw, mode="bilinear", align_corners=False)
-        return full.unflatten(0, seen.shape[:2])
+        return Swept(full.unflatten(0, seen.shape[:2]), logits.unflatten(0, seen.shape[:2]), at.detach())
 
     def _weighed(self, seen: Float[Tensor, "n c h w"], before: Float[Tensor, "n d h w"], views: Views):
         """Features and logits [n d _h _w] over the hypotheses, from those ``before`` anything is learnt; at half the resolution."""

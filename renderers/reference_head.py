@@ -134,7 +134,7 @@ class ReferenceHead(nn.Module):
         """Inverse depth of one of the ``references`` [b n] (model space), the same for every target; zero without stereo."""
         if self.stereo is None:
             return references.c2w.new_zeros(references.c2w.shape[0], 1, 1, *references.hw)
-        return self.stereo(references[[which]], references)[-1]
+        return self.stereo(references[[which]], references)[-1].rho
 
     def forward(
         self,
@@ -199,7 +199,7 @@ class ReferenceHead(nn.Module):
         with (
             torch.no_grad()
         ):  # colours are a poor teacher of depth: stereo and the tokens' corrections of it drifted apart
-            found = self.stereo(references[used], references)[-1]
+            found = self.stereo(references[used], references)[-1].rho
         return reprojected(requests, references[used].without_rgb(), chosen, found.float())
 
     def _pixel_logits(self, slot: Float[Tensor, "b v k t hidden"], hw: tuple[int, int]) -> Float[Tensor, "b v k 1 h w"]:

@@ -16,6 +16,9 @@ from fsm.views import Views
 # Up to which two poses, entry by entry, and two times are one: distances between equal cameras carry rounding.
 SAME = 1e-6
 META = 8  # numbers that describe a reference relative to a target: time 1, centre 3, forward axis 3, rank distance 1
+# Model units beyond which a reference is just far away. One unit is the inputs' spread, so beside the path of a camera that
+# hardly moved a target may stand many of them off, and what is learnt from a number never seen is arbitrary.
+REMOTE = 1.0
 
 
 @full_precision
@@ -76,10 +79,11 @@ def time_gaps(requests: Views, references: Views, chosen: Int[Tensor, "b v k"]) 
 
 @full_precision
 def reference_meta(requests: Views, references: Views, chosen, distance) -> Float[Tensor, "b v k 8"]:
-    """Numbers that tell the head which frame it is looking at, relative to the target camera."""
+    """Numbers that tell the head which frame it is looking at, relative to the target camera; its centre within REMOTE."""
     pose, time = gather(references.c2w, chosen), gather(references.time, chosen)
     to_camera = requests.c2w[:, :, None, :3, :3].transpose(-1, -2)
     centre = (to_camera @ (pose[..., :3, 3] - requests.c2w[:, :, None, :3, 3])[..., None])[..., 0]
+    centre = centre / (centre.norm(dim=-1, keepdim=True) / REMOTE).clamp_min(1.0)
     forward = (to_camera @ pose[..., :3, 2:3])[..., 0]
     dt = (time - requests.time[:, :, None])[..., None]
     return torch.cat([4.0 * dt, 4.0 * centre, forward, distance[..., None]], dim=-1)

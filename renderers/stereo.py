@@ -1,9 +1,8 @@
 """Depth of the input frames from one another: a plane sweep over all depths, one about its answer. Both decoders begin with it."""
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from fsm.renderers.plane_sweep import PlaneSweep
+from fsm.renderers.plane_sweep import PlaneSweep, Swept
 from fsm.renderers.reference_sampling import witnesses
 from fsm.views import Views
 
@@ -18,13 +17,13 @@ class Stereo(nn.Module):
         if fine_planes:
             self.sweeps.append(PlaneSweep(fine_planes, stride=2, about=True))
 
-    def forward(self, views: Views, references: Views) -> list[Float[Tensor, "b v 1 h w"]]:
+    def forward(self, views: Views, references: Views) -> list[Swept]:
         """The answers of all sweeps for ``views`` [b v], which have pictures, beside ``references`` [b n], among which they may be.
 
         The last answer is the best.
         """
         asked = witnesses(views, references, self.references)
-        answers: list[Tensor] = []
+        answers: list[Swept] = []
         for sweep in self.sweeps:
-            answers.append(sweep(views, references, asked, about=answers[-1] if answers else None))
+            answers.append(sweep(views, references, asked, about=answers[-1].rho if answers else None))
         return answers

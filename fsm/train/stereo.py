@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fsm.renderers.plane_sweep import FARTHEST, REACH
+from fsm.renderers.plane_sweep import FARTHEST, REACH, Swept
 from fsm.renderers.reference_sampling import averaged, nearest_references, sample_frames, warped_pixels
 from fsm.train.data import depth_loss
 from fsm.views import Views
@@ -14,16 +15,15 @@ from fsm.views import Views
 WINDOW = 3  # side over which colours are compared
 WITNESSES = 4  # frames of which the one that fits best counts
 OUTSIDE = 0.5  # what a sample outside its frame costs, in colours from 0 to 1
-DEPTH_WEIGHT, COARSE, UNKNOWN = (
-    0.3,
-    0.5,
-    2.0,
-)  # of depth beside colours; of answers before the last; of colours where depth is unknown
+# Of the error of depth, of an answer before the last; of doubt about the right hypotheses.
+DEPTH_WEIGHT, COARSE, DOUBT_WEIGHT = 0.5, 0.5, 0.05
+# Of colours: where depth is known they say little more, and where something moves or shines they are wrong about it.
+KNOWN, UNKNOWN = 0.1, 1.0
 NEARLY_INFINITE = 1e-3  # inverse depth
 
 
 def stereo_loss(
-    answers: Sequence[Float[Tensor, "b v 1 h w"]],
+    answers: Sequence[Swept],
     views: Views,
     others: Views,
     truth: Float[Tensor, "b v 1 h w"],
@@ -33,12 +33,34 @@ def stereo_loss(
 
     Everything in model space. Also returns its parts: colour and depth.
     """
-    colour = photometric(answers[-1], views, others)
+    colour = photometric(answers[-1].rho, views, others)
     known = torch.isfinite(truth).flatten(1).any(1)
-    within = [truth, *(_within_reach(truth, rho) for rho in answers[:-1])]
-    off = [depth_loss(_depth(rho), t, slack=FARTHEST) for rho, t in zip(answers, within, strict=True)]
-    loss = (colour * torch.where(known, 1.0, UNKNOWN)).mean() + DEPTH_WEIGHT * (off[-1] + COARSE * sum(off[:-1]))
+    within = [truth, *(_within_reach(truth, answer.rho) for answer in answers[:-1])]
+    off = [depth_loss(_depth(a.rho), t, slack=FARTHEST) for a, t in zip(answers, within, strict=True)]
+    unsure = sum(doubt(a, t) for a, t in zip(answers, within, strict=True))
+    loss = (colour * torch.where(known, KNOWN, UNKNOWN)).mean()
+    loss = loss + DEPTH_WEIGHT * (off[-1] + COARSE * sum(off[:-1])) + DOUBT_WEIGHT * unsure
     return loss, {"colour": colour.mean().item(), "depth": off[-1].item()}
+
+
+def doubt(answer: Swept, truth: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, ""]:
+    """Cross entropy of a sweep's weights and the two hypotheses about the truth (z-depth, NaN where unknown), in nats.
+
+    The two share the truth by ratio, so that their mean is it; one beyond all hypotheses belongs to the nearest. The error of
+    the mean alone would be as small for a guess between two surfaces as for a sharp one of the wrong surface.
+    """
+    size = answer.logits.shape[-2:]
+    rho = 1.0 / F.interpolate(truth.flatten(0, 1), size=size, mode="nearest").view(*truth.shape[:3], *size)
+    known = torch.isfinite(rho)
+    tried = (answer.tried + FARTHEST).log().expand(*answer.logits.shape)
+    at = (rho.nan_to_num().clamp_min(0.0) + FARTHEST).log()
+    below = ((tried <= at).sum(2, keepdim=True) - 1).clamp(0, tried.shape[2] - 2)
+    low, high = tried.gather(2, below), tried.gather(2, below + 1)
+    share = ((at - low) / (high - low)).clamp(0.0, 1.0)
+    surely = torch.log_softmax(answer.logits, 2)
+    off = -(1.0 - share) * surely.gather(2, below) - share * surely.gather(2, below + 1)
+    sums = torch.where(known, off, 0.0).flatten(1).sum(1)
+    return (sums / known.flatten(1).sum(1).clamp_min(1)).mean()
 
 
 def photometric(rho: Float[Tensor, "b v 1 h w"], views: Views, others: Views) -> Float[Tensor, "b"]:

@@ -110,13 +110,13 @@ def test_stereo_answers_once_for_every_sweep() -> None:
     for fine_planes, count in ((0, 1), (4, 2)):
         stereo = Stereo(2, 8, fine_planes).eval()
         answers = stereo(views[1], views)
-        assert [a.shape for a in answers] == [(1, 1, 1, 16, 24)] * count
+        assert [a.rho.shape for a in answers] == [(1, 1, 1, 16, 24)] * count
 
 
 @pytest.mark.parametrize("hw", [(18, 14), (20, 28), (6, 6)])
 def test_stereo_answers_at_sizes_that_its_strides_do_not_divide(hw: tuple[int, int]) -> None:
     views = small_views(4, hw=hw).batched()
-    assert [a.shape[-2:] for a in Stereo(2, 8, 4)(views, views)] == [hw, hw]
+    assert [a.rho.shape[-2:] for a in Stereo(2, 8, 4)(views, views)] == [hw, hw]
 
 
 def test_stereo_compares_the_others_with_the_frames_own_picture() -> None:
@@ -124,4 +124,4 @@ def test_stereo_compares_the_others_with_the_frames_own_picture() -> None:
     stereo = Stereo(2, 8, 4).eval()
     found = stereo(views[[1]], views)
     other = dataclasses.replace(views[[1]], rgb=torch.rand(1, 1, 3, 16, 24))
-    assert not torch.allclose(stereo(other, views)[-1], found[-1], atol=1e-3)
+    assert not torch.allclose(stereo(other, views)[-1].rho, found[-1].rho, atol=1e-3)

@@ -183,8 +183,8 @@ def test_plane_sweeps_find_a_fronto_parallel_wall_without_training(planes: int) 
     rho = 1.07 * float(sweep.hypotheses[planes // 2 + 1])  # between two planes
     row = wall(rho)
     asked = torch.tensor([[[0, 1, 3, 4]]])
-    first = sweep(row[2], row, asked)
-    second = fine(row[2], row, asked, about=first)
+    first = sweep(row[2], row, asked).rho
+    second = fine(row[2], row, asked, about=first).rho
     errors = [((found / rho - 1.0).abs()[0, 0, 0, 16:48, 16:48]).mean() for found in (first, second)]
     assert errors[0] < 0.15
     half_a_step = REACH / 7 * (1.0 + FARTHEST / rho)  # of the second sweep's eight hypotheses
@@ -195,7 +195,7 @@ def test_plane_sweeps_find_a_fronto_parallel_wall_without_training(planes: int) 
 def test_where_nothing_tells_the_sweep_says_far() -> None:
     row = dataclasses.replace(wall(0.5), rgb=torch.full((1, 5, 3, 64, 64), 0.5))
     found = PlaneSweep(32).eval()(row[2], row, torch.tensor([[[1, 3]]]))
-    assert float(found.max()) < 0.05
+    assert float(found.rho.max()) < 0.05
 
 
 @torch.no_grad()
@@ -211,7 +211,7 @@ def test_the_untrained_sweeps_know_the_depth_of_moving_worlds() -> None:
         rho = 1.0 / (clip.depth([22])[None] * frame.scale)
         truth = (rho + FARTHEST).log()
         who = witnesses(asked, row, 4)
-        found = fine(asked, row, who, about=sweep(asked, row, who))
+        found = fine(asked, row, who, about=sweep(asked, row, who).rho).rho
         if seed == 1007:  # nothing is nearer than 500 extents of the path
             assert float(((found + 0.0225) / (rho + 0.0225)).log().abs().mean()) < 0.1, "far: beyond some 45 extents"
             continue

@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 import torch
+from torch import Tensor
 
 from fsm.renderers.reference_head import ReferenceHead, ReferenceHeadConfig
 from fsm.renderers.reference_sampling import (
+    REMOTE,
     gather,
     nearest_references,
     pixel_grid,
@@ -88,6 +90,21 @@ def test_what_the_head_is_told_does_not_depend_on_where_the_world_is() -> None:
     itself = reference_meta(requests, requests, torch.tensor([[[0], [1]]]), torch.zeros(1, 2, 1))
     expected = torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 0]).expand(1, 2, 1, 8)
     torch.testing.assert_close(itself, expected, rtol=0, atol=1e-6)
+
+
+def test_a_camera_far_away_looks_to_the_head_as_one_at_the_edge_of_what_it_knows() -> None:
+    requests, references = _random(1, 1), _random(3, 2)
+    chosen, distance = torch.tensor([[[0, 1, 2]]]), torch.ones(1, 1, 3)
+
+    def told(metres: float) -> Tensor:
+        way = torch.tensor([0.6, 0.0, 0.8])
+        c2w = references.c2w.clone()
+        c2w[..., :3, 3] = requests.c2w[:, :1, :3, 3] + metres * way
+        return reference_meta(requests, dataclasses.replace(references, c2w=c2w), chosen, distance)
+
+    near, edge, far = told(0.5), told(REMOTE), told(40.0)
+    torch.testing.assert_close(edge, far)
+    torch.testing.assert_close(near[..., 1:4], 0.5 / REMOTE * edge[..., 1:4])
 
 
 def test_positions_have_exact_gradients() -> None:

@@ -149,7 +149,7 @@ def test_the_sweep_trains_all_it_did_in_plain_torch(monkeypatch: pytest.MonkeyPa
     for form in (disagreement, plain_disagreement):
         monkeypatch.setattr(plane_sweep, "disagreement", form)
         sweep.zero_grad()
-        out = sweep(views[1:3], views, chosen, about=first)
+        out = sweep(views[1:3], views, chosen, about=first).rho
         out.square().sum().backward()
         results.append([out, *(p.grad for p in sweep.parameters())])
     assert bool(results[0][1].any())

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.model import FSM, ModelConfig
 from fsm.renderers.gaussian_head import GaussianHeadConfig
-from fsm.renderers.plane_sweep import FARTHEST, REACH
+from fsm.renderers.plane_sweep import FARTHEST, REACH, Swept
 from fsm.train.config import SourceConfig, StageConfig, TrainConfig
 from fsm.train.data import SampleStream
 from fsm.train.loop import train
 from fsm.train.sources import CLEARANCE, DrawnSource
-from fsm.train.stereo import DEPTH_WEIGHT, OUTSIDE, UNKNOWN, photometric, stereo_loss
+from fsm.train.stereo import DEPTH_WEIGHT, KNOWN, OUTSIDE, UNKNOWN, doubt, photometric, stereo_loss
 from fsm.views import Views
 from tests.datasets.media import write_fsm_clip
 from tests.processes import finished
@@ -94,20 +95,46 @@ def test_a_second_sweep_is_not_judged_where_it_cannot_reach_the_truth() -> None:
     frames = small_views(4, hw=(16, 16)).batched()
     others, views = frames[:3], frames[3:]
     about = torch.full((1, 1, 1, 16, 16), 0.5)
+
+    def swept(rho: Tensor) -> Swept:
+        return Swept(rho, torch.zeros(1, 1, 2, 8, 8), torch.tensor([0.0, 1.0])[:, None, None])
+
     reach = REACH * (0.5 + FARTHEST)
     answer = about.clone().requires_grad_()
     truth = torch.full_like(about, 1.0 / (0.5 + 0.9 * reach))
     truth[..., 8:] = 1.0 / (0.5 + 1.1 * reach)
-    _, parts = stereo_loss([about, answer], views, others, truth)
+    answers = [swept(about), swept(answer)]
+    _, parts = stereo_loss(answers, views, others, truth)
     assert parts["depth"] == pytest.approx(math.log((0.5 + 0.9 * reach + FARTHEST) / (0.5 + FARTHEST)), rel=1e-5)
-    free, parts = stereo_loss([about, answer], views, others, torch.full_like(truth, math.nan))
+    free, parts = stereo_loss(answers, views, others, torch.full_like(truth, math.nan))
     assert parts["depth"] == 0.0, "there all the same: processes add up their parts one by one"
     assert free.item() == pytest.approx(UNKNOWN * photometric(answer, views, others).item(), rel=1e-6)
-    (gradient,) = torch.autograd.grad(stereo_loss([about, answer], views, others, truth)[0] - free / UNKNOWN, answer)
+    loss, _ = stereo_loss(answers, views, others, truth)
+    (gradient,) = torch.autograd.grad(loss - KNOWN / UNKNOWN * free, answer)
     assert (gradient[..., :8] < 0).all(), "nearer costs less"
     assert float(gradient[..., 8:].abs().max()) < 1e-7
     # |d/dρ log ((ρ + s) / (ρ* + s))| is 1 / (ρ + s), shared out among the half that is judged.
     torch.testing.assert_close(gradient[..., :8], torch.full((1, 1, 1, 16, 8), -DEPTH_WEIGHT / (0.5 + FARTHEST) / 128))
+
+
+def test_doubt_is_least_for_two_hypotheses_whose_mean_is_the_truth() -> None:
+    tried = torch.tensor([0.0, 0.1, 0.3, 0.9])
+    log_tried = (tried + FARTHEST).log()
+    truth = torch.full((1, 1, 1, 4, 6), 1.0 / 0.2)
+    truth[..., 2:4] = math.nan
+    truth[..., 4:] = 1.0 / 5.0  # nearer than all
+    logits = torch.randn(1, 1, 4, 2, 3, requires_grad=True)
+    answer = Swept(torch.zeros_like(truth), logits, tried[:, None, None])
+    (gradient,) = torch.autograd.grad(doubt(answer, truth), logits)
+    wanted = (torch.softmax(logits, 2) - 4 * gradient).detach()  # of a mean over the four known of the six
+    share = (math.log(0.2 + FARTHEST) - log_tried[1]) / (log_tried[2] - log_tried[1])
+    torch.testing.assert_close(wanted[0, 0, :, 0, 0], torch.tensor([0.0, 1.0 - share, share, 0.0]))
+    torch.testing.assert_close((wanted[0, 0, :, 0, 0] * log_tried).sum().exp() - FARTHEST, torch.tensor(0.2))
+    torch.testing.assert_close(wanted[0, 0, :, 0, 2], torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    assert not bool(gradient[..., 1].any()), "unknown"
+    evenly = Swept(answer.rho, torch.zeros(1, 1, 4, 2, 3), answer.tried)
+    assert doubt(evenly, truth).item() == pytest.approx(math.log(4.0), rel=1e-6)
+    assert doubt(answer, torch.full_like(truth, math.nan)).item() == 0.0
 
 
 DIRECT = dataclasses.replace(MODEL, reference_head=HEAD)
