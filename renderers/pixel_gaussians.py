@@ -75,8 +75,9 @@ class PixelGaussianHead(nn.Module):
         smooth = self._upsampled(self.smooth(hidden).float(), views.hw)
         context = self._upsampled(self.context(hidden).float(), views.hw)
         own, _ = nearest_references(views, inputs, 1)
-        with torch.no_grad():  # learnt in stages of its own (``learn: stereo``)
-            swept = self.stereo(views, inputs)[-1].rho
+        swept = self.stereo.inverse_depth(
+            views, inputs
+        )  # no gradients: learnt in stages of its own (``learn: stereo``)
         unit = swept + FARTHEST
         rho = swept + RHO_SCALE * smooth[:, :, :1] * unit
         chosen, _ = nearest_references(views, inputs, self.config.references)

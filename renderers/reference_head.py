@@ -134,7 +134,7 @@ class ReferenceHead(nn.Module):
         """Inverse depth of one of the ``references`` [b n] (model space), the same for every target; zero without stereo."""
         if self.stereo is None:
             return references.c2w.new_zeros(references.c2w.shape[0], 1, 1, *references.hw)
-        return self.stereo(references[[which]], references)[-1].rho
+        return self.stereo.inverse_depth(references[[which]], references)
 
     def forward(
         self,
@@ -196,11 +196,9 @@ class ReferenceHead(nn.Module):
         if known is not None:
             return reprojected(requests, references.without_rgb(), chosen, known.float())
         used, chosen = chosen.unique(return_inverse=True)
-        with (
-            torch.no_grad()
-        ):  # colours are a poor teacher of depth: stereo and the tokens' corrections of it drifted apart
-            found = self.stereo(references[used], references)[-1].rho
-        return reprojected(requests, references[used].without_rgb(), chosen, found.float())
+        # Without gradients, for colours are a poor teacher of depth: stereo and the tokens' corrections of it drifted apart.
+        found = self.stereo.inverse_depth(references[used], references)
+        return reprojected(requests, references[used].without_rgb(), chosen, found)
 
     def _pixel_logits(self, slot: Float[Tensor, "b v k t hidden"], hw: tuple[int, int]) -> Float[Tensor, "b v k 1 h w"]:
         b, v, k = slot.shape[:3]

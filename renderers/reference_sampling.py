@@ -139,6 +139,16 @@ def plane_pixels(
 
 
 @full_precision
+def cameras_from(requests: Views, cameras: Views, chosen: Int[Tensor, "b v k"]) -> Float[Tensor, "b v k 16"]:
+    """The chosen cameras as each request sees them: rotation into their axes 9, the request's centre in them 3, intrinsics 4."""
+    pose = gather(cameras.c2w, chosen)
+    back = pose[..., :3, :3].transpose(-1, -2)
+    turn = (back @ requests.c2w[:, :, None, :3, :3]).flatten(-2)
+    offset = (back @ (requests.c2w[:, :, None, :3, 3] - pose[..., :3, 3])[..., None])[..., 0]
+    return torch.cat([turn, offset, gather(cameras.intrinsics, chosen)], dim=-1)
+
+
+@full_precision
 def sample_frames(
     frames: Float[Tensor, "b n c hn wn"],
     chosen: Int[Tensor, "b v k"],

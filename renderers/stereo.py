@@ -1,10 +1,18 @@
-"""Depth of the input frames from one another: a plane sweep over all depths, one about its answer. Both decoders begin with it."""
+"""Depth of the input frames from one another: a plane sweep over all depths, one about its answer, then fractions of a pixel.
 
-from torch import nn
+Both decoders begin with it.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from fsm.renderers.plane_sweep import PlaneSweep, Swept
 from fsm.renderers.reference_sampling import witnesses
+from fsm.renderers.subpixel import aligned
 from fsm.views import Views
+
+MORE = 2  # times as many witnesses for the last fraction of a pixel: noise is averaged out
 
 
 class Stereo(nn.Module):
@@ -27,3 +35,9 @@ class Stereo(nn.Module):
         for sweep in self.sweeps:
             answers.append(sweep(views, references, asked, about=answers[-1].rho if answers else None))
         return answers
+
+    @torch.no_grad()
+    def inverse_depth(self, views: Views, references: Views) -> Float[Tensor, "b v 1 h w"]:
+        """The best answer, to a fraction of a pixel; a constant for autograd."""
+        found = self(views, references)[-1].rho.float()
+        return aligned(views, references, witnesses(views, references, MORE * self.references), found)

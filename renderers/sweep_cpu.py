@@ -14,7 +14,7 @@ from fsm.compiled import on_threads, workers
 from fsm.rays import full_precision
 from fsm.renderers import sweep_kernels as kernels
 from fsm.renderers.plane_sweep import COSTS
-from fsm.renderers.reference_sampling import gather
+from fsm.renderers.reference_sampling import cameras_from
 from fsm.views import Views
 
 
@@ -29,17 +29,13 @@ def disagreement_on_cpu(
 ) -> Float[Tensor, "b v d 4 h w"]:
     """See ``plane_sweep.disagreement``; float32 and at most ``MOST_CHANNELS``. Gradients reach ``maps`` and ``own`` only."""
     with torch.no_grad():
-        pose = gather(cameras.c2w, chosen)
-        back = pose[..., :3, :3].transpose(-1, -2)
-        turn = (back @ requests.c2w[:, :, None, :3, :3]).flatten(-2)
-        offset = (back @ (requests.c2w[:, :, None, :3, 3] - pose[..., :3, 3])[..., None])[..., 0]
-        seen = torch.cat([turn, offset, gather(cameras.intrinsics, chosen)], dim=-1)
+        seen = cameras_from(requests, cameras, chosen)
         tried = rho.expand(*chosen.shape[:2], rho.shape[-3], *requests.hw)
         lenses = requests.intrinsics.contiguous()
     return _Disagreement.apply(maps, own, chosen.contiguous(), seen, lenses, tried)  # pyright: ignore[reportReturnType]
 
 
-def _packed(maps: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b n h w lanes"]:
+def packed(maps: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b n h w lanes"]:
     """Channels last, filled up with zeros."""
     packed = maps.new_zeros(*maps.shape[:2], *maps.shape[3:], kernels.LANES)
     packed[..., : maps.shape[2]] = maps.movedim(2, -1)
@@ -51,7 +47,7 @@ class _Disagreement(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, maps, own, *given):  # pyright: ignore[reportIncompatibleMethodOverride]
-        given = (_packed(maps), _packed(own), *given)
+        given = (packed(maps), packed(own), *given)
         b, v, d, h, w = given[-1].shape
         cost, threads, channels = maps.new_empty(b, v, d, COSTS, h, w), workers(), maps.shape[2]
         on_threads(kernels.disagree, threads, threads, channels, *(t.numpy() for t in (*given, cost)))

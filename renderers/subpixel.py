@@ -1,0 +1,98 @@
+"""Depth to a fraction of a pixel: what sweeps found, moved along each ray to where the frames' colours agree best.
+
+Between two frames ten centimetres apart a tenth of a pixel is all that tells a wall from one half a metre behind it; beside
+the path that half metre is several pixels. Sweeps try depths at a fraction of the resolution and answer with a mean of them. Here
+every pixel takes Gauss-Newton steps on the differences from what the other frames show at its depth, summed over a window
+(Lucas and Kanade 1981, along epipolar lines). What differs much counts little (Geman and McClure 1987), and where the frames do not
+agree better afterwards nothing changes. Nothing is learnt here.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fsm.rays import full_precision
+from fsm.renderers.plane_sweep import FARTHEST
+from fsm.renderers.reference_sampling import averaged, camera_rays, cameras_from, plane_pixels, sample_frames
+from fsm.views import Views
+
+STEPS = 3
+WINDOW = 11  # side over which a pixel's equations are summed
+OUTLIER = 0.1  # difference of colours, from 0 to 1, beyond which a sample counts ever less
+DAMPING = 0.002  # squared change of colour per ratio of inverse depth: below it a window has no texture to follow
+UNSEEN = 0.5  # misfit, from 0 to 1, of a reference that does not show the point: neither good nor bad
+LARGEST_STEP = 0.15  # ratio of inverse depth per step
+
+
+@torch.no_grad()
+@full_precision
+def aligned(
+    views: Views, references: Views, chosen: Int[Tensor, "b v k"], rho: Float[Tensor, "b v 1 h w"]
+) -> Float[Tensor, "b v 1 h w"]:
+    """Inverse depth of ``views``, near ``rho``, at which the chosen references look most like them; model units, no gradient."""
+    used, chosen = chosen.unique(return_inverse=True)  # of a long clip a few frames are asked
+    references = references[used]
+    assert references.rgb is not None
+    maps = torch.cat([references.rgb, *torch.gradient(references.rgb, dim=(-1, -2))], dim=2)
+    sums = averaged(equations(views, references, maps, chosen, rho), WINDOW)
+    for _ in range(STEPS):
+        along, square, misfit = sums.split(1, dim=2)
+        step = (-along / (square + DAMPING)).clamp(-LARGEST_STEP, LARGEST_STEP)
+        moved = rho + step * (rho.clamp_min(0.0) + FARTHEST)
+        found = averaged(equations(views, references, maps, chosen, moved), WINDOW)
+        better = found[:, :, 2:] < misfit
+        rho, sums = torch.where(better, moved, rho), torch.where(better, found, sums)
+    return rho
+
+
+def equations(
+    views: Views,
+    references: Views,
+    maps: Float[Tensor, "b n 9 hn wn"],
+    chosen: Int[Tensor, "b v k"],
+    rho: Float[Tensor, "b v 1 h w"],
+) -> Float[Tensor, "b v 3 h w"]:
+    """Of every pixel, means over references and colours: w s d, w s² and the misfit, from 0 to 1.
+
+    d is the difference of colour from a reference at ``rho``, s its change per ratio of inverse depth, w what it counts. ``maps``
+    are the references' colours, then their changes per pixel to the right, then those downwards. Float32 on the CPU is computed
+    by compiled code, all else by ``plain_equations``.
+    """
+    assert views.rgb is not None
+    given = (views.rgb, views.c2w, views.intrinsics, maps, references.c2w, references.intrinsics, rho)
+    if all(t.device.type == "cpu" and t.dtype == torch.float32 for t in given):
+        from fsm.renderers.subpixel_cpu import equations_on_cpu
+
+        return equations_on_cpu(views, references, maps, chosen, rho)
+    return plain_equations(views, references, maps, chosen, rho)
+
+
+def plain_equations(
+    views: Views,
+    references: Views,
+    maps: Float[Tensor, "b n 9 hn wn"],
+    chosen: Int[Tensor, "b v k"],
+    rho: Float[Tensor, "b v 1 h w"],
+) -> Float[Tensor, "b v 3 h w"]:
+    """``equations`` in torch, on any device and in any precision."""
+    assert views.rgb is not None
+    pixels = plane_pixels(views.without_rgb(), references.without_rgb(), chosen, rho)[:, :, :, 0]
+    samples, inside = sample_frames(maps, chosen, pixels)
+    colour, right, down = samples.split(3, dim=3)
+    x, y = _moves(views, references, chosen, rho).movedim(-1, 0)[:, :, :, :, None]
+    difference, slope = colour - views.rgb[:, :, None], right * x + down * y
+    ratio = difference.square().mean(3, keepdim=True) / OUTLIER**2
+    weight = inside / (1.0 + ratio)
+    along, square = (torch.where(weight > 0, weight * slope * t, 0.0).mean((2, 3)) for t in (difference, slope))
+    misfit = (weight * ratio + UNSEEN * (1.0 - inside)).mean((2, 3))
+    return torch.stack([along, square, misfit], dim=2)
+
+
+def _moves(views: Views, references: Views, chosen, rho) -> Float[Tensor, "b v k h w 2"]:
+    """Pixels by which each reference sees a point move per ratio of inverse depth."""
+    camera = cameras_from(views, references, chosen)[..., None, None]
+    turn, offset, focal = camera[:, :, :, :9].unflatten(3, (3, 3)), camera[:, :, :, 9:12], camera[:, :, :, 12:14]
+    point = (turn * camera_rays(views)[:, :, None, None]).sum(4) + offset * rho[:, :, None]
+    depth = point[:, :, :, 2:]
+    move = (offset[:, :, :, :2] - point[:, :, :, :2] / depth * offset[:, :, :, 2:]) / depth * focal
+    return (move * (rho.clamp_min(0.0) + FARTHEST)[:, :, None]).movedim(3, -1)

@@ -1,0 +1,98 @@
+"""Depth to a fraction of a pixel: a wall in closed form, what it must not touch, and compiled against plain torch."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from fsm.renderers import subpixel
+from fsm.renderers.plane_sweep import FARTHEST
+from fsm.renderers.subpixel import OUTLIER, aligned, equations, plain_equations
+from fsm.views import Views
+from tests.renderers.test_sweep_cpu import decided, example
+from tests.train.test_stereo import HW, wall
+
+RHO, ROW = 0.4, [-0.3, -0.15, 0.15, 0.3, 0.0]
+ALL = torch.tensor([[[0, 1, 2, 3]]])
+INNER = (slice(None), slice(None), slice(None), slice(6, -6), slice(12, -12))
+
+
+def maps_of(references: Views) -> Tensor:
+    assert references.rgb is not None
+    return torch.cat([references.rgb, *torch.gradient(references.rgb, dim=(-1, -2))], dim=2)
+
+
+def anything(seed: int) -> tuple[Views, Views, Tensor, Tensor]:
+    """Requests [2 3] and references [2 4] of other sizes with random pictures, and inverse depths from zero up."""
+    requests, references, maps, own, chosen, rho = example(seed, True, v=3, d=1, channels=3)
+    requests, references = (dataclasses.replace(v, rgb=t) for v, t in ((requests, own), (references, maps)))
+    return requests, references, chosen, rho + 0.3 * torch.rand_like(rho)
+
+
+@pytest.mark.parametrize("off", [-0.08, 0.08])
+def test_a_wall_is_found_to_a_fraction_of_a_pixel(off: float) -> None:
+    row = wall(RHO, ROW)
+    start = torch.full((1, 1, 1, *HW), RHO * (1.0 + off))
+    found = aligned(row[4:], row[:4], ALL, start)
+    pixels = 0.3 * 60.0 * (found - RHO)  # in the frames that are farthest away
+    assert float((0.3 * 60.0 * (start - RHO)).abs().max()) > 0.5
+    assert float(pixels[INNER].abs().mean()) < 0.02
+    assert float(pixels[INNER].abs().max()) < 0.2
+
+
+def test_a_frame_that_shows_something_else_hardly_counts() -> None:
+    row = wall(RHO, ROW)
+    assert row.rgb is not None
+    torch.manual_seed(0)
+    rgb = row.rgb.clone()
+    rgb[:, 1] = torch.rand(3, *HW)
+    start = torch.full((1, 1, 1, *HW), RHO * 1.08)
+    found = aligned(row[4:], dataclasses.replace(row, rgb=rgb)[:4], ALL, start)
+    assert float((0.3 * 60.0 * (found - RHO))[INNER].abs().mean()) < 0.05
+
+
+def test_what_has_no_texture_stays_where_it_is() -> None:
+    row = wall(RHO, ROW)
+    plain = dataclasses.replace(row, rgb=torch.full((1, 5, 3, *HW), 0.5))
+    start = 0.2 + 0.4 * torch.rand(1, 1, 1, *HW)
+    assert torch.equal(aligned(plain[4:], plain[:4], ALL, start), start)
+
+
+def test_no_window_fits_worse_than_before() -> None:
+    requests, references, chosen, rho = anything(0)
+    given = (requests, references, maps_of(references), chosen)
+    before, after = (
+        subpixel.averaged(equations(*given, r), subpixel.WINDOW)[:, :, 2:]
+        for r in (rho, aligned(requests, references, chosen, rho))
+    )
+    # Neighbours move on their own, so a window may end a little worse than it was judged; all together must not.
+    assert float(after.mean()) < float(before.mean())
+
+
+def test_equations_are_the_slope_of_the_misfit() -> None:
+    """Of one reference: misfit r / (1 + r) with r = |d|² / 3 c², so its slope is 2 w s d / (3 c² (1 + r))."""
+    row = wall(RHO, [0.3, 0.0])
+    given, chosen = (row[1:], row[:1], maps_of(row[:1])), torch.zeros(1, 1, 1, dtype=torch.long)
+    rho, step = torch.full((1, 1, 1, *HW), RHO * 1.02), 1e-3
+    unit = step * (rho + FARTHEST)
+    less, here, more = (equations(*given, chosen, r) for r in (rho - unit, rho, rho + unit))
+    slope = ((more - less) / (2 * step))[:, :, 2:]
+    expected = 2.0 / OUTLIER**2 * here[:, :, :1] * (1.0 - here[:, :, 2:])
+    off = (slope - expected)[INNER].abs().mean() / slope[INNER].abs().mean()
+    assert float(off) < 0.1  # slopes of a bilinear picture jump from pixel to pixel, those of the maps do not
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_compiled_equations_are_those_of_plain_torch(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        requests, references, chosen, rho = anything(1)
+        given = (requests, references, maps_of(references), chosen, rho)
+        found, expected = equations(*given), plain_equations(*given)
+    finally:
+        torch.set_num_threads(before)
+    clear = decided(requests.without_rgb(), references.without_rgb(), chosen, rho)
+    assert float(clear.float().mean()) > 0.9
+    torch.testing.assert_close(found * clear, expected * clear, rtol=1e-3, atol=1e-5)
