@@ -7,6 +7,8 @@ every pixel takes Gauss-Newton steps on the differences from what the other fram
 agree better afterwards nothing changes. Nothing is learnt here.
 """
 
+import dataclasses
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,8 +20,9 @@ from fsm.views import Views
 
 STEPS = 3
 WINDOW = 11  # side over which a pixel's equations are summed
+LIGHT = 9  # side over which the mean is taken from the colours before they are compared
 OUTLIER = 0.1  # difference of colours, from 0 to 1, beyond which a sample counts ever less
-DAMPING = 0.002  # squared change of colour per ratio of inverse depth: below it a window has no texture to follow
+DAMPING = 0.001  # squared change of colour per ratio of inverse depth: below it a window has no texture to follow
 UNSEEN = 0.5  # misfit, from 0 to 1, of a reference that does not show the point: neither good nor bad
 LARGEST_STEP = 0.15  # ratio of inverse depth per step
 
@@ -31,7 +34,7 @@ def aligned(
 ) -> Float[Tensor, "b v 1 h w"]:
     """Inverse depth of ``views``, near ``rho``, at which the chosen references look most like them; model units, no gradient."""
     used, chosen = chosen.unique(return_inverse=True)  # of a long clip a few frames are asked
-    references = references[used]
+    views, references = _unlit(views), _unlit(references[used])
     assert references.rgb is not None
     maps = torch.cat([references.rgb, *torch.gradient(references.rgb, dim=(-1, -2))], dim=2)
     sums = averaged(equations(views, references, maps, chosen, rho), WINDOW)
@@ -43,6 +46,12 @@ def aligned(
         better = found[:, :, 2:] < misfit
         rho, sums = torch.where(better, moved, rho), torch.where(better, found, sums)
     return rho
+
+
+def _unlit(views: Views) -> Views:
+    """Without what changes slowly across the picture: light that comes and goes is no reason to move a surface."""
+    assert views.rgb is not None
+    return dataclasses.replace(views, rgb=views.rgb - averaged(views.rgb, LIGHT))
 
 
 def equations(

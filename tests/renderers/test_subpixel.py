@@ -32,7 +32,7 @@ def anything(seed: int) -> tuple[Views, Views, Tensor, Tensor]:
 
 @pytest.mark.parametrize("off", [-0.08, 0.08])
 def test_a_wall_is_found_to_a_fraction_of_a_pixel(off: float) -> None:
-    row = wall(RHO, ROW)
+    row = wall(RHO, ROW, 2.0)
     start = torch.full((1, 1, 1, *HW), RHO * (1.0 + off))
     found = aligned(row[4:], row[:4], ALL, start)
     pixels = 0.3 * 60.0 * (found - RHO)  # in the frames that are farthest away
@@ -42,7 +42,7 @@ def test_a_wall_is_found_to_a_fraction_of_a_pixel(off: float) -> None:
 
 
 def test_a_frame_that_shows_something_else_hardly_counts() -> None:
-    row = wall(RHO, ROW)
+    row = wall(RHO, ROW, 2.0)
     assert row.rgb is not None
     torch.manual_seed(0)
     rgb = row.rgb.clone()
@@ -52,8 +52,20 @@ def test_a_frame_that_shows_something_else_hardly_counts() -> None:
     assert float((0.3 * 60.0 * (found - RHO))[INNER].abs().mean()) < 0.05
 
 
+def test_light_that_changes_slowly_across_the_picture_moves_nothing() -> None:
+    row = wall(RHO, ROW, 2.0)
+    assert row.rgb is not None
+    across = torch.linspace(0.0, 0.2, HW[1])
+    lit = dataclasses.replace(
+        row, rgb=row.rgb + torch.stack([across, 0.3 - across, across, -across, 0.1 + 0 * across])[:, None, None]
+    )
+    start = torch.full((1, 1, 1, *HW), RHO * 1.08)
+    found = aligned(lit[4:], lit[:4], ALL, start)
+    assert float((0.3 * 60.0 * (found - RHO))[INNER].abs().mean()) < 0.03
+
+
 def test_what_has_no_texture_stays_where_it_is() -> None:
-    row = wall(RHO, ROW)
+    row = wall(RHO, ROW, 2.0)
     plain = dataclasses.replace(row, rgb=torch.full((1, 5, 3, *HW), 0.5))
     start = 0.2 + 0.4 * torch.rand(1, 1, 1, *HW)
     assert torch.equal(aligned(plain[4:], plain[:4], ALL, start), start)

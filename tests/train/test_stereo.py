@@ -29,8 +29,8 @@ HW = (48, 64)
 GAUSSIANS = GaussianHeadConfig(hidden=16, references=2, planes=4, fine_planes=4, detail_width=8)
 
 
-def wall(rho: float, x: list[float]) -> Views:
-    """Cameras in a row before a textured wall at inverse depth ``rho``, as they see it in closed form."""
+def wall(rho: float, x: list[float], fineness: float = 1.0) -> Views:
+    """Cameras in a row before a textured wall at inverse depth ``rho``, as they see it in closed form; waves of 20 to 40 pixels."""
     c2w = torch.eye(4).repeat(len(x), 1, 1)
     c2w[:, 0, 3] = torch.tensor(x)
     intrinsics = torch.tensor([60.0, 60.0, 32.0, 24.0]).expand(len(x), 4)
@@ -38,7 +38,7 @@ def wall(rho: float, x: list[float]) -> Views:
     rgb = []
     for at in x:
         a, b = (u - 32.0) / 60.0 / rho + at, (v - 24.0) / 60.0 / rho  # places on the wall
-        a, b = a * rho * 60.0, b * rho * 60.0
+        a, b = a * rho * 60.0 * fineness, b * rho * 60.0 * fineness
         rgb.append(0.5 + 0.25 * torch.stack([(a / 3 + b / 5).sin(), (a / 4 - b / 3).cos(), (a / 6).sin()]))
     return Views(c2w, intrinsics, torch.arange(len(x)) / 10.0, HW, torch.stack(rgb)).batched()
 
