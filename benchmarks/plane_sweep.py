@@ -1,12 +1,14 @@
-"""The plane sweep's comparison of frames, compiled against plain torch: without gradients, and with those of all maps.
+"""Stereo's comparison of frames, compiled against plain torch, of the sweeps and of the steps to a fraction of a pixel.
 
 Sixteen views are compared with six of eight frames each, at both shapes that stereo sweeps in training on 128² pictures:
-32 planes at 32², and 8 inverse depths of each pixel's own at 64². One thread, CPU time, forms in turn.
+32 planes at 32², and 8 inverse depths of each pixel's own at 64², without gradients and with those of all maps; then one
+Gauss-Newton step of four views with twelve frames each at 128². One thread, CPU time, forms in turn.
 
     python -m benchmarks.plane_sweep
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch import Tensor
 from benchmarks.common import Verdicts, alternate, medians, paired, parser, start
 from fsm.renderers.plane_sweep import COLOURS, COSTS, FEATURES, disagreement, plain_disagreement
 from fsm.renderers.reference_sampling import nearest_references
+from fsm.renderers.subpixel import equations, maps_of, plain_equations
 from fsm.views import Views
 
 SAMPLES, TARGETS, FRAMES, REFERENCES = 4, 4, 8, 6
@@ -55,6 +58,15 @@ def both(form: Callable[..., Tensor], given: Given) -> Callable[[], object]:
     return lambda: torch.autograd.grad(form(requests, references, *leaves, chosen, rho), leaves, weight)
 
 
+def steps(form: Callable[..., Tensor]) -> Callable[[], object]:
+    """Equations of one Gauss-Newton step of four views."""
+    requests, references = row_of_cameras(1, 128), row_of_cameras(2 * REFERENCES, 128)
+    requests, references = (replace(v, rgb=torch.rand(SAMPLES, len(v), 3, 128, 128)) for v in (requests, references))
+    chosen, _ = nearest_references(requests, references, 2 * REFERENCES)
+    maps, rho = maps_of(references), 0.5 * torch.rand(SAMPLES, 1, 1, 128, 128)
+    return torch.no_grad()(lambda: form(requests, references, maps, chosen, rho))
+
+
 def main() -> None:
     """Print times, ratios and verdicts."""
     args = parser(__doc__).parse_args()
@@ -72,6 +84,10 @@ def main() -> None:
             verdicts.check(
                 f"{name}, {what}", paired(seconds["torch"], seconds["compiled"]), 10.0, at_least=True, unit="x"
             )
+    seconds = alternate({"compiled": steps(equations), "torch": steps(plain_equations)}, args.repeats)
+    middle = medians(seconds)
+    print(f"a step at 128²: compiled {1e3 * middle['compiled']:.1f} ms, torch {1e3 * middle['torch']:.0f} ms")
+    verdicts.check("a step at 128²", paired(seconds["torch"], seconds["compiled"]), 2.0, at_least=True, unit="x")
     verdicts.close()
 
 

@@ -10,11 +10,12 @@ agree better afterwards nothing changes. Nothing is learnt here.
 import dataclasses
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from fsm.rays import full_precision
-from fsm.renderers.plane_sweep import FARTHEST
+from fsm.renderers.plane_sweep import FARTHEST, MOST_CHANNELS
 from fsm.renderers.reference_sampling import averaged, camera_rays, cameras_from, plane_pixels, sample_frames
 from fsm.views import Views
 
@@ -35,8 +36,7 @@ def aligned(
     """Inverse depth of ``views``, near ``rho``, at which the chosen references look most like them; model units, no gradient."""
     used, chosen = chosen.unique(return_inverse=True)  # of a long clip a few frames are asked
     views, references = _unlit(views), _unlit(references[used])
-    assert references.rgb is not None
-    maps = torch.cat([references.rgb, *torch.gradient(references.rgb, dim=(-1, -2))], dim=2)
+    maps = maps_of(references)
     sums = averaged(equations(views, references, maps, chosen, rho), WINDOW)
     for _ in range(STEPS):
         along, square, misfit = sums.split(1, dim=2)
@@ -54,18 +54,24 @@ def _unlit(views: Views) -> Views:
     return dataclasses.replace(views, rgb=views.rgb - averaged(views.rgb, LIGHT))
 
 
+def maps_of(references: Views) -> Float[Tensor, "b n hn wn 16"]:
+    """Colours, their changes per pixel to the right, those downwards, and zeros: compiled code reads a pixel as one vector."""
+    assert references.rgb is not None
+    maps = torch.cat([references.rgb, *torch.gradient(references.rgb, dim=(-1, -2))], dim=2).movedim(2, -1)
+    return F.pad(maps, (0, MOST_CHANNELS - maps.shape[-1])).contiguous()
+
+
 def equations(
     views: Views,
     references: Views,
-    maps: Float[Tensor, "b n 9 hn wn"],
+    maps: Float[Tensor, "b n hn wn 16"],
     chosen: Int[Tensor, "b v k"],
     rho: Float[Tensor, "b v 1 h w"],
 ) -> Float[Tensor, "b v 3 h w"]:
     """Of every pixel, means over references and colours: w s d, w s² and the misfit, from 0 to 1.
 
     d is the difference of colour from a reference at ``rho``, s its change per ratio of inverse depth, w what it counts. ``maps``
-    are the references' colours, then their changes per pixel to the right, then those downwards. Float32 on the CPU is computed
-    by compiled code, all else by ``plain_equations``.
+    are those of the references (``maps_of``). Float32 on the CPU is computed by compiled code, all else by ``plain_equations``.
     """
     assert views.rgb is not None
     given = (views.rgb, views.c2w, views.intrinsics, maps, references.c2w, references.intrinsics, rho)
@@ -79,14 +85,14 @@ def equations(
 def plain_equations(
     views: Views,
     references: Views,
-    maps: Float[Tensor, "b n 9 hn wn"],
+    maps: Float[Tensor, "b n hn wn 16"],
     chosen: Int[Tensor, "b v k"],
     rho: Float[Tensor, "b v 1 h w"],
 ) -> Float[Tensor, "b v 3 h w"]:
     """``equations`` in torch, on any device and in any precision."""
     assert views.rgb is not None
     pixels = plane_pixels(views.without_rgb(), references.without_rgb(), chosen, rho)[:, :, :, 0]
-    samples, inside = sample_frames(maps, chosen, pixels)
+    samples, inside = sample_frames(maps[..., :9].movedim(-1, 2), chosen, pixels)
     colour, right, down = samples.split(3, dim=3)
     x, y = _moves(views, references, chosen, rho).movedim(-1, 0)[:, :, :, :, None]
     difference, slope = colour - views.rgb[:, :, None], right * x + down * y

@@ -35,7 +35,7 @@ def disagreement_on_cpu(
     return _Disagreement.apply(maps, own, chosen.contiguous(), seen, lenses, tried)  # pyright: ignore[reportReturnType]
 
 
-def packed(maps: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b n h w lanes"]:
+def _packed(maps: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b n h w lanes"]:
     """Channels last, filled up with zeros."""
     packed = maps.new_zeros(*maps.shape[:2], *maps.shape[3:], kernels.LANES)
     packed[..., : maps.shape[2]] = maps.movedim(2, -1)
@@ -47,7 +47,7 @@ class _Disagreement(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, maps, own, *given):  # pyright: ignore[reportIncompatibleMethodOverride]
-        given = (packed(maps), packed(own), *given)
+        given = (_packed(maps), _packed(own), *given)
         b, v, d, h, w = given[-1].shape
         cost, threads, channels = maps.new_empty(b, v, d, COSTS, h, w), workers(), maps.shape[2]
         on_threads(kernels.disagree, threads, threads, channels, *(t.numpy() for t in (*given, cost)))

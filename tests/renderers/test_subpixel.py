@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fsm.renderers import subpixel
 from fsm.renderers.plane_sweep import FARTHEST
-from fsm.renderers.subpixel import OUTLIER, aligned, equations, plain_equations
+from fsm.renderers.subpixel import OUTLIER, aligned, equations, maps_of, plain_equations
 from fsm.views import Views
 from tests.renderers.test_sweep_cpu import decided, example
 from tests.train.test_stereo import HW, wall
@@ -16,11 +16,6 @@ from tests.train.test_stereo import HW, wall
 RHO, ROW = 0.4, [-0.3, -0.15, 0.15, 0.3, 0.0]
 ALL = torch.tensor([[[0, 1, 2, 3]]])
 INNER = (slice(None), slice(None), slice(None), slice(6, -6), slice(12, -12))
-
-
-def maps_of(references: Views) -> Tensor:
-    assert references.rgb is not None
-    return torch.cat([references.rgb, *torch.gradient(references.rgb, dim=(-1, -2))], dim=2)
 
 
 def anything(seed: int) -> tuple[Views, Views, Tensor, Tensor]:
