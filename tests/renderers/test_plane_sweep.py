@@ -125,3 +125,12 @@ def test_stereo_compares_the_others_with_the_frames_own_picture() -> None:
     found = stereo(views[[1]], views)
     other = dataclasses.replace(views[[1]], rgb=torch.rand(1, 1, 3, 16, 24))
     assert not torch.allclose(stereo(other, views)[-1].rho, found[-1].rho, atol=1e-3)
+
+
+def test_only_what_renders_takes_the_steps_to_a_fraction_of_a_pixel() -> None:
+    views, stereo = small_views(4, hw=(16, 24)).batched(), Stereo(2, 8, 4)
+    swept = stereo(views[[1]], views)[-1].rho
+    assert torch.equal(stereo.train().inverse_depth(views[[1]], views), swept)
+    refined = stereo.eval().inverse_depth(views[[1]], views)
+    assert refined.shape == swept.shape
+    assert not torch.equal(refined, swept)
