@@ -44,8 +44,9 @@ def equations(worker, workers, maps, pictures, chosen, cameras, lenses, rho, sum
         s, t, row = task // (v * h), task // h % v, task % h
         lens = lenses[s, t]
         ray_y = (np.float32(row) + half - lens[3]) / lens[1]
-        for x in range(w):
-            sums[s, t, 0, row, x], sums[s, t, 1, row, x], sums[s, t, 2, row, x] = zero, zero, zero
+        for c in range(3):
+            for column in range(w):
+                sums[s, t, c, row, column] = zero
         for j in range(k):
             camera, start = cameras[s, t, j], (s * n + chosen[s, t, j]) * hn * wn * LANES
             ox, oy, oz, fx, fy, cx, cy = (
