@@ -1,9 +1,10 @@
 """Depth to a fraction of a pixel: what sweeps found, moved along each ray to where the frames' colours agree best.
 
 Frames that were taken close together tell a wall from one well behind it by tenths of a pixel; a camera several times as far beside
-the path sees several times as much. Sweeps try depths at a fraction of the resolution and answer with a mean of them. Here every pixel takes Gauss-Newton steps on the differences from what the other frames show at its depth, summed over a window
-(Lucas and Kanade 1981, along epipolar lines). What differs much counts little (Geman and McClure 1987), and where the frames do not
-agree better afterwards nothing changes. Nothing is learnt here.
+the path sees several times as much. Sweeps try depths at a fraction of the resolution and answer with a mean. Here every pixel
+takes Gauss-Newton steps on the differences from what the other frames show at its depth, summed over a window (Lucas and Kanade
+1981, along epipolar lines). What differs much counts little (Geman and McClure 1987), and where the frames do not agree better
+afterwards nothing changes. Nothing is learnt here.
 """
 
 import dataclasses
