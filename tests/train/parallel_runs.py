@@ -24,16 +24,17 @@ print(weights_hash(train(load_preset(sys.argv[1]), Path(sys.argv[2]), stop_after
 
 
 def shared(config: TrainConfig = CONFIG) -> TrainConfig:
-    """A run whose batches two processes can share out, with random chunks and a second stage."""
+    """A run whose batches two processes can share out, with random chunks and a second stage.
+
+    Newton-Schulz amplifies rounding: at the other tests' learning rate two orders of summation part after four steps.
+    """
+    config = changed(config, lr=1e-3)
     data = dataclasses.replace(config.data, batch=2, chunks=(1, 2))
     return dataclasses.replace(config, data=data, stages=(StageConfig(2, hw=(16, 16), batch=4),))
 
 
 def long(config: TrainConfig = CONFIG, batch: int = 1, **model) -> TrainConfig:
-    """Two layers, and inputs of up to three chunks, the last of which has a single view.
-
-    Newton-Schulz amplifies rounding: at the other tests' learning rate, two orders of summation part after four steps.
-    """
+    """Two layers, and inputs of up to three chunks, the last of which has a single view; at the learning rate of ``shared``."""
     encoder = dataclasses.replace(config.model.encoder, layers=2)
     data = dataclasses.replace(config.data, batch=batch, inputs=(3, 5), window=(8, 10))
     config = dataclasses.replace(changed(config, lr=1e-3), data=data)

@@ -57,7 +57,7 @@ def _wait_for_steps(out: Path, steps: int) -> None:
 def test_a_killed_process_ends_the_others_with_a_sentence_and_the_run_goes_on(
     tmp_path: Path, victim: int, sharing: dict
 ) -> None:
-    config = shared(changed(steps=10_000, lr=1e-3))
+    config = shared(changed(steps=10_000))
     out, preset = tmp_path / "run", tmp_path / "long.yaml"
     preset.write_text(yaml.safe_dump(to_dict(dataclasses.replace(config, **sharing))))
     arguments = ["-m", "fsm", "train", str(preset), "-o", str(out), "--device", "cpu"]
