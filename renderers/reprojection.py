@@ -1,7 +1,8 @@
 """Depth of a target from the depth of the frames: every pixel of a frame is carried to where the target sees it.
 
-The nearest one wins; those within a tenth of it are averaged. What no frame's pixel reaches takes after the farthest of its
-surroundings, because it is mostly background that something hid. Nothing is learnt here.
+Pixels whose depth the other frames contradict stay behind (``fsm.renderers.depth_votes``). Of the rest the nearest one wins; those
+within a tenth of it are averaged. What no frame's pixel reaches takes after the farthest of its surroundings, because it is mostly
+background that something hid. Nothing is learnt here.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fsm.rays import full_precision
+from fsm.renderers.depth_votes import contradicted, fellows
 from fsm.renderers.reference_sampling import gather, warped_pixels
 from fsm.renderers.visibility import SAME_SURFACE, inverse_depth_there, near_places
 from fsm.views import Views
@@ -47,6 +49,7 @@ def reprojected(
         pixels = warped_pixels(frames, asked, own, values, still)[:, :, 0]
         x, y = (pixels[..., i].reshape(b * v, -1) - 0.5 for i in (0, 1))
         inside = (x > -0.5) & (x < w - 0.5) & (y > -0.5) & (y < h - 0.5)
+        inside = inside & ~contradicted(frames, *fellows(chosen), values).reshape(b * v, -1)
         places = torch.cat(near_places(x, y, w, h), dim=1)
     copies = places.shape[1] // there.shape[1]
     there, inside = there.repeat(1, copies), inside.repeat(1, copies)

@@ -38,11 +38,6 @@ class Stereo(nn.Module):
 
     @torch.no_grad()
     def inverse_depth(self, views: Views, references: Views) -> Float[Tensor, "b v 1 h w"]:
-        """The best answer, to a fraction of a pixel once training is over; a constant for autograd.
-
-        What learns beside it sees the sweeps alone: the steps would make of rounding a difference between one process and two.
-        """
+        """The best answer, to a fraction of a pixel; a constant for autograd."""
         found = self(views, references)[-1].rho.float()
-        if self.training:
-            return found
         return aligned(views, references, witnesses(views, references, MORE * self.references), found)

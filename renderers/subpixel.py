@@ -25,6 +25,7 @@ LIGHT = 9  # side over which the mean is taken from the colours before they are 
 OUTLIER = 0.1  # difference of colours, from 0 to 1, beyond which a sample counts ever less
 DAMPING = 0.001  # squared change of colour per ratio of inverse depth: below it a window has no texture to follow
 UNSEEN = 0.5  # misfit, from 0 to 1, of a reference that does not show the point: neither good nor bad
+SURE = 0.001  # misfit by which a step must do better to be taken by three quarters: a yes or no would turn rounding into depth
 LARGEST_STEP = 0.15  # ratio of inverse depth per step
 
 
@@ -43,8 +44,8 @@ def aligned(
         step = (-along / (square + DAMPING)).clamp(-LARGEST_STEP, LARGEST_STEP)
         moved = rho + step * (rho.clamp_min(0.0) + FARTHEST)
         found = averaged(equations(views, references, maps, chosen, moved), WINDOW)
-        better = found[:, :, 2:] < misfit
-        rho, sums = torch.where(better, moved, rho), torch.where(better, found, sums)
+        better = torch.sigmoid((misfit - found[:, :, 2:]) / SURE)
+        rho, sums = torch.lerp(rho, moved, better), torch.lerp(sums, found, better.expand_as(sums))
     return rho
 
 
