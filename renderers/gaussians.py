@@ -238,10 +238,15 @@ def rotation_4d(left: Float[Tensor, "n 4"], right: Float[Tensor, "n 4"]) -> Floa
     """Matrix of v -> left · v · conj(right) on axes (x, y, z, t), both quaternions normalised (zero ones count as identity)."""
     a, b, c, d = _unit_quaternion(left).unbind(-1)
     p, q, r, s = _unit_quaternion(right).unbind(-1)
-    multiply_left = [[a, -d, c, b], [d, a, -b, c], [-c, b, a, d], [-b, -c, -d, a]]
-    multiply_right = [[p, -s, r, -q], [s, p, -q, -r], [-r, q, p, -s], [q, r, s, p]]
+    multiply_left = [[a, -d, c, b], [d, a, -b, c], [-c, b, a, d]]
+    multiply_right = [[p, -s, r], [s, p, -q], [-r, q, p], [q, r, s]]
     lhs, rhs = (torch.stack([torch.stack(row, -1) for row in m], -2) for m in (multiply_left, multiply_right))
-    return lhs @ rhs
+    # What mixes space and time, in differences that are exactly zero where the quaternions are equal, however sums are ordered.
+    odd = torch.stack([a * q - b * p, a * r - c * p, a * s - d * p], -1)
+    even = torch.stack([d * r - c * s, b * s - d * q, c * q - b * r], -1)
+    space = torch.cat([lhs @ rhs, (even - odd)[..., None]], -1)
+    time = torch.cat([even + odd, (a * p + b * q + c * r + d * s)[..., None]], -1)
+    return torch.cat([space, time[..., None, :]], -2)
 
 
 def rotation_3d(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -175,7 +176,10 @@ def test_resuming_in_and_after_such_a_stage_changes_no_bit(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_two_processes_learn_stereo_like_one_whatever_each_of_them_draws(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_learn_stereo_like_one_whatever_each_of_them_draws(
+    tmp_path: Path, parallel: Literal["ddp", "fsdp"]
+) -> None:
     """Now one, now the other, now both draw the clip, whose depth nobody knows."""
     clip = write_fsm_clip(tmp_path / "clip")
     sources = (SourceConfig("synthetic"), SourceConfig(str(clip)))
@@ -186,7 +190,7 @@ def test_two_processes_learn_stereo_like_one_whatever_each_of_them_draws(tmp_pat
     known = [torch.isfinite(stream.batch(step).depth).flatten(1).any(1).tolist() for step in range(4)]
     assert [True, False] in known or [False, True] in known
     train(config, tmp_path / "one")
-    hashes = finished(2, worker(config, tmp_path / "two", 6), tmp_path)
+    hashes = finished(2, worker(dataclasses.replace(config, parallel=parallel), tmp_path / "two", 6), tmp_path)
     assert hashes[0] == hashes[1]
     assert_same_curve(tmp_path / "one", tmp_path / "two")
 
