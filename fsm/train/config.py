@@ -138,14 +138,17 @@ class OptimConfig:
     """Decoupled decay of parameters with two or more dimensions."""
     warmup: int = 1000
     """Steps of linear learning-rate warm-up."""
+    colours: Literal["mse", "log"] = "mse"
+    """Error of colours: mse, of all pixels alike; or log, the mean logarithm of each target's own (an extension of ours): a clip
+    that is nearly right then counts as much as a world that is far off, as in a mean of PSNRs."""
     lpips: Literal["none", "alex", "squeeze", "vgg", "auto"] = "vgg"
     """Perceptual network of the loss; auto is the first of vgg, alex and squeeze whose weights are found, kept when resuming."""
     lpips_weight: float = 0.5
-    """Weight of LPIPS beside MSE."""
+    """Weight of LPIPS beside the error of colours."""
     depth_weight: float = 0.0
     """Weight of the inverse-depth error where a source knows depth and the head predicts it (an extension of ours)."""
     l2_warmup: int = 1000
-    """Steps with MSE alone, counted from the first one that learns everything."""
+    """Steps without LPIPS, counted from the first one that learns everything."""
     clip: float = 1.0
     """Gradient norm is clipped to this after ``clip_from`` steps, and always where only stereo is learnt."""
     clip_from: int = 1000

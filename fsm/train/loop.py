@@ -1,4 +1,4 @@
-"""The training loop: MSE + LPIPS, AdamW, EMA, atomic checkpoints, exact resume; in one process or several."""
+"""The training loop: colours + LPIPS, AdamW, EMA, atomic checkpoints, exact resume; in one process or several."""
 
 import contextlib
 import math
@@ -22,7 +22,7 @@ from fsm.renderers.pixel_gaussians import PixelGaussianHead
 from fsm.renderers.reference_head import ReferenceHead
 from fsm.runs import locked, stop_requests
 from fsm.train.config import OptimConfig, StageConfig, TrainConfig
-from fsm.train.data import Batch, DrawnAhead, SampleStream, depth_loss, masked_mse
+from fsm.train.data import Batch, DrawnAhead, SampleStream, depth_loss, log_error, masked_mse
 from fsm.train.deferred import backward_view_by_view
 from fsm.train.log import Log, progress
 from fsm.train.perceptual import load_perceptual, resolved
@@ -251,11 +251,12 @@ class _Run:
         With ``group`` the targets are this process's of each sample.
         """
         rgb = rendering.rgb.float()
-        loss = mse = masked_mse(rgb, targets, group)
+        mse = masked_mse(rgb, targets, group)
+        loss = mse if self.config.optim.colours == "mse" else log_error(rgb, targets)
         parts = {"mse": mse.item()}
         if self.config.optim.depth_weight > 0.0 and rendering.depth is not None:
             off = depth_loss(rendering.depth.float(), truth, group)
-            loss, parts["depth"] = mse + self.config.optim.depth_weight * off, off.item()
+            loss, parts["depth"] = loss + self.config.optim.depth_weight * off, off.item()
         if self.lpips is None or self.config.whole_steps(self.step) < self.config.optim.l2_warmup:
             return loss, parts
         assert targets.rgb is not None

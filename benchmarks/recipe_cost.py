@@ -1,0 +1,81 @@
+"""What a recipe costs before anybody starts it: FLOPs of all its steps, and how long they take at a given rate.
+
+One sample with few inputs and one with more are differentiated for every stage under the counter of ``fsm.train.throughput``; FLOPs
+grow with the number of inputs along a straight line, for tokens see their own view and the fast weights only. What is not counted
+there (element-wise work, sampling, drawing samples, what checkpointing computes again) is not counted here either: the share of the
+peak stands for it.
+
+    python -m benchmarks.recipe_cost small --tflops 989 --share 20
+"""
+
+import dataclasses
+import statistics
+import tempfile
+from pathlib import Path
+
+from benchmarks.common import parser, start
+from fsm.config import from_dict, to_dict
+from fsm.model import parameter_count
+from fsm.train.config import DataConfig, StageConfig, TrainConfig, load_preset, overridden
+from fsm.train.loop import _Run
+from fsm.train.perceptual import resolved
+from fsm.train.throughput import FlopCount
+
+INPUTS = (4, 8)  # numbers of inputs between and beyond which FLOPs lie on a line
+
+
+def sample_flops(config: TrainConfig, data: DataConfig, step: int, folder: Path) -> float:
+    """FLOPs of one sample at ``step``, whose samples hold ``data``: mean over its numbers of inputs."""
+    learnt = (StageConfig(0, learn="stereo"),) if config.learns(step) == "stereo" else ()
+    judged = config.optim.lpips != "none" and config.whole_steps(step) >= config.optim.l2_warmup
+    optim = dataclasses.replace(config.optim, l2_warmup=0 if judged else config.optim.steps)
+    counted = []
+    for inputs in INPUTS:
+        one = dataclasses.replace(data, batch=1, inputs=(inputs,), chunks=())
+        run = _Run(dataclasses.replace(config, data=one, stages=learnt, optim=optim, init=None), folder, "cpu")
+        batch = run.stream.batch(0)
+        with FlopCount() as count:
+            run._backward(batch)
+        counted.append(count.total)
+    each = (counted[1] - counted[0]) / (INPUTS[1] - INPUTS[0])
+    return counted[0] + each * (statistics.mean(data.inputs) - INPUTS[0])
+
+
+def spans(config: TrainConfig) -> list[tuple[int, int, DataConfig]]:
+    """First step, the one after the last, and what samples hold, of every stretch in which all steps cost the same."""
+    stages = config.data_stages()
+    judged = config.optim.l2_warmup - config.whole_steps(0)  # where LPIPS sets in
+    borders = sorted({0, *(begins for begins, _ in stages), min(judged, config.optim.steps), config.optim.steps})
+    held = [[data for begins, data in stages if begins <= first][-1] for first in borders[:-1]]
+    return list(zip(borders[:-1], borders[1:], held, strict=True))
+
+
+def main() -> None:
+    """Print a line per stretch, their sum, and minutes at the rate asked for."""
+    options = parser(__doc__)
+    options.add_argument("preset")
+    options.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides, as of fsm train")
+    options.add_argument(
+        "--tflops", type=float, default=989.0, help="peak of matrix products; 989: an H200 in bfloat16"
+    )
+    options.add_argument("--share", type=float, default=20.0, help="per cent of it that a step reaches")
+    args = options.parse_args()
+    values = overridden(to_dict(load_preset(args.preset)), ("ahead=false", *args.set))
+    config = resolved(from_dict(TrainConfig, values, args.preset), Path("."))
+    minute, total = 60.0 * args.tflops * 1e12 * args.share / 100.0, 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        size = parameter_count(_Run(config, Path(folder), "cpu").model)
+        start(f"Cost of {args.preset}", parameters=f"{size / 1e6:.1f} million", lpips=config.optim.lpips)
+        print("\nfrom step  learns     size  batch   steps  TFLOP a sample    PFLOP  minutes")
+        for first, last, data in spans(config):
+            sample = sample_flops(config, data, first, Path(folder))
+            done = sample * data.batch * (last - first)
+            total += done
+            held = f"{first:>9} {config.learns(first):>7} {'x'.join(map(str, data.hw)):>8} {data.batch:>6} {last - first:>7}"
+            print(f"{held} {sample / 1e12:>15.3f} {done / 1e15:>8.1f} {done / minute:>8.1f}", flush=True)
+    print(f"{'all':>9} {config.optim.steps:>32} {total / 1e15:>24.1f} {total / minute:>8.1f}")
+    print(f"  at {args.share:g} % of {args.tflops:g} TFLOP/s")
+
+
+if __name__ == "__main__":
+    main()
