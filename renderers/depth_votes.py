@@ -1,8 +1,10 @@
 """Which depths the frames themselves contradict: what would hide something that another frame sees.
 
-Every pixel of a frame is carried into other frames and compared with the depth found there (Merrell et al. 2007). A surface that is
-there is found from several frames, unless something hides it or it moves; depth that is wrong mostly hangs in the air before a
-surface, and other frames look through it. Nothing is learnt here.
+Every pixel of a frame is carried into other frames and compared with the depth found there (Merrell et al. 2007). A surface that
+is there is found from several frames, unless something hides it; depth that is wrong mostly hangs in the air before a surface, and
+other frames look through it. So they do where something has moved away by its own size, which loses the vote, too: its depth was
+measured as parallax together with its motion, and is wrong as a rule. A yes or no, as the z-buffers that follow are. Nothing is
+learnt here.
 """
 
 import torch

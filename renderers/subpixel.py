@@ -3,8 +3,8 @@
 Frames that were taken close together tell a wall from one well behind it by tenths of a pixel; a camera several times as far beside
 the path sees several times as much. Sweeps try depths at a fraction of the resolution and answer with a mean. Here every pixel
 takes Gauss-Newton steps on the differences from what the other frames show at its depth, summed over a window (Lucas and Kanade
-1981, along epipolar lines). What differs much counts little (Geman and McClure 1987), and where the frames do not agree better
-afterwards nothing changes. Nothing is learnt here.
+1981, along epipolar lines). What differs much counts little (Geman and McClure 1987), and a step is taken
+by as much as the frames agree better after it. Nothing is learnt here.
 """
 
 import dataclasses
@@ -45,6 +45,7 @@ def aligned(
         moved = rho + step * (rho.clamp_min(0.0) + FARTHEST)
         found = averaged(equations(views, references, maps, chosen, moved), WINDOW)
         better = torch.sigmoid((misfit - found[:, :, 2:]) / SURE)
+        # Equations between the two places are taken to lie between theirs: that saves a pass over the frames.
         rho, sums = torch.lerp(rho, moved, better), torch.lerp(sums, found, better.expand_as(sums))
     return rho
 

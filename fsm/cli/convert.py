@@ -11,7 +11,7 @@ from fsm.cli.common import check_output, flag
 
 @dataclass(frozen=True)
 class Convert:
-    """Turn a released FSM-LVSM or LaCT-NVS checkpoint into a model folder; or a model folder into a smaller one."""
+    """Turn a released FSM-LVSM, FSM-LRM or LaCT-NVS checkpoint into a model folder; or a model folder into a smaller one."""
 
     checkpoint: tyro.conf.Positional[Annotated[Path, flag("FILE.pth", "")]]
     """Released checkpoint, read as plain tensors, nothing in it is run; or a model folder."""

@@ -14,8 +14,8 @@ from fsm.errors import InputError
 from fsm.views import Views
 
 SIDEWAYS = 0.25
-"""Metres to the side; half as much up, so cameras stand 0.28 m off the path. Training's own are off by 0.15 m (standard
-deviation) along each axis: two thirds of them are nearer to the path than these."""
+"""Metres to the side; half as much up, so cameras stand 0.28 m off the path. Half of training's own are off by 0.25 m (standard
+deviation, at most half of the path's extent) along each axis, the others not at all."""
 CLEARANCE = 0.1  # metres of free space that a camera needs around and before it
 _TRIES = ((1.0, 1.0), (-1.0, 1.0), (1.0, 0.5), (-1.0, 0.5))  # which side, how much of the way
 _PROBE = 8  # pixels a side of the picture that looks along the way

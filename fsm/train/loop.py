@@ -251,8 +251,10 @@ class _Run:
         With ``group`` the targets are this process's of each sample.
         """
         rgb = rendering.rgb.float()
-        mse = masked_mse(rgb, targets, group)
-        loss = mse if self.config.optim.colours == "mse" else log_error(rgb, targets)
+        plain = self.config.optim.colours == "mse"
+        with torch.set_grad_enabled(plain and torch.is_grad_enabled()):  # else it is told, not differentiated
+            mse = masked_mse(rgb, targets, group)
+        loss = mse if plain else log_error(rgb, targets)
         parts = {"mse": mse.item()}
         if self.config.optim.depth_weight > 0.0 and rendering.depth is not None:
             off = depth_loss(rendering.depth.float(), truth, group)

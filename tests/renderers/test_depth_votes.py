@@ -1,5 +1,6 @@
 """Which depths other frames contradict: a wall, a board before it, and what was never there, in closed form."""
 
+import pytest
 import torch
 
 from fsm.renderers.depth_votes import contradicted, fellows
@@ -7,11 +8,8 @@ from fsm.renderers.reprojection import reprojected
 from fsm.views import Views
 from tests.renderers.test_reprojection import HW, cameras, everything, ray
 
-WALL, BOARD, HALF = (
-    0.25,
-    1.0,
-    0.25,
-)  # inverse depths of a wall and of a square board before it, and half the board's side
+# Inverse depths of a wall and of a square board before it, and half the board's side.
+WALL, BOARD, HALF = 0.25, 1.0, 0.25
 FLOATER = (slice(2, 10), slice(44, 54))  # pixels of a frame that show the wall
 
 
@@ -38,6 +36,16 @@ def test_a_depth_that_others_look_through_is_contradicted_and_nothing_else() -> 
     expected = torch.zeros(3, *HW, dtype=torch.bool)
     expected[1][FLOATER] = True
     assert torch.equal(judged(frames, rho), expected)
+
+
+@pytest.mark.parametrize(("step", "lost"), [(0.1, 0.0), (0.6, 1.0)])
+def test_what_moves_by_its_own_size_from_frame_to_frame_loses_the_vote(step: float, lost: float) -> None:
+    frames = cameras([0.0, 0.0, 0.0])
+    at = ray(frames) + step * torch.tensor([-1.0, 0.0, 1.0])[:, None, None, None] * torch.tensor([1.0, 0.0])
+    board = at.abs().amax(-1) < HALF / 2
+    rho = torch.where(board, BOARD, WALL)[:, :, None]
+    inner = at[0, 1].abs().amax(-1) < HALF / 2 - 1.5 / 50.0
+    assert float(judged(frames, rho)[1][inner].float().mean()) == lost
 
 
 def test_one_frame_that_sees_the_same_is_enough() -> None:

@@ -1,6 +1,7 @@
 """Depth to a fraction of a pixel: a wall in closed form, what it must not touch, and compiled against plain torch."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from fsm.renderers import subpixel
 from fsm.renderers.plane_sweep import FARTHEST
-from fsm.renderers.subpixel import OUTLIER, aligned, equations, maps_of, plain_equations
+from fsm.renderers.subpixel import LARGEST_STEP, OUTLIER, SURE, aligned, equations, maps_of, plain_equations
 from fsm.views import Views
 from tests.renderers.test_sweep_cpu import decided, example
 from tests.train.test_stereo import HW, wall
@@ -66,7 +67,7 @@ def test_what_has_no_texture_stays_where_it_is() -> None:
     assert torch.equal(aligned(plain[4:], plain[:4], ALL, start), start)
 
 
-def test_no_window_fits_worse_than_before() -> None:
+def test_all_windows_together_fit_better() -> None:
     requests, references, chosen, rho = anything(0)
     given = (requests, references, maps_of(references), chosen)
     before, after = (
@@ -75,6 +76,25 @@ def test_no_window_fits_worse_than_before() -> None:
     )
     # Neighbours move on their own, so a window may end a little worse than it was judged; all together must not.
     assert float(after.mean()) < float(before.mean())
+
+
+@pytest.mark.parametrize(("gain", "share"), [(-1.0, 0.0), (0.0, 0.5), (math.log(3.0) * SURE, 0.75), (1.0, 1.0)])
+def test_a_step_counts_by_how_much_better_the_frames_agree(
+    gain: float, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All or nothing would turn rounding into depth where both places are about as good."""
+    row, asked = wall(RHO, ROW, 2.0), []
+
+    def told(views: Views, *_) -> Tensor:
+        asked.append(1)
+        sums = torch.tensor([-1.0, 1e-6, 0.5 - gain * (len(asked) > 1)])
+        return sums[:, None, None].expand(1, 1, 3, *views.hw)
+
+    monkeypatch.setattr(subpixel, "equations", told)
+    monkeypatch.setattr(subpixel, "STEPS", 1)
+    start = torch.full((1, 1, 1, *HW), RHO)
+    expected = RHO + share * LARGEST_STEP * (RHO + FARTHEST)
+    torch.testing.assert_close(aligned(row[4:], row[:4], ALL, start), torch.full_like(start, expected))
 
 
 def test_equations_are_the_slope_of_the_misfit() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fsm.train.data import LEAST_ERROR, USUAL_ERROR, log_error, masked_mse
+from fsm.train.data import USUAL_ERROR, log_error, masked_mse
 from fsm.train.loop import train
 from fsm.views import Views
 from tests.small import small_views
@@ -22,17 +22,19 @@ def off_by(views: Views, errors: list[float]) -> torch.Tensor:
 
 def test_every_view_counts_by_the_logarithm_of_its_own_error() -> None:
     views = small_views(3)
-    expected = sum(math.log(e**2 + LEAST_ERROR) for e in (0.3, 0.05, 0.0)) / 3
-    assert float(log_error(off_by(views, [0.3, 0.05, 0.0]), views)) == pytest.approx(USUAL_ERROR * expected, rel=1e-4)
+    expected = sum(math.log(e**2 + USUAL_ERROR) for e in (0.3, 0.05, 0.0)) / 3
+    assert float(log_error(off_by(views, [0.3, 0.05, 0.0]), views)) == pytest.approx(
+        2.0 * USUAL_ERROR * expected, rel=1e-4
+    )
 
 
-@pytest.mark.parametrize("error", [0.02, (USUAL_ERROR - LEAST_ERROR) ** 0.5, 0.3])
-def test_gradients_are_those_of_the_error_times_the_usual_one_over_it(error: float) -> None:
+@pytest.mark.parametrize("error", [0.02, USUAL_ERROR**0.5, 0.3])
+def test_gradients_are_those_of_the_plain_error_at_thirty_decibels_and_less_above(error: float) -> None:
     views = small_views(1)
     prediction = off_by(views, [error]).requires_grad_()
     (plain,) = torch.autograd.grad(masked_mse(prediction, views), prediction)
     (found,) = torch.autograd.grad(log_error(prediction, views), prediction)
-    torch.testing.assert_close(found, plain * USUAL_ERROR / (error**2 + LEAST_ERROR), rtol=1e-3, atol=0)
+    torch.testing.assert_close(found, plain * 2.0 * USUAL_ERROR / (error**2 + USUAL_ERROR), rtol=1e-3, atol=0)
 
 
 def test_pixels_that_do_not_count_cost_nothing() -> None:
@@ -44,7 +46,7 @@ def test_pixels_that_do_not_count_cost_nothing() -> None:
     prediction[0, :, 3:] += 0.5
     prediction.requires_grad_()
     loss = log_error(prediction, masked)
-    assert float(loss.detach()) == pytest.approx(USUAL_ERROR * math.log(0.01 + LEAST_ERROR) / 2, rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(USUAL_ERROR * math.log(0.01 + USUAL_ERROR), rel=1e-4)
     loss.backward()
     assert prediction.grad is not None
     assert torch.isfinite(prediction.grad).all()
