@@ -19,8 +19,8 @@ from fsm.views import Views
 
 AROUND = 3  # side of the square whose depths a point is compared with: outlines are found to a pixel
 # The farther of two inverse depths over the nearer: down to the first they are one surface, below the second one is seen through.
-SUPPORTED, SEEN_THROUGH = 0.9, 0.8
-SLACK = 0.02  # of inverse depth in model units, added before ratios are taken: what is far away hides nothing
+SUPPORTED, SEEN_THROUGH = 0.95, 0.8
+SLACK = 0.005  # of inverse depth in model units, added before ratios are taken: what is far away hides nothing
 
 
 @torch.no_grad()
