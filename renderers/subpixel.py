@@ -3,8 +3,8 @@
 Frames that were taken close together tell a wall from one well behind it by tenths of a pixel; a camera several times as far beside
 the path sees several times as much. Sweeps try depths at a fraction of the resolution and answer with a mean. Here every pixel
 takes Gauss-Newton steps on the differences from what the other frames show at its depth, summed over a window (Lucas and Kanade
-1981, along epipolar lines). What differs much counts little (Geman and McClure 1987), and a step is taken
-by as much as the frames agree better after it. Nothing is learnt here.
+1981, along epipolar lines). What differs much counts little (Geman and McClure 1987), and a step is taken by as much as the frames
+agree better after it. Nothing is learnt here.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ LIGHT = 9  # side over which the mean is taken from the colours before they are 
 OUTLIER = 0.1  # difference of colours, from 0 to 1, beyond which a sample counts ever less
 DAMPING = 0.001  # squared change of colour per ratio of inverse depth: below it a window has no texture to follow
 UNSEEN = 0.5  # misfit, from 0 to 1, of a reference that does not show the point: neither good nor bad
-SURE = 0.001  # misfit by which a step must do better to be taken by three quarters: a yes or no would turn rounding into depth
+SURE = 0.001  # gain in misfit at which a step is taken by nearly three quarters: a yes or no would turn rounding into depth
 LARGEST_STEP = 0.15  # ratio of inverse depth per step
 
 
