@@ -1,9 +1,11 @@
-"""Decoders at equal compute: one trunk, one recipe, the same time of training from random weights for each; what comes out.
+"""Decoders at equal compute: one trunk, one recipe, the same time of training from random weights
+for each; what comes out.
 
-Every decoder is trained at 64² for about the same time (steps are counted out beforehand from the median of some, so that each
-schedule ends; the CPU time that a training took is in its row), and scored on held-out clips (sparse and dense) and on held-out
-worlds from beside the path, next to the trivial baselines.
-Writes runs, evaluations and decoders.json to OUT; a second call goes on where the first one stopped.
+Every decoder is trained at 64² for about the same time (steps are counted out beforehand from the
+median of some, so that each schedule ends; the CPU time that a training took is in its row), and
+scored on held-out clips (sparse and dense) and on held-out worlds from beside the path, next to the
+trivial baselines. Writes runs, evaluations and decoders.json to OUT; a second call goes on where
+the first one stopped.
 
     python -m benchmarks.decoders OUT --train train.json --test val_moving.json --minutes 5
 """
@@ -35,7 +37,8 @@ from fsm.train.config import DataConfig, OptimConfig, SourceConfig, StageConfig,
 from fsm.train.loop import train
 
 HW = (64, 64)
-WORLDS = tuple(f"world-{seed}" for seed in (1001, 1002, 1005, 1008, 1012, 1013, 1014, 1015))  # their cameras move
+# their cameras move
+WORLDS = tuple(f"world-{seed}" for seed in (1001, 1002, 1005, 1008, 1012, 1013, 1014, 1015))
 TIMED = 24  # steps whose median says how many fit into the time
 STEREO_SHARE = 0.25  # of the time, for decoders that learn depth from the frames first
 SEED = 42
@@ -43,7 +46,9 @@ BLOCK = BlockConfig(dim=128, attention_head_dim=32, ttt_heads=4, mlp_ratio=2)
 TRUNK = EncoderConfig(BLOCK, layers=4, patch=8, chunk_tokens=128)
 DECODERS = {
     "direct, plain": ModelConfig(TRUNK),
-    "direct, reference": ModelConfig(TRUNK, ReferenceHeadConfig(hidden=128, refinement_width=32, synthesis_width=32)),
+    "direct, reference": ModelConfig(
+        TRUNK, ReferenceHeadConfig(hidden=128, refinement_width=32, synthesis_width=32)
+    ),
     "Gaussians, published (fsm)": ModelConfig(
         dataclasses.replace(TRUNK, input_layout="lrm10"), None, GaussianHeadConfig("fsm")
     ),
@@ -54,15 +59,24 @@ STEREO = ("direct, reference", "Gaussians, pixel")
 
 def main() -> None:
     """Train, score, print."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("out", type=Path)
     arguments.add_argument(
-        "--train", required=True, help="list of clips trained on, half of the samples; worlds are the rest"
+        "--train",
+        required=True,
+        help="list of clips trained on, half of the samples; worlds are the rest",
     )
     arguments.add_argument("--test", required=True, help="list of clips scored on")
     arguments.add_argument("--minutes", type=float, default=5.0, help="of each training")
     given = arguments.parse_args()
-    start("Decoders at equal compute", trunk="4 blocks of width 128, patch 8", pictures="64²", minutes=given.minutes)
+    start(
+        "Decoders at equal compute",
+        trunk="4 blocks of width 128, patch 8",
+        pictures="64²",
+        minutes=given.minutes,
+    )
     report = {
         "cpu": cpu_name(),
         "torch": torch.__version__,
@@ -104,13 +118,23 @@ def trained_and_scored(name: str, given: argparse.Namespace) -> dict:
     return row
 
 
-def scores(model: FSM, name: str, protocol: Protocol, source: str, ids: tuple[str, ...] | None, out: Path) -> dict:
+def scores(
+    model: FSM, name: str, protocol: Protocol, source: str, ids: tuple[str, ...] | None, out: Path
+) -> dict:
     """Mean PSNR and SSIM of the model and of each baseline."""
     info = ModelInfo(name, "trained here", "cpu", "float32")
     result = evaluate(
-        model.reconstruct, open_dataset(source), protocol, out=out, metrics=Metrics(), model=info, ids=ids
+        model.reconstruct,
+        open_dataset(source),
+        protocol,
+        out=out,
+        metrics=Metrics(),
+        model=info,
+        ids=ids,
     )
-    return {row: {"psnr": round(s.psnr, 3), "ssim": round(s.ssim, 4)} for row, s in result.mean.items()}
+    return {
+        row: {"psnr": round(s.psnr, 3), "ssim": round(s.ssim, 4)} for row, s in result.mean.items()
+    }
 
 
 def planned(name: str, given: argparse.Namespace, folder: Path) -> dict:
@@ -118,7 +142,11 @@ def planned(name: str, given: argparse.Namespace, folder: Path) -> dict:
     budget = given.minutes * 60.0
     share = STEREO_SHARE if name in STEREO else 0.0
     whole = timed(run_config(name, given.train, 0, 10**6), folder / "timing")
-    stereo = timed(run_config(name, given.train, 10**6, 10**6), folder / "timing-stereo") if share else 0.0
+    stereo = (
+        timed(run_config(name, given.train, 10**6, 10**6), folder / "timing-stereo")
+        if share
+        else 0.0
+    )
     stereo_steps = round(share * budget / stereo) if share else 0
     steps = stereo_steps + max(1, round((1.0 - share) * budget / whole))
     return {"seconds_per_step": round(whole, 4), "stereo_seconds_per_step": round(stereo, 4)} | {
@@ -139,7 +167,11 @@ def run_config(name: str, clips: str, stereo_steps: int, steps: int) -> TrainCon
     stages = ()
     if stereo_steps:
         begin = StageConfig(0, learn="stereo", lr=6e-4, warmup=20)
-        stages = (begin,) if stereo_steps >= steps else (begin, StageConfig(stereo_steps, lr=1e-3, warmup=20))
+        stages = (
+            (begin,)
+            if stereo_steps >= steps
+            else (begin, StageConfig(stereo_steps, lr=1e-3, warmup=20))
+        )
     data = DataConfig(
         sources=(SourceConfig(clips), SourceConfig("world")),
         hw=HW,
@@ -152,13 +184,18 @@ def run_config(name: str, clips: str, stereo_steps: int, steps: int) -> TrainCon
         zoom=1.25,
         mirror=True,
     )
-    optim = OptimConfig(steps, 1e-3, warmup=20, lpips="none", clip_from=20, ema=0.98, depth_weight=0.03)
+    optim = OptimConfig(
+        steps, 1e-3, warmup=20, lpips="none", clip_from=20, ema=0.98, depth_weight=0.03
+    )
     return TrainConfig(DECODERS[name], data, optim, stages, seed=SEED, log_every=10, save_every=100)
 
 
 def print_rows(rows: dict) -> None:
     """PSNR of every decoder, and of the baselines that every evaluation has beside it."""
-    print(f"  {'PSNR [dB]':28s} {'steps':>6s} {'s/step':>7s} {'sparse':>7s} {'dense':>7s} {'novel':>7s}")
+    print(
+        f"  {'PSNR [dB]':28s} {'steps':>6s} {'s/step':>7s} {'sparse':>7s} {'dense':>7s} "
+        f"{'novel':>7s}"
+    )
     for name, row in rows.items():
         numbers = [f"{row[kind][MODEL_ROW]['psnr']:7.2f}" for kind in ("sparse", "dense", "novel")]
         print(f"  {name:28s} {row['steps']:6d} {row['seconds_per_step']:7.2f} {' '.join(numbers)}")

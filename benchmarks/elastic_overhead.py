@@ -1,7 +1,8 @@
 """What the elastic prior costs: its share of writing and reading one chunk.
 
-Timed in place (CPU time spent inside the three functions of ``fsm.ttt.elastic``, over that of the whole call), because the
-difference to plain LaCT, printed beside it, is smaller than what two runs of the same products differ by.
+Timed in place (CPU time spent inside the three functions of ``fsm.ttt.elastic``, over that of the
+whole call), because the difference to plain LaCT, printed beside it, is smaller than what two runs
+of the same products differ by.
 
     python -m benchmarks.elastic_overhead
     python -m benchmarks.elastic_overhead --bf16
@@ -16,7 +17,16 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from benchmarks.common import Verdicts, alternate, cpu_seconds, medians, paired, parser, print_gemm_types, start
+from benchmarks.common import (
+    Verdicts,
+    alternate,
+    cpu_seconds,
+    medians,
+    paired,
+    parser,
+    print_gemm_types,
+    start,
+)
 from fsm.ttt import ElasticConfig, fast_weight_apply, fast_weights, initial_state, write_chunk
 
 PARTS = ("next_importance", "consolidate", "next_anchor")
@@ -24,7 +34,9 @@ LIMITS = {2048: 10.0, 8192: 5.0}  # chunk -> per cent
 
 
 def chunk_step(dim: int, tokens: int, dtype: torch.dtype, ns_dtype: torch.dtype):
-    """Write one chunk and read it back, with and without the elastic prior, from a state that has seen a chunk."""
+    """Write one chunk and read it back, with and without the elastic prior, from a state that has
+    seen a chunk.
+    """
     initial = torch.randn(1, 3, dim, 2 * dim) * dim**-0.5
     k = F.normalize(torch.randn(1, 1, tokens, dim), dim=-1).to(dtype)
     v = torch.randn(1, 1, tokens, dim).to(dtype)
@@ -35,7 +47,9 @@ def chunk_step(dim: int, tokens: int, dtype: torch.dtype, ns_dtype: torch.dtype)
 
         def run():
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-                state = write_chunk(first, k, v, rates, elastic=elastic, ns_steps=5, ns_dtype=ns_dtype)
+                state = write_chunk(
+                    first, k, v, rates, elastic=elastic, ns_steps=5, ns_dtype=ns_dtype
+                )
                 return fast_weight_apply(state.weights, k)
 
         return run
@@ -59,7 +73,9 @@ def timed_parts() -> Iterator[list[float]]:
 
     with contextlib.ExitStack() as stack:
         for name in PARTS:
-            stack.enter_context(mock.patch.object(fast_weights, name, timed(getattr(fast_weights, name))))
+            stack.enter_context(
+                mock.patch.object(fast_weights, name, timed(getattr(fast_weights, name)))
+            )
         yield seconds
 
 
@@ -89,7 +105,10 @@ def main() -> None:
         fast_weights=torch.float32,
     )
     print_gemm_types(chunk_step(64, 128, dtype, dtype)[0], dtype)
-    print(f"\n{'d':>5} {'chunk':>7} {'LaCET ms':>10} {'LaCT ms':>10} {'difference':>11} {'in place':>9}")
+    print(
+        f"\n{'d':>5} {'chunk':>7} {'LaCET ms':>10} {'LaCT ms':>10} {'difference':>11} "
+        f"{'in place':>9}"
+    )
     verdicts, rows = Verdicts(), []
     for dim in (256, 512):
         for tokens, limit in LIMITS.items():
@@ -98,7 +117,11 @@ def main() -> None:
             difference = 100.0 * (paired(seconds["elastic"], seconds["plain"]) - 1.0)
             share = share_in_place(with_prior, args.repeats)
             lacet, lact = (1e3 * t for t in medians(seconds).values())
-            print(f"{dim:>5} {tokens:>7} {lacet:>10.1f} {lact:>10.1f} {difference:>+10.1f}% {share:>8.1f}%", flush=True)
+            print(
+                f"{dim:>5} {tokens:>7} {lacet:>10.1f} {lact:>10.1f} {difference:>+10.1f}% "
+                f"{share:>8.1f}%",
+                flush=True,
+            )
             rows.append((f"elastic share, d={dim}, chunk {tokens}", share, limit))
     print()
     for what, share, limit in rows:

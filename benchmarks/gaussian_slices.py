@@ -1,13 +1,17 @@
-"""Gaussians up to the rasteriser: those of one moment, and their projection, compiled against plain torch.
+"""Gaussians up to the rasteriser: those of one moment, and their projection, compiled against plain
+torch.
 
-* ``Gaussians4D.at`` of a million Gaussians, a fifth of which are always there: conditioned on time, selected, moved.
-* The same from ``MovingGaussians``, which a scene keeps; ``condition`` alone, and with the gradients of its free parameters.
-* Projection of 2.1 million pixel-sized Gaussians at 256² (what a decoder of 32 frames emits) and of 100,000 at 512², forwards and
-  backwards.
+* ``Gaussians4D.at`` of a million Gaussians, a fifth of which are always there: conditioned on time,
+  selected, moved.
+* The same from ``MovingGaussians``, which a scene keeps; ``condition`` alone, and with the
+  gradients of its free parameters.
+* Projection of 2.1 million pixel-sized Gaussians at 256² (what a decoder of 32 frames emits) and of
+  100,000 at 512², forwards and backwards.
 
-Times are on two threads: half the CPU time of both (median), which is what a machine with nothing else to do takes, and the
-smallest wall-clock time, which other programs lengthen. Targets are for the former. Ratios to plain torch are of CPU time on one
-thread each: more threads of torch wait for each other at a cost.
+Times are on two threads: half the CPU time of both (median), which is what a machine with nothing
+else to do takes, and the smallest wall-clock time, which other programs lengthen. Targets are for
+the former. Ratios to plain torch are of CPU time on one thread each: more threads of torch wait for
+each other at a cost.
 
     python -m benchmarks.gaussian_slices
 """
@@ -20,7 +24,14 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import Verdicts, parser, start
-from fsm.renderers.gaussians import Gaussians3D, Gaussians4D, plain_at, plain_condition, rotation_3d, upper_triangle
+from fsm.renderers.gaussians import (
+    Gaussians3D,
+    Gaussians4D,
+    plain_at,
+    plain_condition,
+    rotation_3d,
+    upper_triangle,
+)
 from fsm.renderers.projection import Splats, project_gaussians
 from fsm.renderers.projection_cpu import project_on_cpu
 from fsm.views import Views
@@ -49,14 +60,22 @@ def in_view(n: int, size: float, hw: int) -> tuple[Gaussians3D, Views]:
     """Gaussians of standard deviation about ``size`` pixels, nearly all in the picture."""
     h = hw
     means = torch.cat([1.4 * torch.rand(n, 2) - 0.7, 2.0 + torch.rand(n, 1)], -1)
-    half = rotation_3d(torch.randn(n, 4)) * torch.exp(0.3 * torch.randn(n, 3))[:, None] * (size * 2.5 / h)
+    half = (
+        rotation_3d(torch.randn(n, 4))
+        * torch.exp(0.3 * torch.randn(n, 3))[:, None]
+        * (size * 2.5 / h)
+    )
     covariances = upper_triangle(half @ half.transpose(-1, -2)).contiguous()
     g = Gaussians3D(means, covariances, 0.1 + 0.9 * torch.rand(n), torch.rand(n, 1, 3))
-    return g, Views(torch.eye(4)[None], torch.tensor([[1.0 * h, h, h / 2, h / 2]]), torch.zeros(1), (h, h))
+    return g, Views(
+        torch.eye(4)[None], torch.tensor([[1.0 * h, h, h / 2, h / 2]]), torch.zeros(1), (h, h)
+    )
 
 
 def timed(run: Callable[[], object], repeats: int, threads: int) -> tuple[float, float]:
-    """Milliseconds: smallest wall-clock time, and median CPU time of all threads over their number."""
+    """Milliseconds: smallest wall-clock time, and median CPU time of all threads over their
+    number.
+    """
     torch.set_num_threads(threads)
     run()
     wall, cpu = [], []
@@ -68,19 +87,24 @@ def timed(run: Callable[[], object], repeats: int, threads: int) -> tuple[float,
     return 1e3 * min(wall), 1e3 * statistics.median(cpu) / threads
 
 
-def compare(name: str, compiled: Callable[[], object], plain: Callable[[], object], repeats: int) -> float:
+def compare(
+    name: str, compiled: Callable[[], object], plain: Callable[[], object], repeats: int
+) -> float:
     """Print both forms; milliseconds of the compiled one."""
     wall, cpu = timed(compiled, repeats, THREADS)
     _, alone = timed(compiled, repeats, 1)
     _, torch_alone = timed(plain, max(1, repeats // 2), 1)
     print(
-        f"  {name}: {cpu:.1f} ms ({wall:.1f} wall-clock); on one thread {alone:.1f} ms, torch {torch_alone:.0f} ms: "
+        f"  {name}: {cpu:.1f} ms ({wall:.1f} wall-clock); on one thread {alone:.1f} ms, "
+        f"torch {torch_alone:.0f} ms: "
         f"{torch_alone / alone:.0f}x"
     )
     return cpu
 
 
-def backwards(outputs: tuple[torch.Tensor, ...], leaves: tuple[torch.Tensor, ...]) -> Callable[[], object]:
+def backwards(
+    outputs: tuple[torch.Tensor, ...], leaves: tuple[torch.Tensor, ...]
+) -> Callable[[], object]:
     """Gradients of a graph that is kept, so that it can be measured alone."""
     upstream = [torch.ones_like(o) for o in outputs]
     return lambda: torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
@@ -92,9 +116,17 @@ def measure_time(verdicts: Verdicts, repeats: int) -> None:
     moving = g.condition()
     print(f"\n{MILLION:,} Gaussians, {len(moving.at(MOMENT)):,} of them there")
     slices = compare(
-        "Gaussians4D.at", lambda: g.at(MOMENT), lambda: plain_at(plain_condition(g), MOMENT, 0.05), repeats
+        "Gaussians4D.at",
+        lambda: g.at(MOMENT),
+        lambda: plain_at(plain_condition(g), MOMENT, 0.05),
+        repeats,
     )
-    compare("MovingGaussians.at", lambda: moving.at(MOMENT), lambda: plain_at(moving, MOMENT, 0.05), repeats)
+    compare(
+        "MovingGaussians.at",
+        lambda: moving.at(MOMENT),
+        lambda: plain_at(moving, MOMENT, 0.05),
+        repeats,
+    )
     compare("condition", g.condition, lambda: plain_condition(g), repeats)
     sample = moving_ones(131_072)
     leaves = tuple(getattr(sample, name).requires_grad_() for name in FREE)
@@ -116,11 +148,20 @@ def measure_projection(
 ) -> None:
     """One camera, forwards without a graph and backwards alone."""
     g, camera = in_view(n, size, hw)
-    print(f"\n{n:,} Gaussians at {hw}², {len(project_on_cpu(g, camera).depths):,} of them in the picture")
-    forward = compare("projection", lambda: project_on_cpu(g, camera), lambda: project_gaussians(g, camera), repeats)
+    print(
+        f"\n{n:,} Gaussians at {hw}², {len(project_on_cpu(g, camera).depths):,} of them in "
+        "the picture"
+    )
+    forward = compare(
+        "projection",
+        lambda: project_on_cpu(g, camera),
+        lambda: project_gaussians(g, camera),
+        repeats,
+    )
     leaves = tuple(t.requires_grad_() for t in (g.means, g.covariances, g.opacities, g.sh))
     graphs = [
-        backwards(splats_of(p(Gaussians3D(*leaves), camera)), leaves) for p in (project_on_cpu, project_gaussians)
+        backwards(splats_of(p(Gaussians3D(*leaves), camera)), leaves)
+        for p in (project_on_cpu, project_gaussians)
     ]
     backward = compare("its gradients", graphs[0], graphs[1], repeats)
     verdicts.check(f"projection of {n:,}", forward, limits[0], unit=" ms")

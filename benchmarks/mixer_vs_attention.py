@@ -1,9 +1,10 @@
-"""Time per token of the LaCET mixer (all chunks written, then all tokens read) against softmax attention of the same width.
+"""Time per token of the LaCET mixer (all chunks written, then all tokens read) against softmax
+attention of the same width.
 
 Projections, which both have, are left out. Attention has 64-wide heads and is torch's fused kernel.
 
-    python -m benchmarks.mixer_vs_attention            # float32, 1 k to 64 k tokens; attention at 64 k takes a minute
-    python -m benchmarks.mixer_vs_attention --bf16
+    python -m benchmarks.mixer_vs_attention            # float32, 1 k to 64 k tokens; attention at
+    64 k takes a minute python -m benchmarks.mixer_vs_attention --bf16
 """
 
 import itertools
@@ -12,7 +13,15 @@ import math
 import torch
 import torch.nn.functional as F
 
-from benchmarks.common import Verdicts, alternate, cpu_seconds, medians, parser, print_gemm_types, start
+from benchmarks.common import (
+    Verdicts,
+    alternate,
+    cpu_seconds,
+    medians,
+    parser,
+    print_gemm_types,
+    start,
+)
 from fsm.ttt import ElasticConfig, fast_weight_apply, initial_state, write_chunk
 
 HEAD = 64
@@ -45,7 +54,9 @@ def cases(n: int, dim: int, chunk: int, dtype: torch.dtype, ns_dtype: torch.dtyp
 
 
 def crossover(lengths: list[int], ratios: list[float]) -> float:
-    """Number of tokens at which attention becomes the slower one, between the two measured lengths around it."""
+    """Number of tokens at which attention becomes the slower one, between the two measured lengths
+    around it.
+    """
     points = list(zip(lengths, ratios, strict=True))
     for (n0, r0), (n1, r1) in itertools.pairwise(points):
         if r0 < 1.0 <= r1:
@@ -60,7 +71,9 @@ def main() -> None:
     options.add_argument("--dim", type=int, default=256)
     options.add_argument("--chunk", type=int, default=8192, help="tokens written per step")
     options.add_argument("--bf16", action="store_true", help="products in bfloat16 under autocast")
-    options.add_argument("--ns-float32", action="store_true", help="Newton-Schulz in float32 instead of bfloat16")
+    options.add_argument(
+        "--ns-float32", action="store_true", help="Newton-Schulz in float32 instead of bfloat16"
+    )
     args = options.parse_args()
     dtype = torch.bfloat16 if args.bf16 else torch.float32
     ns_dtype = torch.float32 if args.ns_float32 else torch.bfloat16
@@ -74,7 +87,10 @@ def main() -> None:
     )
     for run in cases(1024, args.dim, args.chunk, dtype, dtype):
         print_gemm_types(run, dtype)
-    print(f"\n{'tokens':>8} {'attention':>12} {'LaCET':>12} {'ratio':>8}   (CPU microseconds per token)")
+    print(
+        f"\n{'tokens':>8} {'attention':>12} {'LaCET':>12} {'ratio':>8}   (CPU microseconds "
+        "per token)"
+    )
     lengths, ratios, per_token = [], [], {}
     for n in SHORT + LONG:
         lacet, attention = cases(n, args.dim, args.chunk, dtype, ns_dtype)
@@ -85,7 +101,11 @@ def main() -> None:
         lengths.append(n)
         ratios.append(times["attention"] / times["lacet"])
         per_token[n] = times["lacet"] / n * 1e6
-        print(f"{n:>8} {times['attention'] / n * 1e6:>12.1f} {per_token[n]:>12.1f} {ratios[-1]:>7.2f}x", flush=True)
+        print(
+            f"{n:>8} {times['attention'] / n * 1e6:>12.1f} {per_token[n]:>12.1f} "
+            f"{ratios[-1]:>7.2f}x",
+            flush=True,
+        )
     print()
     verdicts = Verdicts()
     verdicts.check("crossover", crossover(lengths, ratios), 3500, unit=" tokens")

@@ -1,6 +1,8 @@
-"""Newton-Schulz stacked over the three matrices against the plain twin matrix by matrix, and torch.compile against eager.
+"""Newton-Schulz stacked over the three matrices against the plain twin matrix by matrix, and
+torch.compile against eager.
 
-``compile`` is an option (``TrainConfig.compile``): what it gains per chunk has to pay for its compilation, also printed.
+``compile`` is an option (``TrainConfig.compile``): what it gains per chunk has to pay for its
+compilation, also printed.
 
     python -m benchmarks.newton_schulz
 """
@@ -27,14 +29,17 @@ def stacking(dim: int, heads: int, repeats: int) -> None:
         seconds = alternate(
             {
                 "stacked": lambda dtype=dtype: orthogonalise(gradient, STEPS, dtype),
-                "plain": lambda dtype=dtype: [newton_schulz(m.to(dtype), STEPS).float() for m in matrices],
+                "plain": lambda dtype=dtype: [
+                    newton_schulz(m.to(dtype), STEPS).float() for m in matrices
+                ],
             },
             repeats,
         )
         times, gain = medians(seconds), paired(seconds["plain"], seconds["stacked"])
         name = str(dtype).removeprefix("torch.")
         print(
-            f"{dim:>5} {heads:>5} {name:>9} {1e3 * times['plain']:>9.1f} {1e3 * times['stacked']:>11.1f} {gain:>6.2f}x",
+            f"{dim:>5} {heads:>5} {name:>9} {1e3 * times['plain']:>9.1f} "
+            f"{1e3 * times['stacked']:>11.1f} {gain:>6.2f}x",
             flush=True,
         )
 
@@ -53,19 +58,24 @@ def compiling(dim: int, tokens: int, dtype: torch.dtype, repeats: int, backward:
     def run(function):
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             state = initial_state(initial, 1, elastic)
-            weights = function(state, k, v, rates, elastic=elastic, ns_steps=STEPS, ns_dtype=torch.bfloat16).weights
+            weights = function(
+                state, k, v, rates, elastic=elastic, ns_steps=STEPS, ns_dtype=torch.bfloat16
+            ).weights
         if backward:
             torch.autograd.grad(weights.sum(), (initial, k, v))
 
     began = time.process_time()
     run(compiled)
     compile_seconds = time.process_time() - began
-    seconds = alternate({"eager": lambda: run(write_chunk), "compiled": lambda: run(compiled)}, repeats)
+    seconds = alternate(
+        {"eager": lambda: run(write_chunk), "compiled": lambda: run(compiled)}, repeats
+    )
     times, gain = medians(seconds), paired(seconds["eager"], seconds["compiled"])
     name = str(dtype).removeprefix("torch.")
     what = "write+backward" if backward else "write"
     print(
-        f"{dim:>5} {tokens:>6} {name:>9} {what:>15} {1e3 * times['eager']:>9.1f} {1e3 * times['compiled']:>12.1f}"
+        f"{dim:>5} {tokens:>6} {name:>9} {what:>15} {1e3 * times['eager']:>9.1f} "
+        f"{1e3 * times['compiled']:>12.1f}"
         f" {gain:>6.2f}x {compile_seconds:>11.0f}",
         flush=True,
     )
@@ -81,7 +91,8 @@ def main() -> None:
         for dim, heads in ((64, 4), (256, 1), (512, 1)):
             stacking(dim, heads, args.repeats)
     print(
-        f"\n{'d':>5} {'tokens':>6} {'format':>9} {'':>15} {'eager ms':>9} {'compiled ms':>12} {'gain':>7} {'compile s':>11}"
+        f"\n{'d':>5} {'tokens':>6} {'format':>9} {'':>15} {'eager ms':>9} "
+        f"{'compiled ms':>12} {'gain':>7} {'compile s':>11}"
     )
     for dtype in (torch.float32, torch.bfloat16):
         for backward in (False, True):

@@ -1,8 +1,10 @@
-"""Stereo's comparison of frames, compiled against plain torch, of the sweeps and of the steps to a fraction of a pixel.
+"""Stereo's comparison of frames, compiled against plain torch, of the sweeps and of the steps to a
+fraction of a pixel.
 
-Sixteen views are compared with six of eight frames each, at both shapes that stereo sweeps in training on 128² pictures:
-32 planes at 32², and 8 inverse depths of each pixel's own at 64², without gradients and with those of all maps; then one
-Gauss-Newton step of four views with twelve frames each at 128². One thread, CPU time, forms in turn.
+Sixteen views are compared with six of eight frames each, at both shapes that stereo sweeps in
+training on 128² pictures: 32 planes at 32², and 8 inverse depths of each pixel's own at 64²,
+without gradients and with those of all maps; then one Gauss-Newton step of four views with twelve
+frames each at 128². One thread, CPU time, forms in turn.
 
     python -m benchmarks.plane_sweep
 """
@@ -55,13 +57,17 @@ def both(form: Callable[..., Tensor], given: Given) -> Callable[[], object]:
     requests, references, maps, own, chosen, rho = given
     leaves = [m.clone().requires_grad_() for m in (maps, own)]
     weight = torch.randn(SAMPLES, TARGETS, rho.shape[-3], COSTS, *requests.hw)
-    return lambda: torch.autograd.grad(form(requests, references, *leaves, chosen, rho), leaves, weight)
+    return lambda: torch.autograd.grad(
+        form(requests, references, *leaves, chosen, rho), leaves, weight
+    )
 
 
 def steps(form: Callable[..., Tensor]) -> Callable[[], object]:
     """Equations of one Gauss-Newton step of four views."""
     requests, references = row_of_cameras(1, 128), row_of_cameras(2 * REFERENCES, 128)
-    requests, references = (replace(v, rgb=torch.rand(SAMPLES, len(v), 3, 128, 128)) for v in (requests, references))
+    requests, references = (
+        replace(v, rgb=torch.rand(SAMPLES, len(v), 3, 128, 128)) for v in (requests, references)
+    )
     chosen, _ = nearest_references(requests, references, 2 * REFERENCES)
     maps, rho = maps_of(references), 0.5 * torch.rand(SAMPLES, 1, 1, 128, 128)
     return torch.no_grad()(lambda: form(requests, references, maps, chosen, rho))
@@ -70,7 +76,11 @@ def steps(form: Callable[..., Tensor]) -> Callable[[], object]:
 def main() -> None:
     """Print times, ratios and verdicts."""
     args = parser(__doc__).parse_args()
-    start("Plane sweep: frames compared at inverse depths", targets=SAMPLES * TARGETS, references=REFERENCES)
+    start(
+        "Plane sweep: frames compared at inverse depths",
+        targets=SAMPLES * TARGETS,
+        references=REFERENCES,
+    )
     verdicts = Verdicts()
     for name, given in (
         ("32 planes at 32²", example(32, 32, per_pixel=False)),
@@ -80,14 +90,32 @@ def main() -> None:
             runs = {"compiled": case(disagreement, given), "torch": case(plain_disagreement, given)}
             seconds = alternate(runs, args.repeats)
             middle = medians(seconds)
-            print(f"{name}, {what}: compiled {1e3 * middle['compiled']:.1f} ms, torch {1e3 * middle['torch']:.0f} ms")
-            verdicts.check(
-                f"{name}, {what}", paired(seconds["torch"], seconds["compiled"]), 10.0, at_least=True, unit="x"
+            print(
+                f"{name}, {what}: compiled {1e3 * middle['compiled']:.1f} ms, torch "
+                f"{1e3 * middle['torch']:.0f} ms"
             )
-    seconds = alternate({"compiled": steps(equations), "torch": steps(plain_equations)}, args.repeats)
+            verdicts.check(
+                f"{name}, {what}",
+                paired(seconds["torch"], seconds["compiled"]),
+                10.0,
+                at_least=True,
+                unit="x",
+            )
+    seconds = alternate(
+        {"compiled": steps(equations), "torch": steps(plain_equations)}, args.repeats
+    )
     middle = medians(seconds)
-    print(f"a step at 128²: compiled {1e3 * middle['compiled']:.1f} ms, torch {1e3 * middle['torch']:.0f} ms")
-    verdicts.check("a step at 128²", paired(seconds["torch"], seconds["compiled"]), 2.0, at_least=True, unit="x")
+    print(
+        f"a step at 128²: compiled {1e3 * middle['compiled']:.1f} ms, torch "
+        f"{1e3 * middle['torch']:.0f} ms"
+    )
+    verdicts.check(
+        "a step at 128²",
+        paired(seconds["torch"], seconds["compiled"]),
+        2.0,
+        at_least=True,
+        unit="x",
+    )
     verdicts.close()
 
 

@@ -1,14 +1,18 @@
-"""The compiled rasteriser on a processor: time, against torch, against its roofline, and how it grows.
+"""The compiled rasteriser on a processor: time, against torch, against its roofline, and how it
+grows.
 
-* ``rasterize`` as users call it, projection included: 100,000 Gaussians at 512², whose footprint (half the side of the box outside
-  which alpha is below 1/255) is 6 pixels in the median, and 2.1 million of a pixel at 256², what a pixel-aligned decoder emits.
-* Compositing alone against the plain torch rasteriser, which is given, tile by tile, only the splats that touch the tile, with
-  nobody counting the time to find them. It draws some of the tiles; its time is scaled to all.
-* Nanoseconds per evaluated pair of a splat and a pixel on one core, beside the counted floor of 0.3: 22 vector instructions for
-  16 pairs, two per cycle.
+* ``rasterize`` as users call it, projection included: 100,000 Gaussians at 512², whose footprint
+  (half the side of the box outside which alpha is below 1/255) is 6 pixels in the median, and 2.1
+  million of a pixel at 256², what a pixel-aligned decoder emits.
+* Compositing alone against the plain torch rasteriser, which is given, tile by tile, only the
+  splats that touch the tile, with nobody counting the time to find them. It draws some of the
+  tiles; its time is scaled to all.
+* Nanoseconds per evaluated pair of a splat and a pixel on one core, beside the counted floor of
+  0.3: 22 vector instructions for 16 pairs, two per cycle.
 * Growth with splats, pixels and threads.
 
-Wall-clock time is the smallest of the rounds, since other programs may run; CPU time, all threads together, is the median.
+Wall-clock time is the smallest of the rounds, since other programs may run; CPU time, all threads
+together, is the median.
 
     python -m benchmarks.rasterize_cpu --threads 2
 """
@@ -36,11 +40,18 @@ TILE, SAMPLED = 32, 12
 def camera(side: int) -> Views:
     """Square pictures, 60 degrees wide, from the origin along +z."""
     focal = 0.5 * side / 0.577
-    return Views(torch.eye(4)[None], torch.tensor([[focal, focal, side / 2, side / 2]]), torch.zeros(1), (side, side))
+    return Views(
+        torch.eye(4)[None],
+        torch.tensor([[focal, focal, side / 2, side / 2]]),
+        torch.zeros(1),
+        (side, side),
+    )
 
 
 def scene(n: int, side: int, deviation: float, opacity: float = 0.9, seed: int = 0) -> Gaussians3D:
-    """Ellipsoids all over the picture at depths 2 to 6, deviating by about ``deviation`` pixels, opacities up to ``opacity``."""
+    """Ellipsoids all over the picture at depths 2 to 6, deviating by about ``deviation`` pixels,
+    opacities up to ``opacity``.
+    """
     g = torch.Generator().manual_seed(seed)
     depth = 2.0 + 4.0 * torch.rand(n, generator=g)
     xy = (2.0 * torch.rand(n, 2, generator=g) - 1.0) * 0.577 * depth[:, None]
@@ -50,7 +61,10 @@ def scene(n: int, side: int, deviation: float, opacity: float = 0.9, seed: int =
     covariances = upper_triangle(half @ half.mT).contiguous()
     opacities = opacity * (0.05 + 0.95 * torch.rand(n, generator=g))
     return Gaussians3D(
-        torch.cat([xy, depth[:, None]], -1), covariances, opacities, colour_to_sh(torch.rand(n, 3, generator=g))
+        torch.cat([xy, depth[:, None]], -1),
+        covariances,
+        opacities,
+        colour_to_sh(torch.rand(n, 3, generator=g)),
     )
 
 
@@ -78,7 +92,9 @@ def forward(gaussians: Gaussians3D, view: Views) -> Callable[[], object]:
 def forward_backward(gaussians: Gaussians3D, view: Views) -> Callable[[], object]:
     """Draw, and take gradients back to every field of the Gaussians."""
     names = [f.name for f in dataclasses.fields(gaussians)]
-    leaves = dataclasses.replace(gaussians, **{n: getattr(gaussians, n).clone().requires_grad_() for n in names})
+    leaves = dataclasses.replace(
+        gaussians, **{n: getattr(gaussians, n).clone().requires_grad_() for n in names}
+    )
 
     def run() -> None:
         drawn = rasterize(leaves, view, backend="cpu")
@@ -89,13 +105,17 @@ def forward_backward(gaussians: Gaussians3D, view: Views) -> Callable[[], object
 
 def whole(verdicts: Verdicts, threads: int, repeats: int) -> None:
     """What users call."""
-    for n, side, deviation, limits in ((100_000, 512, 1.6, (120.0, 300.0)), (2_100_000, 256, 0.25, (300.0, None))):
+    for n, side, deviation, limits in (
+        (100_000, 512, 1.6, (120.0, 300.0)),
+        (2_100_000, 256, 0.25, (300.0, None)),
+    ):
         gaussians, view = scene(n, side, deviation), camera(side)
         splats = project_gaussians(gaussians, view)
         radius = float(splats.radii.median())
         pairs = pairs_evaluated(splats, view.hw)
         print(
-            f"\n{n:,} Gaussians at {side}², footprint {radius:.1f} px, {pairs / 1e6:.1f} M pairs evaluated, {threads} threads"
+            f"\n{n:,} Gaussians at {side}², footprint {radius:.1f} px, {pairs / 1e6:.1f} M "
+            f"pairs evaluated, {threads} threads"
         )
         for name, run, limit in (
             ("forward", forward(gaussians, view), limits[0]),
@@ -110,7 +130,9 @@ def whole(verdicts: Verdicts, threads: int, repeats: int) -> None:
 def with_gradients(splats: Splats, draw, hw: tuple[int, int]) -> None:
     """Composite and take gradients back to the splats."""
     names = ("centres", "conics", "depths", "opacities", "colours")
-    leaves = dataclasses.replace(splats, **{n: getattr(splats, n).detach().requires_grad_() for n in names})
+    leaves = dataclasses.replace(
+        splats, **{n: getattr(splats, n).detach().requires_grad_() for n in names}
+    )
     torch.autograd.grad(torch.cat(draw(leaves, hw)).sum(), [getattr(leaves, n) for n in names])
 
 
@@ -122,7 +144,11 @@ def tiles_of(splats: Splats, side: int) -> list[Splats]:
         corner = torch.tensor([tile % columns, tile // columns]) * TILE
         low, high = splats.centres - splats.radii - corner, splats.centres + splats.radii - corner
         here = ((high > 0) & (low < TILE)).all(-1)
-        fields = {f.name: getattr(splats, f.name)[here] for f in dataclasses.fields(splats) if f.name != "dropped"}
+        fields = {
+            f.name: getattr(splats, f.name)[here]
+            for f in dataclasses.fields(splats)
+            if f.name != "dropped"
+        }
         found.append(Splats(**{**fields, "centres": fields["centres"] - corner}, dropped=0))
     return found
 
@@ -150,13 +176,23 @@ def against_torch(verdicts: Verdicts, repeats: int) -> None:
 
         scale = 1.0 if name == "ours" else share
         both[name] = [scale * timed(run, times)[1] for run in (plain, full)]
-        print(f"  {name}: forward {both[name][0]:.1f} ms, forward + backward {both[name][1]:.1f} ms")
+        print(
+            f"  {name}: forward {both[name][0]:.1f} ms, forward + backward {both[name][1]:.1f} ms"
+        )
     for i, (name, limit) in enumerate((("forward", 50.0), ("forward + backward", 30.0))):
-        verdicts.check(f"times faster than torch, {name}", both["torch"][i] / both["ours"][i], limit, at_least=True)
+        verdicts.check(
+            f"times faster than torch, {name}",
+            both["torch"][i] / both["ours"][i],
+            limit,
+            at_least=True,
+        )
     pairs = pairs_evaluated(splats, (side, side))
-    forward_ns, backward_ns = (1e6 * t / pairs for t in (both["ours"][0], both["ours"][1] - both["ours"][0]))
+    forward_ns, backward_ns = (
+        1e6 * t / pairs for t in (both["ours"][0], both["ours"][1] - both["ours"][0])
+    )
     print(
-        f"  per evaluated pair and core: forward {forward_ns:.2f} ns, backward {backward_ns:.2f} ns (floor {FLOOR} and 0.7)"
+        f"  per evaluated pair and core: forward {forward_ns:.2f} ns, backward "
+        f"{backward_ns:.2f} ns (floor {FLOOR} and 0.7)"
     )
 
 
@@ -174,7 +210,10 @@ def growth(verdicts: Verdicts, repeats: int) -> None:
                 pairs_evaluated(splats, (side, side)),
             )
             rates.append(milliseconds / (n if what == "splats" else side * side))
-            print(f"  {n:,} splats at {side}²: {milliseconds:.1f} ms, {1e6 * milliseconds / pairs:.2f} ns per pair")
+            print(
+                f"  {n:,} splats at {side}²: {milliseconds:.1f} ms, "
+                f"{1e6 * milliseconds / pairs:.2f} ns per pair"
+            )
         verdicts.check(f"time per item, most over fewest {what}", rates[-1] / rates[0], 1.3)
 
 
@@ -183,7 +222,10 @@ def threads_help(threads: int, repeats: int) -> None:
     gaussians, view = scene(100_000, 512, 1.6), camera(512)
     for count in range(1, threads + 1):
         torch.set_num_threads(count)
-        parts = [timed(run, repeats) for run in (forward(gaussians, view), forward_backward(gaussians, view))]
+        parts = [
+            timed(run, repeats)
+            for run in (forward(gaussians, view), forward_backward(gaussians, view))
+        ]
         print(
             f"  {count} threads: forward {parts[0][0]:.1f} ms ({parts[0][1]:.1f} of CPU), "
             f"forward + backward {parts[1][0]:.1f} ms ({parts[1][1]:.1f})"

@@ -1,20 +1,23 @@
-"""What the fast weights still say of a stream's early chunks after its late ones, for every form of the prior; nothing is trained.
+"""What the fast weights still say of a stream's early chunks after its late ones, for every form of
+the prior; nothing is trained.
 
-Recall of a chunk is the mean cosine between the memory's answers to its keys, after all chunks, and its values; both are
-brought to unit length first (the read-out is normalised, so only directions count) and the stream's mean is taken off both
-(saying the same to everything recalls nothing). 1 is perfect, 0 is nothing. Streams, 256 tokens a chunk, 64 things of four noisy
-sightings each:
+Recall of a chunk is the mean cosine between the memory's answers to its keys, after all chunks, and
+its values; both are brought to unit length first (the read-out is normalised, so only directions
+count) and the stream's mean is taken off both (saying the same to everything recalls nothing). 1 is
+perfect, 0 is nothing. Streams, 256 tokens a chunk, 64 things of four noisy sightings each:
 
     new         every chunk shows things that were never seen before
     overlap     half of a chunk's things are those of the chunk before: a camera that moves on
     background  three quarters are the same in all chunks, and may be written again and again
 
     python -m benchmarks.retention
-    python -m benchmarks.retention --clip stereo4d_256/val/GRTYzq7noG0_15081748.json --figure retention.png
+    python -m benchmarks.retention --clip stereo4d_256/val/GRTYzq7noG0_15081748.json --figure
+    retention.png
 
-``--clip`` adds the keys, values and rates that the layers of ``--model`` give the frames of a clip (of a list: its first).
-``summed`` (gradients at the initial weights, summed along the stream, one step from them: what one chunk of everything writes,
-in any order) and ``momentum`` are peers that the package does not have.
+``--clip`` adds the keys, values and rates that the layers of ``--model`` give the frames of a clip
+(of a list: its first). ``summed`` (gradients at the initial weights, summed along the stream, one
+step from them: what one chunk of everything writes, in any order) and ``momentum`` are peers that
+the package does not have.
 """
 
 from collections.abc import Callable
@@ -69,7 +72,9 @@ def written(elastic: ElasticConfig | None) -> Callable[[Tensor, Chunks], Tensor]
     def run(initial: Tensor, chunks: Chunks) -> Tensor:
         state = initial_state(initial, len(chunks[0][0]), elastic)
         for k, v, rates in chunks:
-            state = write_chunk(state, k, v, rates, elastic=elastic, ns_steps=5, ns_dtype=torch.float32)
+            state = write_chunk(
+                state, k, v, rates, elastic=elastic, ns_steps=5, ns_dtype=torch.float32
+            )
         return state.weights
 
     return run
@@ -94,11 +99,16 @@ def momentum(initial: Tensor, chunks: Chunks) -> Tensor:
     return weights
 
 
-RULES = {name: written(elastic) for name, elastic in FORMS.items()} | {"summed": summed, "momentum 0.9": momentum}
+RULES = {name: written(elastic) for name, elastic in FORMS.items()} | {
+    "summed": summed,
+    "momentum 0.9": momentum,
+}
 
 
 def stream(kind: str, count: int, seed: int = 0) -> Chunks:
-    """Chunks of (k, v, rates): things are pairs of latent codes, seen with noise, turned into keys and values as a layer does."""
+    """Chunks of (k, v, rates): things are pairs of latent codes, seen with noise, turned into keys
+    and values as a layer does.
+    """
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -110,20 +120,26 @@ def stream(kind: str, count: int, seed: int = 0) -> Chunks:
     chunks = []
     for _ in range(count):
         new = normal(things, 2, LATENT)
-        kept, pool = {"new": (0, new), "overlap": (things // 2, before), "background": (things * 3 // 4, background)}[
-            kind
-        ]
+        kept, pool = {
+            "new": (0, new),
+            "overlap": (things // 2, before),
+            "background": (things * 3 // 4, background),
+        }[kind]
         # The last things of the pool: of a chunk before, those that were new in it.
         shown = before = torch.cat([pool[:, :, things - kept :], new[:, :, : things - kept]], 2)
         seen = shown.repeat(1, 1, SIGHTINGS, 1, 1)
         seen = seen + 0.3 * torch.randn(seen.shape, generator=g)
         k = F.normalize(F.silu(seen[..., 0, :] @ to_k), dim=-1)
-        chunks.append((k, F.silu(seen[..., 1, :] @ to_v), 0.01 * torch.exp(0.3 * normal(TOKENS, 3))))
+        chunks.append(
+            (k, F.silu(seen[..., 1, :] @ to_v), 0.01 * torch.exp(0.3 * normal(TOKENS, 3)))
+        )
     return chunks
 
 
 def layer_tokens(model: FSM, clip: str, views: int, chunk: int) -> list[tuple[Tensor, Chunks]]:
-    """For every layer its initial weights and what it writes of ``views`` frames, spread evenly, of a clip's path or list."""
+    """For every layer its initial weights and what it writes of ``views`` frames, spread evenly, of
+    a clip's path or list.
+    """
     dataset = open_dataset(clip)
     frames = dataset.clip(dataset.ids[0])
     indices = torch.linspace(0, len(frames) - 1, min(views, len(frames))).round().long().tolist()
@@ -137,7 +153,10 @@ def layer_tokens(model: FSM, clip: str, views: int, chunk: int) -> list[tuple[Te
         model.with_chunks(chunk).reconstruct(frames.views(indices).resized((128, 128)))
     layers = model.encoder.blocks
     each = len(calls) // len(layers)
-    return [(b.ttt.initial.detach().float(), calls[i * each : (i + 1) * each]) for i, b in enumerate(layers)]
+    return [
+        (b.ttt.initial.detach().float(), calls[i * each : (i + 1) * each])
+        for i, b in enumerate(layers)
+    ]
 
 
 def recall(weights: Tensor, chunks: Chunks) -> Tensor:
@@ -146,23 +165,39 @@ def recall(weights: Tensor, chunks: Chunks) -> Tensor:
     values = [F.normalize(v, dim=-1) for _, v, _ in chunks]
     mean_said, mean_value = (torch.cat(x, 2).mean(2, keepdim=True) for x in (said, values))
     pairs = zip(said, values, strict=True)
-    return torch.stack([F.cosine_similarity(s - mean_said, v - mean_value, dim=-1).mean() for s, v in pairs])
+    return torch.stack(
+        [F.cosine_similarity(s - mean_said, v - mean_value, dim=-1).mean() for s, v in pairs]
+    )
 
 
 def measure(title: str, layers: list[tuple[Tensor, Chunks]]) -> dict[str, Tensor]:
     """Recall by chunk, mean over layers, of every rule; prints the table."""
     count = len(layers[0][1])
-    print(f"\n{title}: {count} chunks of {layers[0][1][0][0].shape[2]} tokens, width {layers[0][0].shape[2]}")
-    print(f"  {'':<28} {'first':>7} {'middle':>7} {'last':>7} {'mean':>7} {'x LaCT':>7} {'pull/update':>12}")
+    print(
+        f"\n{title}: {count} chunks of {layers[0][1][0][0].shape[2]} tokens, width "
+        f"{layers[0][0].shape[2]}"
+    )
+    print(
+        f"  {'':<28} {'first':>7} {'middle':>7} {'last':>7} {'mean':>7} {'x LaCT':>7} "
+        f"{'pull/update':>12}"
+    )
     found = {}
     for name, run in RULES.items():
         with record_pull_ratio() as pulls:
-            curves = torch.stack([recall(run(initial, chunks), chunks) for initial, chunks in layers])
+            curves = torch.stack(
+                [recall(run(initial, chunks), chunks) for initial, chunks in layers]
+            )
         curve = found[name] = curves.mean(0)
         pull = f"{100 * torch.cat(pulls).mean():>10.2f} %" if pulls else f"{'-':>12}"
         ratio = float(curve.mean() / found[LACT].mean())
-        first, middle, last, mean = (float(x) for x in (curve[0], curve[count // 2], curve[-1], curve.mean()))
-        print(f"  {name:<28} {first:>7.3f} {middle:>7.3f} {last:>7.3f} {mean:>7.3f} {ratio:>6.2f}x {pull}", flush=True)
+        first, middle, last, mean = (
+            float(x) for x in (curve[0], curve[count // 2], curve[-1], curve.mean())
+        )
+        print(
+            f"  {name:<28} {first:>7.3f} {middle:>7.3f} {last:>7.3f} {mean:>7.3f} "
+            f"{ratio:>6.2f}x {pull}",
+            flush=True,
+        )
     return found
 
 
@@ -172,8 +207,13 @@ def pull_by_width() -> None:
     for importance in ("si", "ewc", "mas"):
         row = []
         for width in PULL_WIDTHS:
-            initial = torch.randn(1, 3, width, 2 * width, generator=torch.Generator().manual_seed(1)) * width**-0.5
-            k, v = torch.randn(2, 1, 1, 2 * width, width, generator=torch.Generator().manual_seed(2))
+            initial = (
+                torch.randn(1, 3, width, 2 * width, generator=torch.Generator().manual_seed(1))
+                * width**-0.5
+            )
+            k, v = torch.randn(
+                2, 1, 1, 2 * width, width, generator=torch.Generator().manual_seed(2)
+            )
             chunk = (F.normalize(k, dim=-1), v, torch.ones(1, 1, 2 * width, 3))
             with record_pull_ratio() as pulls:
                 written(ElasticConfig(importance))(initial, [chunk, (chunk[0].flip(2), *chunk[1:])])
@@ -187,7 +227,10 @@ def cost(repeats: int) -> None:
     initial = torch.randn(1, 3, width, 2 * width) * width**-0.5
     k, v = F.normalize(torch.randn(1, 1, tokens, width), dim=-1), torch.randn(1, 1, tokens, width)
     chunk = [(k, v, torch.rand(1, 1, tokens, 3))]
-    cases = {n: (lambda run=RULES[n]: run(initial, chunk)) for n in (LACT, PUBLISHED, STEPS, NOVELTY, BOTH)}
+    cases = {
+        n: (lambda run=RULES[n]: run(initial, chunk))
+        for n in (LACT, PUBLISHED, STEPS, NOVELTY, BOTH)
+    }
     seconds = alternate(cases, repeats)
     print(f"\nwriting one chunk of {tokens} tokens, d = {width}, CPU time over that of LaCT")
     for name, values in seconds.items():
@@ -201,11 +244,15 @@ def draw(path: Path, curves: dict[str, dict[str, Tensor]]) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(curves), figsize=(3.4 * len(curves), 3.2), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(3.4 * len(curves), 3.2), sharey=True, squeeze=False
+    )
     for axis, (title, found) in zip(axes[0], curves.items(), strict=True):
         for name in DRAWN:
             places = range(1, len(found[name]) + 1)
-            axis.plot(places, found[name], label=name, lw=2.0, ls="--" if name == PUBLISHED else "-")
+            axis.plot(
+                places, found[name], label=name, lw=2.0, ls="--" if name == PUBLISHED else "-"
+            )
         axis.set(title=title, xlabel="chunk, in the order written")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("recall after the last chunk")
@@ -218,14 +265,24 @@ def draw(path: Path, curves: dict[str, dict[str, Tensor]]) -> None:
 def main() -> None:
     """Print the tables and the verdicts."""
     options = parser(__doc__)
-    options.add_argument("--clip", help="clip, list or name as fsm understands it; measured with the tokens of --model")
+    options.add_argument(
+        "--clip",
+        help="clip, list or name as fsm understands it; measured with the tokens of --model",
+    )
     options.add_argument("--model", default="fsm-tiny")
     options.add_argument("--views", type=int, default=64)
     options.add_argument("--chunk", type=int, default=128, help="tokens of a chunk of the clip")
     options.add_argument("--figure", type=Path, help="PNG to draw the curves to")
     args = options.parse_args()
-    start("Recall of early chunks after late ones", format=torch.float32, newton_schulz=torch.float32, samples=BATCH)
-    initial = torch.randn(1, 3, WIDTH, HIDDEN, generator=torch.Generator().manual_seed(1)) * WIDTH**-0.5
+    start(
+        "Recall of early chunks after late ones",
+        format=torch.float32,
+        newton_schulz=torch.float32,
+        samples=BATCH,
+    )
+    initial = (
+        torch.randn(1, 3, WIDTH, HIDDEN, generator=torch.Generator().manual_seed(1)) * WIDTH**-0.5
+    )
     drawn, means = {}, {}
     for kind in ("new", "overlap", "background"):
         for count in LENGTHS:
@@ -234,7 +291,9 @@ def main() -> None:
             drawn[f"synthetic: {kind}"] = found
     if args.clip:
         layers = layer_tokens(FSM.from_pretrained(args.model), args.clip, args.views, args.chunk)
-        drawn[f"{args.model}, a real clip"] = measure(f"{args.model} on {Path(args.clip).name}, all layers", layers)
+        drawn[f"{args.model}, a real clip"] = measure(
+            f"{args.model} on {Path(args.clip).name}, all layers", layers
+        )
     if args.figure:
         draw(args.figure, drawn)
     pull_by_width()
@@ -244,9 +303,17 @@ def main() -> None:
     for kind, least in (("new", 2.0), ("overlap", 2.0), ("background", 1.3)):
         for count in (16, 32):
             ratio = means[kind, count][BOTH] / means[kind, count][LACT]
-            verdicts.check(f"recall of both over LaCT, {kind}, {count} chunks", ratio, least, at_least=True, unit="x")
+            verdicts.check(
+                f"recall of both over LaCT, {kind}, {count} chunks",
+                ratio,
+                least,
+                at_least=True,
+                unit="x",
+            )
         one = means[kind, 1][BOTH] / means[kind, 1][LACT]
-        verdicts.check(f"recall of both over LaCT, {kind}, one chunk", one, 0.98, at_least=True, unit="x")
+        verdicts.check(
+            f"recall of both over LaCT, {kind}, one chunk", one, 0.98, at_least=True, unit="x"
+        )
     verdicts.close()
 
 

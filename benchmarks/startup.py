@@ -1,6 +1,8 @@
-"""How long ``fsm --help`` and ``import fsm`` take, in fresh processes, and whether either loads torch.
+"""How long ``fsm --help`` and ``import fsm`` take, in fresh processes, and whether either loads
+torch.
 
-Wall-clock time, as a user waits; the smallest of several runs, because neighbours only ever add to it.
+Wall-clock time, as a user waits; the smallest of several runs, because neighbours only ever add to
+it.
 
     python -m benchmarks.startup
 """
@@ -12,7 +14,10 @@ import time
 
 from benchmarks.common import Verdicts, parser, start
 
-CASES = {"fsm --help": ("from fsm.cli import main; main(['--help'])", 1.0), "import fsm": ("import fsm", 0.5)}
+CASES = {
+    "fsm --help": ("from fsm.cli import main; main(['--help'])", 1.0),
+    "import fsm": ("import fsm", 0.5),
+}
 
 
 def measure(code: str, repeats: int) -> tuple[float, float]:
@@ -30,7 +35,9 @@ def measure(code: str, repeats: int) -> tuple[float, float]:
 def loads_torch(code: str) -> bool:
     """Whether ``code`` imports torch."""
     check = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {code}"
-    out = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", check], check=True, capture_output=True, text=True
+    ).stdout
     return out.splitlines()[-1] == "True"
 
 

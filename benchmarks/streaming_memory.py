@@ -1,16 +1,21 @@
-"""Peak resident memory of one LaCET layer (with its projections) while it streams 131,072 tokens, float32.
+"""Peak resident memory of one LaCET layer (with its projections) while it streams 131,072 tokens,
+float32.
 
-Order of the released schedule: write every chunk, then read with every chunk. The residual stream and the outputs are kept
-as chunks, as the encoder keeps them. Peak is the process's ``ru_maxrss`` less what was resident before the residual stream
-was made, so torch itself and the layer's parameters are not counted; every case is a process of its own.
+Order of the released schedule: write every chunk, then read with every chunk. The residual stream
+and the outputs are kept as chunks, as the encoder keeps them. Peak is the process's ``ru_maxrss``
+less what was resident before the residual stream was made, so torch itself and the layer's
+parameters are not counted; every case is a process of its own.
 
 It is compared with what has to exist (d width, n tokens, c of a chunk, four bytes a float):
 
     residual stream     n d
     output              n d
-    activations         20 d c    q, k, v and the rates' input (4), gate, up, sigmoid, SiLU and three products of width 2 d
-                                  (14), unit keys and the answer (2): one chunk of an eager layer without tiles
-    state               9 d h     fast weights, anchor, importance: three d x h matrices each, h = 2 d
+    activations         20 d c    q, k, v and the rates' input (4), gate, up, sigmoid, SiLU and
+    three products of width 2 d
+                                  (14), unit keys and the answer (2): one chunk of an eager layer
+                                  without tiles
+    state               9 d h     fast weights, anchor, importance: three d x h matrices each, h = 2
+    d
 
     python -m benchmarks.streaming_memory
 """
@@ -76,9 +81,16 @@ def main() -> None:
     if args.case:
         print(stream(args.case))
         return
-    start("Streaming memory of one LaCET layer", d=DIM, hidden=2 * DIM, tokens=TOKENS, format=torch.float32)
+    start(
+        "Streaming memory of one LaCET layer",
+        d=DIM,
+        hidden=2 * DIM,
+        tokens=TOKENS,
+        format=torch.float32,
+    )
     print(
-        f"\n{'chunk':>7} {'residual':>9} {'output':>7} {'activations':>12} {'state':>6} {'needed':>7} {'peak':>7}   (MiB)"
+        f"\n{'chunk':>7} {'residual':>9} {'output':>7} {'activations':>12} {'state':>6} "
+        f"{'needed':>7} {'peak':>7}   (MiB)"
     )
     verdicts, ratios = Verdicts(), {}
     for chunk in CHUNKS:
@@ -87,7 +99,10 @@ def main() -> None:
         peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         total = sum(parts.values())
         r, o, a, s = (round(b / MIB) for b in parts.values())
-        print(f"{chunk:>7} {r:>9} {o:>7} {a:>12} {s:>6} {total / MIB:>7.0f} {peak / MIB:>7.0f}", flush=True)
+        print(
+            f"{chunk:>7} {r:>9} {o:>7} {a:>12} {s:>6} {total / MIB:>7.0f} {peak / MIB:>7.0f}",
+            flush=True,
+        )
         ratios[chunk] = peak / total
     print()
     for chunk, ratio in ratios.items():

@@ -1,9 +1,11 @@
-"""Views per second of the procedural worlds at 128²: the compiled tracer against its plain torch twin and the older world.
+"""Views per second of the procedural worlds at 128²: the compiled tracer against its plain torch
+twin and the older world.
 
     python -m benchmarks.synthetic_world [--repeats 5] [--statistics CLIPS]
 
-One thread, CPU time, cases in turn. Each case draws fresh worlds and films eight moments of each, as training does. With
-``--statistics``, pictures and motion of the world are compared with those of real clips (a list, as for ``fsm inspect``) instead.
+One thread, CPU time, cases in turn. Each case draws fresh worlds and films eight moments of each,
+as training does. With ``--statistics``, pictures and motion of the world are compared with those of
+real clips (a list, as for ``fsm inspect``) instead.
 """
 
 import dataclasses
@@ -32,7 +34,9 @@ PERCENTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 def main() -> None:
     """Time, or compare statistics."""
     options = parser(__doc__)
-    options.add_argument("--statistics", metavar="CLIPS", help="compare with these real clips; nothing is timed")
+    options.add_argument(
+        "--statistics", metavar="CLIPS", help="compare with these real clips; nothing is timed"
+    )
     given = options.parse_args()
     if given.statistics:
         compare(given.statistics)
@@ -58,11 +62,19 @@ def main() -> None:
     }
     counts = {"world": WORLDS, "older world": 2, "plain twin": 1}
     seconds = alternate(cases, given.repeats)
-    each = {name: value / (counts.get(name, WORLDS) * MOMENTS) for name, value in medians(seconds).items()}
+    each = {
+        name: value / (counts.get(name, WORLDS) * MOMENTS)
+        for name, value in medians(seconds).items()
+    }
     for name, value in each.items():
         print(f"  {name:<20} {1e3 * value:8.3f} ms a view, {1 / value:8.1f} views/s")
-    mixed = float(mixed_blocks(drawn.surfaces_seen(views)[:, :, 0].flatten(0, 1).float()).float().mean())
-    print(f"  blocks of 4 x 4 pixels with a border of two surfaces, traced four times: {100 * mixed:.1f} %")
+    mixed = float(
+        mixed_blocks(drawn.surfaces_seen(views)[:, :, 0].flatten(0, 1).float()).float().mean()
+    )
+    print(
+        "  blocks of 4 x 4 pixels with a border of two surfaces, traced four times: "
+        f"{100 * mixed:.1f} %"
+    )
     verdicts = Verdicts()
     verdicts.check("views per second and core", 1 / each["world"], TARGET, at_least=True)
     for name in ("older world", "plain twin"):
@@ -93,7 +105,11 @@ def compare(clips: str) -> None:
     ):
         show(f"{name}: real", [of(v) for v in real])
         show(f"{name}: world", [of(v) for v in drawn])
-    for name, of in (("camera speed, m/s", speed), ("extent of the path, m", extent), ("turning, degrees/s", turning)):
+    for name, of in (
+        ("camera speed, m/s", speed),
+        ("extent of the path, m", extent),
+        ("turning, degrees/s", turning),
+    ):
         show(f"{name}: real", [of(*path) for path in paths])
         show(f"{name}: world", [of(*path) for path in filmed])
     assert seen.depth is not None
@@ -104,7 +120,9 @@ def compare(clips: str) -> None:
 
 def show(name: str, values: list[float]) -> None:
     """One row of quantiles."""
-    row = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor(PERCENTILES, dtype=torch.float64))
+    row = torch.tensor(values, dtype=torch.float64).quantile(
+        torch.tensor(PERCENTILES, dtype=torch.float64)
+    )
     print(f"{name:<44}" + "".join(f"{value:>10.3g}" for value in row.tolist()))
 
 
@@ -136,12 +154,20 @@ def slope(views: Views) -> float:
     """Exponent a of amplitude ~ 1 / frequency^a between 4 and 40 periods per picture."""
     picture = grey(views)
     window = torch.hann_window(HW[0])[:, None] * torch.hann_window(HW[1])
-    power = torch.fft.fft2((picture - picture.mean((-2, -1), keepdim=True)) * window).abs().square().mean(0)
+    power = (
+        torch.fft.fft2((picture - picture.mean((-2, -1), keepdim=True)) * window)
+        .abs()
+        .square()
+        .mean(0)
+    )
     f = torch.fft.fftfreq(HW[0]) * HW[0]
     radius = (f[:, None].square() + f[None].square()).sqrt()
     edges = torch.logspace(math.log10(4), math.log10(40), 11)
     rows = [
-        (math.log(float((a * b) ** 0.5)), 0.5 * math.log(float(power[(radius >= a) & (radius < b)].mean())))
+        (
+            math.log(float((a * b) ** 0.5)),
+            0.5 * math.log(float(power[(radius >= a) & (radius < b)].mean())),
+        )
         for a, b in itertools.pairwise(edges)
     ]
     x, y = zip(*rows, strict=True)
@@ -161,7 +187,8 @@ def extent(c2w: Tensor, time: Tensor) -> float:
 def turning(c2w: Tensor, time: Tensor) -> float:
     """Mean turning speed in degrees per second."""
     turn = c2w[:-1, :3, :3].transpose(-1, -2).double() @ c2w[1:, :3, :3].double()
-    sine = (turn - turn.transpose(-1, -2)).square().sum((-2, -1)).div(8).sqrt()  # sharper than a cosine near zero
+    # sharper than a cosine near zero
+    sine = (turn - turn.transpose(-1, -2)).square().sum((-2, -1)).div(8).sqrt()
     return float(torch.rad2deg(sine.clamp_max(1.0).asin()).sum() / (time[-1] - time[0]))
 
 

@@ -1,11 +1,14 @@
-"""Where the time of a training step goes, and how close it comes to the matrix products of this processor.
+"""Where the time of a training step goes, and how close it comes to the matrix products of this
+processor.
 
-A step in parts, each differentiated on its own (the tokens and the picture are cut out of the graph in between), then whole steps
-with options that change nothing but speed. FLOPs are those of ``fsm.train.throughput``. The peak is the best of some products of
-two square matrices of 1,024, in the number format of the run.
+A step in parts, each differentiated on its own (the tokens and the picture are cut out of the graph
+in between), then whole steps with options that change nothing but speed. FLOPs are those of
+``fsm.train.throughput``. The peak is the best of some products of two square matrices of 1,024, in
+the number format of the run.
 
     python -m benchmarks.train_step tiny --set data.batch=1 data.inputs=[8]
-    python -m benchmarks.train_step base --set model.encoder.layers=2 data.batch=1 data.inputs=[16] --target 25
+    python -m benchmarks.train_step base --set model.encoder.layers=2 data.batch=1 data.inputs=[16]
+    --target 25
 """
 
 import dataclasses
@@ -24,7 +27,11 @@ from fsm.train.loop import _Run
 from fsm.train.throughput import FlopCount
 from fsm.views import Rendering
 
-OPTIONS = {"checkpointing": {"checkpointing": True}, "fused": {"fused": True}, "compiled": {"compile": True}}
+OPTIONS = {
+    "checkpointing": {"checkpointing": True},
+    "fused": {"fused": True},
+    "compiled": {"compile": True},
+}
 
 
 def peak(dtype: torch.dtype, side: int = 1024, repeats: int = 20) -> float:
@@ -57,7 +64,11 @@ def step_in_parts(run: _Run, batch: Batch) -> dict[str, Callable[[], object]]:
         made["loss"], _ = run._compare(Rendering(**made["leaves"]), targets, truth)
 
     def head_backward() -> None:
-        pairs = [(getattr(made["seen"], k), leaf.grad) for k, leaf in made["leaves"].items() if leaf.grad is not None]
+        pairs = [
+            (getattr(made["seen"], k), leaf.grad)
+            for k, leaf in made["leaves"].items()
+            if leaf.grad is not None
+        ]
         torch.autograd.backward([v for v, _ in pairs], [g for _, g in pairs])
 
     def update() -> None:
@@ -91,7 +102,10 @@ def print_parts(run: _Run, batch: Batch, best: float, repeats: int) -> float:
     print(f"\n{'part':<22} {'ms':>8} {'share':>7} {'GFLOP':>9} {'of peak':>8}")
     for name, taken in [*seconds.items(), ("all", whole)]:
         done = work if name == "all" else flops[name]
-        print(f"{name:<22} {1e3 * taken:>8.0f} {taken / whole:>7.1%} {done / 1e9:>9.2f} {done / taken / best:>8.1%}")
+        print(
+            f"{name:<22} {1e3 * taken:>8.0f} {taken / whole:>7.1%} {done / 1e9:>9.2f} "
+            f"{done / taken / best:>8.1%}"
+        )
     return work / whole / best
 
 
@@ -100,7 +114,9 @@ def changed(
 ) -> TrainConfig:
     """The config with these options and no others of their kind."""
     optim = dataclasses.replace(config.optim, fused=fused)
-    return dataclasses.replace(config, optim=optim, compile=compile, checkpointing=checkpointing, log_every=10**9)
+    return dataclasses.replace(
+        config, optim=optim, compile=compile, checkpointing=checkpointing, log_every=10**9
+    )
 
 
 def print_options(config: TrainConfig, names: list[str], folder: Path, repeats: int) -> None:
@@ -116,7 +132,10 @@ def print_options(config: TrainConfig, names: list[str], folder: Path, repeats: 
     seconds = alternate(cases, repeats)
     print(f"\n{'whole step':<22} {'ms':>8} {'of plain':>9}")
     for name, middle in medians(seconds).items():
-        print(f"{name:<22} {1e3 * middle:>8.0f} {paired(seconds[name], seconds['plain']):>8.2f}x", flush=True)
+        print(
+            f"{name:<22} {1e3 * middle:>8.0f} {paired(seconds[name], seconds['plain']):>8.2f}x",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -124,11 +143,21 @@ def main() -> None:
     options = parser(__doc__)
     options.set_defaults(repeats=3)
     options.add_argument("preset")
-    options.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides, as of fsm train")
-    options.add_argument("--options", nargs="*", default=[], choices=list(OPTIONS), help="whole steps with these, too")
+    options.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides, as of fsm train"
+    )
+    options.add_argument(
+        "--options",
+        nargs="*",
+        default=[],
+        choices=list(OPTIONS),
+        help="whole steps with these, too",
+    )
     options.add_argument("--target", type=float, help="least per cent of the peak")
     args = options.parse_args()
-    values = overridden(to_dict(load_preset(args.preset)), ("optim.l2_warmup=0", "stages=[]", *args.set))
+    values = overridden(
+        to_dict(load_preset(args.preset)), ("optim.l2_warmup=0", "stages=[]", *args.set)
+    )
     config = changed(from_dict(TrainConfig, values, args.preset))
     with tempfile.TemporaryDirectory() as folder:
         torch.set_num_threads(1)

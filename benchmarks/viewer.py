@@ -1,12 +1,16 @@
-"""The viewer from the browser's side: pictures per second while moving, queues, memory, time to the first picture.
+"""The viewer from the browser's side: pictures per second while moving, queues, memory, time to the
+first picture.
 
-A client in a process of its own speaks viser's protocol over a real socket and decodes every picture. The scene is the demo,
-reconstructed from 32 frames of 256² with the bundled model; the window is square, so full pictures are 256².
+A client in a process of its own speaks viser's protocol over a real socket and decodes every
+picture. The scene is the demo, reconstructed from 32 frames of 256² with the bundled model; the
+window is square, so full pictures are 256².
 
-* moving: the client orbits and asks for the next view as soon as a picture has come. ``rate`` is pictures per second at the
-  client; ``bare`` is ``Scene.render`` called for the same views at the same sizes in a loop, nothing else running.
-* slider: 20 slider events a second for ten seconds, whatever comes back; ``behind`` is the time from the last event to its
-  picture, in pictures; a queue would make it grow with the number of events.
+* moving: the client orbits and asks for the next view as soon as a picture has come. ``rate`` is
+  pictures per second at the client; ``bare`` is ``Scene.render`` called for the same views at the
+  same sizes in a loop, nothing else running.
+* slider: 20 slider events a second for ten seconds, whatever comes back; ``behind`` is the time
+  from the last event to its picture, in pictures; a queue would make it grow with the number of
+  events.
 * memory: resident memory of the server's process after each quarter of ``--frames`` pictures.
 * first picture: from ``Viewer(scene)`` to the client's first decoded picture, connecting included.
 
@@ -81,7 +85,9 @@ def client(url: str, orbit: list[tuple[Camera, float]], commands: Any) -> None:
             one.look(wxyz=camera.wxyz, position=camera.position, fov=camera.fov, hw=(SIDE, SIDE))
 
         def note(until: float = 0.0, more: int = 0) -> None:
-            """Note when pictures come, until a moment, until there are ``more``, or until there were none for a second."""
+            """Note when pictures come, until a moment, until there are ``more``, or until there
+            were none for a second.
+            """
             wanted = len(came) + more
             since = time.monotonic()
             while True:
@@ -118,7 +124,9 @@ def client(url: str, orbit: list[tuple[Camera, float]], commands: Any) -> None:
                     look(step)
                     note(more=1)
             note()
-            commands.send(Seen(tuple(asked), tuple(came[first:]), tuple(len(p) for p in pictures[first:])))
+            commands.send(
+                Seen(tuple(asked), tuple(came[first:]), tuple(len(p) for p in pictures[first:]))
+            )
             pictures.clear()
             came.clear()
 
@@ -162,23 +170,33 @@ def ask(commands: Any, *what: Any) -> Any:
 
 
 def moving(verdicts: Verdicts, kept: Kept, commands: Any, kind: str, rounds: int) -> None:
-    """Orbit as fast as pictures come, then draw the same requests without a viewer; in turn, and medians of the rounds."""
+    """Orbit as fast as pictures come, then draw the same requests without a viewer; in turn, and
+    medians of the rounds.
+    """
     served, ratios, waits, sides = [], [], [], []
     for _ in range(rounds):
         kept.requests.clear()
         seen: Seen = ask(commands, kind, PICTURES)
-        # The last picture at full size, when all stands still again, is neither asked for nor counted.
-        requests = kept.requests[-PICTURES - 1 : -1] if kind == SMALLER else kept.requests[-PICTURES:]
+        # The last picture at full size, when all stands still again, is neither asked for nor
+        # counted.
+        requests = (
+            kept.requests[-PICTURES - 1 : -1] if kind == SMALLER else kept.requests[-PICTURES:]
+        )
         served.append(PICTURES / (seen.came[PICTURES - 1] - seen.asked[0]))
         ratios.append(served[-1] * bare_seconds(kept.scene, requests) / PICTURES)
-        waits += [came - asked for asked, came in zip(seen.asked, seen.came[:PICTURES], strict=True)]
+        waits += [
+            came - asked for asked, came in zip(seen.asked, seen.came[:PICTURES], strict=True)
+        ]
         sides += seen.heights[:PICTURES]
     side = statistics.median(sides)
     print(
-        f"  {kind}: pictures of about {side:.0f}x{side:.0f}; from request to picture {1e3 * statistics.median(waits):.0f} ms "
+        f"  {kind}: pictures of about {side:.0f}x{side:.0f}; from request to picture "
+        f"{1e3 * statistics.median(waits):.0f} ms "
         f"(median), {1e3 * max(waits):.0f} ms (longest)"
     )
-    verdicts.check(f"{kind}: pictures per second while moving", statistics.median(served), 3.0, at_least=True)
+    verdicts.check(
+        f"{kind}: pictures per second while moving", statistics.median(served), 3.0, at_least=True
+    )
     verdicts.check(f"{kind}: share of the bare rate", statistics.median(ratios), 0.8, at_least=True)
 
 
@@ -189,20 +207,28 @@ def slider(verdicts: Verdicts, kept: Kept, commands: Any) -> None:
     last = seen.asked[-1]
     after = [came - last for came in seen.came if came > last]
     print(
-        f"  slider: {EVENTS} events at {EVENT_RATE:g}/s, {len(seen.came)} pictures; {len(after)} of them after the last event, "
+        f"  slider: {EVENTS} events at {EVENT_RATE:g}/s, {len(seen.came)} pictures; "
+        f"{len(after)} of them after the last event, "
         f"the last {after[-1]:.2f} s after it"
     )
-    verdicts.check("slider: pictures after the last event (under way, newest, full size)", len(after), 3)
+    verdicts.check(
+        "slider: pictures after the last event (under way, newest, full size)", len(after), 3
+    )
     verdicts.check("slider: requests drawn per event", len(kept.requests) / EVENTS, 1.0)
 
 
 def memory(verdicts: Verdicts, commands: Any, frames: int) -> None:
-    """Resident memory while pictures go by. In the first half the allocator still learns the sizes that come."""
+    """Resident memory while pictures go by. In the first half the allocator still learns the sizes
+    that come.
+    """
     sizes = []
     for _ in range(4):
         ask(commands, SMALLER, frames // 4)
         sizes.append(resident_mb())
-    print(f"  memory: {', '.join(f'{s:.0f}' for s in sizes)} MB after each quarter of {frames} pictures")
+    print(
+        f"  memory: {', '.join(f'{s:.0f}' for s in sizes)} MB after each quarter of "
+        f"{frames} pictures"
+    )
     verdicts.check("memory: growth over the second half", sizes[3] - sizes[1], 20.0, unit=" MB")
 
 
@@ -228,13 +254,15 @@ def main() -> None:
         other.start()
         first = commands.recv() - joined
         print(
-            f"  server up in {served:.2f} s; first picture {first:.2f} s later, of which the client's own start is part"
+            f"  server up in {served:.2f} s; first picture {first:.2f} s later, of which "
+            "the client's own start is part"
         )
         verdicts.check("first picture", served + first, 5.0, unit=" s")
         for kind in (SMALLER, "Full size"):
             moving(verdicts, kept, commands, kind, args.repeats)
         slider(verdicts, kept, commands)
-        kept.keeping = False  # what stays between what goes would keep the allocator from returning memory
+        # what stays between what goes would keep the allocator from returning memory
+        kept.keeping = False
         memory(verdicts, commands, args.frames)
         commands.send(None)
         other.join(10)

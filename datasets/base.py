@@ -14,7 +14,8 @@ from fsm.datasets.tracks import Tracks
 from fsm.errors import InputError
 from fsm.views import Rendering, Views
 
-# Largest |singular value - 1| of a stored rotation: text files keep 3 digits at worst, a scaled matrix is far off.
+# Largest |singular value - 1| of a stored rotation: text files keep 3 digits at worst, a scaled
+# matrix is far off.
 RIGID_TOLERANCE = 1e-3
 # Normalised focal lengths are about 1; no camera in use has so few pixels.
 SMALLEST_FOCAL_PX = 5.0
@@ -31,33 +32,49 @@ class IndexPlan:
         shared = sorted(set(self.input_index) & set(self.target_index))
         if shared:
             raise InputError(
-                f"index_plan uses frames {shared[:8]} both as input and as target; take them out of one list."
+                f"index_plan uses frames {shared[:8]} both as input and as target; take "
+                "them out of one list."
             )
 
     def checked(self, frames: int, source: str) -> "IndexPlan":
         """The same plan, once every index is known to lie in a clip of ``frames`` frames."""
-        for name, indices in (("input_index", self.input_index), ("target_index", self.target_index)):
+        for name, indices in (
+            ("input_index", self.input_index),
+            ("target_index", self.target_index),
+        ):
             for i in indices:
                 if not 0 <= i < frames:
-                    raise InputError(f"{source}: index_plan.{name} names frame {i}, but the clip has {frames} frames.")
+                    raise InputError(
+                        f"{source}: index_plan.{name} names frame {i}, but the clip has "
+                        f"{frames} frames."
+                    )
         return self
 
 
 class Clip(ABC):
-    """One posed moving picture: cameras and times of all frames in memory, pixels decoded when asked for."""
+    """One posed moving picture: cameras and times of all frames in memory, pixels decoded when
+    asked for.
+    """
 
     id: str
     """Name of the clip in its data set."""
     source: str
     """File or folder it came from, for error messages."""
     cameras: Views
-    """All frames, without rgb: OpenCV camera-to-world in the clip's unit of length, pixels, seconds, native size."""
+    """All frames, without rgb: OpenCV camera-to-world in the clip's unit of length, pixels,
+    seconds, native size.
+    """
     fps: float | None
     """Frames per second where the source states or implies one."""
     index_plan: IndexPlan | None
 
     def __init__(
-        self, id: str, source: str, cameras: Views, fps: float | None = None, index_plan: IndexPlan | None = None
+        self,
+        id: str,
+        source: str,
+        cameras: Views,
+        fps: float | None = None,
+        index_plan: IndexPlan | None = None,
     ) -> None:
         self.id, self.source, self.cameras, self.fps = id, source, cameras, fps
         self.index_plan = None if index_plan is None else index_plan.checked(len(cameras), source)
@@ -68,21 +85,29 @@ class Clip(ABC):
 
     @abstractmethod
     def observations(self, indices: list[int]) -> Iterator[Views]:
-        """Views with rgb at native size for strictly increasing ``indices``, in that order, in parts of any length."""
+        """Views with rgb at native size for strictly increasing ``indices``, in that order, in
+        parts of any length.
+        """
 
-    def views(self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None) -> Views:
+    def views(
+        self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None
+    ) -> Views:
         """Views with rgb of the frames ``indices`` (all by default; any order, repeats allowed).
 
-        ``hw`` resizes to cover that size and crops the centre, intrinsics included. Raises ``InputError`` for an index
-        outside the clip and for pixels that cannot be read.
+        ``hw`` resizes to cover that size and crops the centre, intrinsics included. Raises
+        ``InputError`` for an index outside the clip and for pixels that cannot be read.
         """
         if indices is None:
             wanted = list(range(len(self)))
         else:
-            wanted = [int(i) for i in (indices.tolist() if isinstance(indices, Tensor) else indices)]
+            wanted = [
+                int(i) for i in (indices.tolist() if isinstance(indices, Tensor) else indices)
+            ]
         for i in wanted:
             if not 0 <= i < len(self):
-                raise InputError(f"{self.source}: frame {i} was asked for, but the clip has {len(self)} frames.")
+                raise InputError(
+                    f"{self.source}: frame {i} was asked for, but the clip has {len(self)} frames."
+                )
         if not wanted:
             raise InputError(f"{self.source}: no frame was asked for; name at least one index.")
         unique = sorted(set(wanted))
@@ -94,14 +119,17 @@ class Clip(ABC):
         return found[[position[i] for i in wanted]]
 
     def tracks(self) -> Tracks | None:
-        """Points followed in 3D, in the space and on the clock of ``cameras``; None where the source carries none.
+        """Points followed in 3D, in the space and on the clock of ``cameras``; None where the
+        source carries none.
 
         Read at every call. Raises ``InputError`` for a file that cannot be read.
         """
         return None
 
     def cached(self, hw: tuple[int, int] | None = None) -> "MemoryClip":
-        """The same clip decoded once into memory as bytes at size ``hw`` (colours move by at most half a level)."""
+        """The same clip decoded once into memory as bytes at size ``hw`` (colours move by at most
+        half a level).
+        """
         pixels, masks = [], []
         for part in self.observations(list(range(len(self)))):
             part = part if hw is None else part.covering(hw)
@@ -111,29 +139,41 @@ class Clip(ABC):
                 masks.append(part.mask)
         cameras = self.cameras if hw is None else self.cameras.covering(hw)
         mask = torch.cat(masks) if masks else None
-        return MemoryClip(self.id, self.source, cameras, torch.cat(pixels), mask, self.fps, self.index_plan)
+        return MemoryClip(
+            self.id, self.source, cameras, torch.cat(pixels), mask, self.fps, self.index_plan
+        )
 
 
 class DrawnClip(Clip):
-    """A clip filmed in a scene that can be drawn from any camera at any moment: it knows the truth beside its own path."""
+    """A clip filmed in a scene that can be drawn from any camera at any moment: it knows the truth
+    beside its own path.
+    """
 
     @abstractmethod
     def truth(self, requests: Views) -> Rendering:
-        """What any cameras at any moments see: rgb, and z-depth in metres at pixel centres, infinite where nothing is."""
+        """What any cameras at any moments see: rgb, and z-depth in metres at pixel centres,
+        infinite where nothing is.
+        """
 
     def observations(self, indices: list[int]) -> Iterator[Views]:
         """All asked frames, drawn at native size."""
         cameras = self.cameras[indices]
         yield replace(cameras, rgb=self.truth(cameras).rgb)
 
-    def views(self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None) -> Views:
-        """As ``Clip.views``, but another size is drawn, not resized: sharper, with the same intrinsics."""
+    def views(
+        self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None
+    ) -> Views:
+        """As ``Clip.views``, but another size is drawn, not resized: sharper, with the same
+        intrinsics.
+        """
         if hw is None or tuple(hw) == self.cameras.hw:
             return super().views(indices)
         return _Redrawn(self, hw).views(indices)
 
     def depth(self, indices: Sequence[int]) -> Float[Tensor, "v 1 h w"]:
-        """Exact z-depth in metres of the frames ``indices`` at native size; infinite where nothing is."""
+        """Exact z-depth in metres of the frames ``indices`` at native size; infinite where nothing
+        is.
+        """
         depth = self.truth(self.cameras[list(indices)]).depth
         assert depth is not None, "the truth knows its depth"
         return depth
@@ -193,26 +233,34 @@ class ClipDataset(Protocol):
 def checked_poses(
     poses: Float64[np.ndarray, "f 4 4"], source: str, field: str = "c2w", fix_poses: bool = False
 ) -> Float64[np.ndarray, "f 4 4"]:
-    """Rigid 4x4 transforms as stored (either direction), or an ``InputError`` naming the frame and the deviation.
+    """Rigid 4x4 transforms as stored (either direction), or an ``InputError`` naming the frame and
+    the deviation.
 
-    ``fix_poses`` replaces rotations that are scaled or sheared by the nearest rotation. Mirrored ones are always
-    refused: their nearest rotation is a different camera.
+    ``fix_poses`` replaces rotations that are scaled or sheared by the nearest rotation. Mirrored
+    ones are always refused: their nearest rotation is a different camera.
     """
     where = f"{source}: frame %d, {field}"
     bad = ~np.isfinite(poses).all(axis=(1, 2))
     if bad.any():
-        raise InputError(f"{where % int(bad.argmax())} contains NaN or infinity; remove that frame or repair its pose.")
+        raise InputError(
+            f"{where % int(bad.argmax())} contains NaN or infinity; remove that frame or "
+            "repair its pose."
+        )
     bad = np.abs(poses[:, 3] - [0.0, 0.0, 0.0, 1.0]).max(axis=1) > 1e-6
     if bad.any():
         i = int(bad.argmax())
-        raise InputError(f"{where % i} has last row {poses[i, 3].tolist()}, expected [0, 0, 0, 1]; is it transposed?")
+        raise InputError(
+            f"{where % i} has last row {poses[i, 3].tolist()}, expected [0, 0, 0, 1]; is "
+            "it transposed?"
+        )
     u, s, vt = np.linalg.svd(poses[:, :3, :3])
     bad = np.linalg.det(poses[:, :3, :3]) <= 0
     if bad.any():
         i = int(bad.argmax())
         determinant = np.linalg.det(poses[i, :3, :3])
         raise InputError(
-            f"{where % i} has a mirrored or flat rotation (determinant {determinant:.3g}, expected 1); "
+            f"{where % i} has a mirrored or flat rotation (determinant {determinant:.3g}, "
+            "expected 1); "
             "check its axis convention."
         )
     deviation = np.abs(s - 1.0).max(axis=1)
@@ -223,7 +271,8 @@ def checked_poses(
     if (deviation > RIGID_TOLERANCE).any():
         i = int((deviation > RIGID_TOLERANCE).argmax())
         raise InputError(
-            f"{where % i} is not a rotation (off by {deviation[i]:.3g}, allowed {RIGID_TOLERANCE:g}); "
+            f"{where % i} is not a rotation (off by {deviation[i]:.3g}, allowed "
+            f"{RIGID_TOLERANCE:g}); "
             "repair the file or pass --fix-poses to take the nearest rotation."
         )
     return poses
@@ -239,10 +288,12 @@ def checked_cameras(
     pose_field: str = "c2w",
     time_start: float | None = None,
 ) -> Views:
-    """Views without rgb from OpenCV camera-to-world poses, pixel intrinsics (fx, fy, cx, cy) and times in seconds.
+    """Views without rgb from OpenCV camera-to-world poses, pixel intrinsics (fx, fy, cx, cy) and
+    times in seconds.
 
-    Everything is checked in float64 and cast last; times count from the first frame (or from ``time_start``, where
-    several clips share a clock). Raises ``InputError`` naming ``source``, frame and field.
+    Everything is checked in float64 and cast last; times count from the first frame (or from
+    ``time_start``, where several clips share a clock). Raises ``InputError`` naming ``source``,
+    frame and field.
     """
     if not len(c2w) == len(intrinsics) == len(time):
         raise InputError(
@@ -255,28 +306,39 @@ def checked_cameras(
     _check_intrinsics(intrinsics, hw, source)
     if not np.isfinite(time).all():
         raise InputError(
-            f"{source}: frame {int((~np.isfinite(time)).argmax())}, time is NaN or infinite; write seconds."
+            f"{source}: frame {int((~np.isfinite(time)).argmax())}, time is NaN or "
+            "infinite; write seconds."
         )
     step = np.diff(time)
     if (step <= 0).any():
         i = int((step <= 0).argmax()) + 1
         kind = "repeats" if step[i - 1] == 0 else "lies before"
         raise InputError(
-            f"{source}: frame {i}, time {time[i]:.6g} s {kind} the time of frame {i - 1} ({time[i - 1]:.6g} s); "
+            f"{source}: frame {i}, time {time[i]:.6g} s {kind} the time of frame {i - 1} "
+            f"({time[i - 1]:.6g} s); "
             "times must increase: sort the frames and drop repeats."
         )
     seconds = time - (time[0] if time_start is None else time_start)
-    return Views(*(torch.from_numpy(np.ascontiguousarray(a)).float() for a in (c2w, intrinsics, seconds)), hw=hw)
+    return Views(
+        *(torch.from_numpy(np.ascontiguousarray(a)).float() for a in (c2w, intrinsics, seconds)),
+        hw=hw,
+    )
 
 
-def _check_intrinsics(intrinsics: Float64[np.ndarray, "f 4"], hw: tuple[int, int], source: str) -> None:
+def _check_intrinsics(
+    intrinsics: Float64[np.ndarray, "f 4"], hw: tuple[int, int], source: str
+) -> None:
     names, (h, w) = ("fx", "fy", "cx", "cy"), hw
     size = np.array([w, h], dtype=np.float64)
     focal, centre = intrinsics[:, :2], intrinsics[:, 2:]
     checks = (
         (~np.isfinite(intrinsics), 0, "it must be a finite number of pixels."),
         (focal <= 0, 0, "a focal length is positive, in pixels."),
-        (focal < SMALLEST_FOCAL_PX, 0, f"it looks normalised: multiply by the image size ({w} x {h}) to get pixels."),
+        (
+            focal < SMALLEST_FOCAL_PX,
+            0,
+            f"it looks normalised: multiply by the image size ({w} x {h}) to get pixels.",
+        ),
         (
             (centre < -0.5 * size) | (centre > 1.5 * size),
             2,
@@ -286,4 +348,7 @@ def _check_intrinsics(intrinsics: Float64[np.ndarray, "f 4"], hw: tuple[int, int
     for bad, offset, remedy in checks:
         if bad.any():
             i, j = (int(n) for n in np.argwhere(bad)[0])
-            raise InputError(f"{source}: frame {i}, {names[j + offset]} is {intrinsics[i, j + offset]:.6g}; {remedy}")
+            raise InputError(
+                f"{source}: frame {i}, {names[j + offset]} is "
+                f"{intrinsics[i, j + offset]:.6g}; {remedy}"
+            )

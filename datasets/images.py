@@ -15,38 +15,51 @@ from fsm.views import Views
 
 @dataclass(frozen=True)
 class Lens:
-    """An OpenCV lens: pinhole fx, fy, cx, cy in pixels (first pixel centre at 0.5, 0.5) and k1, k2, p1, p2, k3."""
+    """An OpenCV lens: pinhole fx, fy, cx, cy in pixels (first pixel centre at 0.5, 0.5) and k1, k2,
+    p1, p2, k3.
+    """
 
     pinhole: tuple[float, float, float, float]
     distortion: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
 
     def undistorted(self, hw: tuple[int, int]) -> Float64[np.ndarray, "4"]:
-        """The undistorted picture's pinhole camera, as wide as all pixels stay inside the original; the size stays."""
+        """The undistorted picture's pinhole camera, as wide as all pixels stay inside the original;
+        the size stays.
+        """
         import cv2
 
         if not any(self.distortion):
             return np.array(self.pinhole)
         size = (hw[1], hw[0])
-        matrix, _ = cv2.getOptimalNewCameraMatrix(self._matrix(), np.array(self.distortion), size, alpha=0.0)
+        matrix, _ = cv2.getOptimalNewCameraMatrix(
+            self._matrix(), np.array(self.distortion), size, alpha=0.0
+        )
         return np.array([matrix[0, 0], matrix[1, 1], matrix[0, 2] + 0.5, matrix[1, 2] + 0.5])
 
     def maps(self, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Where each pixel of the undistorted picture lies in the original (x, y counted from pixel centres)."""
+        """Where each pixel of the undistorted picture lies in the original (x, y counted from pixel
+        centres).
+        """
         import cv2
 
         new = Lens(tuple(self.undistorted(hw).tolist()))._matrix()
         distortion = np.array(self.distortion)
-        return cv2.initUndistortRectifyMap(self._matrix(), distortion, np.eye(3), new, (hw[1], hw[0]), cv2.CV_32FC1)
+        return cv2.initUndistortRectifyMap(
+            self._matrix(), distortion, np.eye(3), new, (hw[1], hw[0]), cv2.CV_32FC1
+        )
 
     def _matrix(self) -> Float64[np.ndarray, "3 3"]:
         fx, fy, cx, cy = self.pinhole
-        return np.array([[fx, 0.0, cx - 0.5], [0.0, fy, cy - 0.5], [0.0, 0.0, 1.0]])  # OpenCV: first pixel centre at 0
+        # OpenCV: first pixel centre at 0
+        return np.array([[fx, 0.0, cx - 0.5], [0.0, fy, cy - 0.5], [0.0, 0.0, 1.0]])
 
 
 class ImageClip(Clip):
-    """A clip of still images of one size, optionally seen through distorting lenses and with masks (non-zero counts).
+    """A clip of still images of one size, optionally seen through distorting lenses and with masks
+    (non-zero counts).
 
-    ``cameras`` are those of the undistorted pictures. Straight alpha is composited on a grey ``background`` in [0, 1].
+    ``cameras`` are those of the undistorted pictures. Straight alpha is composited on a grey
+    ``background`` in [0, 1].
     """
 
     def __init__(
@@ -62,7 +75,12 @@ class ImageClip(Clip):
         background: float = 1.0,
     ) -> None:
         super().__init__(id, source, cameras, fps, index_plan)
-        self._images, self._masks, self._lenses, self._background = images, masks, lenses, background
+        self._images, self._masks, self._lenses, self._background = (
+            images,
+            masks,
+            lenses,
+            background,
+        )
 
     def observations(self, indices: list[int]) -> Iterator[Views]:
         """One image at a time."""
@@ -77,10 +95,18 @@ class ImageClip(Clip):
                 if self._lenses[i] != lens or maps is None:  # usually one lens for the whole clip
                     lens = self._lenses[i]
                     maps = lens.maps(hw)
-                rgb = cv2.remap(rgb, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+                rgb = cv2.remap(
+                    rgb, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+                )
                 if mask is not None:
-                    mask = cv2.remap(mask, maps[0], maps[1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
-            pixels = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))[None].float().div_(255.0)
+                    mask = cv2.remap(
+                        mask, maps[0], maps[1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT
+                    )
+            pixels = (
+                torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))[None]
+                .float()
+                .div_(255.0)
+            )
             valid = None if mask is None else torch.from_numpy(mask != 0)[None, None]
             yield replace(self.cameras[i], rgb=pixels, mask=valid)
 
@@ -93,11 +119,17 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not a readable image ({' '.join(str(error).split())}).") from error
+        raise InputError(
+            f"{path} is not a readable image ({' '.join(str(error).split())})."
+        ) from error
 
 
-def read_rgb(path: Path, hw: tuple[int, int], background: float = 1.0) -> UInt8[np.ndarray, "h w 3"]:
-    """Pixels of an image that must have size ``hw``, straight alpha composited on a grey ``background`` in [0, 1]."""
+def read_rgb(
+    path: Path, hw: tuple[int, int], background: float = 1.0
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Pixels of an image that must have size ``hw``, straight alpha composited on a grey
+    ``background`` in [0, 1].
+    """
     import cv2
 
     image = _read(path, hw)
@@ -125,13 +157,20 @@ def _read(path: Path, hw: tuple[int, int]) -> np.ndarray:
         data = np.fromfile(path, dtype=np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
     except (OSError, cv2.error) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}); check the file.") from error
+        raise InputError(
+            f"{path} cannot be read ({' '.join(str(error).split())}); check the file."
+        ) from error
     if image is None:
         raise InputError(f"{path} is empty, truncated or not an image; copy it again.")
     if image.dtype == np.uint16:
         image = (image / 257.0).round().astype(np.uint8)
     if image.dtype != np.uint8:
-        raise InputError(f"{path} stores {image.dtype} pixels; convert it to 8 or 16 bits a channel.")
+        raise InputError(
+            f"{path} stores {image.dtype} pixels; convert it to 8 or 16 bits a channel."
+        )
     if image.shape[:2] != hw:
-        raise InputError(f"{path} has size {image.shape[:2]}, the clip's first image {hw}; use images of one size.")
+        raise InputError(
+            f"{path} has size {image.shape[:2]}, the clip's first image {hw}; use images "
+            "of one size."
+        )
     return image

@@ -1,4 +1,6 @@
-"""Do the cameras of a clip fit its pictures? Matched points must obey the epipolar geometry that the poses claim."""
+"""Do the cameras of a clip fit its pictures? Matched points must obey the epipolar geometry that
+the poses claim.
+"""
 
 from dataclasses import dataclass
 
@@ -12,14 +14,16 @@ from fsm.views import Views
 
 PAIRS = 10
 GAP = 10
-# Neighbours in time that turn further than this are no frames of a video: nearest orientations are matched instead.
+# Neighbours in time that turn further than this are no frames of a video: nearest orientations are
+# matched instead.
 VIDEO_TURN_DEG = 20.0
 LONGEST_SIDE = 640
 FEATURES = 800
 RATIO = 0.8
 ENOUGH_MATCHES = 50
-# Of pictures 256 pixels long: what counts as a fit, as a fit in a scene that moves as a whole, and the parallax below
-# which a camera counts as still (still clips of Stereo4D stay below 0.2 over ten frames; one moved by 0.2 m has 0.26).
+# Of pictures 256 pixels long: what counts as a fit, as a fit in a scene that moves as a whole, and
+# the parallax below which a camera counts as still (still clips of Stereo4D stay below 0.2 over ten
+# frames; one moved by 0.2 m has 0.26).
 GOOD_PX = 0.7
 ROUGH_PX = 2.0
 STILL_PX = 0.25
@@ -29,7 +33,9 @@ MARGIN = 1.5
 
 @dataclass(frozen=True)
 class ClipReport:
-    """What is known of a clip's cameras; lengths in the clip's unit, Sampson distances are medians in native pixels."""
+    """What is known of a clip's cameras; lengths in the clip's unit, Sampson distances are medians
+    in native pixels.
+    """
 
     frames: int
     fps: float | None
@@ -47,7 +53,9 @@ class ClipReport:
     largest_step_frame: int
     """The frame that step ends at."""
     near_static: bool
-    """The camera's motion shows too little in the pictures to judge its poses, or the centres are one point."""
+    """The camera's motion shows too little in the pictures to judge its poses, or the centres are
+    one point.
+    """
     pairs: int
     matches: int
     parallax_px: float | None
@@ -62,10 +70,12 @@ class ClipReport:
 
 
 def inspect_clip(clip: Clip) -> ClipReport:
-    """Measure a clip's camera path and check its poses against its pictures on about ten frame pairs.
+    """Measure a clip's camera path and check its poses against its pictures on about ten frame
+    pairs.
 
-    Each reading of the poses (as stored, y/z flipped, inverted) predicts an epipolar line for every matched point; the
-    median Sampson distance says which reading the pictures support. Points on moving objects are outvoted by the rest.
+    Each reading of the poses (as stored, y/z flipped, inverted) predicts an epipolar line for every
+    matched point; the median Sampson distance says which reading the pictures support. Points on
+    moving objects are outvoted by the rest.
     """
     cameras = clip.cameras
     centre = cameras.c2w[:, :3, 3].double()
@@ -113,15 +123,19 @@ def _verdict(still: bool, matches: int, distances: list[float] | None, scale: fl
         return advice[distances.index(best)]
     if best <= ROUGH_PX * scale and second >= best * MARGIN:
         return (
-            advice[distances.index(best)] + " (roughly: much of the scene moves, or intrinsics or frame order are off)"
+            advice[distances.index(best)]
+            + " (roughly: much of the scene moves, or intrinsics or frame order are off)"
         )
     return (
-        f"inconsistent: no reading of the poses fits better than {best:.1f} px; check intrinsics, frame order and poses"
+        f"inconsistent: no reading of the poses fits better than {best:.1f} px; check "
+        "intrinsics, frame order and poses"
     )
 
 
 def _evidence(clip: Clip) -> tuple[int, int, list[float] | None, float | None]:
-    """Pairs used, matches found, the three median Sampson distances and the parallax, both in native pixels."""
+    """Pairs used, matches found, the three median Sampson distances and the parallax, both in
+    native pixels.
+    """
     pairs = _pairs(clip.cameras)
     if not pairs:
         return 0, 0, None, None
@@ -155,7 +169,9 @@ def _evidence(clip: Clip) -> tuple[int, int, list[float] | None, float | None]:
 
 
 def _pairs(cameras: Views) -> list[tuple[int, int]]:
-    """Frames to match: some way apart in time, or nearest in orientation where neighbours in time look elsewhere."""
+    """Frames to match: some way apart in time, or nearest in orientation where neighbours in time
+    look elsewhere.
+    """
     n = len(cameras)
     gap = max(1, min(GAP, n // 4))
     if n < 2:
@@ -166,24 +182,33 @@ def _pairs(cameras: Views) -> list[tuple[int, int]]:
     trace = torch.einsum("aij,bij->ab", rotation[starts], rotation)
     angle = torch.rad2deg(((trace - 1.0) / 2.0).clamp(-1.0, 1.0).acos())
     along = [(i, i + gap) for i in starts]
-    if float(torch.stack([angle[k, j] for k, (_, j) in enumerate(along)]).median()) <= VIDEO_TURN_DEG:
+    if (
+        float(torch.stack([angle[k, j] for k, (_, j) in enumerate(along)]).median())
+        <= VIDEO_TURN_DEG
+    ):
         return along
     angle[torch.arange(len(starts)), starts] = torch.inf
     return [(i, int(angle[k].argmin())) for k, i in enumerate(starts)]
 
 
-def _features(picture: UInt8[np.ndarray, "h w 3"]) -> tuple[Float64[np.ndarray, "n 2"], np.ndarray | None]:
+def _features(
+    picture: UInt8[np.ndarray, "h w 3"],
+) -> tuple[Float64[np.ndarray, "n 2"], np.ndarray | None]:
     import cv2
 
     points, descriptors = cv2.SIFT.create(nfeatures=FEATURES).detectAndCompute(
         cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), None
     )
-    place = np.array([p.pt for p in points], dtype=np.float64).reshape(-1, 2) + 0.5  # OpenCV: first pixel centre at 0
+    # OpenCV: first pixel centre at 0
+    place = np.array([p.pt for p in points], dtype=np.float64).reshape(-1, 2) + 0.5
     return place, descriptors
 
 
 def _matched(
-    a: Float64[np.ndarray, "n 2"], of_a: np.ndarray | None, b: Float64[np.ndarray, "m 2"], of_b: np.ndarray | None
+    a: Float64[np.ndarray, "n 2"],
+    of_a: np.ndarray | None,
+    b: Float64[np.ndarray, "m 2"],
+    of_b: np.ndarray | None,
 ) -> tuple[Float64[np.ndarray, "k 2"], Float64[np.ndarray, "k 2"]]:
     """Points whose best match is clearly better than the next, both ways round."""
     import cv2
@@ -192,7 +217,11 @@ def _matched(
         return a[:0], b[:0]
     matcher = cv2.BFMatcher()
     there, back = (
-        {first.queryIdx: first.trainIdx for first, second in found if first.distance < RATIO * second.distance}
+        {
+            first.queryIdx: first.trainIdx
+            for first, second in found
+            if first.distance < RATIO * second.distance
+        }
         for found in (matcher.knnMatch(of_a, of_b, k=2), matcher.knnMatch(of_b, of_a, k=2))
     )
     mutual = [(i, j) for i, j in there.items() if back.get(j) == i]
@@ -216,7 +245,9 @@ def _sampson(
     of_a: Float64[np.ndarray, "4"],
     of_b: Float64[np.ndarray, "4"],
 ) -> Float64[np.ndarray, "n"]:
-    """First-order distance in pixels of matches from a relative pose's epipolar geometry; 0 where centres agree."""
+    """First-order distance in pixels of matches from a relative pose's epipolar geometry; 0 where
+    centres agree.
+    """
     x, y, z = T_b_a[:3, 3] / max(float(np.linalg.norm(T_b_a[:3, 3])), 1e-12)
     essential = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]) @ T_b_a[:3, :3]
     fundamental = np.linalg.inv(_camera(of_b)).T @ essential @ np.linalg.inv(_camera(of_a))

@@ -1,4 +1,6 @@
-"""Find out what a path is and open it: the one entrance for the command line, training and the viewer."""
+"""Find out what a path is and open it: the one entrance for the command line, training and the
+viewer.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,8 @@ SYNTHETIC_HW = (128, 128)
 MOST_SEEDS = 10_000
 SHOWN = 5
 UNDERSTOOD = (
-    "an FSM clip or list (.json, .jsonl), a transforms.json or its folder (nerfstudio, instant-ngp, DL3DV), "
+    "an FSM clip or list (.json, .jsonl), a transforms.json or its folder (nerfstudio, "
+    "instant-ngp, DL3DV), "
     "a D-NeRF folder (transforms_train.json), a cameras.json or its folder, "
     "a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, "
     "'demo', 'synthetic:SEED' or 'world:SEED' (or a range of seeds, 'world:1000-1015')"
@@ -21,21 +24,28 @@ UNDERSTOOD = (
 
 
 class SyntheticClips:
-    """Procedural worlds as a data set, one clip a seed: ``synthetic:SEED``, or the richer ``world:SEED``; ``world:FIRST-LAST``."""
+    """Procedural worlds as a data set, one clip a seed: ``synthetic:SEED``, or the richer
+    ``world:SEED``; ``world:FIRST-LAST``.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = "synthetic:0" if name == "demo" else name
         self.kind, _, seeds = self.name.partition(":")
         first, _, last = seeds.partition("-")
         last = last if "-" in seeds else first
-        if not all(n.isascii() and n.isdecimal() and len(n) < 10 for n in (first, last)) or int(last) < int(first):
+        if not all(n.isascii() and n.isdecimal() and len(n) < 10 for n in (first, last)) or int(
+            last
+        ) < int(first):
             raise InputError(
-                f"{name!r} has seed {seeds!r}; write {self.kind}: and a whole number of at least 0, or a range, "
+                f"{name!r} has seed {seeds!r}; write {self.kind}: and a whole number of at "
+                "least 0, or a range, "
                 f"as in {self.kind}:1000-1015."
             )
         self.seeds = range(int(first), int(last) + 1)
         if len(self.seeds) > MOST_SEEDS:
-            raise InputError(f"{name!r} names {len(self.seeds)} seeds; at most {MOST_SEEDS} make one data set.")
+            raise InputError(
+                f"{name!r} names {len(self.seeds)} seeds; at most {MOST_SEEDS} make one data set."
+            )
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -94,7 +104,9 @@ def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:
 
 
 def holds_clip(folder: Path) -> bool:
-    """Whether ``open_dataset`` takes a folder for a clip or for several, sound or not: it goes by the files directly in it."""
+    """Whether ``open_dataset`` takes a folder for a clip or for several, sound or not: it goes by
+    the files directly in it.
+    """
     if (folder / "transforms.json").is_file() or (folder / "transforms_train.json").is_file():
         return True
     if any(folder.glob("*.npz")) and not any(folder.glob("*.json*")):
@@ -104,10 +116,14 @@ def holds_clip(folder: Path) -> bool:
 
 
 def open_clip(path: str | Path, clip_id: str | None = None, fix_poses: bool = False) -> Clip:
-    """One clip: the one named ``clip_id``, or the only (of splits: the training) one behind ``path``."""
+    """One clip: the one named ``clip_id``, or the only (of splits: the training) one behind
+    ``path``.
+    """
     dataset = open_dataset(path, fix_poses)
     if clip_id is None and len(dataset) > 1 and "train" not in dataset.ids:
-        raise InputError(f"{path} holds {len(dataset)} clips; name one of them: {_shown(dataset.ids)}")
+        raise InputError(
+            f"{path} holds {len(dataset)} clips; name one of them: {_shown(dataset.ids)}"
+        )
     default = "train" if "train" in dataset.ids else dataset.ids[0]
     return dataset.clip(default if clip_id is None else clip_id)
 
@@ -115,7 +131,9 @@ def open_clip(path: str | Path, clip_id: str | None = None, fix_poses: bool = Fa
 def _is_transforms(value: Any) -> bool:
     """Whether poses are stored the nerfstudio way."""
     frames = value.get("frames") if isinstance(value, dict) else None
-    return isinstance(frames, list) and any(isinstance(f, dict) and "transform_matrix" in f for f in frames)
+    return isinstance(frames, list) and any(
+        isinstance(f, dict) and "transform_matrix" in f for f in frames
+    )
 
 
 def _clip_file(folder: Path) -> Path:
@@ -124,14 +142,21 @@ def _clip_file(folder: Path) -> Path:
     if len(clips) == 1:
         return folder / clips[0]
     if clips:
-        raise InputError(f"{folder} holds several clips ({_shown(clips)}); name one of these files, or a list of them.")
+        raise InputError(
+            f"{folder} holds several clips ({_shown(clips)}); name one of these files, or "
+            "a list of them."
+        )
     if lists:
-        raise InputError(f"{folder} holds lists of clips ({_shown(lists)}); name one of these files.")
+        raise InputError(
+            f"{folder} holds lists of clips ({_shown(lists)}); name one of these files."
+        )
     raise InputError(f"{folder} holds no clip; a clip is {UNDERSTOOD}.")
 
 
 def _clip_files(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the clips of a folder (JSON objects whose frames have world-to-camera poses and pictures), and of lists of clips."""
+    """Names of the clips of a folder (JSON objects whose frames have world-to-camera poses and
+    pictures), and of lists of clips.
+    """
     from fsm.datasets.cameras_json import is_cameras_json
 
     clips: list[str] = []
@@ -144,8 +169,12 @@ def _clip_files(folder: Path) -> tuple[list[str], list[str]]:
         frames = value.get("frames") if isinstance(value, dict) else None
         if isinstance(value, list) and value and isinstance(value[0], str):
             lists.append(file.name)
-        first = frames[0] if isinstance(frames, list) and frames and isinstance(frames[0], dict) else {}
-        if is_cameras_json(value) or ("w2c" in first and ("video_path" in value or "file_path" in first)):
+        first = (
+            frames[0] if isinstance(frames, list) and frames and isinstance(frames[0], dict) else {}
+        )
+        if is_cameras_json(value) or (
+            "w2c" in first and ("video_path" in value or "file_path" in first)
+        ):
             clips.append(file.name)
         if len(clips) > SHOWN:
             break

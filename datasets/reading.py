@@ -1,4 +1,6 @@
-"""Fields and paths out of files that others wrote: strict types, and nothing outside the data set's own folder."""
+"""Fields and paths out of files that others wrote: strict types, and nothing outside the data set's
+own folder.
+"""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +26,9 @@ def records(parent: Record, key: str, where: str) -> list[Record]:
     """A non-empty list of JSON objects under ``key``."""
     value = _get(parent, key, where)
     if not isinstance(value, list) or not value:
-        raise InputError(f"{where}: {key} should be a list with at least one entry, found {_shown(value)}.")
+        raise InputError(
+            f"{where}: {key} should be a list with at least one entry, found {_shown(value)}."
+        )
     return [record(v, f"{where}: {key}[{i}]") for i, v in enumerate(value)]
 
 
@@ -61,12 +65,16 @@ def text(parent: Record, key: str, where: str) -> str:
 
 
 def matrix(parent: Record, key: str, where: str) -> Float64[np.ndarray, "4 4"]:
-    """A 4x4 (or 3x4, completed) matrix of numbers under ``key``; NaN passes, for the pose check to name."""
+    """A 4x4 (or 3x4, completed) matrix of numbers under ``key``; NaN passes, for the pose check to
+    name.
+    """
     value = _get(parent, key, where)
     try:
         found = np.array(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{where}: {key} is {_shown(value)}, expected a 4x4 matrix of numbers.") from error
+        raise InputError(
+            f"{where}: {key} is {_shown(value)}, expected a 4x4 matrix of numbers."
+        ) from error
     if found.shape == (3, 4):
         found = np.concatenate([found, [[0.0, 0.0, 0.0, 1.0]]])
     if found.shape != (4, 4):
@@ -75,10 +83,12 @@ def matrix(parent: Record, key: str, where: str) -> Float64[np.ndarray, "4 4"]:
 
 
 def inside(root: Path, base: Path, name: str, where: str, by_name: bool = True) -> Path:
-    """The existing file ``name`` (relative to ``base``), which must lie inside ``root`` once links are followed.
+    """The existing file ``name`` (relative to ``base``), which must lie inside ``root`` once links
+    are followed.
 
-    With ``by_name`` a path that does not exist there, or leads out of ``root``, stands for the file of the same name
-    directly in ``base``: published clips name paths of the machine that made them. Otherwise ``InputError``.
+    With ``by_name`` a path that does not exist there, or leads out of ``root``, stands for the file
+    of the same name directly in ``base``: published clips name paths of the machine that made them.
+    Otherwise ``InputError``.
     """
     try:
         limit = root.resolve()
@@ -90,12 +100,16 @@ def inside(root: Path, base: Path, name: str, where: str, by_name: bool = True) 
     except (OSError, ValueError, RuntimeError) as error:  # too long, embedded NUL, link loop
         raise InputError(f"{where}: {name!r} is not a usable path ({error}).") from error
     if outside:
-        raise InputError(f"{where}: {name!r} leads out of the data folder {root}; put the file inside it.")
+        raise InputError(
+            f"{where}: {name!r} leads out of the data folder {root}; put the file inside it."
+        )
     raise InputError(f"{where}: {name!r} does not exist in {base}; check the path.")
 
 
 def unique_names(files: Sequence[Path], root: Path, where: str) -> list[str]:
-    """File names without suffix; where two agree, paths relative to ``root``. A repeated file is an error."""
+    """File names without suffix; where two agree, paths relative to ``root``. A repeated file is an
+    error.
+    """
     names = [file.stem for file in files]
     if len(set(names)) < len(names):
         names = [file.relative_to(root).with_suffix("").as_posix() for file in files]
@@ -107,7 +121,9 @@ def unique_names(files: Sequence[Path], root: Path, where: str) -> list[str]:
 
 def _get(parent: Record, key: str, where: str) -> Any:
     if key not in parent:
-        raise InputError(f"{where} lacks the field {key!r}; found {', '.join(list(parent)[:8]) or 'nothing'}.")
+        raise InputError(
+            f"{where} lacks the field {key!r}; found {', '.join(list(parent)[:8]) or 'nothing'}."
+        )
     return parent[key]
 
 

@@ -1,4 +1,6 @@
-"""Stereo4D as published: an annotation ``.npz`` per clip and the rectified left-eye video made from it."""
+"""Stereo4D as published: an annotation ``.npz`` per clip and the rectified left-eye video made from
+it.
+"""
 
 import math
 from pathlib import Path
@@ -15,19 +17,23 @@ from fsm.errors import InputError
 
 MICROSECOND = 1e-6
 VIDEO_NAMES = ("{}-left_rectified.mp4", "{}.mp4")
-# The field of view the published rectification script uses unless told otherwise; annotations do not record it.
+# The field of view the published rectification script uses unless told otherwise; annotations do
+# not record it.
 DEFAULT_HFOV_DEG = 60.0
 
 
 class Stereo4D:
     """Clips of a folder of annotations ``<id>.npz``, or of one such file.
 
-    The video ``<id>-left_rectified.mp4`` or ``<id>.mp4`` lies beside each. ``hfov_deg`` is the horizontal field of view
-    the videos were rectified to. Poses are pseudo-metric (metres, assuming eyes 0.063 m apart); times are the
-    annotation's own irregular timestamps, not the video's nominal rate. ``Clip.tracks`` gives the 3D tracks.
+    The video ``<id>-left_rectified.mp4`` or ``<id>.mp4`` lies beside each. ``hfov_deg`` is the
+    horizontal field of view the videos were rectified to. Poses are pseudo-metric (metres, assuming
+    eyes 0.063 m apart); times are the annotation's own irregular timestamps, not the video's
+    nominal rate. ``Clip.tracks`` gives the 3D tracks.
     """
 
-    def __init__(self, path: Path | str, hfov_deg: float = DEFAULT_HFOV_DEG, fix_poses: bool = False) -> None:
+    def __init__(
+        self, path: Path | str, hfov_deg: float = DEFAULT_HFOV_DEG, fix_poses: bool = False
+    ) -> None:
         path = Path(path)
         if not 1.0 <= hfov_deg <= 170.0:
             raise InputError(f"hfov_deg is {hfov_deg}, expected degrees between 1 and 170.")
@@ -50,17 +56,21 @@ class Stereo4D:
         """Open one clip; the numbers of poses, timestamps and video frames must agree."""
         if id not in self._files:
             raise InputError(
-                f"{self.path} has no clip {id!r}; it has {', '.join(self.ids[:5])}{', ...' * (len(self) > 5)}."
+                f"{self.path} has no clip {id!r}; it has "
+                f"{', '.join(self.ids[:5])}{', ...' * (len(self) > 5)}."
             )
         path = self._files[id]
         source = str(path)
         stamps, stored = read_arrays(path, ("timestamps", "camera2world"))
         if stamps.ndim != 1 or stamps.dtype.kind not in "iuf":
             raise InputError(
-                f"{source}: timestamps has shape {stamps.shape}, expected one number of microseconds a frame."
+                f"{source}: timestamps has shape {stamps.shape}, expected one number of "
+                "microseconds a frame."
             )
         if stored.ndim != 3 or stored.shape[1:] not in ((3, 4), (4, 4)) or stored.dtype.kind != "f":
-            raise InputError(f"{source}: camera2world has shape {stored.shape}, expected 3x4 numbers a frame.")
+            raise InputError(
+                f"{source}: camera2world has shape {stored.shape}, expected 3x4 numbers a frame."
+            )
         video = VideoFrames(_video_beside(path))
         if not len(stamps) == len(stored) == len(video):
             raise InputError(

@@ -1,7 +1,8 @@
 """A procedural moving world: ground truth for any view at any moment, from a seed.
 
-A textured room holds three to seven textured solids, most of them moving; the camera walks past, held by a hand. Poses,
-z-depth and motion are exact. It is the demo clip, the test clip and a training world without end.
+A textured room holds three to seven textured solids, most of them moving; the camera walks past,
+held by a hand. Poses, z-depth and motion are exact. It is the demo clip, the test clip and a
+training world without end.
 """
 
 import math
@@ -21,7 +22,8 @@ from fsm.views import Rendering, Views
 
 DEMO_SEED = 0
 """Seed of the built-in clip."""
-RAYS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 21}  # what a CPU's cache and a GPU's memory hold of a hundred planes
+# what a CPU's cache and a GPU's memory hold of a hundred planes
+RAYS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 21}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class SyntheticWorld:
         return mapped(self, lambda t: t.to(device))
 
     def camera_path(self, time: Float[Tensor, "b v"], hw: tuple[int, int]) -> Views:
-        """Each world's own camera at ``time`` (seconds): 45 to 75 degrees wide, square pixels, no rgb."""
+        """Each world's own camera at ``time`` (seconds): 45 to 75 degrees wide, square pixels, no
+        rgb.
+        """
         focal = 0.5 * hw[1] / torch.tan(0.5 * self.camera.hfov)
         centre = focal.new_tensor([0.5 * hw[1], 0.5 * hw[0]]).expand(len(self), 2)
         intrinsics = torch.cat([focal[:, None], focal[:, None], centre], -1)
@@ -65,25 +69,35 @@ class SyntheticWorld:
     def render(self, views: Views, samples_per_pixel: int = 1) -> Rendering:
         """Pictures and exact depth at pixel centres for ``views`` [b v], each at its own time.
 
-        One ray filters textures and shadows to its pixel; ``samples_per_pixel`` (a square number) is how many rays, on
-        a regular grid and averaged in linear light, pixels on an outline or an edge get.
+        One ray filters textures and shadows to its pixel; ``samples_per_pixel`` (a square number)
+        is how many rays, on a regular grid and averaged in linear light, pixels on an outline or an
+        edge get.
         """
         side = math.isqrt(max(samples_per_pixel, 0))
         if side * side != samples_per_pixel or side < 1:
-            raise InputError(f"samples_per_pixel is {samples_per_pixel}; use a square number: 1, 4, 9, 16.")
+            raise InputError(
+                f"samples_per_pixel is {samples_per_pixel}; use a square number: 1, 4, 9, 16."
+            )
         if views.c2w.ndim != 4 or len(views.c2w) != len(self):
             found = tuple(views.c2w.shape)
-            raise InputError(f"views have poses of shape {found}, expected ({len(self)}, v, 4, 4): one row a world.")
+            raise InputError(
+                f"views have poses of shape {found}, expected ({len(self)}, v, 4, 4): one "
+                "row a world."
+            )
         budget = RAYS_AT_ONCE["cpu" if self.room.device.type == "cpu" else "cuda"]
         frames = max(1, budget // math.prod(views.hw))
         with torch.no_grad():
             stage = set_stage(self.room, self.solids, views)
             parts = [stage.part(slice(i, i + frames)) for i in range(0, len(stage.eye), frames)]
-            done = torch.cat([self._frames(at, views.hw, side, max(1, budget // len(at.eye))) for at in parts])
+            done = torch.cat(
+                [self._frames(at, views.hw, side, max(1, budget // len(at.eye))) for at in parts]
+            )
         rgb, depth = done.unflatten(0, views.time.shape).split([3, 1], dim=-3)
         return Rendering(rgb, torch.ones_like(depth), depth)
 
-    def _frames(self, at: Stage, hw: tuple[int, int], side: int, tile: int) -> Float[Tensor, "f 4 h w"]:
+    def _frames(
+        self, at: Stage, hw: tuple[int, int], side: int, tile: int
+    ) -> Float[Tensor, "f 4 h w"]:
         """sRGB and depth of all frames of a stage, ``tile`` pixels of each at a time."""
         ys, xs = torch.meshgrid(torch.arange(hw[0]), torch.arange(hw[1]), indexing="ij")
         corners = torch.stack([xs, ys]).flatten(1).to(at.eye)  # [2, h w]
@@ -97,11 +111,17 @@ class SyntheticWorld:
             pixels, valid = outlines(centred, hw)
             steps = (torch.arange(side) + 0.5) / side
             grid = torch.cartesian_prod(steps, steps).to(corners)[..., None]  # [side², 2, 1]
-            for index, real in zip(pixels.split(tile, dim=1), valid.split(tile, dim=1), strict=True):
+            for index, real in zip(
+                pixels.split(tile, dim=1), valid.split(tile, dim=1), strict=True
+            ):
                 corner = corners[:, index].transpose(0, 1)
-                fine = torch.stack([light(trace(at, corner + offset), side) for offset in grid]).mean(0)
+                fine = torch.stack(
+                    [light(trace(at, corner + offset), side) for offset in grid]
+                ).mean(0)
                 target = index[:, None].expand_as(fine)
-                picture = picture.scatter(2, target, torch.where(real[:, None], fine, picture.gather(2, target)))
+                picture = picture.scatter(
+                    2, target, torch.where(real[:, None], fine, picture.gather(2, target))
+                )
         depth = torch.cat([hits.depth for hits in centred], -1)
         return torch.cat([picture.clamp_min(0.0).pow(GAMMA), depth[:, None]], 1).unflatten(-1, hw)
 
@@ -109,7 +129,9 @@ class SyntheticWorld:
 class SyntheticScene:
     """One world as a scene: pictures and depth for any views at any moments."""
 
-    def __init__(self, seed: int, samples_per_pixel: int = 1, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, seed: int, samples_per_pixel: int = 1, device: torch.device | str = "cpu"
+    ) -> None:
         self.world = SyntheticWorld.sample([seed], device)
         self.samples_per_pixel = samples_per_pixel
 
@@ -133,7 +155,9 @@ class SyntheticClip(DrawnClip):
         samples_per_pixel: int = 4,
     ) -> None:
         if frames < 1 or fps <= 0:
-            raise InputError(f"SyntheticClip got frames={frames} and fps={fps}; both must be positive.")
+            raise InputError(
+                f"SyntheticClip got frames={frames} and fps={fps}; both must be positive."
+            )
         self.scene = SyntheticScene(seed, samples_per_pixel)
         time = torch.arange(frames, dtype=torch.float64)[None] / fps
         cameras = self.scene.world.camera_path(time.float(), hw).unbatched()

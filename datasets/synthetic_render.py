@@ -1,7 +1,8 @@
 """Ray tracing of synthetic worlds: batched over worlds, views and pixels, on any device.
 
-Every solid is a unit ball, cube or cylinder under an affine map, and rays keep their camera's z as parameter: affine
-maps leave the parameter alone, so the smallest one over all solids is the z-depth. Vectors are kept as three planes.
+Every solid is a unit ball, cube or cylinder under an affine map, and rays keep their camera's z as
+parameter: affine maps leave the parameter alone, so the smallest one over all solids is the
+z-depth. Vectors are kept as three planes.
 """
 
 import dataclasses
@@ -14,7 +15,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fsm.datasets.synthetic_textures import sample_bank
-from fsm.datasets.synthetic_world import BOXES, CYLINDERS, ROUND, SOLIDS, SURFACES, Light, Solids, Surfaces
+from fsm.datasets.synthetic_world import (
+    BOXES,
+    CYLINDERS,
+    ROUND,
+    SOLIDS,
+    SURFACES,
+    Light,
+    Solids,
+    Surfaces,
+)
 from fsm.views import Views
 
 NEAR = 0.05  # metres
@@ -28,7 +38,9 @@ Planes = tuple[Tensor, ...]  # x, y, z
 
 @dataclass(frozen=True)
 class Stage:
-    """Worlds as f frames find them, each at its own time: k used solids in the order of their slots, then the room."""
+    """Worlds as f frames find them, each at its own time: k used solids in the order of their
+    slots, then the room.
+    """
 
     slots: Int[Tensor, "k"]
     """Slot of every used solid, then SOLIDS for the room."""
@@ -53,9 +65,16 @@ class Stage:
         used = (self.centre[frames, :, 1] < 100.0).any(0)
         index = used.nonzero()[:, 0]
         slots = index.tolist()
-        counts = tuple(sum(kind.start <= s < kind.stop for s in slots) for kind in (ROUND, BOXES, CYLINDERS))
-        values = {name: getattr(self, name)[frames] for name in ("world", "eye", "camera", "intrinsics")}
-        values |= {name: getattr(self, name)[frames][:, index] for name in ("to_unit", "offset", "centre", "radius")}
+        counts = tuple(
+            sum(kind.start <= s < kind.stop for s in slots) for kind in (ROUND, BOXES, CYLINDERS)
+        )
+        values = {
+            name: getattr(self, name)[frames] for name in ("world", "eye", "camera", "intrinsics")
+        }
+        values |= {
+            name: getattr(self, name)[frames][:, index]
+            for name in ("to_unit", "offset", "centre", "radius")
+        }
         return dataclasses.replace(self, slots=self.slots[index], counts=counts, **values)
 
 
@@ -65,13 +84,19 @@ def set_stage(room: Float[Tensor, "b 3"], solids: Solids, views: Views) -> Stage
     rotation, centre = solids.pose(views.time)  # [b v k 3 3]
     to_unit = rotation.transpose(-1, -2) / solids.size[:, None, :, :, None]
     room_map = torch.diag_embed(1.0 / room)[:, None, None].expand(b, v, 1, 3, 3)
-    room_centre = torch.stack([torch.zeros_like(room[:, 1]), -room[:, 1], torch.zeros_like(room[:, 1])], -1)
+    room_centre = torch.stack(
+        [torch.zeros_like(room[:, 1]), -room[:, 1], torch.zeros_like(room[:, 1])], -1
+    )
     to_unit = torch.cat([to_unit, room_map], 2).flatten(0, 1)
     centre = torch.cat([centre, room_centre[:, None, None].expand(b, v, 1, 3)], 2).flatten(0, 1)
     radius = torch.cat([solids.size.log().mean(-1).exp(), room[:, :1]], 1)
     return Stage(
         slots=torch.arange(SOLIDS + 1, device=room.device),
-        counts=(ROUND.stop - ROUND.start, BOXES.stop - BOXES.start, CYLINDERS.stop - CYLINDERS.start),
+        counts=(
+            ROUND.stop - ROUND.start,
+            BOXES.stop - BOXES.start,
+            CYLINDERS.stop - CYLINDERS.start,
+        ),
         world=torch.arange(b, device=room.device).repeat_interleave(v),
         to_unit=to_unit,
         offset=-(to_unit @ centre[..., None])[..., 0],
@@ -92,7 +117,9 @@ class Hits:
     surface: Int[Tensor, "f n"]
     """0 .. 6 a solid, 7 .. 12 a face of the room."""
     s: Float[Tensor, "f n"]
-    """First surface coordinate: metres, or turns around what is round. Glued to the surface while it moves."""
+    """First surface coordinate: metres, or turns around what is round. Glued to the surface while
+    it moves.
+    """
     t: Float[Tensor, "f n"]
     """Second surface coordinate: metres, or half turns from the equator of a ball."""
     stretch: Float[Tensor, "f n"]
@@ -104,8 +131,11 @@ class Hits:
     """World direction with unit length along the camera's axis."""
 
 
-def _spans(origin: Planes, direction: Planes, counts: tuple[int, int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Parameters [f kind n] at which lines enter and leave the solids, kind by kind; enter > leave for a miss.
+def _spans(
+    origin: Planes, direction: Planes, counts: tuple[int, int, int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parameters [f kind n] at which lines enter and leave the solids, kind by kind; enter > leave
+    for a miss.
 
     Directions are planes [f k n]; origins too, or [f k 1] where all rays share one.
     """
@@ -154,12 +184,15 @@ def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def trace(at: Stage, pixels: Float[Tensor, "*f 2 n"]) -> Hits:
-    """First hits of the rays through ``pixels`` (x, y), the same in every frame or each frame's own."""
+    """First hits of the rays through ``pixels`` (x, y), the same in every frame or each frame's
+    own.
+    """
     k = len(at.slots)
     fx, fy, cx, cy = at.intrinsics[..., None].unbind(1)
     x, y = (pixels[..., 0, :] - cx) / fx, (pixels[..., 1, :] - cy) / fy
     ray = at.camera @ torch.stack([x, y, torch.ones_like(x)], 1)
-    rows = at.to_unit.transpose(1, 2).flatten(1, 2)  # component by component: three planes of k solids
+    # component by component: three planes of k solids
+    rows = at.to_unit.transpose(1, 2).flatten(1, 2)
     direction = (rows @ ray).unflatten(1, (3, k)).unbind(1)
     origin = ((at.to_unit @ at.eye[:, None, :, None])[..., 0] + at.offset)[..., None].unbind(2)
     depths = []
@@ -172,15 +205,25 @@ def trace(at: Stage, pixels: Float[Tensor, "*f 2 n"]) -> Hits:
     return _describe(at, local, depth, point, ray)
 
 
-def outlines(tiles: list[Hits], hw: tuple[int, int]) -> tuple[Int[Tensor, "f m"], Bool[Tensor, "f m"]]:
-    """Flat indices of the pixels where a neighbour shows another or a turned surface; False marks padding.
+def outlines(
+    tiles: list[Hits], hw: tuple[int, int]
+) -> tuple[Int[Tensor, "f m"], Bool[Tensor, "f m"]]:
+    """Flat indices of the pixels where a neighbour shows another or a turned surface; False marks
+    padding.
 
     ``tiles`` are the hits at all pixel centres, in order.
     """
-    looks = torch.cat([torch.cat([hit.normal, hit.surface[:, None].float()], 1) for hit in tiles], -1).unflatten(-1, hw)
+    looks = torch.cat(
+        [torch.cat([hit.normal, hit.surface[:, None].float()], 1) for hit in tiles], -1
+    ).unflatten(-1, hw)
     across = (looks[..., 1:] - looks[..., :-1]).abs().sum(1) > EDGE
     along = (looks[..., 1:, :] - looks[..., :-1, :]).abs().sum(1) > EDGE
-    edge = F.pad(across, (1, 0)) | F.pad(across, (0, 1)) | F.pad(along, (0, 0, 1, 0)) | F.pad(along, (0, 0, 0, 1))
+    edge = (
+        F.pad(across, (1, 0))
+        | F.pad(across, (0, 1))
+        | F.pad(along, (0, 0, 1, 0))
+        | F.pad(along, (0, 0, 0, 1))
+    )
     order = edge.flatten(1).int().sort(dim=1, descending=True, stable=True)
     most = int(edge.flatten(1).sum(1).max())
     return order.indices[:, :most], order.values[:, :most] > 0
@@ -189,12 +232,15 @@ def outlines(tiles: list[Hits], hw: tuple[int, int]) -> tuple[Int[Tensor, "f m"]
 def _describe(at: Stage, local: Tensor, depth: Tensor, point: Tensor, ray: Tensor) -> Hits:
     """Surface, its coordinates and normal of the hit points on the solids number ``local``."""
     f, n = local.shape
-    table = torch.cat([at.to_unit.flatten(2), at.offset], -1).flatten(0, 1).T.contiguous()  # [12, f k]
+    # [12, f k]
+    table = torch.cat([at.to_unit.flatten(2), at.offset], -1).flatten(0, 1).T.contiguous()
     row = local + torch.arange(f, device=local.device)[:, None] * len(at.slots)
     m = table.index_select(1, row.flatten()).view(12, f, n)
     px, py, pz = point.unbind(1)
     x, y, z = (
-        torch.addcmul(torch.addcmul(torch.addcmul(m[9 + i], m[3 * i], px), m[3 * i + 1], py), m[3 * i + 2], pz)
+        torch.addcmul(
+            torch.addcmul(torch.addcmul(m[9 + i], m[3 * i], px), m[3 * i + 1], py), m[3 * i + 2], pz
+        )
         for i in range(3)
     )
     slot = at.slots[local]
@@ -210,12 +256,18 @@ def _describe(at: Stage, local: Tensor, depth: Tensor, point: Tensor, ray: Tenso
     uy = torch.where(curved, torch.where(is_ball, y, zero), torch.where(on_y, y.sign(), zero))
     uz = torch.where(curved, z, torch.where(on_x | on_y, zero, z.sign()))
     # the normal of a surface under x -> A x + b is A^T u
-    normal = torch.stack([torch.addcmul(torch.addcmul(m[i] * ux, m[3 + i], uy), m[6 + i], uz) for i in range(3)], dim=1)
+    normal = torch.stack(
+        [torch.addcmul(torch.addcmul(m[i] * ux, m[3 + i], uy), m[6 + i], uz) for i in range(3)],
+        dim=1,
+    )
     inverse = normal.square().sum(1).rsqrt_()
     normal = normal * torch.where(is_room, -inverse, inverse)[:, None]
     side = torch.where(on_x, x > 0, torch.where(on_y, 2 + (y > 0).int(), 4 + (z > 0).int()))
-    # metric object coordinates: lengths of the columns of the unit map's inverse are the half extents
-    mx, my, mz = (c * m[3 * i : 3 * i + 3].square().sum(0).rsqrt_() for i, c in enumerate((x, y, z)))
+    # metric object coordinates: lengths of the columns of the unit map's inverse are the half
+    # extents
+    mx, my, mz = (
+        c * m[3 * i : 3 * i + 3].square().sum(0).rsqrt_() for i, c in enumerate((x, y, z))
+    )
     turn = torch.atan2(z, x) * (0.5 / torch.pi)
     climb = torch.where(is_ball, torch.asin(y.clamp(-1.0, 1.0)) * (2.0 / torch.pi), my)
     # a box shows another part of its pattern on every side
@@ -225,12 +277,25 @@ def _describe(at: Stage, local: Tensor, depth: Tensor, point: Tensor, ray: Tenso
     return Hits(depth, torch.where(is_room, SOLIDS + side, slot), s, t, stretch, point, normal, ray)
 
 
-def _albedo(hits: Hits, surfaces: Surfaces, world: Tensor, pixel: Float[Tensor, "f 1"]) -> tuple[Tensor, Tensor]:
-    """Linear colour [3 f n] and gloss [f n] of every hit; ``pixel`` is the width of a pixel at one metre."""
+def _albedo(
+    hits: Hits, surfaces: Surfaces, world: Tensor, pixel: Float[Tensor, "f 1"]
+) -> tuple[Tensor, Tensor]:
+    """Linear colour [3 f n] and gloss [f n] of every hit; ``pixel`` is the width of a pixel at one
+    metre.
+    """
     f, n = hits.depth.shape
     row = (hits.surface + world[:, None] * SURFACES).flatten()
-    columns = (surfaces.uv, surfaces.shift, surfaces.texels, surfaces.detail, surfaces.gloss, surfaces.palette)
-    table = torch.cat([c.flatten(0, 1).flatten(1) if c.ndim > 2 else c.flatten()[:, None] for c in columns], 1)
+    columns = (
+        surfaces.uv,
+        surfaces.shift,
+        surfaces.texels,
+        surfaces.detail,
+        surfaces.gloss,
+        surfaces.palette,
+    )
+    table = torch.cat(
+        [c.flatten(0, 1).flatten(1) if c.ndim > 2 else c.flatten()[:, None] for c in columns], 1
+    )
     look = table.T.contiguous().index_select(1, row).view(-1, f, n)
     us, ut, vs, vt, u, v, texels, detail, gloss = look[:9]
     palette = look[9:].unflatten(0, (4, 3))
@@ -247,13 +312,18 @@ def _albedo(hits: Hits, surfaces: Surfaces, world: Tensor, pixel: Float[Tensor, 
     return colour * torch.addcmul(torch.ones_like(bright), detail, bright).clamp_min_(0.05), gloss
 
 
-def shade(at: Stage, hits: Hits, room: Tensor, surfaces: Surfaces, light: Light, side: int) -> Float[Tensor, "f 3 n"]:
-    """Tone-mapped linear colour: a lamp with soft shadows, ambient light dimmed near other surfaces, highlights.
+def shade(
+    at: Stage, hits: Hits, room: Tensor, surfaces: Surfaces, light: Light, side: int
+) -> Float[Tensor, "f 3 n"]:
+    """Tone-mapped linear colour: a lamp with soft shadows, ambient light dimmed near other
+    surfaces, highlights.
 
     ``side`` rays stand side by side in a pixel: textures are filtered to their share of it.
     """
     w = at.world
-    albedo, gloss = _albedo(hits, surfaces, w, 1.0 / (at.intrinsics[:, :2].mean(1, keepdim=True) * side))
+    albedo, gloss = _albedo(
+        hits, surfaces, w, 1.0 / (at.intrinsics[:, :2].mean(1, keepdim=True) * side)
+    )
     to_lamp = light.position[w][..., None] - hits.point
     squared = to_lamp.square().sum(1)
     distance = squared.sqrt()
@@ -292,8 +362,12 @@ def _occlusion(at: Stage, hits: Hits, to_lamp: Tensor, distance: Tensor) -> tupl
     # a solid hides about the share (r / d)² of the half-space it is seen in
     centre, radius = at.centre[:, :k], at.radius[:, :k]
     here = hits.point.square().sum(1, keepdim=True)
-    squared = torch.baddbmm(here + centre.square().sum(-1, keepdim=True), centre, hits.point, alpha=-2.0)
-    toward = torch.baddbmm(-(hits.point * hits.normal).sum(1, keepdim=True), centre, hits.normal).clamp_min_(0.0)
+    squared = torch.baddbmm(
+        here + centre.square().sum(-1, keepdim=True), centre, hits.point, alpha=-2.0
+    )
+    toward = torch.baddbmm(
+        -(hits.point * hits.normal).sum(1, keepdim=True), centre, hits.normal
+    ).clamp_min_(0.0)
     inverse = squared.clamp_min_(1e-4).reciprocal_()
     hidden = toward * inverse.sqrt() * (inverse * radius.square()).clamp_max_(1.0)
     return shadow, (1.0 - 0.85 * hidden).clamp_min_(0.15).prod(1)
@@ -302,6 +376,8 @@ def _occlusion(at: Stage, hits: Hits, to_lamp: Tensor, distance: Tensor) -> tupl
 def _corners(hits: Hits, room: Tensor) -> Tensor:
     """Darkening [f n] of the room's faces towards their neighbours."""
     x, y, z = hits.point.unbind(1)
-    away = torch.stack([room[:, :1] - x.abs(), room[:, 1:2] - (y + room[:, 1:2]).abs(), room[:, 2:] - z.abs()], 1)
+    away = torch.stack(
+        [room[:, :1] - x.abs(), room[:, 1:2] - (y + room[:, 1:2]).abs(), room[:, 2:] - z.abs()], 1
+    )
     dim = 1.0 - 0.42 * torch.exp(away * -3.2) * (1.0 - hits.normal.abs())
     return torch.where(hits.surface >= SOLIDS, dim.prod(1), torch.ones_like(x))

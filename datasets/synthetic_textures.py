@@ -1,8 +1,10 @@
-"""A bank of tileable patterns with mip levels, and its filtered lookup: what surfaces of the synthetic world wear.
+"""A bank of tileable patterns with mip levels, and its filtered lookup: what surfaces of the
+synthetic world wear.
 
-A texel holds three palette weights (the first of four colours takes the rest) and one brightness detail. Colour is
-linear in the weights, so mip levels and bilinear taps filter the *picture*, whatever palette a surface brings: no
-aliasing from procedural edges, and one bank serves any number of worlds. Patterns repeat with period one in u and v.
+A texel holds three palette weights (the first of four colours takes the rest) and one brightness
+detail. Colour is linear in the weights, so mip levels and bilinear taps filter the *picture*,
+whatever palette a surface brings: no aliasing from procedural edges, and one bank serves any number
+of worlds. Patterns repeat with period one in u and v.
 """
 
 import functools
@@ -21,9 +23,14 @@ _DRAWS_SEED = 20_240_607
 
 
 def sample_bank(
-    pattern: Int[Tensor, "n"], u: Float[Tensor, "n"], v: Float[Tensor, "n"], level: Float[Tensor, "n"]
+    pattern: Int[Tensor, "n"],
+    u: Float[Tensor, "n"],
+    v: Float[Tensor, "n"],
+    level: Float[Tensor, "n"],
 ) -> Float[Tensor, "n 4"]:
-    """Trilinearly filtered texels (weights of colours 1, 2, 3; detail) of patterns; ``level`` 0 is the finest."""
+    """Trilinearly filtered texels (weights of colours 1, 2, 3; detail) of patterns; ``level`` 0 is
+    the finest.
+    """
     table, offsets = _bank(str(u.device))
     level = level.clamp(0.0, LEVELS - 1.001)
     fine = level.floor()
@@ -44,7 +51,9 @@ def sample_bank(
         right, left = fx * share, (1.0 - fx) * share
         indices += [row + ix, row + jx, below + ix, below + jx]
         weights += [left * (1.0 - fy), right * (1.0 - fy), left * fy, right * fy]
-    return F.embedding_bag(torch.stack(indices, -1), table, per_sample_weights=torch.stack(weights, -1), mode="sum")
+    return F.embedding_bag(
+        torch.stack(indices, -1), table, per_sample_weights=torch.stack(weights, -1), mode="sum"
+    )
 
 
 def bank_size() -> int:
@@ -60,17 +69,24 @@ def family_patterns(*names: str) -> list[int]:
 
 @functools.lru_cache(maxsize=4)
 def _bank(device: str) -> tuple[Tensor, Tensor]:
-    """All levels of all patterns as one table [texels, 4], and where each level starts; made on the CPU, then moved."""
+    """All levels of all patterns as one table [texels, 4], and where each level starts; made on the
+    CPU, then moved.
+    """
     if device != "cpu":
         table, offsets = _bank("cpu")
         return table.to(device), offsets.to(device)
     draws = torch.Generator().manual_seed(_DRAWS_SEED)
     with torch.no_grad():
-        finest = torch.stack([make(draws, i) for make in FAMILIES.values() for i in range(VARIANTS)])  # [p, 4, s, s]
+        # [p, 4, s, s]
+        finest = torch.stack(
+            [make(draws, i) for make in FAMILIES.values() for i in range(VARIANTS)]
+        )
         levels = [finest]
         while len(levels) < LEVELS:
             levels.append(F.avg_pool2d(levels[-1], 2))
-        table = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, 4) for level in levels]).contiguous()
+        table = torch.cat(
+            [level.permute(0, 2, 3, 1).reshape(-1, 4) for level in levels]
+        ).contiguous()
     sizes = [level.numel() // 4 for level in levels]
     return table, torch.tensor([sum(sizes[:i]) for i in range(LEVELS)], dtype=torch.int32)
 
@@ -84,8 +100,12 @@ def _uniform(draws: torch.Generator, *shape: int) -> Tensor:
     return torch.rand(*shape, generator=draws)
 
 
-def _noise(draws: torch.Generator, slope: float, stretch: float = 1.0, lowest: float = 1.0) -> Tensor:
-    """Periodic noise of zero mean and unit variance, amplitude 1 / f**slope; ``stretch`` > 1 draws it out along x."""
+def _noise(
+    draws: torch.Generator, slope: float, stretch: float = 1.0, lowest: float = 1.0
+) -> Tensor:
+    """Periodic noise of zero mean and unit variance, amplitude 1 / f**slope; ``stretch`` > 1 draws
+    it out along x.
+    """
     fx = torch.fft.fftfreq(SIDE) * SIDE * stretch
     fy = torch.fft.fftfreq(SIDE) * SIDE
     radius = (fx[None, :].square() + fy[:, None].square()).sqrt()
@@ -114,8 +134,12 @@ def _texture(weights: Tensor, detail: Tensor) -> Tensor:
     return torch.cat([weights, detail[None]])
 
 
-def _per_cell(draws: torch.Generator, cells: Tensor, count: int, uneven: float = 1.5) -> tuple[Tensor, Tensor]:
-    """Random palette colour and brightness for each cell number, looked up at every texel; low colours are likelier."""
+def _per_cell(
+    draws: torch.Generator, cells: Tensor, count: int, uneven: float = 1.5
+) -> tuple[Tensor, Tensor]:
+    """Random palette colour and brightness for each cell number, looked up at every texel; low
+    colours are likelier.
+    """
     colour = (_uniform(draws, count) ** uneven * 4).long().clamp_max(3)
     shade = _uniform(draws, count) * 2.0 - 1.0
     return F.one_hot(colour, 4)[cells][..., 1:].permute(2, 0, 1).float(), shade[cells]
@@ -126,7 +150,10 @@ def _clouds(draws: torch.Generator, i: int) -> Tensor:
 
 
 def _smooth(draws: torch.Generator, i: int) -> Tensor:
-    return _texture(_ramp(_flat(_noise(draws, 2.6 + 0.1 * i))), 0.45 * _noise(draws, 1.1) + 0.25 * _noise(draws, 0.4))
+    return _texture(
+        _ramp(_flat(_noise(draws, 2.6 + 0.1 * i))),
+        0.45 * _noise(draws, 1.1) + 0.25 * _noise(draws, 0.4),
+    )
 
 
 def _marble(draws: torch.Generator, i: int) -> Tensor:
@@ -134,7 +161,9 @@ def _marble(draws: torch.Generator, i: int) -> Tensor:
     kx, ky = ((1, 0), (1, 1), (2, 1), (0, 2), (3, 1), (2, 2))[i]
     wave = torch.sin(2 * math.pi * (kx * x + ky * y) + 1.8 * _noise(draws, 1.8))
     vein = torch.exp(-8.0 * wave.abs())
-    return _texture(_ramp((0.5 + 0.36 * wave * (1 - vein)).clamp(0, 1)), 0.6 * _noise(draws, 1.2) - 1.2 * vein)
+    return _texture(
+        _ramp((0.5 + 0.36 * wave * (1 - vein)).clamp(0, 1)), 0.6 * _noise(draws, 1.2) - 1.2 * vein
+    )
 
 
 def _islands(draws: torch.Generator, i: int) -> Tensor:
@@ -150,7 +179,9 @@ def _checks(draws: torch.Generator, i: int) -> Tensor:
     weights, shade = _per_cell(draws, cx * n + cy, n * n)
     odd = ((cx + cy) % 2).float()
     plain = torch.stack([odd, torch.zeros_like(odd), torch.zeros_like(odd)])
-    weights = plain if i % 2 == 0 else torch.where(odd[None] > 0, weights, torch.zeros_like(weights))
+    weights = (
+        plain if i % 2 == 0 else torch.where(odd[None] > 0, weights, torch.zeros_like(weights))
+    )
     return _texture(weights, 0.5 * shade + 0.6 * _noise(draws, 1.1))
 
 
@@ -191,15 +222,22 @@ def _planks(draws: torch.Generator, i: int) -> Tensor:
     tone = (0.35 + 0.22 * shade + 0.10 * grain).clamp(0, 1)
     gap = _step(((y * rows) % 1.0 - 0.5).abs() / rows - 0.5 / rows + 0.004)
     ends = _step(((((x + start) * 2) % 1.0) - 0.5).abs() / 2 - 0.25 + 0.003)
-    return _texture(_ramp(tone), 0.6 * grain + 0.5 * _noise(draws, 0.9, stretch=5.0) - 2.4 * torch.maximum(gap, ends))
+    return _texture(
+        _ramp(tone),
+        0.6 * grain + 0.5 * _noise(draws, 0.9, stretch=5.0) - 2.4 * torch.maximum(gap, ends),
+    )
 
 
 def _leaves(draws: torch.Generator, i: int) -> Tensor:
-    """Dead leaves: overlapping discs whose radii follow a power law, nearly scale invariant as natural images are."""
+    """Dead leaves: overlapping discs whose radii follow a power law, nearly scale invariant as
+    natural images are.
+    """
     smallest, biggest, count = 0.02 + 0.006 * i, 0.22, 110
     exponent = 2.0  # radii distributed as r**-3
     share = _uniform(draws, count)
-    radii = (smallest**-exponent + share * (biggest**-exponent - smallest**-exponent)) ** (-1.0 / exponent)
+    radii = (smallest**-exponent + share * (biggest**-exponent - smallest**-exponent)) ** (
+        -1.0 / exponent
+    )
     radii = radii.sort(descending=True).values if i % 2 else radii
     out = torch.zeros(4, SIDE, SIDE)
     for radius in radii.tolist():
@@ -207,7 +245,9 @@ def _leaves(draws: torch.Generator, i: int) -> Tensor:
         px, py = (_uniform(draws, 2) * SIDE).tolist()
         columns = torch.arange(int(px) - reach, int(px) + reach + 1)
         rows = torch.arange(int(py) - reach, int(py) + reach + 1)
-        distance = ((columns + 0.5 - px).square()[None, :] + (rows + 0.5 - py).square()[:, None]).sqrt() / SIDE
+        distance = (
+            (columns + 0.5 - px).square()[None, :] + (rows + 0.5 - py).square()[:, None]
+        ).sqrt() / SIDE
         colour = F.one_hot((_uniform(draws, 1) * 4).long(), 4)[0, 1:].float()
         disc = torch.cat([colour, _uniform(draws, 1) * 2.4 - 1.2])[:, None, None]
         window = (slice(None), rows[:, None] % SIDE, columns[None, :] % SIDE)
@@ -216,11 +256,15 @@ def _leaves(draws: torch.Generator, i: int) -> Tensor:
 
 
 def _terrazzo(draws: torch.Generator, i: int) -> Tensor:
-    """Chips of stone in a plain ground: cells of random points, kept where they clear their neighbours."""
+    """Chips of stone in a plain ground: cells of random points, kept where they clear their
+    neighbours.
+    """
     first, second, nearest = _nearest(draws, 90 + 20 * i)
     weights, shade = _per_cell(draws, nearest, 90 + 20 * i, uneven=0.9)
     chip = _step(second - first - 0.016 - 0.012 * shade, 1.5)
-    return _texture(weights * chip, (0.5 * shade + 0.5 * _noise(draws, 1.0)) * chip + 0.5 * _noise(draws, 0.9))
+    return _texture(
+        weights * chip, (0.5 * shade + 0.5 * _noise(draws, 1.0)) * chip + 0.5 * _noise(draws, 0.9)
+    )
 
 
 def _mosaic(draws: torch.Generator, i: int) -> Tensor:
@@ -228,11 +272,15 @@ def _mosaic(draws: torch.Generator, i: int) -> Tensor:
     first, second, nearest = _nearest(draws, count)
     weights, shade = _per_cell(draws, nearest, count, uneven=1.0)
     seam = 1.0 - _step(second - first - 0.008, 1.5)
-    return _texture(weights * (1 - seam), 0.9 * shade * (1 - seam) + 0.6 * _noise(draws, 1.2) - 1.5 * seam)
+    return _texture(
+        weights * (1 - seam), 0.9 * shade * (1 - seam) + 0.6 * _noise(draws, 1.2) - 1.5 * seam
+    )
 
 
 def _nearest(draws: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances to the nearest and second nearest of ``count`` random points on the torus, and which is nearest."""
+    """Distances to the nearest and second nearest of ``count`` random points on the torus, and
+    which is nearest.
+    """
     x, y = _grid()
     first, second = torch.full((SIDE, SIDE), 9.0), torch.full((SIDE, SIDE), 9.0)
     nearest = torch.zeros(SIDE, SIDE, dtype=torch.long)

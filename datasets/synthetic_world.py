@@ -1,7 +1,7 @@
 """Parameters of procedural worlds, and what they say about a moment: where solids and cameras are.
 
-World axes: x and z span the floor, y points down; the floor is y = 0, the middle of the room x = z = 0. Metres and
-seconds.
+World axes: x and z span the floor, y points down; the floor is y = 0, the middle of the room x = z
+= 0. Metres and seconds.
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Slots of one world: solids of one kind share a slot range, so a batch intersects each kind with one formula.
+# Slots of one world: solids of one kind share a slot range, so a batch intersects each kind with
+# one formula.
 ROUND, BOXES, CYLINDERS = slice(0, 3), slice(3, 6), slice(6, 7)
 SOLIDS = 7
 ROOM_FACES = 6  # -x +x -y (ceiling) +y (floor) -z +z
@@ -25,7 +26,9 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Solids:
-    """Unit ball, cube [-1, 1]³ and cylinder (axis y), scaled, turning about one axis and swinging about an anchor."""
+    """Unit ball, cube [-1, 1]³ and cylinder (axis y), scaled, turning about one axis and swinging
+    about an anchor.
+    """
 
     size: Float[Tensor, "b k 3"]
     """Half extents in metres."""
@@ -43,7 +46,9 @@ class Solids:
     spin: Float[Tensor, "b k"]
     """Radians per second."""
 
-    def pose(self, time: Float[Tensor, "b v"]) -> tuple[Float[Tensor, "b v k 3 3"], Float[Tensor, "b v k 3"]]:
+    def pose(
+        self, time: Float[Tensor, "b v"]
+    ) -> tuple[Float[Tensor, "b v k 3 3"], Float[Tensor, "b v k 3"]]:
         """Rotation object-to-world and centre of every solid at every moment."""
         t = time[:, :, None]
         wave = torch.sin(self.omega[:, None] * t[..., None] + self.phase[:, None])  # [b v k 2]
@@ -54,7 +59,9 @@ class Solids:
 
 @dataclass(frozen=True)
 class Surfaces:
-    """What the solids (first) and the room's faces (after them) look like; patterns index the bank of textures."""
+    """What the solids (first) and the room's faces (after them) look like; patterns index the bank
+    of textures.
+    """
 
     pattern: Int[Tensor, "b s"]
     uv: Float[Tensor, "b s 2 2"]
@@ -81,7 +88,9 @@ class Light:
 
 @dataclass(frozen=True)
 class CameraPath:
-    """A camera that swings around the middle of the room, breathes in and out, and is held by a hand."""
+    """A camera that swings around the middle of the room, breathes in and out, and is held by a
+    hand.
+    """
 
     hfov: Float[Tensor, "b"]
     """Radians."""
@@ -101,9 +110,12 @@ class CameraPath:
         """Camera-to-world at every moment."""
         t = time[..., None]
         angle, radius, height = (
-            self.mean[:, None] + self.swing[:, None] * torch.sin(self.omega[:, None] * t + self.phase[:, None])
+            self.mean[:, None]
+            + self.swing[:, None] * torch.sin(self.omega[:, None] * t + self.phase[:, None])
         ).unbind(-1)
-        shake = self.shake[:, None] * torch.sin(self.shake_omega[:, None] * t[..., None] + self.shake_phase[:, None])
+        shake = self.shake[:, None] * torch.sin(
+            self.shake_omega[:, None] * t[..., None] + self.shake_phase[:, None]
+        )
         place, aim = shake.sum(-2).split(3, dim=-1)
         eye = torch.stack([radius * angle.sin(), -height, -radius * angle.cos()], -1) + place
         forward = self.target[:, None] + aim - eye
@@ -124,10 +136,14 @@ def mapped(parameters: P, fn) -> P:
     return type(parameters)(**done)
 
 
-def axis_rotation(axis: Float[Tensor, "*b 3"], angle: Float[Tensor, "*b"]) -> Float[Tensor, "*b 3 3"]:
+def axis_rotation(
+    axis: Float[Tensor, "*b 3"], angle: Float[Tensor, "*b"]
+) -> Float[Tensor, "*b 3 3"]:
     """Rotation by ``angle`` radians about the unit vector ``axis`` (Rodrigues)."""
     x, y, z = axis.unbind(-1)
     zero = torch.zeros_like(x)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
     s, c = angle.sin()[..., None, None], angle.cos()[..., None, None]
-    return torch.eye(3, device=axis.device, dtype=axis.dtype) + s * cross + (1 - c) * (cross @ cross)
+    return (
+        torch.eye(3, device=axis.device, dtype=axis.dtype) + s * cross + (1 - c) * (cross @ cross)
+    )

@@ -29,10 +29,10 @@ BATCH = 16
 class VideoFrames:
     """Frames of one video file, counted in display order from 0.
 
-    Only plain mp4, mov, mkv, webm and avi files are opened: the container is recognised by its first bytes, so
-    playlists, concatenation scripts and network addresses never reach FFmpeg. No handle stays open between calls, which
-    makes the object safe to copy into worker processes. Raises ``InputError`` for empty, truncated, rotated or
-    undecodable files.
+    Only plain mp4, mov, mkv, webm and avi files are opened: the container is recognised by its
+    first bytes, so playlists, concatenation scripts and network addresses never reach FFmpeg. No
+    handle stays open between calls, which makes the object safe to copy into worker processes.
+    Raises ``InputError`` for empty, truncated, rotated or undecodable files.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -44,12 +44,17 @@ class VideoFrames:
             self.hw: tuple[int, int] = (stream.codec_context.height, stream.codec_context.width)
             self.fps: float | None = float(stream.average_rate) if stream.average_rate else None
             if not 0 < self.hw[0] * self.hw[1] <= MAX_PIXELS:
-                raise InputError(f"{self.path} declares a picture size of {self.hw}; encode it at a usable size.")
+                raise InputError(
+                    f"{self.path} declares a picture size of {self.hw}; encode it at a usable size."
+                )
             for packet in container.demux(stream):
                 if packet.size == 0 or packet.is_discard:
                     continue
                 if packet.is_corrupt:
-                    raise InputError(f"{self.path} is truncated after {len(pts)} frames; copy or encode it again.")
+                    raise InputError(
+                        f"{self.path} is truncated after {len(pts)} frames; copy or encode "
+                        "it again."
+                    )
                 pts.append(packet.pts)
                 if packet.is_keyframe and packet.pts is not None:
                     keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
@@ -79,7 +84,8 @@ class VideoFrames:
                 raise InputError(f"{self.path} has {len(self)} frames; frame {i} does not exist.")
         from av.video.reformatter import VideoReformatter
 
-        reformatter = VideoReformatter()  # one for all frames: its set-up costs more than the conversion
+        # one for all frames: its set-up costs more than the conversion
+        reformatter = VideoReformatter()
         with self._open() as (container, stream):
             decoded, last = self._numbered(container, stream), -1
             for i in indices:
@@ -89,12 +95,17 @@ class VideoFrames:
                     decoded = self._numbered(container, stream)
                 frame = next((frame for number, frame in decoded if number == i), None)
                 if frame is None or frame.is_corrupt:
-                    raise InputError(f"{self.path}: frame {i} cannot be decoded; the file is damaged, encode it again.")
+                    raise InputError(
+                        f"{self.path}: frame {i} cannot be decoded; the file is damaged, "
+                        "encode it again."
+                    )
                 yield self._pixels(frame, i, reformatter)
                 last = i
 
     def _key_between(self, last: int, wanted: int) -> int | None:
-        """Decoding time of the key frame to jump to, where that beats decoding on from frame ``last``."""
+        """Decoding time of the key frame to jump to, where that beats decoding on from frame
+        ``last``.
+        """
         if not self._seekable or wanted - last <= NEAR:
             return None
         key = bisect.bisect_right(self._keys, self._pts[wanted], key=lambda pair: pair[0]) - 1
@@ -113,10 +124,16 @@ class VideoFrames:
 
     def _pixels(self, frame: "av.VideoFrame", index: int, reformatter) -> UInt8[Tensor, "3 h w"]:
         if frame.rotation:
-            raise InputError(f"{self.path} carries a rotation flag of {frame.rotation} degrees; encode it upright.")
+            raise InputError(
+                f"{self.path} carries a rotation flag of {frame.rotation} degrees; encode "
+                "it upright."
+            )
         if (frame.height, frame.width) != self.hw:
             size = (frame.height, frame.width)
-            raise InputError(f"{self.path}: frame {index} has size {size}, others {self.hw}; encode it at one size.")
+            raise InputError(
+                f"{self.path}: frame {index} has size {size}, others {self.hw}; encode it "
+                "at one size."
+            )
         rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
 
@@ -127,22 +144,28 @@ class VideoFrames:
 
         options = {"protocol_whitelist": "file"}
         try:
-            with av.open(f"file:{self.path.resolve()}", format=self._format, options=options) as container:
+            with av.open(
+                f"file:{self.path.resolve()}", format=self._format, options=options
+            ) as container:
                 if not container.streams.video:
                     raise InputError(f"{self.path} has no video stream; is it the right file?")
                 stream = container.streams.video[0]
-                # Frame threads would decode ahead of every seek; slices cost nothing where a frame has only one.
+                # Frame threads would decode ahead of every seek; slices cost nothing where a frame
+                # has only one.
                 stream.thread_type = "SLICE"
                 yield container, stream
         except av.error.FFmpegError as error:
             reason = error.strerror or type(error).__name__
             raise InputError(
-                f"{self.path} cannot be decoded ({reason}); it is damaged or truncated, encode it again."
+                f"{self.path} cannot be decoded ({reason}); it is damaged or truncated, "
+                "encode it again."
             ) from error
 
 
 class VideoClip(Clip):
-    """A clip whose frame i is frame ``numbers[i]`` of a video, optionally with a file of 3D tracks over its frames."""
+    """A clip whose frame i is frame ``numbers[i]`` of a video, optionally with a file of 3D tracks
+    over its frames.
+    """
 
     def __init__(
         self,
@@ -192,11 +215,15 @@ def _container_format(path: Path) -> str:
         if int.from_bytes(head[4:8], "little") + 8 > size:
             raise InputError(f"{path} is truncated (the file ends before its data); copy it again.")
         return "avi"
-    raise InputError(f"{path} is not an mp4, mov, mkv, webm or avi file; convert the video to mp4 (H.264).")
+    raise InputError(
+        f"{path} is not an mp4, mov, mkv, webm or avi file; convert the video to mp4 (H.264)."
+    )
 
 
 def _check_boxes(handle, size: int, path: Path) -> None:
-    """Walk the top-level boxes of an mp4: all must end inside the file, and one must be the index (moov)."""
+    """Walk the top-level boxes of an mp4: all must end inside the file, and one must be the index
+    (moov).
+    """
     position, kinds = 0, set()
     while position + 8 <= size:
         handle.seek(position)
@@ -209,8 +236,11 @@ def _check_boxes(handle, size: int, path: Path) -> None:
         kinds.add(header[4:8])
         if length < 8 or position + length > size:
             raise InputError(
-                f"{path} is truncated (box {header[4:8]!r} ends outside the file); copy or encode it again."
+                f"{path} is truncated (box {header[4:8]!r} ends outside the file); copy or "
+                "encode it again."
             )
         position += length
     if b"moov" not in kinds:
-        raise InputError(f"{path} has no index (no moov box), so it was never finished; encode it again.")
+        raise InputError(
+            f"{path} has no index (no moov box), so it was never finished; encode it again."
+        )

@@ -1,4 +1,6 @@
-"""FSM toolkit: a posed video in, a compact scene memory out, any camera at any moment rendered from it."""
+"""FSM toolkit: a posed video in, a compact scene memory out, any camera at any moment rendered from
+it.
+"""
 
 import importlib
 from typing import TYPE_CHECKING

@@ -1,4 +1,6 @@
-"""``python -m fsm``: the command line for launchers that start modules, such as ``torchrun -m fsm``."""
+"""``python -m fsm``: the command line for launchers that start modules, such as ``torchrun -m
+fsm``.
+"""
 
 import sys
 

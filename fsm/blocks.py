@@ -1,7 +1,9 @@
-"""One block of the trunk: window attention inside each image, a LaCET layer across all of them, an MLP.
+"""One block of the trunk: window attention inside each image, a LaCET layer across all of them, an
+MLP.
 
-Each is a pre-norm residual. Linear layers have no bias (but the learning-rate head), norms have scale only.
-FSM (arXiv 2604.07350) §2-3 and appendix A.2. Shapes: b batch, v views, t tokens of a view, d width.
+Each is a pre-norm residual. Linear layers have no bias (but the learning-rate head), norms have
+scale only. FSM (arXiv 2604.07350) §2-3 and appendix A.2. Shapes: b batch, v views, t tokens of a
+view, d width.
 """
 
 import math
@@ -15,12 +17,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fsm.errors import InputError
-from fsm.ttt import ElasticConfig, FastWeightState, Group, fast_weight_apply, initial_state, write_chunk
+from fsm.ttt import (
+    ElasticConfig,
+    FastWeightState,
+    Group,
+    fast_weight_apply,
+    initial_state,
+    write_chunk,
+)
 
 ViewTokens = Float[Tensor, "b v t d"]
 
-# Windows of at most so many tokens are attended in float32 on a CPU: gradients of the fused kernel take up to five times as
-# long in bfloat16, a whole layer of 16, 64, 256 tokens 2.1, 1.5, 1.15 times.
+# Windows of at most so many tokens are attended in float32 on a CPU: gradients of the fused kernel
+# take up to five times as long in bfloat16, a whole layer of 16, 64, 256 tokens 2.1, 1.5, 1.15
+# times.
 SMALL_WINDOW = 256
 
 
@@ -50,17 +60,23 @@ class BlockConfig:
     def __post_init__(self) -> None:
         for name, least in (("dim", 1), ("expansion", 1), ("mlp_ratio", 1), ("ns_steps", 0)):
             if getattr(self, name) < least:
-                raise InputError(f"model config: {name} is {getattr(self, name)}, must be at least {least}.")
+                raise InputError(
+                    f"model config: {name} is {getattr(self, name)}, must be at least {least}."
+                )
         if not 0.0 < self.base_lr < math.inf:
             raise InputError(f"model config: base_lr is {self.base_lr}, must be above 0.")
         for name in ("attention_head_dim", "ttt_heads"):
             value = getattr(self, name)
             if value < 1 or self.dim % value:
-                raise InputError(f"model config: {name} is {value}, which does not divide dim {self.dim}.")
+                raise InputError(
+                    f"model config: {name} is {value}, which does not divide dim {self.dim}."
+                )
 
 
 class WindowAttention(nn.Module):
-    """Bidirectional softmax attention among the tokens of one image, with RMS-normalised queries and keys."""
+    """Bidirectional softmax attention among the tokens of one image, with RMS-normalised queries
+    and keys.
+    """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -73,7 +89,9 @@ class WindowAttention(nn.Module):
     def forward(self, x: ViewTokens) -> ViewTokens:
         """Attend within each view."""
         b, v, t, d = x.shape
-        q, k, value = self.to_qkv(x).view(b * v, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, value = (
+            self.to_qkv(x).view(b * v, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        )
         kind = _wide(value).dtype if x.device.type == "cpu" and t <= SMALL_WINDOW else value.dtype
         with torch.autocast(x.device.type, enabled=False):
             q, k = self.q_norm(_wide(q)).to(kind), self.k_norm(_wide(k)).to(kind)
@@ -82,7 +100,9 @@ class WindowAttention(nn.Module):
 
 
 class LaCETLayer(nn.Module):
-    """Fast weights over all tokens of a sequence: ``write`` a chunk into the state, ``read`` the state with any tokens."""
+    """Fast weights over all tokens of a sequence: ``write`` a chunk into the state, ``read`` the
+    state with any tokens.
+    """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -103,8 +123,12 @@ class LaCETLayer(nn.Module):
         """State before the first chunk."""
         return initial_state(self.initial, batch, self.config.elastic)
 
-    def write(self, state: FastWeightState, x: Float[Tensor, "b n d"], group: Group | None = None) -> FastWeightState:
-        """The state after this chunk of (normalised) tokens, of which each process of ``group`` has a part."""
+    def write(
+        self, state: FastWeightState, x: Float[Tensor, "b n d"], group: Group | None = None
+    ) -> FastWeightState:
+        """The state after this chunk of (normalised) tokens, of which each process of ``group`` has
+        a part.
+        """
         dim = self.config.dim
         k, v = F.silu(F.linear(x, self.to_qkv.weight[dim:])).chunk(2, dim=-1)
         k, v = self._heads(k), self._heads(v)
@@ -160,9 +184,11 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, work: Callable, *arguments: Any) -> Any:
-        """``work(block, *arguments)``: all that one pass through the layers asks of a block, as one call of the module.
+        """``work(block, *arguments)``: all that one pass through the layers asks of a block, as one
+        call of the module.
 
-        What gathers parameters before a call and frees them after it (FSDP) then does so once per pass, not once per chunk.
+        What gathers parameters before a call and frees them after it (FSDP) then does so once per
+        pass, not once per chunk.
         """
         return work(self, *arguments)
 
@@ -170,8 +196,12 @@ class Block(nn.Module):
         """First residual: within each view."""
         return x + self.attention(self.attention_norm(x))
 
-    def write(self, state: FastWeightState, x: ViewTokens, group: Group | None = None) -> FastWeightState:
-        """Write attended tokens of some views as one chunk, of which each process of ``group`` has some views."""
+    def write(
+        self, state: FastWeightState, x: ViewTokens, group: Group | None = None
+    ) -> FastWeightState:
+        """Write attended tokens of some views as one chunk, of which each process of ``group`` has
+        some views.
+        """
         return self.ttt.write(state, self.ttt_norm(x).flatten(1, 2), group)
 
     def read(self, state: FastWeightState, x: ViewTokens) -> ViewTokens:

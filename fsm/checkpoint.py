@@ -1,4 +1,6 @@
-"""Model weights on disk: config.json + model.safetensors, by folder, bundled name or hub name. No pickles."""
+"""Model weights on disk: config.json + model.safetensors, by folder, bundled name or hub name. No
+pickles.
+"""
 
 import hashlib
 import warnings
@@ -25,23 +27,32 @@ def bundled_names() -> list[str]:
 
 
 def save_pretrained(model: "FSM", folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
-    """Write config.json and model.safetensors; ``dtype`` (bfloat16) halves the file, weights are float32 in memory again.
+    """Write config.json and model.safetensors; ``dtype`` (bfloat16) halves the file, weights are
+    float32 in memory again.
 
-    An older checkpoint in ``folder`` is replaced; any other folder with content is refused, its content untouched.
+    An older checkpoint in ``folder`` is replaced; any other folder with content is refused, its
+    content untouched.
     """
     from safetensors.torch import save_file
 
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "model.safetensors").is_file():
-        raise InputError(f"{folder} exists and is not a checkpoint; choose another folder to save the model to.")
+        raise InputError(
+            f"{folder} exists and is not a checkpoint; choose another folder to save the model to."
+        )
     with atomic_folder(folder) as temporary:
-        weights = {k: t.detach().cpu().to(dtype or t.dtype).contiguous() for k, t in model.state_dict().items()}
+        weights = {
+            k: t.detach().cpu().to(dtype or t.dtype).contiguous()
+            for k, t in model.state_dict().items()
+        }
         save_file(weights, temporary / "model.safetensors")
         write_json(temporary / "config.json", {"format": FORMAT, "model": to_dict(model.config)})
 
 
 def load_pretrained(name_or_path: str | Path) -> "FSM":
-    """A model from a folder, a bundled name, or the hub (``owner/name``, downloaded once by huggingface_hub)."""
+    """A model from a folder, a bundled name, or the hub (``owner/name``, downloaded once by
+    huggingface_hub).
+    """
     from fsm.model import FSM, ModelConfig
 
     folder, name = _locate(str(name_or_path))
@@ -50,10 +61,13 @@ def load_pretrained(name_or_path: str | Path) -> "FSM":
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
         raise InputError(
-            f"{where} has format {found!r}, this version reads {FORMAT}; use `fsm convert` for released weights."
+            f"{where} has format {found!r}, this version reads {FORMAT}; use `fsm convert` "
+            "for released weights."
         )
     model = FSM(from_dict(ModelConfig, values.get("model"), str(where)))
-    load_weights(model, read_safetensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
+    load_weights(
+        model, read_safetensors(folder / "model.safetensors"), str(folder / "model.safetensors")
+    )
     model.name = name
     return model.eval()
 
@@ -68,7 +82,10 @@ def _locate(name: str) -> tuple[Path, str | None]:
     if len(parts) == 2 and all(parts) and not name.startswith((".", "~")):
         return _download(name), name
     bundled = ", ".join(bundled_names()) or "none"
-    raise InputError(f"no checkpoint {name!r}: neither a folder, nor bundled ({bundled}), nor a hub name owner/name.")
+    raise InputError(
+        f"no checkpoint {name!r}: neither a folder, nor bundled ({bundled}), nor a hub "
+        "name owner/name."
+    )
 
 
 def _download(name: str) -> Path:
@@ -80,27 +97,36 @@ def _download(name: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"checkpoint {name!r} could not be fetched from the hub ({reason}); pass a local folder instead."
+            f"checkpoint {name!r} could not be fetched from the hub ({reason}); pass a "
+            "local folder instead."
         ) from error
 
 
 def read_plain(path: Path | str, device: torch.device | str = "cpu") -> Any:
-    """What ``torch.save`` wrote, if it is tensors and plain values only; anything else is refused, and never run."""
+    """What ``torch.save`` wrote, if it is tensors and plain values only; anything else is refused,
+    and never run.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on the pickle protocol; the refusal below says what matters
+            # remarks on the pickle protocol; the refusal below says what matters
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damaged bytes make the unpickler fail in a dozen ways
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(
-            f"{path} was refused or cannot be read as plain tensors ({reason}); nothing in it was run."
+            f"{path} was refused or cannot be read as plain tensors ({reason}); nothing in "
+            "it was run."
         ) from error
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Copy weights into a model, all or none; missing, extra, misshapen and non-finite tensors are listed."""
+    """Copy weights into a model, all or none; missing, extra, misshapen and non-finite tensors are
+    listed.
+    """
     own = model.state_dict()
-    problems = [f"missing {k}" for k in own if k not in weights] + [f"unknown {k}" for k in weights if k not in own]
+    problems = [f"missing {k}" for k in own if k not in weights] + [
+        f"unknown {k}" for k in weights if k not in own
+    ]
     problems += [
         f"{k} has shape {tuple(weights[k].shape)} instead of {tuple(t.shape)}"
         for k, t in own.items()
@@ -108,7 +134,9 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
     ]
     if not problems:
         problems = [
-            f"{k} holds NaN or infinite values" for k, t in weights.items() if not bool(torch.isfinite(t).all())
+            f"{k} holds NaN or infinite values"
+            for k, t in weights.items()
+            if not bool(torch.isfinite(t).all())
         ]
     if problems:
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""

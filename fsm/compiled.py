@@ -6,11 +6,12 @@
     fill(0, values)                    # here
     on_threads(fill, 4, values)        # fill(0, values) ... fill(3, values), at once
 
-Compiled code is kept in ``NUMBA_CACHE_DIR``, beside the source, or in the user's cache folder: the first of them that can be
-written to. Compiling takes seconds and is announced on a terminal.
+Compiled code is kept in ``NUMBA_CACHE_DIR``, beside the source, or in the user's cache folder: the
+first of them that can be written to. Compiling takes seconds and is announced on a terminal.
 
-Threads are ours, not numba's: its layers either abort when two threads of a program use them at once or kill forked processes.
-Kernels release Python's lock; any number of threads may call them, forked processes too.
+Threads are ours, not numba's: its layers either abort when two threads of a program use them at
+once or kill forked processes. Kernels release Python's lock; any number of threads may call them,
+forked processes too.
 """
 
 import contextlib
@@ -39,7 +40,8 @@ _pool: ThreadPoolExecutor | None = None
 
 def cache_folders(source: Path) -> list[Path]:
     """Where code compiled from the file ``source`` may be kept, best first."""
-    place = hashlib.sha256(str(source.resolve().parent).encode()).hexdigest()[:16]  # sources of one name do not meet
+    # sources of one name do not meet
+    place = hashlib.sha256(str(source.resolve().parent).encode()).hexdigest()[:16]
     named = [Path(config.CACHE_DIR) / place] if config.CACHE_DIR else []
     return [*named, source.parent / "__pycache__", user_cache() / "fsm-toolkit" / "kernels" / place]
 
@@ -52,7 +54,9 @@ def user_cache() -> Path:
 
 
 def _namespaces(function: Callable[..., Any]) -> dict[Path, dict[str, Any]]:
-    """Names that a function's file knows, and those of the files of its parts, of their parts, and so on."""
+    """Names that a function's file knows, and those of the files of its parts, of their parts, and
+    so on.
+    """
     found: dict[Path, dict[str, Any]] = {}
     waiting = [function]
     while waiting:
@@ -60,18 +64,24 @@ def _namespaces(function: Callable[..., Any]) -> dict[Path, dict[str, Any]]:
         path = Path(inspect.getfile(next_one))
         if path not in found:
             found[path] = next_one.__globals__
-            waiting += [v.py_func for v in next_one.__globals__.values() if isinstance(v, Dispatcher)]
+            waiting += [
+                v.py_func for v in next_one.__globals__.values() if isinstance(v, Dispatcher)
+            ]
     return found
 
 
 class _Locator(_CacheLocator):
-    """Finds the folder, and what a kernel was made of: its file, those of its parts, ``simd`` and the numbers it names."""
+    """Finds the folder, and what a kernel was made of: its file, those of its parts, ``simd`` and
+    the numbers it names.
+    """
 
     def __init__(self, function: Callable[..., Any], source: Path, folder: Path) -> None:
         spaces = _namespaces(function)
         files = sorted({source, Path(__file__), Path(__file__).with_name("simd.py"), *spaces})
         named = [pair for space in spaces.values() for pair in space.items()]
-        numbers = sorted({(k, repr(v)) for k, v in named if isinstance(v, (int, float, np.generic))})
+        numbers = sorted(
+            {(k, repr(v)) for k, v in named if isinstance(v, (int, float, np.generic))}
+        )
         made_of = [path.read_bytes() for path in files] + [repr(numbers).encode()]
         self._stamp, self._folder = hashlib.sha256(b"\0".join(made_of)).hexdigest(), folder
 
@@ -121,7 +131,9 @@ class _Cache(FunctionCache):
 
 
 class Kernel:
-    """A function of arrays and numbers, compiled (or read from the cache) when it is first called."""
+    """A function of arrays and numbers, compiled (or read from the cache) when it is first
+    called.
+    """
 
     def __init__(self, function: Callable[..., Any], signature: str) -> None:
         # Under a type checker's import hook the function comes wrapped.
@@ -141,12 +153,15 @@ class Kernel:
 
     def _compiled(self) -> Callable[..., Any]:
         dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(self.function)
-        with contextlib.suppress(RuntimeError):  # no folder to write to: every process compiles anew
+        # no folder to write to: every process compiles anew
+        with contextlib.suppress(RuntimeError):
             dispatcher._cache = _Cache(self.function)
         with contextlib.ExitStack() as shown:
             if sys.stderr.isatty():
                 if isinstance(dispatcher._cache, _Cache):
-                    dispatcher._cache.announce = lambda: shown.enter_context(_status(self.function.__name__))
+                    dispatcher._cache.announce = lambda: shown.enter_context(
+                        _status(self.function.__name__)
+                    )
                 else:
                     shown.enter_context(_status(self.function.__name__))
             dispatcher.compile(self.signature)
@@ -190,7 +205,9 @@ def _threads() -> ThreadPoolExecutor:
     global _pool
     if _pool is None:
         with _COMPILING:
-            _pool = _pool or ThreadPoolExecutor(max(os.cpu_count() or 1, 2), thread_name_prefix="fsm-kernel")
+            _pool = _pool or ThreadPoolExecutor(
+                max(os.cpu_count() or 1, 2), thread_name_prefix="fsm-kernel"
+            )
     return _pool
 
 

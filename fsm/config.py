@@ -1,4 +1,6 @@
-"""Configs are frozen dataclasses; files hold values only. Unknown keys and wrong types are errors, never ignored."""
+"""Configs are frozen dataclasses; files hold values only. Unknown keys and wrong types are errors,
+never ignored.
+"""
 
 import dataclasses
 import difflib
@@ -14,11 +16,14 @@ T = TypeVar("T")
 def from_dict(kind: type[T], values: Any, where: str) -> T:
     """Build dataclass ``kind`` from plain values, recursively and strictly.
 
-    ``where`` names the file or flag in errors. Missing keys take the dataclass's defaults; a key without default, an
-    unknown key (nearest match suggested) and a value of the wrong type raise ``InputError``.
+    ``where`` names the file or flag in errors. Missing keys take the dataclass's defaults; a key
+    without default, an unknown key (nearest match suggested) and a value of the wrong type raise
+    ``InputError``.
     """
     if not isinstance(values, dict):
-        raise InputError(f"{where} should hold named values for {kind.__name__}, found {type(values).__name__}.")
+        raise InputError(
+            f"{where} should hold named values for {kind.__name__}, found {type(values).__name__}."
+        )
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # pyright: ignore[reportArgumentType]
     for key in values:
@@ -27,10 +32,14 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}."
             raise InputError(f"{where} has unknown key {key!r}; {hint}")
     for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
         if required and name not in values:
             raise InputError(f"{where} lacks the required key {name!r}.")
-    arguments = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+    arguments = {
+        name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()
+    }
     try:
         return kind(**arguments)
     except InputError as error:  # a value out of range: the dataclass knows the field, not the file
@@ -42,7 +51,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+            return {
+                f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
+            }
         if isinstance(value, (tuple, list)):
             return [plain(v) for v in value]
         if isinstance(value, dict):
@@ -66,7 +77,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
                     raise
     if origin is Literal:
         if value not in arguments:
-            raise InputError(f"{where} is {value!r}; choose one of {', '.join(map(repr, arguments))}.")
+            raise InputError(
+                f"{where} is {value!r}; choose one of {', '.join(map(repr, arguments))}."
+            )
         return value
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where)
@@ -77,7 +90,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
         if len(value) != len(arguments):
             raise InputError(f"{where} has {len(value)} entries, expected {len(arguments)}.")
-        return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
+        return tuple(
+            _convert(a, v, f"{where}[{i}]")
+            for i, (a, v) in enumerate(zip(arguments, value, strict=True))
+        )
     if origin is dict:
         if not isinstance(value, dict):
             raise InputError(f"{where} is {value!r}, expected named values.")
@@ -86,4 +102,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint in (int, float, str, bool) and type(value) is hint:
         return value
-    raise InputError(f"{where} is {value!r} ({type(value).__name__}), expected {getattr(hint, '__name__', hint)}.")
+    raise InputError(
+        f"{where} is {value!r} ({type(value).__name__}), expected "
+        f"{getattr(hint, '__name__', hint)}."
+    )

@@ -1,4 +1,6 @@
-"""Outputs that exist whole or not at all; JSON, YAML and safetensors input with errors that name the file."""
+"""Outputs that exist whole or not at all; JSON, YAML and safetensors input with errors that name
+the file.
+"""
 
 import contextlib
 import ctypes
@@ -28,7 +30,9 @@ _renameat2: Any = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform 
 
 @contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary sibling of ``path`` (same suffix) that replaces it on success and vanishes on any failure."""
+    """Yield a temporary sibling of ``path`` (same suffix) that replaces it on success and vanishes
+    on any failure.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
@@ -46,14 +50,17 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary sibling folder that becomes ``path`` on success (an older one is removed) and vanishes on failure."""
+    """Yield a temporary sibling folder that becomes ``path`` on success (an older one is removed)
+    and vanishes on failure.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
-        for file in temporary.rglob("*"):  # some writers keep the owner-only mode of their own temporary files
+        # some writers keep the owner-only mode of their own temporary files
+        for file in temporary.rglob("*"):
             os.chmod(file, (0o777 if file.is_dir() else 0o666) & ~_umask())
         if path.is_dir():
             _exchange(temporary, path)
@@ -72,38 +79,58 @@ def slug(id: str) -> str:
 def write_json(path: Path | str, value: Any) -> None:
     """Write JSON (indented, UTF-8, no NaN) atomically."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+            encoding="utf-8",
+        )
 
 
 def read_json(path: Path | str, max_bytes: int = 256 << 20) -> Any:
-    """Parse a JSON file; a missing, oversized or malformed one is an ``InputError`` that names it."""
+    """Parse a JSON file; a missing, oversized or malformed one is an ``InputError`` that names
+    it.
+    """
     path = Path(path)
     try:
         if path.stat().st_size > max_bytes:
-            raise InputError(f"{path} is {path.stat().st_size} bytes, more than the {max_bytes} allowed for JSON.")
+            raise InputError(
+                f"{path} is {path.stat().st_size} bytes, more than the {max_bytes} allowed "
+                "for JSON."
+            )
         return json.loads(path.read_text(encoding="utf-8"))
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or a number of thousands of digits
-        raise InputError(f"{path} is not valid JSON ({error}); check that the file is complete.") from error
+    # ValueError: not UTF-8, not JSON, or a number of thousands of digits
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not valid JSON ({error}); check that the file is complete."
+        ) from error
 
 
 def read_yaml(path: Path | str) -> Any:
-    """Parse a small YAML file of plain values; tags, aliases, deep nesting and files over 64 KiB are refused."""
+    """Parse a small YAML file of plain values; tags, aliases, deep nesting and files over 64 KiB
+    are refused.
+    """
     path = Path(path)
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise InputError(f"{path} is {path.stat().st_size} bytes; a config is at most {MAX_CONFIG_BYTES}.")
+            raise InputError(
+                f"{path} is {path.stat().st_size} bytes; a config is at most {MAX_CONFIG_BYTES}."
+            )
         text = path.read_text(encoding="utf-8")
         depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # lazily: a hostile file is left at its first fault
+        # lazily: a hostile file is left at its first fault
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise InputError(f"{path} uses YAML aliases (*name); write the values out.")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+                event, yaml.CollectionEndEvent
+            )
             if depth > MAX_CONFIG_DEPTH:
-                raise InputError(f"{path} is nested more than {MAX_CONFIG_DEPTH} deep; a config never is.")
+                raise InputError(
+                    f"{path} is nested more than {MAX_CONFIG_DEPTH} deep; a config never is."
+                )
         return yaml.safe_load(text)
     except InputError:
         raise
@@ -118,7 +145,9 @@ def read_yaml(path: Path | str) -> Any:
 
 
 def read_safetensors(path: Path) -> "dict[str, Tensor]":
-    """All tensors of a safetensors file; truncated, malformed and ambiguous (duplicate key) files are refused."""
+    """All tensors of a safetensors file; truncated, malformed and ambiguous (duplicate key) files
+    are refused.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -126,17 +155,23 @@ def read_safetensors(path: Path) -> "dict[str, Tensor]":
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is not a complete safetensors file ({error}); fetch or export it again.") from error
+        raise InputError(
+            f"{path} is not a complete safetensors file ({error}); fetch or export it again."
+        ) from error
 
 
 def _check_header(path: Path) -> None:
-    """The library lets the last of two equal keys win; we refuse, and bound the header before reading it."""
+    """The library lets the last of two equal keys win; we refuse, and bound the header before
+    reading it.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [k for k, _ in pairs]
         if len(set(keys)) != len(keys):
             twice = next(k for k in keys if keys.count(k) > 1)
-            raise InputError(f"{path} names the tensor {twice!r} twice; the file is corrupt or forged.")
+            raise InputError(
+                f"{path} names the tensor {twice!r} twice; the file is corrupt or forged."
+            )
         return dict(pairs)
 
     try:
@@ -144,7 +179,8 @@ def _check_header(path: Path) -> None:
             size = int.from_bytes(handle.read(8), "little")
             if size > min(MAX_HEADER_BYTES, path.stat().st_size):
                 raise InputError(
-                    f"{path} declares a header of {size} bytes, more than it can hold; fetch the file again."
+                    f"{path} declares a header of {size} bytes, more than it can hold; "
+                    "fetch the file again."
                 )
             json.loads(handle.read(size), object_pairs_hook=unique)
     except InputError:
@@ -156,7 +192,9 @@ def _check_header(path: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> None:
-    """Swap two folders: in one step on Linux, so that a killed process leaves one or the other, elsewhere in three."""
+    """Swap two folders: in one step on Linux, so that a killed process leaves one or the other,
+    elsewhere in three.
+    """
     if _renameat2 is not None:
         at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
         if _renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0:

@@ -1,4 +1,6 @@
-"""A scene as the encoder remembers it: fast weights, normalisation, input cameras, and the frames it may copy from."""
+"""A scene as the encoder remembers it: fast weights, normalisation, input cameras, and the frames
+it may copy from.
+"""
 
 import dataclasses
 from functools import cached_property
@@ -39,7 +41,9 @@ class MemoryScene:
 
     @property
     def observed(self) -> Views:
-        """The input frames [v] as far as the scene keeps them: with rgb where its model copies from them."""
+        """The input frames [v] as far as the scene keeps them: with rgb where its model copies from
+        them.
+        """
         return self._observed.unbatched()
 
     @property
@@ -49,7 +53,9 @@ class MemoryScene:
 
     @torch.no_grad()
     def render(self, views: Views) -> Rendering:
-        """Pictures for requested views [v] or [1 v]; sizes the patch does not divide are rendered at the nearest that it does."""
+        """Pictures for requested views [v] or [1 v]; sizes the patch does not divide are rendered
+        at the nearest that it does.
+        """
         batched = views.c2w.ndim == 4
         requests = (views if batched else views.batched()).without_rgb().to(self.model.device)
         if requests.c2w.shape[0] != 1:
@@ -62,21 +68,29 @@ class MemoryScene:
         parts = [self._decoded(group) for group in groups]
         rgb = torch.cat([p.rgb for p in parts], dim=1)
         depth = (
-            torch.cat([p.depth for p in parts if p.depth is not None], dim=1) if parts[0].depth is not None else None
+            torch.cat([p.depth for p in parts if p.depth is not None], dim=1)
+            if parts[0].depth is not None
+            else None
         )
         if depth is not None:
             depth = depth / self.frame.scale[:, None, None, None, None]
-        rendering = Rendering(_resize(rgb, requests.hw), depth=None if depth is None else _resize(depth, requests.hw))
+        rendering = Rendering(
+            _resize(rgb, requests.hw), depth=None if depth is None else _resize(depth, requests.hw)
+        )
         if batched:
             return rendering
-        return Rendering(rendering.rgb[0], depth=None if rendering.depth is None else rendering.depth[0])
+        return Rendering(
+            rendering.rgb[0], depth=None if rendering.depth is None else rendering.depth[0]
+        )
 
     @cached_property
     def _normalised(self) -> Views:
         return self.frame.to_model(self._observed)
 
     def _decoded(self, requests: Views) -> Rendering:
-        """One group of requests, from the frames it looks at; the depth of a frame is found once, when it is looked at first."""
+        """One group of requests, from the frames it looks at; the depth of a frame is found once,
+        when it is looked at first.
+        """
         head = self.model.head
         if not isinstance(head, ReferenceHead):
             return self.model.decode(self.memory, requests, None)
@@ -88,20 +102,28 @@ class MemoryScene:
         return self.model.decode(self.memory, requests, self._normalised[used], known)
 
     def save(self, path: Path | str) -> None:
-        """Write scene.json and memory.safetensors (and the model, unless it can be found by name) to a folder."""
+        """Write scene.json and memory.safetensors (and the model, unless it can be found by name)
+        to a folder.
+        """
         from safetensors.torch import save_file
 
         from fsm.checkpoint import save_pretrained, weights_hash
 
         with atomic_folder(path) as folder:
-            tensors = {f"frame.{f.name}": getattr(self.frame, f.name) for f in dataclasses.fields(self.frame)}
+            tensors = {
+                f"frame.{f.name}": getattr(self.frame, f.name)
+                for f in dataclasses.fields(self.frame)
+            }
             for name in ("c2w", "intrinsics", "time"):
                 tensors[f"inputs.{name}"] = getattr(self._observed, name)
             if self._observed.rgb is not None:
                 tensors["inputs.rgb"] = (self._observed.rgb * 255.0).round().to(torch.uint8)
             for i, state in enumerate(self.memory.layers):
                 tensors[f"layers.{i}.weights"] = state.weights
-            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, folder / "memory.safetensors")
+            save_file(
+                {k: t.detach().cpu().contiguous() for k, t in tensors.items()},
+                folder / "memory.safetensors",
+            )
             if self.model.name is None:
                 save_pretrained(self.model, folder / "model")
             write_json(
@@ -117,8 +139,11 @@ class MemoryScene:
             )
 
     @staticmethod
-    def load(path: Path | str, *, device: torch.device | str = "cpu", model: "FSM | None" = None) -> "MemoryScene":
-        """Reopen a saved scene; it renders bit for bit what it rendered before (on CUDA, where sums have no order, to rounding).
+    def load(
+        path: Path | str, *, device: torch.device | str = "cpu", model: "FSM | None" = None
+    ) -> "MemoryScene":
+        """Reopen a saved scene; it renders bit for bit what it rendered before (on CUDA, where sums
+        have no order, to rounding).
 
         ``model`` replaces looking it up by name.
         """
@@ -131,17 +156,21 @@ class MemoryScene:
         meta = read_json(folder / "scene.json")
         _check_meta(meta, folder)
         if model is None:
-            model = load_pretrained(folder / "model" if meta["model"] == "model/" else meta["model"])
+            model = load_pretrained(
+                folder / "model" if meta["model"] == "model/" else meta["model"]
+            )
         if weights_hash(model) != meta["weights_sha256"]:
             raise InputError(
-                f"{folder / 'scene.json'} was made with other weights of {meta['model']!r} (weights_sha256 differs); "
+                f"{folder / 'scene.json'} was made with other weights of {meta['model']!r} "
+                "(weights_sha256 differs); "
                 "reconstruct the clip again with the weights at hand."
             )
         try:
             tensors = load_file(folder / "memory.safetensors")
         except (OSError, SafetensorError) as error:
             raise InputError(
-                f"{folder / 'memory.safetensors'} cannot be read ({error}); reconstruct the clip again."
+                f"{folder / 'memory.safetensors'} cannot be read ({error}); reconstruct "
+                "the clip again."
             ) from error
         return _assemble(model, meta, tensors, folder, device)
 
@@ -149,24 +178,35 @@ class MemoryScene:
 def _check_meta(meta: Any, folder: Path) -> None:
     where = folder / "scene.json"
     if not isinstance(meta, dict) or meta.get("kind") != "memory":
-        raise InputError(f"{where} is not a memory scene (field kind); expected a folder written by `fsm reconstruct`.")
+        raise InputError(
+            f"{where} is not a memory scene (field kind); expected a folder written by "
+            "`fsm reconstruct`."
+        )
     if meta.get("format") != FORMAT:
         raise InputError(
-            f"{where} has format {meta.get('format')!r}, this version reads {FORMAT}; reconstruct the clip again."
+            f"{where} has format {meta.get('format')!r}, this version reads {FORMAT}; "
+            "reconstruct the clip again."
         )
     for name in ("model", "weights_sha256", "views_seen", "hw"):
         if name not in meta:
             raise InputError(f"{where} lacks the field {name!r}; reconstruct the clip again.")
 
 
-def _assemble(model: "FSM", meta: dict[str, Any], tensors: dict[str, Tensor], folder: Path, device) -> MemoryScene:
+def _assemble(
+    model: "FSM", meta: dict[str, Any], tensors: dict[str, Tensor], folder: Path, device
+) -> MemoryScene:
     model = model.to(device).eval()
     try:
         frame = SceneFrame(*(tensors[f"frame.{f.name}"] for f in dataclasses.fields(SceneFrame)))
         empty: tuple[FastWeightState, ...] = model.encoder.empty(1).layers
         # Only what reading needs is stored: anchor and importance matter to writing alone.
         layers = tuple(
-            dataclasses.replace(state, weights=tensors[f"layers.{i}.weights"].to(device), anchor=None, importance=None)
+            dataclasses.replace(
+                state,
+                weights=tensors[f"layers.{i}.weights"].to(device),
+                anchor=None,
+                importance=None,
+            )
             for i, state in enumerate(empty)
         )
         rgb = tensors.get("inputs.rgb")

@@ -43,7 +43,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.reference_head is not None and self.gaussian_head is not None:
-            raise InputError("model config: reference_head and gaussian_head are both given; a model has one decoder.")
+            raise InputError(
+                "model config: reference_head and gaussian_head are both given; a model "
+                "has one decoder."
+            )
 
 
 GAUSSIAN_VIEWS = 8  # input views decoded to Gaussians at once; bounds memory, changes nothing
@@ -74,7 +77,9 @@ class FSM(nn.Module):
 
     @staticmethod
     def from_pretrained(name_or_path: str | Path, *, device: torch.device | str = "cpu") -> "FSM":
-        """A model by bundled name, folder (config.json + model.safetensors) or hub name ``owner/name``, ready to render."""
+        """A model by bundled name, folder (config.json + model.safetensors) or hub name
+        ``owner/name``, ready to render.
+        """
         from fsm.checkpoint import load_pretrained
 
         return load_pretrained(name_or_path).to(device).eval()
@@ -86,7 +91,9 @@ class FSM(nn.Module):
         save_pretrained(self, folder)
 
     def with_chunks(self, tokens: int) -> "FSM":
-        """The same model, parameters shared, whose encoder writes ``tokens`` per fast-weight step (0: all inputs at once)."""
+        """The same model, parameters shared, whose encoder writes ``tokens`` per fast-weight step
+        (0: all inputs at once).
+        """
         other = copy.copy(self)
         other.config = dataclasses.replace(
             self.config, encoder=dataclasses.replace(self.config.encoder, chunk_tokens=tokens)
@@ -106,17 +113,21 @@ class FSM(nn.Module):
         return self.encoder.embed.weight.device
 
     def working_size(self, hw: tuple[int, int]) -> tuple[int, int]:
-        """The image size the trunk works at for a requested one: each side to the nearest multiple of the patch, at least one."""
+        """The image size the trunk works at for a requested one: each side to the nearest multiple
+        of the patch, at least one.
+        """
         patch = self.config.encoder.patch
         h, w = (max(1, round(side / patch)) * patch for side in hw)
         return h, w
 
     @torch.no_grad()
-    def reconstruct(self, inputs: Views, frame: SceneFrame | None = None) -> MemoryScene | GaussianScene:
+    def reconstruct(
+        self, inputs: Views, frame: SceneFrame | None = None
+    ) -> MemoryScene | GaussianScene:
         """Read posed frames [v] or [1 v] into a scene, in time order, one chunk at a time.
 
-        Sizes that the patch does not divide are resized (``working_size``). ``frame`` replaces the normalisation that is
-        otherwise fitted on the inputs.
+        Sizes that the patch does not divide are resized (``working_size``). ``frame`` replaces the
+        normalisation that is otherwise fitted on the inputs.
         """
         for scene in self.stream([inputs], frame):
             return scene
@@ -127,13 +138,15 @@ class FSM(nn.Module):
     ) -> Iterator[MemoryScene | GaussianScene]:
         """Push groups of frames one after the other and yield the scene as known after each.
 
-        With the causal schedule the cost of a push does not depend on what came before (Gaussians are decoded anew from all
-        frames seen). Without ``frame`` the normalisation is fitted on the first push and kept.
+        With the causal schedule the cost of a push does not depend on what came before (Gaussians
+        are decoded anew from all frames seen). Without ``frame`` the normalisation is fitted on the
+        first push and kept.
         """
         memory: SceneMemory | None = None
         seen: list[Views] = []
         for inputs in pushes:
-            with torch.no_grad():  # here and not about the generator: whoever it yields to may want gradients
+            # here and not about the generator: whoever it yields to may want gradients
+            with torch.no_grad():
                 inputs = self._prepared(inputs)
                 frame = SceneFrame.fit(inputs) if frame is None else frame.to(self.device)
                 memory = self.encoder.empty(1) if memory is None else memory
@@ -142,7 +155,9 @@ class FSM(nn.Module):
                 scene = self._scene(self.encoder.finish(memory), frame, Views.cat(seen))
             yield scene
 
-    def _scene(self, memory: SceneMemory, frame: SceneFrame, seen: Views) -> MemoryScene | GaussianScene:
+    def _scene(
+        self, memory: SceneMemory, frame: SceneFrame, seen: Views
+    ) -> MemoryScene | GaussianScene:
         if self.decoder == "lvsm":
             return MemoryScene(self, memory, frame, seen)
         observed = frame.to_model(seen)
@@ -159,9 +174,16 @@ class FSM(nn.Module):
         if inputs.c2w.ndim == 3:
             inputs = inputs.batched()
         if inputs.rgb is None or inputs.c2w.shape[0] != 1 or len(inputs) == 0:
-            raise InputError("reconstruct needs at least one observed view of one scene: Views [v] with rgb.")
-        if not all(bool(torch.isfinite(t).all()) for t in (inputs.c2w, inputs.intrinsics, inputs.time, inputs.rgb)):
-            raise InputError("the input views hold NaN or infinite values; run `fsm inspect` on the clip.")
+            raise InputError(
+                "reconstruct needs at least one observed view of one scene: Views [v] with rgb."
+            )
+        if not all(
+            bool(torch.isfinite(t).all())
+            for t in (inputs.c2w, inputs.intrinsics, inputs.time, inputs.rgb)
+        ):
+            raise InputError(
+                "the input views hold NaN or infinite values; run `fsm inspect` on the clip."
+            )
         inputs = inputs.to(self.device)[torch.argsort(inputs.time[0], stable=True)]
         inputs = inputs.resized(self.working_size(inputs.hw))
         # Eight bits are what a saved scene keeps, so that a reopened one renders the same bits.
@@ -169,7 +191,9 @@ class FSM(nn.Module):
         return dataclasses.replace(inputs, rgb=(inputs.rgb * 255.0).round().clamp(0, 255) / 255.0)
 
     def forward(self, inputs: Views, targets: Views) -> Rendering:
-        """Training step: render ``targets`` [b t] from ``inputs`` [b v], both in model space and at a working size."""
+        """Training step: render ``targets`` [b t] from ``inputs`` [b v], both in model space and at
+        a working size.
+        """
         if self.decoder == "lvsm":
             return self.decode(self._read(inputs), targets.without_rgb(), inputs)
         gaussians, background = self.predict_gaussians(inputs)
@@ -188,23 +212,32 @@ class FSM(nn.Module):
         return self.encoder.finish(self.encoder.update(UNREAD, inputs))
 
     def predict_gaussians(self, inputs: Views) -> tuple[list[Gaussians4D], Float[Tensor, "b 3"]]:
-        """Training step of an lrm model: Gaussians of every batch entry of ``inputs`` [b v], model space, and backgrounds."""
+        """Training step of an lrm model: Gaussians of every batch entry of ``inputs`` [b v], model
+        space, and backgrounds.
+        """
         assert isinstance(self.head, (GaussianHead, PixelGaussianHead))
         return self.gaussians(self._read(inputs), inputs), self.head.background(inputs)
 
     def decode(
-        self, memory: SceneMemory, requests: Views, references: Views | None, inverse_depths: Tensor | None = None
+        self,
+        memory: SceneMemory,
+        requests: Views,
+        references: Views | None,
+        inverse_depths: Tensor | None = None,
     ) -> Rendering:
         """Render requests [b v] in model space from a memory; depth comes out in model units.
 
-        ``inverse_depths`` are those of the references [b n 1 h w], where a reference head has found them before.
+        ``inverse_depths`` are those of the references [b n 1 h w], where a reference head has found
+        them before.
         """
         assert isinstance(self.head, (PlainHead, ReferenceHead))
         known = () if inverse_depths is None else (inverse_depths,)
         return self.head(self.encoder.query(memory, requests), requests, references, *known)
 
     def gaussians(self, memory: SceneMemory, inputs: Views) -> list[Gaussians4D]:
-        """Gaussians of every batch entry, decoded from copies of the inputs [b v] (model space) that read the memory."""
+        """Gaussians of every batch entry, decoded from copies of the inputs [b v] (model space)
+        that read the memory.
+        """
         assert isinstance(self.head, (GaussianHead, PixelGaussianHead))
         size = len(inputs) if torch.is_grad_enabled() else GAUSSIAN_VIEWS
         groups = [inputs[i : i + size] for i in range(0, len(inputs), size)]
@@ -212,9 +245,13 @@ class FSM(nn.Module):
         return [Gaussians4D.cat(list(of_sample)) for of_sample in zip(*parts, strict=True)]
 
 
-def draw(moving: MovingGaussians, view: Views, background: Float[Tensor, " 3"], projection: Projection) -> Rendering:
+def draw(
+    moving: MovingGaussians, view: Views, background: Float[Tensor, " 3"], projection: Projection
+) -> Rendering:
     """One view [1] of Gaussians at its own time, everything in model space."""
-    return rasterize(moving.at(view.time[0]), view.without_rgb(), background=background, projection=projection)
+    return rasterize(
+        moving.at(view.time[0]), view.without_rgb(), background=background, projection=projection
+    )
 
 
 def parameter_count(model: nn.Module) -> int:

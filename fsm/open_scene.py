@@ -12,18 +12,27 @@ from fsm.renderers.splat_files import SUFFIXES, open_splats
 
 
 def open_scene(path: Path | str, device: torch.device | str = "cpu") -> MemoryScene | GaussianScene:
-    """The scene in a folder with scene.json, or in a .ply, .splat or .spz file; anything else is an ``InputError``."""
+    """The scene in a folder with scene.json, or in a .ply, .splat or .spz file; anything else is an
+    ``InputError``.
+    """
     path = Path(path)
     if path.is_file() and path.name != "scene.json":
         return open_splats(path, device)
     folder = path.parent if path.is_file() else path
     if not (folder / "scene.json").is_file():
-        wanted = f"a folder with scene.json written by `fsm reconstruct`, or a {', '.join(SUFFIXES)} file"
-        raise InputError(f"{path} is {'a folder without' if path.is_dir() else 'not'} a scene; give {wanted}.")
+        wanted = (
+            "a folder with scene.json written by `fsm reconstruct`, or a "
+            f"{', '.join(SUFFIXES)} file"
+        )
+        raise InputError(
+            f"{path} is {'a folder without' if path.is_dir() else 'not'} a scene; give {wanted}."
+        )
     meta = read_json(folder / "scene.json")
     kind = meta.get("kind") if isinstance(meta, dict) else None
     if kind == "gaussians":
         return GaussianScene.load(folder, device=device)
     if kind == "memory":
         return MemoryScene.load(folder, device=device)
-    raise InputError(f"{folder / 'scene.json'} has kind {kind!r}; this version opens 'memory' and 'gaussians'.")
+    raise InputError(
+        f"{folder / 'scene.json'} has kind {kind!r}; this version opens 'memory' and 'gaussians'."
+    )

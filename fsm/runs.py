@@ -1,4 +1,6 @@
-"""Long runs that write to a folder: one process at a time, and a stop that waits for the step at hand."""
+"""Long runs that write to a folder: one process at a time, and a stop that waits for the step at
+hand.
+"""
 
 import contextlib
 import fcntl
@@ -15,7 +17,9 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a folder; where another process holds it, ``wait`` for it to let go or raise ``InputError``."""
+    """Hold a folder; where another process holds it, ``wait`` for it to let go or raise
+    ``InputError``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as handle:
         if wait:
@@ -26,7 +30,8 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(
-                f"{folder} is being written by another process; wait for it or choose another folder."
+                f"{folder} is being written by another process; wait for it or choose "
+                "another folder."
             ) from error
         print(os.getpid(), file=handle, flush=True)
         yield
@@ -34,12 +39,17 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM that arrived inside the block: a run stops between steps, where its state is whole."""
+    """Ctrl-C and SIGTERM that arrived inside the block: a run stops between steps, where its state
+    is whole.
+    """
     arrived: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield arrived
         return
-    before = {s: signal.signal(s, lambda number, _: arrived.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        s: signal.signal(s, lambda number, _: arrived.append(number))
+        for s in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield arrived
     finally:

@@ -1,11 +1,14 @@
-"""Sixteen numbers at once inside numba kernels: vectors that become AVX-512, AVX2 or NEON registers.
+"""Sixteen numbers at once inside numba kernels: vectors that become AVX-512, AVX2 or NEON
+registers.
 
-A loop that a compiler may or may not turn into vector instructions is no foundation for a rasteriser, and compilers leave
-512-bit registers unused by default. So vectors are values here: ``f = load(a, i) * 0.5 + fill(x)``. LLVM has such types; numba
-only needs to be told. Indices are not checked and negative ones do not wrap around.
+A loop that a compiler may or may not turn into vector instructions is no foundation for a
+rasteriser, and compilers leave 512-bit registers unused by default. So vectors are values here: ``f
+= load(a, i) * 0.5 + fill(x)``. LLVM has such types; numba only needs to be told. Indices are not
+checked and negative ones do not wrap around.
 
-``Floats`` (16 float32), ``Ints`` (16 int32) and ``Mask`` (16 booleans) have + - * / (floats), comparisons, & and |, ^ (ints); the
-other operand may be a scalar. All functions work inside kernels only.
+``Floats`` (16 float32), ``Ints`` (16 int32) and ``Mask`` (16 booleans) have + - * / (floats),
+comparisons, & and |, ^ (ints); the other operand may be a scalar. All functions work inside
+kernels only.
 """
 
 import operator
@@ -21,9 +24,18 @@ from numba.extending import intrinsic, lower_builtin, register_model
 
 LANES = 16
 _F32, _I1, _I32, _I64 = ir.FloatType(), ir.IntType(1), ir.IntType(32), ir.IntType(64)
-_LOOSE = ("contract", "reassoc", "arcp", "nsz")  # fuse multiply and add, sum in any order, divide by a reciprocal
-# 2^f on [-1/2, 1/2], coefficients of f^0, f^1, ...: relative error 7.5e-8 (least squares iterated to the minimax).
-_EXP2 = (1.0000000717, 0.69314696706, 0.24022119724, 0.055507132735, 0.0096755413344, 0.001327647199)
+# fuse multiply and add, sum in any order, divide by a reciprocal
+_LOOSE = ("contract", "reassoc", "arcp", "nsz")
+# 2^f on [-1/2, 1/2], coefficients of f^0, f^1, ...: relative error 7.5e-8 (least squares iterated
+# to the minimax).
+_EXP2 = (
+    1.0000000717,
+    0.69314696706,
+    0.24022119724,
+    0.055507132735,
+    0.0096755413344,
+    0.001327647199,
+)
 _LEAST_EXPONENT = -126.0
 _ROUNDER = 1.5 * 2.0**23
 
@@ -41,7 +53,11 @@ class MaskType(types.Type):
 
 
 Floats, Ints, Mask = FloatsType("Floats16"), IntsType("Ints16"), MaskType("Mask16")
-_LLVM = {Floats: ir.VectorType(_F32, LANES), Ints: ir.VectorType(_I32, LANES), Mask: ir.VectorType(_I1, LANES)}
+_LLVM = {
+    Floats: ir.VectorType(_F32, LANES),
+    Ints: ir.VectorType(_I32, LANES),
+    Mask: ir.VectorType(_I1, LANES),
+}
 
 
 class _VectorModel(PrimitiveModel):
@@ -57,14 +73,19 @@ def _spread(builder, value):
     """A vector of 16 times ``value``."""
     kind = ir.VectorType(value.type, LANES)
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
+    return builder.shuffle_vector(
+        first, first, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
+    )
 
 
 def _to_vector(context, builder, kind, found, value):
     """``value`` as a vector of ``kind``: scalars are spread."""
     if found == kind:
         return value
-    return _spread(builder, context.cast(builder, value, found, types.float32 if kind == Floats else types.int32))
+    return _spread(
+        builder,
+        context.cast(builder, value, found, types.float32 if kind == Floats else types.int32),
+    )
 
 
 def _define(op, kinds, result, emit):
@@ -72,7 +93,9 @@ def _define(op, kinds, result, emit):
 
     def typed(self, args, kws):
         for kind in kinds:
-            if kind in args and all(a == kind or isinstance(a, (types.Float, types.Integer)) for a in args):
+            if kind in args and all(
+                a == kind or isinstance(a, (types.Float, types.Integer)) for a in args
+            ):
                 return signature(result or kind, *args)
         return None
 
@@ -82,7 +105,12 @@ def _define(op, kinds, result, emit):
     def lower(context, builder, sig, args):
         kind = next(a for a in sig.args if a in kinds)
         return emit(
-            builder, kind, *(_to_vector(context, builder, kind, t, v) for t, v in zip(sig.args, args, strict=True))
+            builder,
+            kind,
+            *(
+                _to_vector(context, builder, kind, t, v)
+                for t, v in zip(sig.args, args, strict=True)
+            ),
         )
 
     for kind in kinds:
@@ -107,7 +135,9 @@ def _arithmetic(float_op, int_op):
 
 def _comparison(sign):
     def emit(builder, kind, a, b):
-        return builder.fcmp_ordered(sign, a, b) if kind == Floats else builder.icmp_signed(sign, a, b)
+        return (
+            builder.fcmp_ordered(sign, a, b) if kind == Floats else builder.icmp_signed(sign, a, b)
+        )
 
     return emit
 
@@ -119,7 +149,12 @@ for _op, _float, _int in (
 ):
     _define(_op, (Floats, Ints), None, _arithmetic(_float, _int))
 _define(operator.truediv, (Floats,), None, _arithmetic("fdiv", ""))
-for _op, _sign in ((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">=")):
+for _op, _sign in (
+    (operator.lt, "<"),
+    (operator.le, "<="),
+    (operator.gt, ">"),
+    (operator.ge, ">="),
+):
     _define(_op, (Floats, Ints), Mask, _comparison(_sign))
 _define(operator.and_, (Mask, Ints), None, lambda builder, _, a, b: builder.and_(a, b))
 _define(operator.or_, (Mask, Ints), None, lambda builder, _, a, b: builder.or_(a, b))
@@ -176,7 +211,9 @@ def spread(typingctx, array, index):
     """16 times element ``index`` of a float32 array."""
 
     def code(context, builder, sig, args):
-        return _spread(builder, builder.load(_element(context, builder, sig.args[0], args[0], args[1])))
+        return _spread(
+            builder, builder.load(_element(context, builder, sig.args[0], args[0], args[1]))
+        )
 
     return Floats(array, types.intp), code
 
@@ -245,7 +282,9 @@ def _by_llvm(name):
     def function(typingctx, vector):
         def code(context, builder, sig, args):
             kind = ir.FunctionType(_LLVM[Floats], [_LLVM[Floats]])
-            return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v16f32"), args)
+            return builder.call(
+                cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v16f32"), args
+            )
 
         return Floats(vector), code
 
@@ -256,12 +295,17 @@ floor, root, absolute = _by_llvm("floor"), _by_llvm("sqrt"), _by_llvm("fabs")
 
 
 def _chosen(sign):
-    """The one of two vectors (or a vector and a number), lane by lane, for which ``a sign b`` holds, else b."""
+    """The one of two vectors (or a vector and a number), lane by lane, for which ``a sign b``
+    holds, else b.
+    """
 
     @_emitted
     def function(typingctx, a, b):
         def code(context, builder, sig, args):
-            a, b = (_to_vector(context, builder, Floats, t, v) for t, v in zip(sig.args, args, strict=True))
+            a, b = (
+                _to_vector(context, builder, Floats, t, v)
+                for t, v in zip(sig.args, args, strict=True)
+            )
             return builder.select(builder.fcmp_ordered(sign, a, b), a, b)
 
         return Floats(a, b), code
@@ -294,7 +338,9 @@ def real(typingctx, vector):
 
 @_emitted
 def shifted(typingctx, vector, places):
-    """The bits of 16 integers moved right by so many places (one number, or one for each), zeros from the left."""
+    """The bits of 16 integers moved right by so many places (one number, or one for each), zeros
+    from the left.
+    """
 
     def code(context, builder, sig, args):
         return builder.lshr(args[0], _to_vector(context, builder, Ints, sig.args[1], args[1]))
@@ -308,18 +354,26 @@ def _halves_added(builder, a, b):
         return None
     second = ir.Constant(a.type, ir.Undefined) if b is None else b
     even, odd = (ir.Constant(_LLVM[Ints], list(range(first, 2 * LANES, 2))) for first in (0, 1))
-    return builder.fadd(builder.shuffle_vector(a, second, even), builder.shuffle_vector(a, second, odd), flags=_LOOSE)
+    return builder.fadd(
+        builder.shuffle_vector(a, second, even),
+        builder.shuffle_vector(a, second, odd),
+        flags=_LOOSE,
+    )
 
 
 @_emitted
 def totals(typingctx, vectors):
-    """Sums of a tuple of up to 16 vectors as the elements of one; those that are left over mean nothing."""
+    """Sums of a tuple of up to 16 vectors as the elements of one; those that are left over mean
+    nothing.
+    """
 
     def code(context, builder, sig, args):
         parts = [builder.extract_value(args[0], i) for i in range(sig.args[0].count)]
         parts += [None] * (LANES - len(parts))
         while len(parts) > 1:
-            parts = [_halves_added(builder, a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+            parts = [
+                _halves_added(builder, a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)
+            ]
         return parts[0]
 
     return Floats(vectors), code
@@ -337,16 +391,25 @@ def exp2(typingctx, vector):
             return builder.fadd(builder.fmul(a, b, flags=_LOOSE), c, flags=_LOOSE)
 
         x = builder.select(
-            builder.fcmp_ordered(">", args[0], constant(_LEAST_EXPONENT)), args[0], constant(_LEAST_EXPONENT)
+            builder.fcmp_ordered(">", args[0], constant(_LEAST_EXPONENT)),
+            args[0],
+            constant(_LEAST_EXPONENT),
         )
-        # Adding 1.5 · 2^23 rounds to an integer and leaves it in the lowest bits: no conversion needed.
+        # Adding 1.5 · 2^23 rounds to an integer and leaves it in the lowest bits: no conversion
+        # needed.
         shifted = builder.fadd(x, constant(_ROUNDER))
         f = builder.fsub(x, builder.fsub(shifted, constant(_ROUNDER)))
         square = builder.fmul(f, f, flags=_LOOSE)
-        low, middle, high = (fused(constant(_EXP2[i + 1]), f, constant(_EXP2[i])) for i in (0, 2, 4))
+        low, middle, high = (
+            fused(constant(_EXP2[i + 1]), f, constant(_EXP2[i])) for i in (0, 2, 4)
+        )
         power = fused(fused(high, square, middle), square, low)
-        exponent = builder.shl(builder.bitcast(shifted, _LLVM[Ints]), ir.Constant(_LLVM[Ints], [23] * LANES))
-        return builder.bitcast(builder.add(builder.bitcast(power, _LLVM[Ints]), exponent), _LLVM[Floats])
+        exponent = builder.shl(
+            builder.bitcast(shifted, _LLVM[Ints]), ir.Constant(_LLVM[Ints], [23] * LANES)
+        )
+        return builder.bitcast(
+            builder.add(builder.bitcast(power, _LLVM[Ints]), exponent), _LLVM[Floats]
+        )
 
     return Floats(vector), code
 
@@ -376,7 +439,9 @@ def fetch_ahead(typingctx, array, index):
     """Ask the processor to have element ``index`` at hand soon."""
 
     def code(context, builder, sig, args):
-        pointer = builder.bitcast(_element(context, builder, sig.args[0], args[0], args[1]), ir.IntType(8).as_pointer())
+        pointer = builder.bitcast(
+            _element(context, builder, sig.args[0], args[0], args[1]), ir.IntType(8).as_pointer()
+        )
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         builder.call(function, [pointer, *(ir.Constant(_I32, v) for v in (0, 3, 1))])

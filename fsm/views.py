@@ -1,8 +1,9 @@
 """The type that flows through everything: posed moments of a scene.
 
-Convention, everywhere in this package: OpenCV camera-to-world (+x right, +y down, +z forward); intrinsics in pixels with
-the centre of the first pixel at (0.5, 0.5); time in seconds since the clip's first frame; sRGB in [0, 1].
-Other conventions are converted at the edges, in ``fsm.datasets.conventions`` and in the exporters.
+Convention, everywhere in this package: OpenCV camera-to-world (+x right, +y down, +z forward);
+intrinsics in pixels with the centre of the first pixel at (0.5, 0.5); time in seconds since the
+clip's first frame; sRGB in [0, 1]. Other conventions are converted at the edges, in
+``fsm.datasets.conventions`` and in the exporters.
 """
 
 import dataclasses
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from fsm.errors import InputError
 
-# Model time is linear in seconds and [-1, 1] over the inputs; requests further than one input span outside are held there.
+# Model time is linear in seconds and [-1, 1] over the inputs; requests further than one input span
+# outside are held there.
 MODEL_TIME_LIMIT = 3.0
 
 
@@ -26,7 +28,8 @@ class Views:
     """V posed moments of a scene. Without ``rgb`` a request, with ``rgb`` an observation."""
 
     c2w: Float[Tensor, "*b v 4 4"]
-    """Camera-to-world, OpenCV axes, in the clip's unit of length (metres where the clip is metric)."""
+    """Camera-to-world, OpenCV axes, in the clip's unit of length (metres where the clip is metric).
+    """
     intrinsics: Float[Tensor, "*b v 4"]
     """fx, fy, cx, cy in pixels."""
     time: Float[Tensor, "*b v"]
@@ -43,20 +46,29 @@ class Views:
         for name, tail in (("intrinsics", (4,)), ("time", ())):
             found = tuple(getattr(self, name).shape)
             if found != (*lead, *tail):
-                raise InputError(f"Views.{name} has shape {found}, expected {(*lead, *tail)} to go with {lead} poses.")
+                raise InputError(
+                    f"Views.{name} has shape {found}, expected {(*lead, *tail)} to go with "
+                    f"{lead} poses."
+                )
         for name, channels in (("rgb", 3), ("mask", 1)):
             image = getattr(self, name)
             expected = (*lead, channels, *self.hw)
             if image is not None and tuple(image.shape) != expected:
-                raise InputError(f"Views.{name} has shape {tuple(image.shape)}, expected {expected}.")
+                raise InputError(
+                    f"Views.{name} has shape {tuple(image.shape)}, expected {expected}."
+                )
 
     def __len__(self) -> int:
         """Number of views v."""
         return self.c2w.shape[-3]
 
     def _mapped(self, fn) -> "Views":
-        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "hw"}
-        return dataclasses.replace(self, **{k: None if t is None else fn(k, t) for k, t in tensors.items()})
+        tensors = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "hw"
+        }
+        return dataclasses.replace(
+            self, **{k: None if t is None else fn(k, t) for k, t in tensors.items()}
+        )
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> "Views":
         """Select over v; an integer keeps the axis (a single view is still ``Views``)."""
@@ -76,7 +88,10 @@ class Views:
     def unbatched(self) -> "Views":
         """Remove a leading batch axis of size one."""
         if self.c2w.ndim != 4 or self.c2w.shape[0] != 1:
-            raise InputError(f"Views.unbatched needs one batch axis of size 1, found shape {tuple(self.c2w.shape)}.")
+            raise InputError(
+                "Views.unbatched needs one batch axis of size 1, found shape "
+                f"{tuple(self.c2w.shape)}."
+            )
         return self._mapped(lambda _, t: t[0])
 
     def samples(self) -> list["Views"]:
@@ -88,20 +103,26 @@ class Views:
         return dataclasses.replace(self, rgb=None, mask=None)
 
     def resized(self, hw: tuple[int, int]) -> "Views":
-        """Scale pixels and intrinsics together (antialiased); the field of view stays, the aspect may change."""
+        """Scale pixels and intrinsics together (antialiased); the field of view stays, the aspect
+        may change.
+        """
         if tuple(hw) == tuple(self.hw):
             return self
         sy, sx = hw[0] / self.hw[0], hw[1] / self.hw[1]
         scale = self.intrinsics.new_tensor([sx, sy, sx, sy])
         rgb = None if self.rgb is None else resize_images(self.rgb, hw)
         mask = None if self.mask is None else resize_images(self.mask.float(), hw) > 0.5
-        return dataclasses.replace(self, intrinsics=self.intrinsics * scale, hw=hw, rgb=rgb, mask=mask)
+        return dataclasses.replace(
+            self, intrinsics=self.intrinsics * scale, hw=hw, rgb=rgb, mask=mask
+        )
 
     def cropped(self, top: int, left: int, hw: tuple[int, int]) -> "Views":
         """Cut the window [top, top+h) x [left, left+w) out of pixels and intrinsics together."""
         h, w = hw
         if top < 0 or left < 0 or top + h > self.hw[0] or left + w > self.hw[1]:
-            raise InputError(f"crop at ({top}, {left}) of size {hw} leaves the image of size {self.hw}.")
+            raise InputError(
+                f"crop at ({top}, {left}) of size {hw} leaves the image of size {self.hw}."
+            )
         shift = self.intrinsics.new_tensor([0.0, 0.0, left, top])
         window = (..., slice(top, top + h), slice(left, left + w))
         return dataclasses.replace(
@@ -113,7 +134,9 @@ class Views:
         )
 
     def covering(self, hw: tuple[int, int]) -> "Views":
-        """Resize so that the image just covers ``hw``, then crop its centre: how every loader makes a working size."""
+        """Resize so that the image just covers ``hw``, then crop its centre: how every loader makes
+        a working size.
+        """
         scale = max(hw[0] / self.hw[0], hw[1] / self.hw[1])
         cover = (max(hw[0], round(self.hw[0] * scale)), max(hw[1], round(self.hw[1] * scale)))
         return self.resized(cover).cropped((cover[0] - hw[0]) // 2, (cover[1] - hw[1]) // 2, hw)
@@ -124,7 +147,9 @@ class Views:
         first = parts[0]
         for part in parts[1:]:
             if part.hw != first.hw or (part.rgb is None) != (first.rgb is None):
-                raise InputError("Views.cat needs parts of one image size that all have, or all lack, rgb.")
+                raise InputError(
+                    "Views.cat needs parts of one image size that all have, or all lack, rgb."
+                )
         axis = first.c2w.ndim - 3
         return first._mapped(lambda name, _: torch.cat([getattr(p, name) for p in parts], dim=axis))
 
@@ -148,10 +173,11 @@ class Rendering:
 
 @dataclass(frozen=True)
 class SceneFrame:
-    """Similarity and time map between a clip's space and seconds and a model's normalised space and time.
+    """Similarity and time map between a clip's space and seconds and a model's normalised space and
+    time.
 
-    Fitted on the inputs only, kept with the scene and applied to every later request, so that training, evaluation, the
-    viewer and the command line all speak metres and seconds.
+    Fitted on the inputs only, kept with the scene and applied to every later request, so that
+    training, evaluation, the viewer and the command line all speak metres and seconds.
     """
 
     T_model_world: Float[Tensor, "*b 4 4"]
@@ -164,8 +190,12 @@ class SceneFrame:
     """Seconds between model times -1 and +1."""
 
     @staticmethod
-    def identity(batch: tuple[int, ...] = (), time_start: float = 0.0, time_span: float = 2.0) -> "SceneFrame":
-        """No change of space; model time -1 at ``time_start`` and +1 at ``time_start + time_span``."""
+    def identity(
+        batch: tuple[int, ...] = (), time_start: float = 0.0, time_span: float = 2.0
+    ) -> "SceneFrame":
+        """No change of space; model time -1 at ``time_start`` and +1 at ``time_start +
+        time_span``.
+        """
         return SceneFrame(
             torch.eye(4).expand(*batch, 4, 4),
             torch.ones(batch),
@@ -175,17 +205,21 @@ class SceneFrame:
 
     @staticmethod
     def fit(inputs: Views) -> "SceneFrame":
-        """Mean camera as origin, its axes as axes, the largest absolute centre coordinate as one unit, inputs' times as [-1, 1].
+        """Mean camera as origin, its axes as axes, the largest absolute centre coordinate as one
+        unit, inputs' times as [-1, 1].
 
-        Follows FSM's pose normalisation (released code; mean centre, mean forward and mean y axis), except that only the
-        inputs are looked at. Cameras that share one centre keep their unit of length; inputs of one moment get model time -1.
+        Follows FSM's pose normalisation (released code; mean centre, mean forward and mean y axis),
+        except that only the inputs are looked at. Cameras that share one centre keep their unit of
+        length; inputs of one moment get model time -1.
         """
         c2w = inputs.c2w.double()
         centre = c2w[..., :3, 3].mean(-2)
         forward = _unit(c2w[..., :3, 2].mean(-2), fallback=c2w[..., 0, :3, 2])
         down = c2w[..., :3, 1].mean(-2)
         right = _unit(torch.linalg.cross(down, forward), fallback=c2w[..., 0, :3, 0])
-        right = _unit(right - (right * forward).sum(-1, keepdim=True) * forward, fallback=c2w[..., 0, :3, 0])
+        right = _unit(
+            right - (right * forward).sum(-1, keepdim=True) * forward, fallback=c2w[..., 0, :3, 0]
+        )
         down = torch.linalg.cross(forward, right)
         rotation = torch.stack([right, down, forward], dim=-2)  # rows: world -> model
         T = torch.eye(4, dtype=torch.float64, device=c2w.device).repeat(*centre.shape[:-1], 1, 1)
@@ -193,8 +227,11 @@ class SceneFrame:
         T[..., :3, 3] = -(rotation @ centre[..., None])[..., 0]
         centred = (T[..., None, :, :] @ c2w)[..., :3, 3]
         extent = centred.abs().amax((-2, -1))
-        noise = 1e-6 * centre.abs().amax(-1)  # float32 poses far from the origin: smaller extents are rounding
-        scale = torch.where(extent > noise.clamp_min(1e-12), 1.0 / extent.clamp_min(1e-30), torch.ones_like(extent))
+        # float32 poses far from the origin: smaller extents are rounding
+        noise = 1e-6 * centre.abs().amax(-1)
+        scale = torch.where(
+            extent > noise.clamp_min(1e-12), 1.0 / extent.clamp_min(1e-30), torch.ones_like(extent)
+        )
         start = inputs.time.amin(-1)
         span = inputs.time.amax(-1) - start
         span = torch.where(span > 0, span, torch.ones_like(span))
@@ -205,7 +242,8 @@ class SceneFrame:
         t = 2.0 * (seconds - self.time_start[..., None]) / self.time_span[..., None] - 1.0
         if bool((t.abs() > MODEL_TIME_LIMIT).any()):
             warnings.warn(
-                f"a requested time lies more than one input span outside the inputs; held at model time ±{MODEL_TIME_LIMIT}.",
+                "a requested time lies more than one input span outside the inputs; held "
+                f"at model time ±{MODEL_TIME_LIMIT}.",
                 stacklevel=2,
             )
         return t.clamp(-MODEL_TIME_LIMIT, MODEL_TIME_LIMIT)
@@ -232,17 +270,23 @@ class SceneFrame:
         return SceneFrame(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
 
 
-def resize_images(images: Float[Tensor, "*b c h w"], hw: tuple[int, int]) -> Float[Tensor, "*b c h2 w2"]:
-    """Resize with half-pixel centres: box average where both sides shrink by whole factors, else antialiased bilinear.
+def resize_images(
+    images: Float[Tensor, "*b c h w"], hw: tuple[int, int]
+) -> Float[Tensor, "*b c h2 w2"]:
+    """Resize with half-pixel centres: box average where both sides shrink by whole factors, else
+    antialiased bilinear.
 
-    The box average is exact and sharp; the triangle filter of the general case is wider and smooths a little.
+    The box average is exact and sharp; the triangle filter of the general case is wider and smooths
+    a little.
     """
     flat = images.reshape(-1, *images.shape[-3:])
     (h, w), (new_h, new_w) = flat.shape[-2:], hw
     if h % new_h == 0 and w % new_w == 0:
         out = F.avg_pool2d(flat, (h // new_h, w // new_w))
     else:
-        out = F.interpolate(flat, size=(new_h, new_w), mode="bilinear", align_corners=False, antialias=True)
+        out = F.interpolate(
+            flat, size=(new_h, new_w), mode="bilinear", align_corners=False, antialias=True
+        )
     return out.reshape(*images.shape[:-2], new_h, new_w)
 
 

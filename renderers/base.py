@@ -11,7 +11,9 @@ class Scene(Protocol):
     """Anything that can be seen from any camera at any moment."""
 
     def render(self, views: Views) -> Rendering:
-        """Pictures for the requested views; poses and times are in the clip's own space and seconds."""
+        """Pictures for the requested views; poses and times are in the clip's own space and
+        seconds.
+        """
         ...
 
     def save(self, path: Path | str) -> None:

@@ -1,9 +1,10 @@
 """nerfstudio's ``camera_path.json``: camera paths that other tools write and read.
 
-A camera is ``camera_to_world`` (16 numbers, row-major, OpenGL axes: +y up, +z back), ``fov`` (vertical, degrees),
-``aspect`` and optionally ``render_time`` (0 to 1 over the clip). Pixels are square, the principal point is the centre,
-so lens shift and oblong pixels are lost on writing; the vertical field of view is kept. Beside ``render_time`` we write
-``time`` in seconds. Format as in ``nerfstudio.cameras.camera_paths.get_path_from_json``.
+A camera is ``camera_to_world`` (16 numbers, row-major, OpenGL axes: +y up, +z back), ``fov``
+(vertical, degrees), ``aspect`` and optionally ``render_time`` (0 to 1 over the clip). Pixels are
+square, the principal point is the centre, so lens shift and oblong pixels are lost on writing; the
+vertical field of view is kept. Beside ``render_time`` we write ``time`` in seconds. Format as in
+``nerfstudio.cameras.camera_paths.get_path_from_json``.
 """
 
 import math
@@ -23,7 +24,15 @@ from fsm.views import Views
 FLIP_YZ = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
 """OpenGL to OpenCV camera axes and back: ``c2w @ FLIP_YZ``."""
 
-_OWN_KEYS = ("camera_path", "keyframes", "fps", "render_height", "render_width", "seconds", "camera_type")
+_OWN_KEYS = (
+    "camera_path",
+    "keyframes",
+    "fps",
+    "render_height",
+    "render_width",
+    "seconds",
+    "camera_type",
+)
 _MAX_PIXELS = 16384.0
 
 
@@ -35,19 +44,24 @@ class CameraPath:
     """The request: one view per frame, unbatched."""
     fps: float
     times_from: Literal["time", "render_time", "none"]
-    """Where the views' times come from; ``none`` (not every camera has one) is a linear sweep over the clip."""
+    """Where the views' times come from; ``none`` (not every camera has one) is a linear sweep over
+    the clip.
+    """
     keyframes: tuple[dict[str, Any], ...] = ()
     """Editor keyframes, exactly as in the file."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """The file's other top-level values (default_fov, is_cycle, smoothness_value, crop, ...), kept for writing."""
+    """The file's other top-level values (default_fov, is_cycle, smoothness_value, crop, ...), kept
+    for writing.
+    """
 
 
 def read_camera_path(path: Path | str, time_range: tuple[float, float]) -> CameraPath:
-    """Read a path; ``time_range`` is the clip's first and last input time in seconds: ``render_time`` 0 and 1.
+    """Read a path; ``time_range`` is the clip's first and last input time in seconds:
+    ``render_time`` 0 and 1.
 
-    ``time`` in seconds wins where every camera has it, then ``render_time`` (held to 0..1: splines overshoot) where
-    every camera has it; otherwise times sweep the range. A malformed file, field or pose, or a camera type other than
-    perspective, raises ``InputError``.
+    ``time`` in seconds wins where every camera has it, then ``render_time`` (held to 0..1: splines
+    overshoot) where every camera has it; otherwise times sweep the range. A malformed file, field
+    or pose, or a camera type other than perspective, raises ``InputError``.
     """
     path = Path(path)
     data = read_json(path)
@@ -56,9 +70,13 @@ def read_camera_path(path: Path | str, time_range: tuple[float, float]) -> Camer
     kind = data.get("camera_type", "perspective")
     if kind != "perspective":
         raise InputError(f"{path}: camera_type is {kind!r}; only 'perspective' can be rendered.")
-    size = [_number(path, data, name, 1.0, _MAX_PIXELS) for name in ("render_height", "render_width")]
+    size = [
+        _number(path, data, name, 1.0, _MAX_PIXELS) for name in ("render_height", "render_width")
+    ]
     if any(n != int(n) for n in size):
-        raise InputError(f"{path}: render_height and render_width are {size}, expected whole pixels.")
+        raise InputError(
+            f"{path}: render_height and render_width are {size}, expected whole pixels."
+        )
     hw = (int(size[0]), int(size[1]))
     cameras = _objects(path, data, "camera_path")
     if not cameras:
@@ -90,19 +108,25 @@ def write_camera_path(
     keyframes: Sequence[dict[str, Any]] = (),
     settings: dict[str, Any] | None = None,
 ) -> None:
-    """Write unbatched ``views`` as a path that nerfstudio reads; the inverse of ``read_camera_path``.
+    """Write unbatched ``views`` as a path that nerfstudio reads; the inverse of
+    ``read_camera_path``.
 
-    ``time_range`` in seconds becomes ``render_time`` 0 to 1, held there; ``time`` keeps the seconds. ``keyframes`` and
-    ``settings`` are written as they are. The file appears whole or not at all.
+    ``time_range`` in seconds becomes ``render_time`` 0 to 1, held there; ``time`` keeps the
+    seconds. ``keyframes`` and ``settings`` are written as they are. The file appears whole or not
+    at all.
     """
     if views.c2w.ndim != 3 or len(views) == 0:
-        raise InputError(f"a camera path file needs unbatched views, found poses {tuple(views.c2w.shape)}.")
+        raise InputError(
+            f"a camera path file needs unbatched views, found poses {tuple(views.c2w.shape)}."
+        )
     h, w = views.hw
     matrices = (views.c2w.double().cpu() @ FLIP_YZ.double()).flatten(-2).tolist()
     fovs = torch.rad2deg(2 * torch.atan(0.5 * h / views.intrinsics[:, 1].double().cpu())).tolist()
     first, last = time_range
     cameras = []
-    for matrix, fov, seconds in zip(matrices, fovs, views.time.double().cpu().tolist(), strict=True):
+    for matrix, fov, seconds in zip(
+        matrices, fovs, views.time.double().cpu().tolist(), strict=True
+    ):
         fraction = (seconds - first) / (last - first) if last > first else 0.0
         cameras.append(
             {
@@ -113,7 +137,12 @@ def write_camera_path(
                 "time": seconds,
             }
         )
-    defaults = {"default_fov": fovs[0], "default_transition_sec": 2.0, "is_cycle": False, "smoothness_value": 0.0}
+    defaults = {
+        "default_fov": fovs[0],
+        "default_transition_sec": 2.0,
+        "is_cycle": False,
+        "smoothness_value": 0.0,
+    }
     document = {
         **defaults,
         **(settings or {}),
@@ -133,10 +162,16 @@ def _times(
 ) -> tuple[Float[Tensor, "n"], Literal["time", "render_time", "none"]]:
     first, last = time_range
     if all(camera.get("time") is not None for camera in cameras):
-        seconds = [_number(f"{path}: camera_path[{i}]", c, "time", -1e9, 1e9) for i, c in enumerate(cameras)]
+        seconds = [
+            _number(f"{path}: camera_path[{i}]", c, "time", -1e9, 1e9)
+            for i, c in enumerate(cameras)
+        ]
         return torch.tensor(seconds, dtype=torch.float64), "time"
     if all(camera.get("render_time") is not None for camera in cameras):
-        values = [_number(f"{path}: camera_path[{i}]", c, "render_time", -1e9, 1e9) for i, c in enumerate(cameras)]
+        values = [
+            _number(f"{path}: camera_path[{i}]", c, "render_time", -1e9, 1e9)
+            for i, c in enumerate(cameras)
+        ]
         fractions = torch.tensor(values, dtype=torch.float64).clamp(0, 1)
         return first + fractions * (last - first), "render_time"
     return torch.linspace(first, last, len(cameras), dtype=torch.float64), "none"
@@ -146,14 +181,25 @@ def _pose(where: str, value: Any) -> Float[Tensor, "4 4"]:
     """OpenCV camera-to-world from 16 OpenGL numbers, checked to be rigid."""
     flat = isinstance(value, list) and len(value) == 16
     if not flat or not all(_finite(n) for n in value):
-        raise InputError(f"{where}: camera_to_world should be 16 finite numbers, found {_short(value)}.")
+        raise InputError(
+            f"{where}: camera_to_world should be 16 finite numbers, found {_short(value)}."
+        )
     pose = torch.tensor(value, dtype=torch.float64).view(4, 4)
     if not torch.allclose(pose[3], pose.new_tensor([0.0, 0.0, 0.0, 1.0]), atol=1e-4):
         found = pose[3].tolist()
-        raise InputError(f"{where}: camera_to_world ends in {found}, expected 0 0 0 1; write the matrix row by row.")
+        raise InputError(
+            f"{where}: camera_to_world ends in {found}, expected 0 0 0 1; write the matrix "
+            "row by row."
+        )
     R = pose[:3, :3]
-    if not torch.allclose(R @ R.T, torch.eye(3, dtype=R.dtype), atol=1e-3) or float(torch.linalg.det(R)) < 0:
-        raise InputError(f"{where}: camera_to_world does not hold a rotation (scale, shear or mirror); remove it.")
+    if (
+        not torch.allclose(R @ R.T, torch.eye(3, dtype=R.dtype), atol=1e-3)
+        or float(torch.linalg.det(R)) < 0
+    ):
+        raise InputError(
+            f"{where}: camera_to_world does not hold a rotation (scale, shear or mirror); "
+            "remove it."
+        )
     return (pose @ FLIP_YZ.double()).float()
 
 
@@ -162,7 +208,9 @@ def _number(where: Path | str, values: dict[str, Any], name: str, low: float, hi
         raise InputError(f"{where} lacks {name!r}.")
     value = values[name]
     if not _finite(value) or not low <= value <= high:
-        raise InputError(f"{where}: {name} is {_short(value)}, expected a number from {low:g} to {high:g}.")
+        raise InputError(
+            f"{where}: {name} is {_short(value)}, expected a number from {low:g} to {high:g}."
+        )
     return float(value)
 
 

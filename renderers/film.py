@@ -1,4 +1,6 @@
-"""A request, frame by frame, to the files of a film: what ``fsm render`` and the viewer write, with the same pixels."""
+"""A request, frame by frame, to the files of a film: what ``fsm render`` and the viewer write, with
+the same pixels.
+"""
 
 import contextlib
 from collections.abc import Generator
@@ -30,9 +32,9 @@ def write_film(
 ) -> Generator[int, None, None]:
     """Render unbatched ``request`` into ``folder`` and yield the number of frames done after each.
 
-    The files appear when the last number has been taken; close the generator earlier and there are none. ``depth`` adds
-    depth in colours (``InputError`` where the scene has none). Pixels depend on the request and ``batch`` alone; ``turn``
-    is held as in ``render_sequence``.
+    The files appear when the last number has been taken; close the generator earlier and there are
+    none. ``depth`` adds depth in colours (``InputError`` where the scene has none). Pixels depend
+    on the request and ``batch`` alone; ``turn`` is held as in ``render_sequence``.
     """
     limits = None
     if depth:

@@ -1,7 +1,8 @@
-"""The Gaussian decoder as published (FSM-LRM, arXiv 2604.07350; 4D-LRM, arXiv 2506.18890): one 4D Gaussian per input pixel.
+"""The Gaussian decoder as published (FSM-LRM, arXiv 2604.07350; 4D-LRM, arXiv 2506.18890): one 4D
+Gaussian per input pixel.
 
-Copies of the input views (rays, time *and* pixels) read the finished memory as apply-only tokens; a linear layer makes 20 channels
-per pixel of them. Variants differ in how channels become numbers:
+Copies of the input views (rays, time *and* pixels) read the finished memory as apply-only tokens; a
+linear layer makes 20 channels per pixel of them. Variants differ in how channels become numbers:
 
 | | fsm | 4d-lrm |
 |---|---|---|
@@ -28,7 +29,8 @@ from fsm.renderers.gaussians import Gaussians4D
 from fsm.renderers.projection import GSPLAT, Projection
 from fsm.views import Views
 
-CHANNELS = (3, 1, 3, 3, 1, 4, 4, 1)  # xyz, time, colour, spatial scale, temporal scale, left, right, opacity
+# xyz, time, colour, spatial scale, temporal scale, left, right, opacity
+CHANNELS = (3, 1, 3, 3, 1, 4, 4, 1)
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,24 @@ class GaussianHeadConfig:
     planes: int = 32
     """Inverse depths the plane sweep tries (pixel)."""
     fine_planes: int = 8
-    """Inverse depths a second sweep tries about the first one's answer, at half the resolution (pixel)."""
+    """Inverse depths a second sweep tries about the first one's answer, at half the resolution
+    (pixel).
+    """
     detail_width: int = 32
     """Channels of the convolutions that look at the comparison (pixel)."""
 
     def __post_init__(self) -> None:
-        for name, least in (("hidden", 1), ("references", 2), ("planes", 2), ("fine_planes", 2), ("detail_width", 1)):
+        for name, least in (
+            ("hidden", 1),
+            ("references", 2),
+            ("planes", 2),
+            ("fine_planes", 2),
+            ("detail_width", 1),
+        ):
             if getattr(self, name) < least:
-                raise InputError(f"model config: {name} is {getattr(self, name)}, must be at least {least}.")
+                raise InputError(
+                    f"model config: {name} is {getattr(self, name)}, must be at least {least}."
+                )
         near, far = self.depth_range
         if not 0 <= near < far:
             raise InputError(f"model config: near is {near} and far {far}; give 0 <= near < far.")
@@ -68,7 +80,9 @@ class GaussianHeadConfig:
 
     @property
     def projection(self) -> Projection:
-        """How the Gaussians are meant to be drawn: pixel-sized ones blur under the usual pixel filter of 0.3 px²."""
+        """How the Gaussians are meant to be drawn: pixel-sized ones blur under the usual pixel
+        filter of 0.3 px².
+        """
         return Projection(blur=0.1) if self.variant == "pixel" else GSPLAT
 
 
@@ -84,8 +98,12 @@ class GaussianHead(nn.Module):
         self.linear = nn.Linear(dim, sum(CHANNELS) * patch**2, bias=False)
         nn.init.normal_(self.linear.weight, std=0.02)
 
-    def forward(self, tokens: Float[Tensor, "b v t d"], views: Views, inputs: Views) -> list[Gaussians4D]:
-        """Gaussians of every batch entry, model space; ``tokens`` are those of ``views`` [b v], some or all of ``inputs`` [b n]."""
+    def forward(
+        self, tokens: Float[Tensor, "b v t d"], views: Views, inputs: Views
+    ) -> list[Gaussians4D]:
+        """Gaussians of every batch entry, model space; ``tokens`` are those of ``views`` [b v],
+        some or all of ``inputs`` [b n].
+        """
         channels = unpatchify(self.linear(self.norm(tokens)).float(), views.hw, self.patch)
         xyz, time, colour, scale, time_scale, left, right, opacity = channels.split(CHANNELS, dim=2)
         near, far = self.config.depth_range
@@ -95,9 +113,15 @@ class GaussianHead(nn.Module):
         if self.config.variant == "4d-lrm":
             means = means.clamp(-1.0, 1.0)
             scale = torch.exp(scale - 2.3).clamp_max(0.3)
-            time_scale, opacity = torch.exp(time_scale - 2.3).clamp_max(1.0), torch.sigmoid(opacity - 2.0)
+            time_scale, opacity = (
+                torch.exp(time_scale - 2.3).clamp_max(1.0),
+                torch.sigmoid(opacity - 2.0),
+            )
         else:
-            scale, time_scale = torch.exp(scale.clamp_max(10.0)), torch.exp(time_scale.clamp_max(0.0))
+            scale, time_scale = (
+                torch.exp(scale.clamp_max(10.0)),
+                torch.exp(time_scale.clamp_max(0.0)),
+            )
             opacity = torch.sigmoid(opacity)
         return gaussians_of_pixels(means, time, scale, time_scale, left, right, opacity, colour)
 
@@ -107,12 +131,21 @@ class GaussianHead(nn.Module):
 
 
 def gaussians_of_pixels(*maps: Float[Tensor, "b v _ h w"]) -> list[Gaussians4D]:
-    """One set per batch entry from maps of means, times, scales, time scales, left, right, opacities, degree-0 harmonics."""
+    """One set per batch entry from maps of means, times, scales, time scales, left, right,
+    opacities, degree-0 harmonics.
+    """
     flat = [m.permute(0, 1, 3, 4, 2).flatten(1, 3) for m in maps]  # [b n c]
     means, time, scale, time_scale, left, right, opacity, sh = flat
     return [
         Gaussians4D(
-            means[i], time[i, :, 0], scale[i], time_scale[i, :, 0], left[i], right[i], opacity[i, :, 0], sh[i][:, None]
+            means[i],
+            time[i, :, 0],
+            scale[i],
+            time_scale[i, :, 0],
+            left[i],
+            right[i],
+            opacity[i, :, 0],
+            sh[i][:, None],
         )
         for i in range(means.shape[0])
     ]

@@ -1,4 +1,6 @@
-"""A scene of Gaussians: what the Gaussian decoder makes, refinement improves, exporters write and splat files open as."""
+"""A scene of Gaussians: what the Gaussian decoder makes, refinement improves, exporters write and
+splat files open as.
+"""
 
 import copy
 import dataclasses
@@ -12,7 +14,13 @@ from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.files import atomic_folder, read_json, read_safetensors, write_json
-from fsm.renderers.gaussians import MIN_WEIGHT, Gaussians3D, Gaussians4D, MovingGaussians, check_finite
+from fsm.renderers.gaussians import (
+    MIN_WEIGHT,
+    Gaussians3D,
+    Gaussians4D,
+    MovingGaussians,
+    check_finite,
+)
 from fsm.renderers.projection import GSPLAT, Projection
 from fsm.renderers.rasterize import Backend, Rasterization, rasterize
 from fsm.views import Rendering, SceneFrame, Views
@@ -70,15 +78,22 @@ class GaussianScene:
         parts = [self._one(requests[i]) for i in range(len(requests))]
         lead = (1,) if batched else ()
         rgb, alpha, depth = (
-            torch.cat([getattr(p, name) for p in parts]).reshape(*lead, len(parts), -1, *requests.hw)
+            torch.cat([getattr(p, name) for p in parts]).reshape(
+                *lead, len(parts), -1, *requests.hw
+            )
             for name in ("rgb", "alpha", "depth")
         )
         return Rasterization(
-            rgb.clamp(0.0, 1.0), alpha, depth / self.frame.scale, parts[0].backend, sum(p.dropped for p in parts)
+            rgb.clamp(0.0, 1.0),
+            alpha,
+            depth / self.frame.scale,
+            parts[0].backend,
+            sum(p.dropped for p in parts),
         )
 
     def clipped(self, near: float, far: float) -> "GaussianScene":
-        """The same scene without Gaussians whose centre is nearer to the camera than ``near`` or farther than ``far``.
+        """The same scene without Gaussians whose centre is nearer to the camera than ``near`` or
+        farther than ``far``.
 
         z-depths in the clip's unit of length. Nothing is copied or worked out again.
         """
@@ -103,13 +118,27 @@ class GaussianScene:
         from safetensors.torch import save_file
 
         tensors = {f.name: getattr(self.gaussians, f.name) for f in dataclasses.fields(Gaussians4D)}
-        tensors |= {f"frame.{f.name}": getattr(self.frame, f.name) for f in dataclasses.fields(SceneFrame)}
-        tensors |= {f"inputs.{name}": getattr(self.inputs, name) for name in ("c2w", "intrinsics", "time")}
+        tensors |= {
+            f"frame.{f.name}": getattr(self.frame, f.name) for f in dataclasses.fields(SceneFrame)
+        }
+        tensors |= {
+            f"inputs.{name}": getattr(self.inputs, name) for name in ("c2w", "intrinsics", "time")
+        }
         tensors["background"] = self.background
         with atomic_folder(path) as folder:
-            save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, folder / FILE)
-            meta = {"format": FORMAT, "kind": "gaussians", "gaussians": len(self.gaussians), "hw": list(self.hw)}
-            write_json(folder / "scene.json", {**meta, "projection": dataclasses.asdict(self.projection)})
+            save_file(
+                {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()},
+                folder / FILE,
+            )
+            meta = {
+                "format": FORMAT,
+                "kind": "gaussians",
+                "gaussians": len(self.gaussians),
+                "hw": list(self.hw),
+            }
+            write_json(
+                folder / "scene.json", {**meta, "projection": dataclasses.asdict(self.projection)}
+            )
 
     @staticmethod
     def load(path: Path | str, *, device: torch.device | str = "cpu") -> "GaussianScene":
@@ -123,14 +152,22 @@ class GaussianScene:
         tensors = read_safetensors(folder / FILE)
         try:
             _check_shapes(tensors, str(folder / FILE))
-            gaussians = Gaussians4D(*(tensors[f.name].float() for f in dataclasses.fields(Gaussians4D)))
-            frame = SceneFrame(*(tensors[f"frame.{f.name}"].float() for f in dataclasses.fields(SceneFrame)))
+            gaussians = Gaussians4D(
+                *(tensors[f.name].float() for f in dataclasses.fields(Gaussians4D))
+            )
+            frame = SceneFrame(
+                *(tensors[f"frame.{f.name}"].float() for f in dataclasses.fields(SceneFrame))
+            )
             hw = (int(meta["hw"][0]), int(meta["hw"][1]))
-            c2w, intrinsics, time = (tensors[f"inputs.{name}"].float() for name in ("c2w", "intrinsics", "time"))
+            c2w, intrinsics, time = (
+                tensors[f"inputs.{name}"].float() for name in ("c2w", "intrinsics", "time")
+            )
             inputs = Views(c2w, intrinsics, time, hw)
             background = tensors["background"].float()
         except KeyError as error:
-            raise InputError(f"{folder / FILE} lacks the tensor {error}; make the scene again.") from error
+            raise InputError(
+                f"{folder / FILE} lacks the tensor {error}; make the scene again."
+            ) from error
         check_finite(gaussians, str(folder / FILE))
         projection = from_dict(Projection, meta["projection"], f"{where}: projection")
         return GaussianScene(
@@ -146,7 +183,9 @@ class GaussianScene:
         time = self.frame.model_time(self.frame.time_start.new_tensor([seconds]))[0]
         back = torch.linalg.inv(self.frame.T_model_world.double()).float()
         scale = float(self.frame.scale)
-        return self.moving.at(time, min_weight).transformed(back[:3, :3], back[:3, 3] * scale, 1.0 / scale)
+        return self.moving.at(time, min_weight).transformed(
+            back[:3, :3], back[:3, 3] * scale, 1.0 / scale
+        )
 
 
 def _check_shapes(tensors: dict[str, Tensor], where: str) -> None:
@@ -164,17 +203,26 @@ def _check_shapes(tensors: dict[str, Tensor], where: str) -> None:
     for name, tail in tails.items():
         found = tuple(tensors[name].shape)
         if found != (n, *tail):
-            raise InputError(f"{where}: {name} has shape {found}, expected {(n, *tail)}; make the scene again.")
+            raise InputError(
+                f"{where}: {name} has shape {found}, expected {(n, *tail)}; make the scene again."
+            )
     sh = tuple(tensors["sh"].shape)
     if len(sh) != 3 or sh[0] != n or sh[1] not in (1, 4, 9, 16) or sh[2] != 3:
-        raise InputError(f"{where}: sh has shape {sh}, expected ({n}, 1 | 4 | 9 | 16, 3); make the scene again.")
+        raise InputError(
+            f"{where}: sh has shape {sh}, expected ({n}, 1 | 4 | 9 | 16, 3); make the scene again."
+        )
 
 
 def _check_meta(meta: Any, where: Path) -> None:
     if not isinstance(meta, dict) or meta.get("kind") != "gaussians":
-        raise InputError(f"{where} is not a Gaussian scene (field kind); expected one written by this package.")
+        raise InputError(
+            f"{where} is not a Gaussian scene (field kind); expected one written by this package."
+        )
     if meta.get("format") != FORMAT:
-        raise InputError(f"{where} has format {meta.get('format')!r}, this version reads {FORMAT}; make it again.")
+        raise InputError(
+            f"{where} has format {meta.get('format')!r}, this version reads {FORMAT}; make "
+            "it again."
+        )
     for name in ("hw", "projection"):
         if name not in meta:
             raise InputError(f"{where} lacks the field {name!r}; make the scene again.")

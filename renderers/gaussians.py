@@ -1,14 +1,18 @@
-"""Gaussians in space and time: what the Gaussian decoder predicts, what files hold, what rasterisers draw.
+"""Gaussians in space and time: what the Gaussian decoder predicts, what files hold, what
+rasterisers draw.
 
 Three forms of one scene, each a value:
 
-* ``Gaussians4D``: free parameters. A 4x4 rotation from two quaternions, four scales, a centre in space and in time.
-* ``MovingGaussians``: the same as time passes. Conditioning a 4D Gaussian on time gives a centre that moves at constant
-  velocity, a covariance that does not change, and a weight that is a Gaussian of time (4D-GS, arXiv 2310.10642, Eq. 4-5).
+* ``Gaussians4D``: free parameters. A 4x4 rotation from two quaternions, four scales, a centre in
+  space and in time.
+* ``MovingGaussians``: the same as time passes. Conditioning a 4D Gaussian on time gives a centre
+  that moves at constant velocity, a covariance that does not change, and a weight that is a
+  Gaussian of time (4D-GS, arXiv 2310.10642, Eq. 4-5).
 * ``Gaussians3D``: those of one moment.
 
-Axes of the 4x4 rotation are (x, y, z, t). A vector is the quaternion t + xi + yj + zk and is rotated as  left · v · conj(right):
-with left = right this is the ordinary rotation of space and time stays what it is. Quaternions are wxyz and need not be unit.
+Axes of the 4x4 rotation are (x, y, z, t). A vector is the quaternion t + xi + yj + zk and is
+rotated as  left · v · conj(right): with left = right this is the ordinary rotation of space and
+time stays what it is. Quaternions are wxyz and need not be unit.
 """
 
 import dataclasses
@@ -70,7 +74,9 @@ class Gaussians3D(_Fields):
     opacities: Float[Tensor, " n"]
     """In [0, 1]."""
     sh: Float[Tensor, "n k 3"]
-    """Spherical harmonics of degree d, k = (d + 1)²; sRGB seen from a direction is max(0, 0.5 + Σ sh Y)."""
+    """Spherical harmonics of degree d, k = (d + 1)²; sRGB seen from a direction is max(0, 0.5 + Σ
+    sh Y).
+    """
 
     def transformed(
         self, rotation: Float[Tensor, "3 3"], translation: Float[Tensor, " 3"], scale: float
@@ -87,7 +93,12 @@ class Gaussians3D(_Fields):
     @staticmethod
     def cat(parts: "list[Gaussians3D]") -> "Gaussians3D":
         """Join; all parts must have the same degree of spherical harmonics."""
-        return Gaussians3D(*(torch.cat([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Gaussians3D)))
+        return Gaussians3D(
+            *(
+                torch.cat([getattr(p, f.name) for p in parts])
+                for f in dataclasses.fields(Gaussians3D)
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,9 @@ class MovingGaussians(_Fields):
         return torch.exp(-0.5 * (time - self.times).square() / self.time_variances)
 
     def at(self, time: float | Float[Tensor, ""], min_weight: float = MIN_WEIGHT) -> Gaussians3D:
-        """Those there at ``time``: temporal weight at least ``min_weight`` (0 keeps all n). Differentiable."""
+        """Those there at ``time``: temporal weight at least ``min_weight`` (0 keeps all n).
+        Differentiable.
+        """
         if _compiled(self) and not _needs_graph(self, time):
             from fsm.renderers.gaussians_cpu import moving_at
 
@@ -133,7 +146,9 @@ class Gaussians4D(_Fields):
     scales: Float[Tensor, "n 3"]
     """Standard deviations along the first three rotated axes, above 0."""
     time_scales: Float[Tensor, " n"]
-    """Standard deviation along the rotated time axis. Infinite: there at all times. 0: at its instant only. The sign is ignored."""
+    """Standard deviation along the rotated time axis. Infinite: there at all times. 0: at its
+    instant only. The sign is ignored.
+    """
     left: Float[Tensor, "n 4"]
     """Left quaternion of the rotation, wxyz."""
     right: Float[Tensor, "n 4"]
@@ -153,12 +168,19 @@ class Gaussians4D(_Fields):
     ) -> "Gaussians4D":
         """Ordinary 3D Gaussians, there at all times."""
         always = torch.full_like(opacities, math.inf)
-        return Gaussians4D(means, torch.zeros_like(opacities), scales, always, quats, quats, opacities, sh)
+        return Gaussians4D(
+            means, torch.zeros_like(opacities), scales, always, quats, quats, opacities, sh
+        )
 
     @staticmethod
     def cat(parts: "list[Gaussians4D]") -> "Gaussians4D":
         """Join; all parts must have the same degree of spherical harmonics."""
-        return Gaussians4D(*(torch.cat([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Gaussians4D)))
+        return Gaussians4D(
+            *(
+                torch.cat([getattr(p, f.name) for p in parts])
+                for f in dataclasses.fields(Gaussians4D)
+            )
+        )
 
     @property
     def is_static(self) -> Bool[Tensor, " n"]:
@@ -178,7 +200,9 @@ class Gaussians4D(_Fields):
         return plain_condition(self)
 
     def at(self, time: float | Float[Tensor, ""], min_weight: float = MIN_WEIGHT) -> Gaussians3D:
-        """Those there at ``time``; see ``MovingGaussians.at``. Condition once and keep the result to ask for many times."""
+        """Those there at ``time``; see ``MovingGaussians.at``. Condition once and keep the result
+        to ask for many times.
+        """
         if _compiled(self) and not _needs_graph(self, time):
             from fsm.renderers.gaussians_cpu import free_at
 
@@ -189,9 +213,10 @@ class Gaussians4D(_Fields):
 def plain_condition(g: Gaussians4D) -> MovingGaussians:
     """``Gaussians4D.condition`` in torch.
 
-    The conditional covariance is Σxx - Σxt Σtx / Σtt. Written out as sums over pairs of axes (Cauchy-Binet) it has no
-    difference left: with rows L of the scaled rotation,  Σ|t = Σ_{k<l} w w^T / Σtt,  w = L_xk L_tl - L_xl L_tk. The plain
-    formula loses all digits for thin Gaussians that move fast.
+    The conditional covariance is Σxx - Σxt Σtx / Σtt. Written out as sums over pairs of axes
+    (Cauchy-Binet) it has no
+    difference left: with rows L of the scaled rotation,  Σ|t = Σ_{k<l} w w^T / Σtt,  w = L_xk
+    L_tl - L_xl L_tk. The plain formula loses all digits for thin Gaussians that move fast.
     """
     lasting = g.time_scales.abs().clamp(SHORTEST, LONGEST)
     scales = torch.cat([g.scales, lasting[:, None]], dim=-1)
@@ -201,11 +226,14 @@ def plain_condition(g: Gaussians4D) -> MovingGaussians:
     safe = time.square().sum(-1).clamp_min(LEAST_VARIANCE)
     velocities = (space * time[:, None]).sum(-1) / safe[:, None]
     k, l = torch.triu_indices(4, 4, 1, device=scales.device).unbind(0)
-    # Scales are taken out of the minors and divided first: their product overflows where a time scale is "always".
+    # Scales are taken out of the minors and divided first: their product overflows where a time
+    # scale is "always".
     minors = rotation[:, :3, k] * rotation[:, 3:, l] - rotation[:, :3, l] * rotation[:, 3:, k]
     w = minors * (scales[:, k] * (scales[:, l] / safe.sqrt()[:, None]))[:, None]
     x, y, z = w.unbind(1)
-    covariances = torch.stack([(a * b).sum(-1) for a, b in ((x, x), (x, y), (x, z), (y, y), (y, z), (z, z))], -1)
+    covariances = torch.stack(
+        [(a * b).sum(-1) for a, b in ((x, x), (x, y), (x, z), (y, y), (y, z), (z, z))], -1
+    )
     return MovingGaussians(g.means, velocities, g.times, safe, covariances, g.opacities, g.sh)
 
 
@@ -231,17 +259,25 @@ def _compiled(gaussians: MovingGaussians | Gaussians4D) -> bool:
 
 def _needs_graph(gaussians: MovingGaussians | Gaussians4D, time: float | Tensor) -> bool:
     """Whether a gradient may be asked for."""
-    return torch.is_grad_enabled() and any(torch.is_tensor(t) and t.requires_grad for t in [*_tensors(gaussians), time])
+    return torch.is_grad_enabled() and any(
+        torch.is_tensor(t) and t.requires_grad for t in [*_tensors(gaussians), time]
+    )
 
 
 def rotation_4d(left: Float[Tensor, "n 4"], right: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4 4"]:
-    """Matrix of v -> left · v · conj(right) on axes (x, y, z, t), both quaternions normalised (zero ones count as identity)."""
+    """Matrix of v -> left · v · conj(right) on axes (x, y, z, t), both quaternions normalised (zero
+    ones count as identity).
+    """
     a, b, c, d = _unit_quaternion(left).unbind(-1)
     p, q, r, s = _unit_quaternion(right).unbind(-1)
     multiply_left = [[a, -d, c, b], [d, a, -b, c], [-c, b, a, d]]
     multiply_right = [[p, -s, r], [s, p, -q], [-r, q, p], [q, r, s]]
-    lhs, rhs = (torch.stack([torch.stack(row, -1) for row in m], -2) for m in (multiply_left, multiply_right))
-    # What mixes space and time, in differences that are exactly zero where the quaternions are equal, however sums are ordered.
+    lhs, rhs = (
+        torch.stack([torch.stack(row, -1) for row in m], -2)
+        for m in (multiply_left, multiply_right)
+    )
+    # What mixes space and time, in differences that are exactly zero where the quaternions are
+    # equal, however sums are ordered.
     odd = torch.stack([a * q - b * p, a * r - c * p, a * s - d * p], -1)
     even = torch.stack([d * r - c * s, b * s - d * q, c * q - b * r], -1)
     space = torch.cat([lhs @ rhs, (even - odd)[..., None]], -1)
@@ -270,13 +306,16 @@ def colour_to_sh(rgb: Float[Tensor, "n 3"]) -> Float[Tensor, "n 1 3"]:
 
 
 def check_finite(gaussians: Gaussians4D, where: str) -> None:
-    """Raise ``InputError`` naming the first field that holds NaN or (time scales excepted) infinite values."""
+    """Raise ``InputError`` naming the first field that holds NaN or (time scales excepted) infinite
+    values.
+    """
     for field in dataclasses.fields(gaussians):
         values = getattr(gaussians, field.name)
         bad = ~torch.isfinite(values) if field.name != "time_scales" else torch.isnan(values)
         if bool(bad.any()):
             raise InputError(
-                f"{where}: {int(bad.sum())} values of {field.name} are NaN or infinite; drop those Gaussians."
+                f"{where}: {int(bad.sum())} values of {field.name} are NaN or infinite; "
+                "drop those Gaussians."
             )
 
 
@@ -285,4 +324,6 @@ def _unit_quaternion(q: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
     usable = norm > LEAST_NORM
     identity = torch.zeros_like(q)
     identity[:, 0] = 1.0
-    return torch.where(usable, q / torch.where(usable, norm, torch.ones_like(norm)).sqrt(), identity)
+    return torch.where(
+        usable, q / torch.where(usable, norm, torch.ones_like(norm)).sqrt(), identity
+    )

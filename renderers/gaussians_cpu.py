@@ -17,7 +17,9 @@ from fsm.renderers.gaussians import Gaussians3D, Gaussians4D, MovingGaussians
 
 
 def condition(g: Gaussians4D) -> MovingGaussians:
-    """As functions of time; see ``gaussians.plain_condition``. Gradients reach scales and quaternions."""
+    """As functions of time; see ``gaussians.plain_condition``. Gradients reach scales and
+    quaternions.
+    """
     velocities, variances, covariances = _Condition.apply(g.scales, g.time_scales, g.left, g.right)
     return MovingGaussians(g.means, velocities, g.times, variances, covariances, g.opacities, g.sh)
 
@@ -37,7 +39,14 @@ class _Condition(torch.autograd.Function):
     def backward(ctx, *gradients):  # pyright: ignore[reportIncompatibleMethodOverride]
         free, threads = ctx.saved_tensors, workers()
         out = tuple(np.empty(t.shape, np.float32) for t in free)
-        on_threads(kernels.condition_backward, threads, threads, *_arrays(*free), *_arrays(*gradients), *out)
+        on_threads(
+            kernels.condition_backward,
+            threads,
+            threads,
+            *_arrays(*free),
+            *_arrays(*gradients),
+            *out,
+        )
         return tuple(torch.from_numpy(a) for a in out)
 
 
@@ -53,11 +62,15 @@ def free_at(g: Gaussians4D, time: float, min_weight: float) -> Gaussians3D:
     """The same of Gaussians that were not conditioned yet: only those there are."""
     when = (*_arrays(g.scales, g.time_scales, g.left, g.right, g.times), time)
     there = _found(kernels.find_free, *when, min_weight)
-    return _written(kernels.write_free, g.sh, *when, *_arrays(g.means, g.opacities, g.sh.flatten(1)), *there)
+    return _written(
+        kernels.write_free, g.sh, *when, *_arrays(g.means, g.opacities, g.sh.flatten(1)), *there
+    )
 
 
 def _found(kernel: Kernel, *when) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of those there, packed at the start of every block; how many; where their block ends."""
+    """Indices of those there, packed at the start of every block; how many; where their block
+    ends.
+    """
     *when, time, min_weight = when
     n, threads = len(when[0]), workers()
     index, counts = np.empty(n, np.int32), np.zeros(-(-n // kernels.BLOCK), np.int64)

@@ -1,7 +1,9 @@
-"""Kernels of ``gaussians_cpu``: conditioning 4D Gaussians on time, who is there at a time, and the gradients.
+"""Kernels of ``gaussians_cpu``: conditioning 4D Gaussians on time, who is there at a time, and the
+gradients.
 
-The arithmetic is float64 inside and float32 outside. Where it matters LANES Gaussians are computed together, in loops without
-branches over short rows of one array, which is what compilers turn into vector instructions.
+The arithmetic is float64 inside and float32 outside. Where it matters LANES Gaussians are computed
+together, in loops without branches over short rows of one array, which is what compilers turn into
+vector instructions.
 """
 
 import inspect
@@ -14,19 +16,25 @@ from fsm.compiled import kernel
 from fsm.renderers.gaussians import LEAST_NORM, LEAST_VARIANCE, LONGEST, SHORTEST
 
 BLOCK, LANES = 4096, 64  # Gaussians that a thread takes at a time, and that are computed together
-FREE = "float32[:, ::1], float32[::1], float32[:, ::1], float32[:, ::1]"  # scales, time scales, left, right
-KEPT = "float32[:, ::1], float32[:, ::1], float32[::1], float32[:, ::1]"  # means, covariances, opacities, sh (flat)
+# scales, time scales, left, right
+FREE = "float32[:, ::1], float32[::1], float32[:, ::1], float32[:, ::1]"
+# means, covariances, opacities, sh (flat)
+KEPT = "float32[:, ::1], float32[:, ::1], float32[::1], float32[:, ::1]"
 
 
 def _part(function):
-    """A function for the kernels below; sums may be reordered and fused, NaN and infinity keep their meaning."""
+    """A function for the kernels below; sums may be reordered and fused, NaN and infinity keep
+    their meaning.
+    """
     loose = {"contract", "reassoc", "nsz", "arcp"}
     return numba.njit(error_model="numpy", fastmath=loose)(inspect.unwrap(function))
 
 
 @_part
 def _row(a, b, c, d, p, q, r, s):
-    """Row (a b c d) of the left quaternion's matrix times the matrix of the right quaternion (p q r s)."""
+    """Row (a b c d) of the left quaternion's matrix times the matrix of the right quaternion (p q r
+    s).
+    """
     first, second = a * p + b * s - c * r + d * q, b * p - a * s + c * q + d * r
     return first, second, a * r - b * q + c * p + d * s, d * p - a * q - b * r - c * s
 
@@ -62,7 +70,9 @@ def _held(scale):
 
 @_part
 def _load_free(scales, time_scales, left, right, index, first, count, raw):
-    """Free parameters of Gaussians ``index[first : first + count]`` (or, without index, of those themselves) as rows."""
+    """Free parameters of Gaussians ``index[first : first + count]`` (or, without index, of those
+    themselves) as rows.
+    """
     for l in range(count):
         i = np.uintp(index[first + l]) if len(index) else np.uintp(first + l)
         raw[l], raw[LANES + l], raw[2 * LANES + l] = scales[i, 0], scales[i, 1], scales[i, 2]
@@ -75,7 +85,12 @@ def _load_free(scales, time_scales, left, right, index, first, count, raw):
 def _variances(raw, out):
     """Row 3 of ``_conditioned`` alone."""
     for l in range(LANES):
-        s0, s1, s2, s3 = raw[l], raw[1 * LANES + l], raw[2 * LANES + l], _held(np.float64(raw[3 * LANES + l]))
+        s0, s1, s2, s3 = (
+            raw[l],
+            raw[1 * LANES + l],
+            raw[2 * LANES + l],
+            _held(np.float64(raw[3 * LANES + l])),
+        )
         a, b, c, d, _ = _unit(*_four(raw, 4, l))
         p, q, r, s, _ = _unit(*_four(raw, 8, l))
         t0, t1, t2, t3 = _row(-b, -c, -d, a, p, q, r, s)
@@ -86,15 +101,23 @@ def _variances(raw, out):
 
 @_part
 def _minors(xk, xl, yk, yl, zk, zl, tk, tl, scale):
-    """What one pair of axes adds to the conditional covariance, as the vector whose square it is."""
+    """What one pair of axes adds to the conditional covariance, as the vector whose square it
+    is.
+    """
     return (xk * tl - xl * tk) * scale, (yk * tl - yl * tk) * scale, (zk * tl - zl * tk) * scale
 
 
 @_part
 def _conditioned(raw, out):
-    """Rows 0 to 2: velocity, 3: variance over time, 4 to 9: covariance given the time, of LANES Gaussians."""
+    """Rows 0 to 2: velocity, 3: variance over time, 4 to 9: covariance given the time, of LANES
+    Gaussians.
+    """
     for l in range(LANES):
-        s0, s1, s2 = np.float64(raw[l]), np.float64(raw[1 * LANES + l]), np.float64(raw[2 * LANES + l])
+        s0, s1, s2 = (
+            np.float64(raw[l]),
+            np.float64(raw[1 * LANES + l]),
+            np.float64(raw[2 * LANES + l]),
+        )
         s3 = _held(np.float64(raw[3 * LANES + l]))
         a, b, c, d, _ = _unit(*_four(raw, 4, l))
         p, q, r, s, _ = _unit(*_four(raw, 8, l))
@@ -126,9 +149,15 @@ def _conditioned(raw, out):
 
 
 @kernel(f"void(int64, int64, {FREE}, float32[:, ::1], float32[::1], float32[:, ::1])")
-def condition_all(worker, workers, scales, time_scales, left, right, velocities, variances, covariances):
+def condition_all(
+    worker, workers, scales, time_scales, left, right, velocities, variances, covariances
+):
     """Velocity, variance over time and covariance of every Gaussian."""
-    raw, out, all_of = np.zeros(12 * LANES, np.float32), np.empty(10 * LANES, np.float32), np.empty(0, np.int32)
+    raw, out, all_of = (
+        np.zeros(12 * LANES, np.float32),
+        np.empty(10 * LANES, np.float32),
+        np.empty(0, np.int32),
+    )
     n = len(scales)
     for block in range(worker * BLOCK, n, workers * BLOCK):
         for first in range(block, min(block + BLOCK, n), LANES):
@@ -137,7 +166,11 @@ def condition_all(worker, workers, scales, time_scales, left, right, velocities,
             _conditioned(raw, out)
             for l in range(count):
                 i = np.uintp(first + l)
-                velocities[i, 0], velocities[i, 1], velocities[i, 2] = out[l], out[LANES + l], out[2 * LANES + l]
+                velocities[i, 0], velocities[i, 1], velocities[i, 2] = (
+                    out[l],
+                    out[LANES + l],
+                    out[2 * LANES + l],
+                )
                 variances[i] = out[3 * LANES + l]
                 for j in range(6):
                     covariances[i, j] = out[(4 + j) * LANES + l]
@@ -145,7 +178,9 @@ def condition_all(worker, workers, scales, time_scales, left, right, velocities,
 
 @_part
 def _there(times, variances, time, least, first, count, index, shown):
-    """Add those of ``first`` to ``first + count`` to ``index`` whose weight has a logarithm of at least ``least``."""
+    """Add those of ``first`` to ``first + count`` to ``index`` whose weight has a logarithm of at
+    least ``least``.
+    """
     for l in range(count):
         dt = np.float64(np.float32(time) - times[first + l])
         exponent = -0.5 * dt * dt / np.float64(variances[l])
@@ -160,7 +195,9 @@ def find_moving(worker, workers, times, variances, time, least, index, counts):
     for block in range(worker, len(counts), workers):
         first = block * BLOCK
         count = min(BLOCK, len(times) - first)
-        counts[block] = _there(times, variances[first:], time, least, first, count, index, first) - first
+        counts[block] = (
+            _there(times, variances[first:], time, least, first, count, index, first) - first
+        )
 
 
 @kernel(f"void(int64, int64, {FREE}, float32[::1], float64, float64, int32[::1], int64[::1])")
@@ -179,10 +216,12 @@ def find_free(worker, workers, scales, time_scales, left, right, times, time, le
 
 
 @kernel(
-    f"void(int64, int64, {KEPT}, float32[:, ::1], float32[::1], float32[::1], float64, int32[::1], int64[::1], int64[::1], {KEPT})"
+    f"void(int64, int64, {KEPT}, float32[:, ::1], float32[::1], float32[::1], float64, "
+    f"int32[::1], int64[::1], int64[::1], {KEPT})"
 )
 def write_moving(
-    worker, workers, means, covariances, opacities, sh, velocities, times, variances, time, index, counts, ends,
+    worker, workers, means, covariances, opacities, sh, velocities, times, variances, time, index,
+    counts, ends,
     to_means, to_covariances, to_opacities, to_sh,
 ):  # fmt: skip
     """Those there at ``time``, one block after the other."""
@@ -195,17 +234,21 @@ def write_moving(
                 to_means[o, j] = means[i, j] + velocities[i, j] * dt
             for j in range(6):
                 to_covariances[o, j] = covariances[i, j]
-            to_opacities[o] = opacities[i] * math.exp(-0.5 * np.float64(dt) * np.float64(dt) / np.float64(variances[i]))
+            to_opacities[o] = opacities[i] * math.exp(
+                -0.5 * np.float64(dt) * np.float64(dt) / np.float64(variances[i])
+            )
             for j in range(sh.shape[1]):
                 to_sh[o, j] = sh[i, j]
 
 
 @kernel(
-    f"void(int64, int64, {FREE}, float32[::1], float64, float32[:, ::1], float32[::1], float32[:, ::1],"
+    f"void(int64, int64, {FREE}, float32[::1], float64, float32[:, ::1], float32[::1], "
+    "float32[:, ::1],"
     f" int32[::1], int64[::1], int64[::1], {KEPT})"
 )
 def write_free(
-    worker, workers, scales, time_scales, left, right, times, time, means, opacities, sh, index, counts, ends,
+    worker, workers, scales, time_scales, left, right, times, time, means, opacities, sh, index,
+    counts, ends,
     to_means, to_covariances, to_opacities, to_sh,
 ):  # fmt: skip
     """The same for Gaussians not conditioned yet."""
@@ -224,14 +267,18 @@ def write_free(
                 for j in range(6):
                     to_covariances[o, j] = out[(4 + j) * LANES + l]
                 variance = np.float64(out[3 * LANES + l])
-                to_opacities[o] = opacities[i] * math.exp(-0.5 * np.float64(dt) * np.float64(dt) / variance)
+                to_opacities[o] = opacities[i] * math.exp(
+                    -0.5 * np.float64(dt) * np.float64(dt) / variance
+                )
                 for j in range(sh.shape[1]):
                     to_sh[o, j] = sh[i, j]
 
 
 @_part
 def _matrices(l, r, left, right):
-    """Matrices of multiplying by ``l`` from the left and by the conjugate of ``r`` from the right."""
+    """Matrices of multiplying by ``l`` from the left and by the conjugate of ``r`` from the
+    right.
+    """
     a, b, c, d = l[0], l[1], l[2], l[3]
     left[0, 0], left[0, 1], left[0, 2], left[0, 3] = a, -d, c, b
     left[1, 0], left[1, 1], left[1, 2], left[1, 3] = d, a, -b, c
@@ -246,7 +293,9 @@ def _matrices(l, r, left, right):
 
 @_part
 def _over_rotation(rotation, s, d_velocity, d_variance, d_covariance, g, gs):
-    """Gradients over the 4x4 rotation and the four scales, given those over velocity, variance and covariance."""
+    """Gradients over the 4x4 rotation and the four scales, given those over velocity, variance and
+    covariance.
+    """
     t = rotation[3]
     variance = 0.0
     for k in range(4):
@@ -272,7 +321,10 @@ def _over_rotation(rotation, s, d_velocity, d_variance, d_covariance, g, gs):
     for k in range(3):
         for l in range(k + 1, 4):
             scale = s[k] * s[l] * root
-            m0, m1 = rotation[0, k] * t[l] - rotation[0, l] * t[k], rotation[1, k] * t[l] - rotation[1, l] * t[k]
+            m0, m1 = (
+                rotation[0, k] * t[l] - rotation[0, l] * t[k],
+                rotation[1, k] * t[l] - rotation[1, l] * t[k],
+            )
             m2 = rotation[2, k] * t[l] - rotation[2, l] * t[k]
             # Over the minors once the scale is taken out: covariance = Σ scale² m mᵀ.
             n0, n1 = 2.0 * xx * m0 + xy * m1 + xz * m2, xy * m0 + 2.0 * yy * m1 + yz * m2
@@ -295,15 +347,27 @@ def _over_rotation(rotation, s, d_velocity, d_variance, d_covariance, g, gs):
 
 @_part
 def _over_quaternions(g, left, right, h, gl, gr):
-    """Gradients over the two unit quaternions, given ``g`` over the product of their matrices; ``h`` is room to work in."""
+    """Gradients over the two unit quaternions, given ``g`` over the product of their matrices;
+    ``h`` is room to work in.
+    """
     for i in range(4):
         for j in range(4):
-            h[i, j] = g[i, 0] * right[j, 0] + g[i, 1] * right[j, 1] + g[i, 2] * right[j, 2] + g[i, 3] * right[j, 3]
+            h[i, j] = (
+                g[i, 0] * right[j, 0]
+                + g[i, 1] * right[j, 1]
+                + g[i, 2] * right[j, 2]
+                + g[i, 3] * right[j, 3]
+            )
     gl[0], gl[1] = h[0, 0] + h[1, 1] + h[2, 2] + h[3, 3], h[0, 3] - h[1, 2] + h[2, 1] - h[3, 0]
     gl[2], gl[3] = h[0, 2] + h[1, 3] - h[2, 0] - h[3, 1], h[1, 0] - h[0, 1] + h[2, 3] - h[3, 2]
     for i in range(4):
         for j in range(4):
-            h[i, j] = left[0, i] * g[0, j] + left[1, i] * g[1, j] + left[2, i] * g[2, j] + left[3, i] * g[3, j]
+            h[i, j] = (
+                left[0, i] * g[0, j]
+                + left[1, i] * g[1, j]
+                + left[2, i] * g[2, j]
+                + left[3, i] * g[3, j]
+            )
     gr[0], gr[1] = h[0, 0] + h[1, 1] + h[2, 2] + h[3, 3], h[2, 1] + h[3, 0] - h[0, 3] - h[1, 2]
     gr[2], gr[3] = h[0, 2] - h[1, 3] - h[2, 0] + h[3, 1], h[1, 0] - h[0, 1] - h[2, 3] + h[3, 2]
 
@@ -322,16 +386,40 @@ def condition_backward(
     to_scales, to_time_scales, to_left, to_right,
 ):  # fmt: skip
     """Gradients over the free parameters of those over what ``condition_all`` writes."""
-    s, gs, l, r, gl, gr = np.empty(4), np.empty(4), np.empty(4), np.empty(4), np.empty(4), np.empty(4)
-    lhs, rhs, rotation, g, h = np.empty((4, 4)), np.empty((4, 4)), np.empty((4, 4)), np.empty((4, 4)), np.empty((4, 4))
+    s, gs, l, r, gl, gr = (
+        np.empty(4),
+        np.empty(4),
+        np.empty(4),
+        np.empty(4),
+        np.empty(4),
+        np.empty(4),
+    )
+    lhs, rhs, rotation, g, h = (
+        np.empty((4, 4)),
+        np.empty((4, 4)),
+        np.empty((4, 4)),
+        np.empty((4, 4)),
+        np.empty((4, 4)),
+    )
     for block in range(worker * BLOCK, len(scales), workers * BLOCK):
         for i in range(block, min(block + BLOCK, len(scales))):
-            s[0], s[1], s[2], s[3] = scales[i, 0], scales[i, 1], scales[i, 2], _held(np.float64(time_scales[i]))
+            s[0], s[1], s[2], s[3] = (
+                scales[i, 0],
+                scales[i, 1],
+                scales[i, 2],
+                _held(np.float64(time_scales[i])),
+            )
             l[0], l[1], l[2], l[3], l_scale = _unit(
-                np.float64(left[i, 0]), np.float64(left[i, 1]), np.float64(left[i, 2]), np.float64(left[i, 3])
+                np.float64(left[i, 0]),
+                np.float64(left[i, 1]),
+                np.float64(left[i, 2]),
+                np.float64(left[i, 3]),
             )
             r[0], r[1], r[2], r[3], r_scale = _unit(
-                np.float64(right[i, 0]), np.float64(right[i, 1]), np.float64(right[i, 2]), np.float64(right[i, 3])
+                np.float64(right[i, 0]),
+                np.float64(right[i, 1]),
+                np.float64(right[i, 2]),
+                np.float64(right[i, 3]),
             )
             _matrices(l, r, lhs, rhs)
             for j in range(4):

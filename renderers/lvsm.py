@@ -9,7 +9,9 @@ from fsm.views import Rendering, Views
 
 
 class PlainHead(nn.Module):
-    """LayerNorm, linear, sigmoid, un-patchify (FSM, arXiv 2604.07350, §3; the head of released weights)."""
+    """LayerNorm, linear, sigmoid, un-patchify (FSM, arXiv 2604.07350, §3; the head of released
+    weights).
+    """
 
     uses_references = False
 
@@ -20,6 +22,12 @@ class PlainHead(nn.Module):
         self.linear = nn.Linear(dim, 3 * patch**2, bias=False)
         nn.init.normal_(self.linear.weight, std=0.02)
 
-    def forward(self, tokens: Float[Tensor, "b v t d"], requests: Views, references: Views | None) -> Rendering:
+    def forward(
+        self, tokens: Float[Tensor, "b v t d"], requests: Views, references: Views | None
+    ) -> Rendering:
         """Colours of the requested views; ``references`` are not looked at."""
-        return Rendering(unpatchify(torch.sigmoid(self.linear(self.norm(tokens)).float()), requests.hw, self.patch))
+        return Rendering(
+            unpatchify(
+                torch.sigmoid(self.linear(self.norm(tokens)).float()), requests.hw, self.patch
+            )
+        )

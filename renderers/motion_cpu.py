@@ -1,4 +1,5 @@
-"""One level of ``motion_guess`` for float32 on the CPU, compiled: the rules of the torch form, which it is tested against.
+"""One level of ``motion_guess`` for float32 on the CPU, compiled: the rules of the torch form,
+which it is tested against.
 
 The same bits for any number of threads, which take one target each.
 """
@@ -23,5 +24,12 @@ def aligned_on_cpu(
     """See ``motion_guess.plain_aligned``. No gradients."""
     threads, out = workers(), u.clone(memory_format=torch.contiguous_format)
     given = (maps.movedim(2, -1), chosen, start, gaps, weights)
-    on_threads(kernels.align, threads, threads, iterations, *(t.contiguous().numpy() for t in given), out.numpy())
+    on_threads(
+        kernels.align,
+        threads,
+        threads,
+        iterations,
+        *(t.contiguous().numpy() for t in given),
+        out.numpy(),
+    )
     return out

@@ -1,18 +1,33 @@
-"""Kernel of ``motion_cpu``: one level of the alignment of a target's samples along straight paths through time."""
+"""Kernel of ``motion_cpu``: one level of the alignment of a target's samples along straight paths
+through time.
+"""
 
 import numpy as np
 
 from fsm.compiled import kernel, part
-from fsm.renderers.motion_guess import DAMPING, EVERYWHERE, LARGEST_STEP, LEAST_VARIANCE, SMOOTHED, WINDOW
+from fsm.renderers.motion_guess import (
+    DAMPING,
+    EVERYWHERE,
+    LARGEST_STEP,
+    LEAST_VARIANCE,
+    SMOOTHED,
+    WINDOW,
+)
 
 PRODUCTS = 5  # xx, xy, yy, xt, yt
-MAPS, CHOSEN, PATHS = "float32[:, :, :, :, ::1]", "int64[:, :, ::1]", "float32[:, :, ::1], float32[:, :, ::1]"
+MAPS, CHOSEN, PATHS = (
+    "float32[:, :, :, :, ::1]",
+    "int64[:, :, ::1]",
+    "float32[:, :, ::1], float32[:, :, ::1]",
+)
 POSITIONS = "float32[:, :, :, :, :, ::1]"
 
 
 @part
 def _place(at, size):
-    """First of the two pixels between which a position lies, held inside the frame; share of the second; whether it was inside."""
+    """First of the two pixels between which a position lies, held inside the frame; share of the
+    second; whether it was inside.
+    """
     one, half = np.float32(1.0), np.float32(0.5)
     relative = at / size * np.float32(2.0) - one
     x = min(max((relative + one) * (size * half) - half, np.float32(0.0)), size - one)
@@ -34,13 +49,19 @@ def _sample(maps, chosen, start, u, gaps, weights, y, samples, shares):
             nw, ne, sw, se = (one - rx) * (one - ry), rx * (one - ry), (one - rx) * ry, rx * ry
             for c in range(3):
                 upper = maps[frame, top, left, c] * nw + maps[frame, top, right, c] * ne
-                samples[j, x, c] = upper + maps[frame, below, left, c] * sw + maps[frame, below, right, c] * se
-            shares[j, x] = weights[j] * ((one if in_x & in_y else np.float32(0.0)) + np.float32(EVERYWHERE))
+                samples[j, x, c] = (
+                    upper + maps[frame, below, left, c] * sw + maps[frame, below, right, c] * se
+                )
+            shares[j, x] = weights[j] * (
+                (one if in_x & in_y else np.float32(0.0)) + np.float32(EVERYWHERE)
+            )
 
 
 @part
 def _fit(samples, shares, gaps, fits, y):
-    """Fit A + D g to the samples of a row: A where no time has passed [3], D [3], and the variance of the gaps."""
+    """Fit A + D g to the samples of a row: A where no time has passed [3], D [3], and the variance
+    of the gaps.
+    """
     zero = np.float32(0.0)
     for x in range(fits.shape[2]):
         total, mean_gap, variance = zero, zero, zero
@@ -53,29 +74,61 @@ def _fit(samples, shares, gaps, fits, y):
             centred, share = gaps[j] - mean_gap, shares[j, x] / total
             along = share * centred
             variance += along * centred
-            r, g, b = r + share * samples[j, x, 0], g + share * samples[j, x, 1], b + share * samples[j, x, 2]
-            dr, dg, db = dr + along * samples[j, x, 0], dg + along * samples[j, x, 1], db + along * samples[j, x, 2]
+            r, g, b = (
+                r + share * samples[j, x, 0],
+                g + share * samples[j, x, 1],
+                b + share * samples[j, x, 2],
+            )
+            dr, dg, db = (
+                dr + along * samples[j, x, 0],
+                dg + along * samples[j, x, 1],
+                db + along * samples[j, x, 2],
+            )
         scale = np.float32(1.0) / max(variance, np.float32(LEAST_VARIANCE))
         dr, dg, db = dr * scale, dg * scale, db * scale
-        fits[0, y, x], fits[1, y, x], fits[2, y, x] = r - dr * mean_gap, g - dg * mean_gap, b - db * mean_gap
+        fits[0, y, x], fits[1, y, x], fits[2, y, x] = (
+            r - dr * mean_gap,
+            g - dg * mean_gap,
+            b - db * mean_gap,
+        )
         fits[3, y, x], fits[4, y, x], fits[5, y, x], fits[6, y, x] = dr, dg, db, variance
 
 
 @part
 def _multiply(fits, sums):
-    """Products of the present picture's gradients with each other and with its change, summed over the colours."""
+    """Products of the present picture's gradients with each other and with its change, summed over
+    the colours.
+    """
     h, w = fits.shape[1], fits.shape[2]
     for y in range(h):
         above, below = max(y - 1, 0), min(y + 1, h - 1)
         for x in range(w):
             left, right = max(x - 1, 0), min(x + 1, w - 1)
-            xx, xy, yy, xt, yt = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
+            xx, xy, yy, xt, yt = (
+                np.float32(0.0),
+                np.float32(0.0),
+                np.float32(0.0),
+                np.float32(0.0),
+                np.float32(0.0),
+            )
             for c in range(3):
                 gx = (fits[c, y, right] - fits[c, y, left]) / np.float32(right - left)
                 gy = (fits[c, below, x] - fits[c, above, x]) / np.float32(below - above)
                 change = fits[3 + c, y, x]
-                xx, xy, yy, xt, yt = xx + gx * gx, xy + gx * gy, yy + gy * gy, xt + gx * change, yt + gy * change
-            sums[0, y, x], sums[1, y, x], sums[2, y, x], sums[3, y, x], sums[4, y, x] = xx, xy, yy, xt, yt
+                xx, xy, yy, xt, yt = (
+                    xx + gx * gx,
+                    xy + gx * gy,
+                    yy + gy * gy,
+                    xt + gx * change,
+                    yt + gy * change,
+                )
+            sums[0, y, x], sums[1, y, x], sums[2, y, x], sums[3, y, x], sums[4, y, x] = (
+                xx,
+                xy,
+                yy,
+                xt,
+                yt,
+            )
 
 
 @part
@@ -107,7 +160,11 @@ def _advance(sums, fits, u):
     most = np.float32(LARGEST_STEP)
     for y in range(u.shape[1]):
         for x in range(u.shape[2]):
-            xx, xy, yy = sums[0, y, x] + np.float32(DAMPING), sums[1, y, x], sums[2, y, x] + np.float32(DAMPING)
+            xx, xy, yy = (
+                sums[0, y, x] + np.float32(DAMPING),
+                sums[1, y, x],
+                sums[2, y, x] + np.float32(DAMPING),
+            )
             xt, yt = sums[3, y, x], sums[4, y, x]
             determinant = xx * yy - xy * xy
             if fits[6, y, x] > np.float32(LEAST_VARIANCE):
@@ -115,19 +172,37 @@ def _advance(sums, fits, u):
                 u[1, y, x] += min(max((xy * xt - xx * yt) / determinant, -most), most)
 
 
-@kernel(f"void(int64, int64, int64, {MAPS}, {CHOSEN}, {POSITIONS}, {PATHS}, float32[:, :, :, :, ::1])")
+@kernel(
+    f"void(int64, int64, int64, {MAPS}, {CHOSEN}, {POSITIONS}, {PATHS}, float32[:, :, :, :, ::1])"
+)
 def align(worker, workers, iterations, maps, chosen, start, gaps, weights, u):
-    """Improve the velocities ``u`` [b v 2 h w] of the targets in turn; ``maps`` are [b n hn wn 3], ``start`` [b v k 2 h w]."""
+    """Improve the velocities ``u`` [b v 2 h w] of the targets in turn; ``maps`` are [b n hn wn 3],
+    ``start`` [b v k 2 h w].
+    """
     b, v, _, h, w = u.shape
     k = chosen.shape[2]
-    samples, shares, rows = np.empty((k, w, 3), np.float32), np.empty((k, w), np.float32), np.empty((h, w), np.float32)
+    samples, shares, rows = (
+        np.empty((k, w, 3), np.float32),
+        np.empty((k, w), np.float32),
+        np.empty((h, w), np.float32),
+    )
     fits, sums = np.empty((7, h, w), np.float32), np.empty((PRODUCTS, h, w), np.float32)
     for task in range(worker, b * v, workers):
         s, t = task // v, task % v
         mine, times = u[s, t], gaps[s, t]
         for _ in range(iterations):
             for y in range(h):
-                _sample(maps[s], chosen[s, t], start[s, t], mine, times, weights[s, t], y, samples, shares)
+                _sample(
+                    maps[s],
+                    chosen[s, t],
+                    start[s, t],
+                    mine,
+                    times,
+                    weights[s, t],
+                    y,
+                    samples,
+                    shares,
+                )
                 _fit(samples, shares, times, fits, y)
             _multiply(fits, sums)
             for i in range(PRODUCTS):

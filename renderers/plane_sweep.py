@@ -1,12 +1,14 @@
 """The depth of a frame from the frames themselves: sweep planes, see where they agree.
 
-At a quarter of the resolution every pixel of a view tries a fixed set of inverse depths; for each the chosen references are
-sampled and compared with the view's own picture. Where they agree the surface probably is; what hides it from some frames, or
-moves, leaves the nearer half of them in agreement (Kang et al. 2001). Convolutions at several resolutions, which also see the
-picture and the colours found at the likeliest depth, turn agreement into weights over the hypotheses; the picture at half
-the resolution says where one surface ends and another begins. A second sweep may then try a few inverse depths about the
-first one's answer at half the resolution. Classic multi-view stereo (Collins 1996; MVSNet 2018; coarse to fine as in
-CasMVSNet 2020; the picture's own features beside the costs as in SimpleRecon 2022; learnt upsampling as in RAFT 2020).
+At a quarter of the resolution every pixel of a view tries a fixed set of inverse depths; for each
+the chosen references are sampled and compared with the view's own picture. Where they agree the
+surface probably is; what hides it from some frames, or moves, leaves the nearer half of them in
+agreement (Kang et al. 2001). Convolutions at several resolutions, which also see the picture and
+the colours found at the likeliest depth, turn agreement into weights over the hypotheses; the
+picture at half the resolution says where one surface ends and another begins. A second sweep may
+then try a few inverse depths about the first one's answer at half the resolution. Classic
+multi-view stereo (Collins 1996; MVSNet 2018; coarse to fine as in CasMVSNet 2020; the picture's own
+features beside the costs as in SimpleRecon 2022; learnt upsampling as in RAFT 2020).
 """
 
 from collections.abc import Sequence
@@ -21,20 +23,28 @@ from torch import Tensor, nn
 from fsm.renderers.reference_sampling import averaged, plane_pixels, sample_frames
 from fsm.views import Views, resize_images
 
-COLOURS, FEATURES, MOST_CHANNELS = 3, 12, 16  # of the maps that are compared; how many compiled code knows
-COSTS = 4  # of a hypothesis: colours and features, each by the nearer half of the references and by all of them
+# of the maps that are compared; how many compiled code knows
+COLOURS, FEATURES, MOST_CHANNELS = 3, 12, 16
+# of a hypothesis: colours and features, each by the nearer half of the references and by all of
+# them
+COSTS = 4
 UNSEEN = 0.2  # cost where no reference sees a point
 # Channels of a look: what stereo alone would render, how far frames differ there, the own picture.
 LOOK = 2 * COLOURS + 1
-LINES, OUTLINES = 24, 32  # features of the picture at half the resolution, alone and with what a sweep found
+# features of the picture at half the resolution, alone and with what a sweep found
+LINES, OUTLINES = 24, 32
 # Inverse depths in model units: from one to the other in equal ratios, and infinity.
 NEAREST, FARTHEST = 2.5, 2.5 / 1.4**16
 REACH = 0.3  # share of the first answer by which a second sweep may correct it
-# Sides of the squares over which agreement is averaged: one keeps outlines, the other bridges plain walls.
+# Sides of the squares over which agreement is averaged: one keeps outlines, the other bridges plain
+# walls.
 WINDOWS = (3, 7)
 SHARPNESS = 2000.0  # of agreement, in colours from 0 to 1
-DOUBT = 1e-4  # share of every hypothesis that no disagreement can take away: convolutions may have seen what hides it
-# Logit by which a plane is less likely than the next farther one: where nothing tells, far does less harm.
+# share of every hypothesis that no disagreement can take away: convolutions may have seen what
+# hides it
+DOUBT = 1e-4
+# Logit by which a plane is less likely than the next farther one: where nothing tells, far does
+# less harm.
 FAR_BIAS = 0.2
 
 
@@ -52,7 +62,8 @@ class Swept(NamedTuple):
 class PlaneSweep(nn.Module):
     """Expected inverse depth of every pixel of a view over ``planes`` hypotheses, model units.
 
-    A sweep with ``about`` tries inverse depths around an answer it is given, others the whole range.
+    A sweep with ``about`` tries inverse depths around an answer it is given, others the whole
+    range.
     """
 
     hypotheses: Tensor
@@ -72,7 +83,8 @@ class PlaneSweep(nn.Module):
             nn.GELU(),
             nn.Conv2d(2 * FEATURES, FEATURES, 3, padding=1),
         )
-        self.detail = stride if about else 1  # how much finer than the planes the colours are looked at
+        # how much finer than the planes the colours are looked at
+        self.detail = stride if about else 1
         self.enter = nn.Conv2d((1 + COSTS) * planes + LOOK * self.detail**2, width, 3, padding=1)
         self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
         self.wide = Hourglass(width, wider)
@@ -95,7 +107,8 @@ class PlaneSweep(nn.Module):
         """The depth of ``views``, which have pictures; ``about`` is the answer to correct."""
         coarse = (views.hw[0] // self.stride, views.hw[1] // self.stride)
         small = views.without_rgb().resized(coarse)
-        used, chosen = chosen.unique(return_inverse=True)  # the cost must not grow with the length of the clip
+        # the cost must not grow with the length of the clip
+        used, chosen = chosen.unique(return_inverse=True)
         references = references[used]
         size = (references.hw[0] // self.stride, references.hw[1] // self.stride)
         tried = self.hypotheses[:, None, None]
@@ -106,9 +119,14 @@ class PlaneSweep(nn.Module):
         at = tried if about is None else tried + about
         costs = disagreement(small, references.without_rgb().resized(size), maps, own, chosen, at)
         with torch.no_grad():
-            agreement = -SHARPNESS * torch.stack([averaged(costs[:, :, :, 0], side) for side in WINDOWS]).mean(0)
+            agreement = -SHARPNESS * torch.stack(
+                [averaged(costs[:, :, :, 0], side) for side in WINDOWS]
+            ).mean(0)
             if about is None:
-                agreement = agreement - FAR_BIAS * torch.arange(len(tried), device=tried.device)[:, None, None]
+                agreement = (
+                    agreement
+                    - FAR_BIAS * torch.arange(len(tried), device=tried.device)[:, None, None]
+                )
         alone = torch.softmax(self.sharpness * agreement, 2)
         look = self._look(views, references, chosen, self._expected(alone, tried, about))
         seen = torch.cat([alone, *(10.0 * costs).unbind(3), look], dim=2)
@@ -117,11 +135,18 @@ class PlaneSweep(nn.Module):
         full = self.upsampling(rho.flatten(0, 1), x)
         if full.shape[-2:] != views.hw:  # sides that the stride does not divide
             full = F.interpolate(full, size=views.hw, mode="bilinear", align_corners=False)
-        return Swept(full.unflatten(0, seen.shape[:2]), logits.unflatten(0, seen.shape[:2]), at.detach())
+        return Swept(
+            full.unflatten(0, seen.shape[:2]), logits.unflatten(0, seen.shape[:2]), at.detach()
+        )
 
-    def _weighed(self, seen: Float[Tensor, "n c h w"], before: Float[Tensor, "n d h w"], views: Views):
-        """Features and logits [n d _h _w] over the hypotheses, from those ``before`` anything is learnt; at half the resolution."""
-        x = self.enter(seen.contiguous(memory_format=torch.channels_last))  # a CPU convolves it half again as fast
+    def _weighed(
+        self, seen: Float[Tensor, "n c h w"], before: Float[Tensor, "n d h w"], views: Views
+    ):
+        """Features and logits [n d _h _w] over the hypotheses, from those ``before`` anything is
+        learnt; at half the resolution.
+        """
+        # a CPU convolves it half again as fast
+        x = self.enter(seen.contiguous(memory_format=torch.channels_last))
         lines = None
         if self.outlines is not None:
             lines = self.outlines.lines(views)
@@ -131,27 +156,41 @@ class PlaneSweep(nn.Module):
             x = x + F.gelu(layer(x))
         x = self.wide(x)
         logits = self.leave(x).float() + before
-        return (x, logits) if self.outlines is None or lines is None else self.outlines(x, logits, lines)
+        return (
+            (x, logits)
+            if self.outlines is None or lines is None
+            else self.outlines(x, logits, lines)
+        )
 
     @staticmethod
-    def _expected(weights: Tensor, tried: Tensor, about: Tensor | None) -> Float[Tensor, "b v 1 h w"]:
-        """Mean over the hypotheses; over the whole range by ratio, or one near plane would outweigh all far ones."""
+    def _expected(
+        weights: Tensor, tried: Tensor, about: Tensor | None
+    ) -> Float[Tensor, "b v 1 h w"]:
+        """Mean over the hypotheses; over the whole range by ratio, or one near plane would outweigh
+        all far ones.
+        """
         if about is None:
             return (weights * (tried + FARTHEST).log()).sum(2, keepdim=True).exp() - FARTHEST
         return about + (weights * tried).sum(2, keepdim=True)
 
     @torch.no_grad()
-    def _look(self, views: Views, references: Views, chosen: Tensor, rho: Tensor) -> Float[Tensor, "b v c h w"]:
-        """What the references show at ``rho``, which is the view as stereo alone knows it; how far they differ; its own picture."""
+    def _look(
+        self, views: Views, references: Views, chosen: Tensor, rho: Tensor
+    ) -> Float[Tensor, "b v c h w"]:
+        """What the references show at ``rho``, which is the view as stereo alone knows it; how far
+        they differ; its own picture.
+        """
         h, w = rho.shape[-2:]
         fine = (self.detail * h, self.detail * w)
-        full = F.interpolate(rho.flatten(0, 1), size=fine, mode="bilinear", align_corners=False).view(
-            *rho.shape[:3], *fine
-        )
+        full = F.interpolate(
+            rho.flatten(0, 1), size=fine, mode="bilinear", align_corners=False
+        ).view(*rho.shape[:3], *fine)
         scale = self.stride // self.detail
         references = references.resized((references.hw[0] // scale, references.hw[1] // scale))
         assert references.rgb is not None
-        pixels = plane_pixels(views.without_rgb().resized(fine), references, chosen, full)[:, :, :, 0]
+        pixels = plane_pixels(views.without_rgb().resized(fine), references, chosen, full)[
+            :, :, :, 0
+        ]
         mean, spread = _common(*sample_frames(references.rgb, chosen, pixels))
         own = views.resized(fine).rgb
         assert own is not None
@@ -162,18 +201,26 @@ class PlaneSweep(nn.Module):
         """Pictures at low resolution: colours, then learnt features."""
         assert views.rgb is not None
         frames = views.rgb.flatten(0, 1)
-        learnt = torch.tanh(self.features((frames - 0.5).contiguous(memory_format=torch.channels_last)).float())
+        learnt = torch.tanh(
+            self.features((frames - 0.5).contiguous(memory_format=torch.channels_last)).float()
+        )
         if learnt.shape[-2:] != hw:
             learnt = F.interpolate(learnt, size=hw, mode="bilinear", align_corners=False)
-        return torch.cat([resize_images(frames, hw), learnt], dim=1).unflatten(0, views.c2w.shape[:2])
+        return torch.cat([resize_images(frames, hw), learnt], dim=1).unflatten(
+            0, views.c2w.shape[:2]
+        )
 
 
 class Outlines(nn.Module):
-    """The lines of the picture at half the resolution: they enter a sweep at a quarter of it, and cut its answer to shape."""
+    """The lines of the picture at half the resolution: they enter a sweep at a quarter of it, and
+    cut its answer to shape.
+    """
 
     def __init__(self, width: int, planes: int) -> None:
         super().__init__()
-        self.draw = nn.ModuleList([nn.Conv2d(3, LINES, 4, stride=2, padding=1), nn.Conv2d(LINES, LINES, 3, padding=1)])
+        self.draw = nn.ModuleList(
+            [nn.Conv2d(3, LINES, 4, stride=2, padding=1), nn.Conv2d(LINES, LINES, 3, padding=1)]
+        )
         self.enter = nn.Conv2d(LINES, width, 4, stride=2, padding=1)
         self.join = nn.Conv2d(width + LINES, OUTLINES, 1)
         self.body = nn.ModuleList(nn.Conv2d(OUTLINES, OUTLINES, 3, padding=1) for _ in range(2))
@@ -190,9 +237,17 @@ class Outlines(nn.Module):
             x = F.gelu(layer(x))
         return x
 
-    def forward(self, x: Float[Tensor, "n c h w"], logits: Float[Tensor, "n d h w"], lines: Float[Tensor, "n k _h _w"]):
+    def forward(
+        self,
+        x: Float[Tensor, "n c h w"],
+        logits: Float[Tensor, "n d h w"],
+        lines: Float[Tensor, "n k _h _w"],
+    ):
         """Features and logits at the size of ``lines``."""
-        x, logits = (F.interpolate(t, lines.shape[-2:], mode="bilinear", align_corners=False) for t in (x, logits))
+        x, logits = (
+            F.interpolate(t, lines.shape[-2:], mode="bilinear", align_corners=False)
+            for t in (x, logits)
+        )
         x = F.gelu(self.join(torch.cat([x, lines], dim=1)))
         for layer in self.body:
             x = x + F.gelu(layer(x))
@@ -200,12 +255,16 @@ class Outlines(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """Adds what is seen from farther away: one level of half the size for each of the widths ``wider``, and up again."""
+    """Adds what is seen from farther away: one level of half the size for each of the widths
+    ``wider``, and up again.
+    """
 
     def __init__(self, width: int, wider: Sequence[int]) -> None:
         super().__init__()
         widths = [width, *wider]
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
+        self.down = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths)
+        )
         self.bend = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for b in wider)
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
         self.last = nn.Conv2d(width, width, 3, padding=1)
@@ -225,7 +284,9 @@ class Hourglass(nn.Module):
 
 
 class ConvexUpsampling(nn.Module):
-    """Every fine pixel is a mean of the nine coarse ones about it, by learnt weights: outlines stay sharp; untrained, bilinear."""
+    """Every fine pixel is a mean of the nine coarse ones about it, by learnt weights: outlines stay
+    sharp; untrained, bilinear.
+    """
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -234,21 +295,28 @@ class ConvexUpsampling(nn.Module):
         nn.init.zeros_(self.weights.weight)
         assert self.weights.bias is not None
         offset = (torch.arange(stride) + 0.5) / stride - 0.5
-        axis = torch.stack([(-offset).clamp_min(0.0), 1.0 - offset.abs(), offset.clamp_min(0.0)])  # [neighbour, pixel]
+        # [neighbour, pixel]
+        axis = torch.stack([(-offset).clamp_min(0.0), 1.0 - offset.abs(), offset.clamp_min(0.0)])
         bilinear = torch.einsum("ny,mx->nmyx", axis, axis)
         with torch.no_grad():
             self.weights.bias.copy_((bilinear + 1e-4).log().flatten())
 
-    def forward(self, coarse: Float[Tensor, "n 1 h w"], x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 _h _w"]:
+    def forward(
+        self, coarse: Float[Tensor, "n 1 h w"], x: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n 1 _h _w"]:
         """``coarse`` at ``stride`` times the size, by weights read from ``x``."""
         h, w = coarse.shape[-2:]
         weights = torch.softmax(self.weights(x).float().unflatten(1, (9, -1)), dim=1)
-        around = F.unfold(F.pad(coarse, (1, 1, 1, 1), mode="replicate"), 3).view(len(coarse), 9, 1, h, w)
+        around = F.unfold(F.pad(coarse, (1, 1, 1, 1), mode="replicate"), 3).view(
+            len(coarse), 9, 1, h, w
+        )
         return F.pixel_shuffle((weights * around).sum(1), self.stride)
 
 
 def _common(samples: Float[Tensor, "b v k c h w"], inside: Float[Tensor, "b v k 1 h w"]):
-    """Mean over the references that see a point, and their mean distance from it: [b v c h w] each."""
+    """Mean over the references that see a point, and their mean distance from it: [b v c h w]
+    each.
+    """
     count = inside.sum(2)
     mean = (samples * inside).sum(2) / count.clamp_min(1.0)
     return mean, ((samples - mean[:, :, None]).abs() * inside).sum(2) / count.clamp_min(1.0)
@@ -262,14 +330,20 @@ def disagreement(
     chosen: Int[Tensor, "b v k"],
     rho: Float[Tensor, "*b d _h _w"],
 ) -> Float[Tensor, "b v d 4 h w"]:
-    """Mean distance of the references that see the point from the request's ``own`` map, at each of the inverse depths.
+    """Mean distance of the references that see the point from the request's ``own`` map, at each of
+    the inverse depths.
 
-    In colours of the nearer half (rounded up) of those references, in colours of all, in features of the nearer half, of all.
-    ``rho`` is [d 1 1], whole planes, or each pixel's [b v d h w], and a constant for autograd. The first three channels of
-    the maps are colours. Float32 on the CPU is computed by compiled code, all else by ``plain_disagreement``.
+    In colours of the nearer half (rounded up) of those references, in colours of all, in features
+    of the nearer half, of all. ``rho`` is [d 1 1], whole planes, or each pixel's [b v d h w], and a
+    constant for autograd. The first three channels of the maps are colours. Float32 on the CPU is
+    computed by compiled code, all else by ``plain_disagreement``.
     """
     given = (maps, own, rho, cameras.c2w, cameras.intrinsics, requests.c2w, requests.intrinsics)
-    fits = maps.device.type == "cpu" and maps.shape[2] <= MOST_CHANNELS and all(t.dtype == torch.float32 for t in given)
+    fits = (
+        maps.device.type == "cpu"
+        and maps.shape[2] <= MOST_CHANNELS
+        and all(t.dtype == torch.float32 for t in given)
+    )
     if fits and not (torch.is_grad_enabled() and any(t.requires_grad for t in given[3:])):
         from fsm.renderers.sweep_cpu import disagreement_on_cpu
 
@@ -288,7 +362,8 @@ def plain_disagreement(
     """``disagreement`` in torch, on any device and in any precision."""
     pixels = plane_pixels(requests, cameras, chosen, rho.detach())
     d, h = pixels.shape[3:5]
-    samples, inside = sample_frames(maps, chosen, pixels.flatten(3, 4))  # the planes below one another
+    # the planes below one another
+    samples, inside = sample_frames(maps, chosen, pixels.flatten(3, 4))
     far = (samples.unflatten(-2, (d, h)) - own[:, :, None, :, None]).abs()
     seen = inside.unflatten(-2, (d, h))[:, :, :, 0] > 0.0
     count, costs = seen.sum(2), []

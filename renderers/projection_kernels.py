@@ -1,7 +1,8 @@
 """Kernels of ``projection_cpu``: which Gaussians show, their splats, and the gradients.
 
-The arithmetic is float64 inside and float32 outside. LANES Gaussians are projected together, in loops without branches over short
-rows of one array each, which is what compilers turn into vector instructions.
+The arithmetic is float64 inside and float32 outside. LANES Gaussians are projected together, in
+loops without branches over short rows of one array each, which is what compilers turn into vector
+instructions.
 """
 
 import inspect
@@ -18,11 +19,24 @@ BLOCK = 4096  # Gaussians that a thread takes at a time
 LANES = 64  # of which so many are projected together
 HIDDEN, SHOWN, DROPPED = 0, 1, 2
 LOG_LEAST = math.log(LEAST_ALPHA)
-FIELDS = "float32[:, ::1], float32[:, ::1], float32[::1], float32[:, :, ::1]"  # means, covariances, opacities, sh
-SPLATS = "float32[:, ::1], float32[:, ::1], float32[::1], float32[::1], float32[:, ::1]"  # centres to colours
+# means, covariances, opacities, sh
+FIELDS = "float32[:, ::1], float32[:, ::1], float32[::1], float32[:, :, ::1]"
+# centres to colours
+SPLATS = "float32[:, ::1], float32[:, ::1], float32[::1], float32[::1], float32[:, ::1]"
 
-# Places in the array that tells about camera and projection; the rotation from world to camera stands first, row by row.
-CENTRE, INTRINSICS, WINDOW, SIZE, NEAR, FAR, BLUR, CLIP, ANTIALIASED = 9, 12, 16, 20, 22, 23, 24, 25, 26
+# Places in the array that tells about camera and projection; the rotation from world to camera
+# stands first, row by row.
+CENTRE, INTRINSICS, WINDOW, SIZE, NEAR, FAR, BLUR, CLIP, ANTIALIASED = (
+    9,
+    12,
+    16,
+    20,
+    22,
+    23,
+    24,
+    25,
+    26,
+)
 
 C1, C2, C2_Z, C2_X = 0.4886025119029199, 1.0925484305920792, 0.31539156525252005, 0.5462742152960396
 C3, C3_XYZ, C3_R, C3_Z, C3_D = (
@@ -35,7 +49,9 @@ C3, C3_XYZ, C3_R, C3_Z, C3_D = (
 
 
 def _part(function):
-    """A function for the kernels below; sums may be reordered and fused, NaN and infinity keep their meaning."""
+    """A function for the kernels below; sums may be reordered and fused, NaN and infinity keep
+    their meaning.
+    """
     loose = {"contract", "reassoc", "nsz", "arcp"}
     return numba.njit(error_model="numpy", fastmath=loose)(inspect.unwrap(function))
 
@@ -74,10 +90,16 @@ def basis_gradient(w, degree, x, y, z):
         if degree >= 3:
             xx, yy, zz, xy, xz, yz = x * x, y * y, z * z, x * y, x * z, y * z
             gx += C3 * (-6.0 * xy * w[9] - 3.0 * (xx - yy) * w[15]) + C3_XYZ * yz * w[10]
-            gx += C3_R * (2.0 * xy * w[11] - (4.0 * zz - 3.0 * xx - yy) * w[13]) - 6.0 * C3_Z * xz * w[12]
+            gx += (
+                C3_R * (2.0 * xy * w[11] - (4.0 * zz - 3.0 * xx - yy) * w[13])
+                - 6.0 * C3_Z * xz * w[12]
+            )
             gx += 2.0 * C3_D * xz * w[14]
             gy += C3 * (6.0 * xy * w[15] - 3.0 * (xx - yy) * w[9]) + C3_XYZ * xz * w[10]
-            gy += C3_R * (2.0 * xy * w[13] - (4.0 * zz - xx - 3.0 * yy) * w[11]) - 6.0 * C3_Z * yz * w[12]
+            gy += (
+                C3_R * (2.0 * xy * w[13] - (4.0 * zz - xx - 3.0 * yy) * w[11])
+                - 6.0 * C3_Z * yz * w[12]
+            )
             gy -= 2.0 * C3_D * yz * w[14]
             gz += C3_XYZ * xy * w[10] - 8.0 * C3_R * (yz * w[11] + xz * w[13])
             gz += 3.0 * C3_Z * (2.0 * zz - xx - yy) * w[12] + C3_D * (xx - yy) * w[14]
@@ -86,7 +108,9 @@ def basis_gradient(w, degree, x, y, z):
 
 @_part
 def _log(a):
-    """Logarithm of a float32 in operations that vectorise: exponent, and the series of atanh for the mantissa."""
+    """Logarithm of a float32 in operations that vectorise: exponent, and the series of atanh for
+    the mantissa.
+    """
     bits = np.float32(a).view(np.int32)
     shift = (bits - np.int32(0x3F3504F3)) & np.int32(-0x800000)  # mantissa from √½ to √2
     m = np.float64(np.int32(bits - shift).view(np.float32))
@@ -98,7 +122,9 @@ def _log(a):
 
 @_part
 def _load(means, covariances, opacities, index, first, count, raw):
-    """Fields of Gaussians ``index[first : first + count]`` (or, without index, of those themselves), one field a row."""
+    """Fields of Gaussians ``index[first : first + count]`` (or, without index, of those
+    themselves), one field a row.
+    """
     for l in range(count):
         i = np.uintp(index[first + l]) if len(index) else np.uintp(first + l)
         raw[l], raw[LANES + l], raw[2 * LANES + l] = means[i, 0], means[i, 1], means[i, 2]
@@ -109,7 +135,9 @@ def _load(means, covariances, opacities, index, first, count, raw):
 
 @_part
 def _add_up(sh, first, count, raw):
-    """Sum of the harmonics' magnitudes over a large number: not finite exactly where one of them is not."""
+    """Sum of the harmonics' magnitudes over a large number: not finite exactly where one of them is
+    not.
+    """
     for l in range(count):
         total = np.float32(0.0)
         for k in range(sh.shape[1]):
@@ -120,19 +148,37 @@ def _add_up(sh, first, count, raw):
 
 @_part
 def _splats(raw, cam, out):
-    """LANES splats from their fields. A loop without branches over short rows, which is what compilers turn into vectors."""
+    """LANES splats from their fields. A loop without branches over short rows, which is what
+    compilers turn into vectors.
+    """
     ox, oy, oz = cam[CENTRE], cam[CENTRE + 1], cam[CENTRE + 2]
-    r0, r1, r2, r3, r4, r5, r6, r7, r8 = cam[0], cam[1], cam[2], cam[3], cam[4], cam[5], cam[6], cam[7], cam[8]
+    r0, r1, r2, r3, r4, r5, r6, r7, r8 = (
+        cam[0],
+        cam[1],
+        cam[2],
+        cam[3],
+        cam[4],
+        cam[5],
+        cam[6],
+        cam[7],
+        cam[8],
+    )
     kx, ky, cx, cy = cam[INTRINSICS], cam[INTRINSICS + 1], cam[INTRINSICS + 2], cam[INTRINSICS + 3]
     low_x, high_x, low_y, high_y = cam[WINDOW], cam[WINDOW + 1], cam[WINDOW + 2], cam[WINDOW + 3]
     width, height, near, far = cam[SIZE], cam[SIZE + 1], cam[NEAR], cam[FAR]
     blur, clip, antialiased = cam[BLUR], cam[CLIP], cam[ANTIALIASED]
     for l in range(LANES):
         dx, dy, dz = raw[l] - ox, raw[1 * LANES + l] - oy, raw[2 * LANES + l] - oz
-        x, y, z = r0 * dx + r1 * dy + r2 * dz, r3 * dx + r4 * dy + r5 * dz, r6 * dx + r7 * dy + r8 * dz
+        x, y, z = (
+            r0 * dx + r1 * dy + r2 * dz,
+            r3 * dx + r4 * dy + r5 * dz,
+            r6 * dx + r7 * dy + r8 * dz,
+        )
         a, b, c, d, e, f = (
-            np.float64(raw[3 * LANES + l]), np.float64(raw[4 * LANES + l]), np.float64(raw[5 * LANES + l]),
-            np.float64(raw[6 * LANES + l]), np.float64(raw[7 * LANES + l]), np.float64(raw[8 * LANES + l]),
+            np.float64(raw[3 * LANES + l]), np.float64(raw[4 * LANES + l]),
+            np.float64(raw[5 * LANES + l]),
+            np.float64(raw[6 * LANES + l]), np.float64(raw[7 * LANES + l]),
+            np.float64(raw[8 * LANES + l]),
         )  # fmt: skip
         near_one = 1.0 / z
         px, py = x * near_one, y * near_one
@@ -165,13 +211,19 @@ def _splats(raw, cam, out):
         state = (SHOWN if shown else HIDDEN) if sound else DROPPED
         state = (state if ahead else HIDDEN) if usable else DROPPED
         out[l], out[1 * LANES + l], out[2 * LANES + l], out[3 * LANES + l] = px, py, rx, ry
-        out[4 * LANES + l], out[5 * LANES + l], out[6 * LANES + l] = yy * inverse, -xy * inverse, xx * inverse
+        out[4 * LANES + l], out[5 * LANES + l], out[6 * LANES + l] = (
+            yy * inverse,
+            -xy * inverse,
+            xx * inverse,
+        )
         out[7 * LANES + l], out[8 * LANES + l], out[9 * LANES + l] = z, alpha, state
 
 
 @_part
 def _find_block(means, covariances, opacities, sh, cam, index, first, last, raw, out):
-    """Indices of what is drawn among [first, last), packed from ``first`` on; how many, and how many are no Gaussians."""
+    """Indices of what is drawn among [first, last), packed from ``first`` on; how many, and how
+    many are no Gaussians.
+    """
     shown, dropped, all_of = first, 0, index[:0]
     for start in range(first, last, LANES):
         count = min(LANES, last - start)
@@ -204,14 +256,22 @@ def _write_block(index, start, raw, out, shown, centres, conics, depths, alphas,
         shown[o] = index[l]
         centres[o, 0], centres[o, 1] = out[l], out[LANES + l]
         radii[o, 0], radii[o, 1] = out[2 * LANES + l], out[3 * LANES + l]
-        conics[o, 0], conics[o, 1], conics[o, 2] = out[4 * LANES + l], out[5 * LANES + l], out[6 * LANES + l]
+        conics[o, 0], conics[o, 1], conics[o, 2] = (
+            out[4 * LANES + l],
+            out[5 * LANES + l],
+            out[6 * LANES + l],
+        )
         depths[o], alphas[o] = out[7 * LANES + l], out[8 * LANES + l]
 
 
 @_part
 def _direction(means, i, cam):
     """Unit vector from the camera to a centre, and one over the distance."""
-    x, y, z = means[i, 0] - cam[CENTRE], means[i, 1] - cam[CENTRE + 1], means[i, 2] - cam[CENTRE + 2]
+    x, y, z = (
+        means[i, 0] - cam[CENTRE],
+        means[i, 1] - cam[CENTRE + 1],
+        means[i, 2] - cam[CENTRE + 2],
+    )
     scale = 1.0 / max(math.sqrt(x * x + y * y + z * z), 1e-12)
     return x * scale, y * scale, z * scale, scale
 
@@ -224,7 +284,9 @@ def _colours(sh, batch, means, cam, harmonics, colours, start):
         i, o = np.uintp(batch[l]), np.uintp(start + l)
         if degree == 0:
             for c in range(3):
-                colours[o, c] = max(np.float32(0.5) + np.float32(SH_C0) * sh[i, 0, c], np.float32(0.0))
+                colours[o, c] = max(
+                    np.float32(0.5) + np.float32(SH_C0) * sh[i, 0, c], np.float32(0.0)
+                )
             continue
         x, y, z, _ = _direction(means, i, cam)
         fill_basis(harmonics, degree, x, y, z)
@@ -237,14 +299,19 @@ def _colours(sh, batch, means, cam, harmonics, colours, start):
 
 
 @kernel(
-    f"void(int64, int64, {FIELDS}, float64[::1], int32[::1], int64[:, ::1], int64[::1], int32[::1], {SPLATS}, float32[:, ::1])"
+    f"void(int64, int64, {FIELDS}, float64[::1], int32[::1], int64[:, ::1], int64[::1], "
+    f"int32[::1], {SPLATS}, float32[:, ::1])"
 )
 def write_splats(
     worker, workers, means, covariances, opacities, sh, cam, index, counts, ends,
     shown, centres, conics, depths, alphas, colours, radii,
 ):  # fmt: skip
     """Splats of all blocks, one block after the other."""
-    raw, out, harmonics = np.zeros(11 * LANES, np.float32), np.empty(11 * LANES, np.float32), np.empty(16)
+    raw, out, harmonics = (
+        np.zeros(11 * LANES, np.float32),
+        np.empty(11 * LANES, np.float32),
+        np.empty(16),
+    )
     for block in range(worker, len(counts), workers):
         there = index[block * BLOCK : block * BLOCK + counts[block, 0]]
         start = ends[block] - counts[block, 0]
@@ -252,23 +319,43 @@ def write_splats(
             batch = there[first : first + LANES]
             _load(means, covariances, opacities, batch, 0, len(batch), raw)
             _splats(raw, cam, out)
-            _write_block(batch, start + first, raw, out, shown, centres, conics, depths, alphas, radii)
+            _write_block(
+                batch, start + first, raw, out, shown, centres, conics, depths, alphas, radii
+            )
             _colours(sh, batch, means, cam, harmonics, colours, start + first)
 
 
 @_part
 def _splat_gradients(raw, up, cam, out):
-    """Gradients over centre (camera axes), covariance and opacity of LANES Gaussians, in rows as they were read."""
+    """Gradients over centre (camera axes), covariance and opacity of LANES Gaussians, in rows as
+    they were read.
+    """
     ox, oy, oz = cam[CENTRE], cam[CENTRE + 1], cam[CENTRE + 2]
-    r0, r1, r2, r3, r4, r5, r6, r7, r8 = cam[0], cam[1], cam[2], cam[3], cam[4], cam[5], cam[6], cam[7], cam[8]
+    r0, r1, r2, r3, r4, r5, r6, r7, r8 = (
+        cam[0],
+        cam[1],
+        cam[2],
+        cam[3],
+        cam[4],
+        cam[5],
+        cam[6],
+        cam[7],
+        cam[8],
+    )
     kx, ky, blur, antialiased = cam[INTRINSICS], cam[INTRINSICS + 1], cam[BLUR], cam[ANTIALIASED]
     low_x, high_x, low_y, high_y = cam[WINDOW], cam[WINDOW + 1], cam[WINDOW + 2], cam[WINDOW + 3]
     for l in range(LANES):
         dx, dy, dz = raw[l] - ox, raw[1 * LANES + l] - oy, raw[2 * LANES + l] - oz
-        x, y, z = r0 * dx + r1 * dy + r2 * dz, r3 * dx + r4 * dy + r5 * dz, r6 * dx + r7 * dy + r8 * dz
+        x, y, z = (
+            r0 * dx + r1 * dy + r2 * dz,
+            r3 * dx + r4 * dy + r5 * dz,
+            r6 * dx + r7 * dy + r8 * dz,
+        )
         a, b, c, d, e, f = (
-            np.float64(raw[3 * LANES + l]), np.float64(raw[4 * LANES + l]), np.float64(raw[5 * LANES + l]),
-            np.float64(raw[6 * LANES + l]), np.float64(raw[7 * LANES + l]), np.float64(raw[8 * LANES + l]),
+            np.float64(raw[3 * LANES + l]), np.float64(raw[4 * LANES + l]),
+            np.float64(raw[5 * LANES + l]),
+            np.float64(raw[6 * LANES + l]), np.float64(raw[7 * LANES + l]),
+            np.float64(raw[8 * LANES + l]),
         )  # fmt: skip
         near_one = 1.0 / z
         px, py = x * near_one, y * near_one
@@ -278,11 +365,19 @@ def _splat_gradients(raw, up, cam, out):
         v0, v1, v2 = (r3 - ty * r6) * fy, (r4 - ty * r7) * fy, (r5 - ty * r8) * fy
         s0, s1, s2 = a * u0 + b * u1 + c * u2, b * u0 + d * u1 + e * u2, c * u0 + e * u1 + f * u2
         t0, t1, t2 = a * v0 + b * v1 + c * v2, b * v0 + d * v1 + e * v2, c * v0 + e * v1 + f * v2
-        xx, xy, yy = u0 * s0 + u1 * s1 + u2 * s2, v0 * s0 + v1 * s1 + v2 * s2, v0 * t0 + v1 * t1 + v2 * t2
+        xx, xy, yy = (
+            u0 * s0 + u1 * s1 + u2 * s2,
+            v0 * s0 + v1 * s1 + v2 * s2,
+            v0 * t0 + v1 * t1 + v2 * t2,
+        )
         plain = max(xx * yy - xy * xy, 0.0)
         inverse = 1.0 / (plain + blur * (xx + yy + blur))
         # The conic is (yy + blur, -xy, xx + blur) / determinant.
-        c0, c1, c2 = up[2 * LANES + l] * inverse, up[3 * LANES + l] * inverse, up[4 * LANES + l] * inverse
+        c0, c1, c2 = (
+            up[2 * LANES + l] * inverse,
+            up[3 * LANES + l] * inverse,
+            up[4 * LANES + l] * inverse,
+        )
         g_determinant = -inverse * (c0 * (yy + blur) - c1 * xy + c2 * (xx + blur))
         share, g_alpha = plain * inverse, np.float64(up[6 * LANES + l])
         dimming = math.sqrt(max(share, 1e-12)) if antialiased != 0.0 else 1.0
@@ -290,10 +385,21 @@ def _splat_gradients(raw, up, cam, out):
         g_share = g_alpha * raw[9 * LANES + l] * 0.5 / dimming * inverse if bends else 0.0
         g_determinant -= g_share * share
         g_plain = g_determinant + g_share if xx * yy - xy * xy >= 0.0 else 0.0
-        g_xx, g_yy = c2 + g_plain * yy + g_determinant * blur, c0 + g_plain * xx + g_determinant * blur
+        g_xx, g_yy = (
+            c2 + g_plain * yy + g_determinant * blur,
+            c0 + g_plain * xx + g_determinant * blur,
+        )
         g_xy = -c1 - 2.0 * g_plain * xy
-        p0, p1, p2 = 2.0 * g_xx * s0 + g_xy * t0, 2.0 * g_xx * s1 + g_xy * t1, 2.0 * g_xx * s2 + g_xy * t2
-        q0, q1, q2 = g_xy * s0 + 2.0 * g_yy * t0, g_xy * s1 + 2.0 * g_yy * t1, g_xy * s2 + 2.0 * g_yy * t2
+        p0, p1, p2 = (
+            2.0 * g_xx * s0 + g_xy * t0,
+            2.0 * g_xx * s1 + g_xy * t1,
+            2.0 * g_xx * s2 + g_xy * t2,
+        )
+        q0, q1, q2 = (
+            g_xy * s0 + 2.0 * g_yy * t0,
+            g_xy * s1 + 2.0 * g_yy * t1,
+            g_xy * s2 + 2.0 * g_yy * t2,
+        )
         g_tx = -fx * (p0 * r6 + p1 * r7 + p2 * r8) if (px >= low_x) & (px <= high_x) else 0.0
         g_ty = -fy * (q0 * r6 + q1 * r7 + q2 * r8) if (py >= low_y) & (py <= high_y) else 0.0
         g_px, g_py = g_tx + kx * up[l], g_ty + ky * up[1 * LANES + l]
@@ -306,7 +412,10 @@ def _splat_gradients(raw, up, cam, out):
         out[5 * LANES + l] = 2.0 * (g_xx * u0 * u2 + g_yy * v0 * v2) + g_xy * (u0 * v2 + u2 * v0)
         out[6 * LANES + l] = g_xx * u1 * u1 + g_xy * u1 * v1 + g_yy * v1 * v1
         out[7 * LANES + l] = 2.0 * (g_xx * u1 * u2 + g_yy * v1 * v2) + g_xy * (u1 * v2 + u2 * v1)
-        out[8 * LANES + l], out[9 * LANES + l] = g_xx * u2 * u2 + g_xy * u2 * v2 + g_yy * v2 * v2, g_alpha * dimming
+        out[8 * LANES + l], out[9 * LANES + l] = (
+            g_xx * u2 * u2 + g_xy * u2 * v2 + g_yy * v2 * v2,
+            g_alpha * dimming,
+        )
 
 
 @_part
@@ -320,12 +429,18 @@ def _load_gradients(d_centres, d_conics, d_depths, d_alphas, first, count, up):
             d_depths[o],
             d_alphas[o],
         )
-        up[2 * LANES + l], up[3 * LANES + l], up[4 * LANES + l] = d_conics[o, 0], d_conics[o, 1], d_conics[o, 2]
+        up[2 * LANES + l], up[3 * LANES + l], up[4 * LANES + l] = (
+            d_conics[o, 0],
+            d_conics[o, 1],
+            d_conics[o, 2],
+        )
 
 
 @_part
 def _write_gradients(batch, cam, out, to_means, to_covariances, to_opacities):
-    """From rows to where the Gaussians of ``batch`` stand; gradients over centres are turned to world axes."""
+    """From rows to where the Gaussians of ``batch`` stand; gradients over centres are turned to
+    world axes.
+    """
     for l in range(len(batch)):
         i = np.uintp(batch[l])
         x, y, z = out[l], out[LANES + l], out[2 * LANES + l]
@@ -339,11 +454,18 @@ def _write_gradients(batch, cam, out, to_means, to_covariances, to_opacities):
 
 @kernel(f"void(int64, int64, {FIELDS}, float64[::1], int32[::1], {SPLATS}, {FIELDS})")
 def project_backward(
-    worker, workers, means, covariances, opacities, sh, cam, shown, d_centres, d_conics, d_depths, d_alphas, d_colours,
+    worker, workers, means, covariances, opacities, sh, cam, shown, d_centres, d_conics, d_depths,
+    d_alphas, d_colours,
     to_means, to_covariances, to_opacities, to_sh,
 ):  # fmt: skip
-    """Gradients over the Gaussians of those over their splats; each Gaussian shows at most once, so no two threads meet."""
-    raw, up, out = np.zeros(11 * LANES, np.float32), np.zeros(7 * LANES, np.float32), np.empty(10 * LANES)
+    """Gradients over the Gaussians of those over their splats; each Gaussian shows at most once, so
+    no two threads meet.
+    """
+    raw, up, out = (
+        np.zeros(11 * LANES, np.float32),
+        np.zeros(7 * LANES, np.float32),
+        np.empty(10 * LANES),
+    )
     harmonics, weights = np.empty(16), np.empty(16)
     for block in range(worker * BLOCK, len(shown), workers * BLOCK):
         for first in range(block, min(block + BLOCK, len(shown)), LANES):
@@ -352,12 +474,16 @@ def project_backward(
             _load_gradients(d_centres, d_conics, d_depths, d_alphas, first, len(batch), up)
             _splat_gradients(raw, up, cam, out)
             _write_gradients(batch, cam, out, to_means, to_covariances, to_opacities)
-            _colour_gradients(batch, sh, means, cam, harmonics, weights, d_colours, first, to_sh, to_means)
+            _colour_gradients(
+                batch, sh, means, cam, harmonics, weights, d_colours, first, to_sh, to_means
+            )
 
 
 @_part
 def _colour_gradients(batch, sh, means, cam, harmonics, weights, d_colours, first, to_sh, to_means):
-    """Gradients over the harmonics and, by way of the direction they are seen in, over the centres (added)."""
+    """Gradients over the harmonics and, by way of the direction they are seen in, over the centres
+    (added).
+    """
     degree, count = int(math.sqrt(sh.shape[1])) - 1, sh.shape[1]
     for l in range(len(batch)):
         i, o = np.uintp(batch[l]), np.uintp(first + l)
@@ -377,7 +503,11 @@ def _colour_gradients(batch, sh, means, cam, harmonics, weights, d_colours, firs
         g = d_colours[o, 1] if g >= 0.0 else 0.0
         b = d_colours[o, 2] if b >= 0.0 else 0.0
         for k in range(count):
-            to_sh[i, k, 0], to_sh[i, k, 1], to_sh[i, k, 2] = harmonics[k] * r, harmonics[k] * g, harmonics[k] * b
+            to_sh[i, k, 0], to_sh[i, k, 1], to_sh[i, k, 2] = (
+                harmonics[k] * r,
+                harmonics[k] * g,
+                harmonics[k] * b,
+            )
             weights[k] = sh[i, k, 0] * r + sh[i, k, 1] * g + sh[i, k, 2] * b
         gx, gy, gz = basis_gradient(weights, degree, x, y, z)
         along = gx * x + gy * y + gz * z

@@ -1,6 +1,7 @@
 """Kernels that sort splats: records of them, lists of those that touch each tile, front to back.
 
-A tile is 32 x 32 pixels: 8 x 8 blocks of 4 x 4. Work is cut so that no result depends on the number of threads.
+A tile is 32 x 32 pixels: 8 x 8 blocks of 4 x 4. Work is cut so that no result depends on the number
+of threads.
 """
 
 import numpy as np
@@ -13,16 +14,31 @@ TILE = 32
 WIDTH = 16
 CX, CY, XX, XY, YY, OPACITY, RED, GREEN, BLUE, DEPTH, LEFT, TOP, RIGHT, BOTTOM, ROW = range(15)
 LOG2_E = 1.4426950408889634
-SLACK = 1e-3  # pixels by which boxes are widened: rounding must not cut off what the kernels would draw
+# pixels by which boxes are widened: rounding must not cut off what the kernels would draw
+SLACK = 1e-3
 DIGIT = 11  # bits sorted at once
 FEW = 48  # up to so many are sorted by insertion
 
 
 @kernel(
-    "void(int64, int64, float32[:, ::1], float32[:, ::1], float32[::1], float32[::1], float32[:, ::1], float32[:, ::1],"
+    "void(int64, int64, float32[:, ::1], float32[:, ::1], float32[::1], float32[::1], "
+    "float32[:, ::1], float32[:, ::1],"
     " int64, int64, float32[:, ::1], int64[:, ::1])"
 )
-def pack_and_count(worker, workers, centres, conics, depths, opacities, colours, radii, height, width, records, counts):
+def pack_and_count(
+    worker,
+    workers,
+    centres,
+    conics,
+    depths,
+    opacities,
+    colours,
+    radii,
+    height,
+    width,
+    records,
+    counts,
+):
     """Write the ``records`` of this worker's splats; count those per tile in ``counts[worker]``."""
     m = depths.size
     columns = (width + TILE - 1) // TILE
@@ -44,8 +60,14 @@ def pack_and_count(worker, workers, centres, conics, depths, opacities, colours,
         record[OPACITY] = opacities[i]
         record[RED], record[GREEN], record[BLUE] = colours[i, 0], colours[i, 1], colours[i, 2]
         record[DEPTH] = depths[i]
-        if not (left <= right and top <= bottom):  # between pixel centres, outside the picture, or not a number
-            left, top, right, bottom = np.float32(0.0), np.float32(0.0), np.float32(-1.0), np.float32(-1.0)
+        # between pixel centres, outside the picture, or not a number
+        if not (left <= right and top <= bottom):
+            left, top, right, bottom = (
+                np.float32(0.0),
+                np.float32(0.0),
+                np.float32(-1.0),
+                np.float32(-1.0),
+            )
         record[LEFT], record[TOP], record[RIGHT], record[BOTTOM] = left, top, right, bottom
         if right >= 0:
             for y in range(int(top) // TILE, int(bottom) // TILE + 1):
@@ -55,7 +77,9 @@ def pack_and_count(worker, workers, centres, conics, depths, opacities, colours,
 
 @kernel("void(int64[:, ::1], int64[::1])")
 def place(counts, starts):
-    """Turn ``counts`` [workers tiles] into where each worker writes, and ``starts`` [tiles + 1] into where lists begin."""
+    """Turn ``counts`` [workers tiles] into where each worker writes, and ``starts`` [tiles + 1]
+    into where lists begin.
+    """
     at = 0
     for tile in range(counts.shape[1]):
         starts[tile] = at
@@ -66,11 +90,18 @@ def place(counts, starts):
     starts[counts.shape[1]] = at
 
 
-@kernel("void(int64, int64, int64, float32[:, ::1], int32[:, ::1], int32[::1], int64[:, ::1], int64[::1], int64[::1])")
-def list_tiles(worker, workers, columns, records, records_as_int, depth_bits, places, begins, entries):
-    """Write this worker's splats into the lists of tiles: (depth as an ordered int32) << 32 | index.
+@kernel(
+    "void(int64, int64, int64, float32[:, ::1], int32[:, ::1], int32[::1], int64[:, ::1], "
+    "int64[::1], int64[::1])"
+)
+def list_tiles(
+    worker, workers, columns, records, records_as_int, depth_bits, places, begins, entries
+):
+    """Write this worker's splats into the lists of tiles: (depth as an ordered int32) << 32 |
+    index.
 
-    ROW of a record becomes how many entries earlier splats have; this worker's first has ``begins[worker]``.
+    ROW of a record becomes how many entries earlier splats have; this worker's first has
+    ``begins[worker]``.
     """
     m, row_at = depth_bits.size, begins[worker]
     for i in range(m * worker // workers, m * (worker + 1) // workers):

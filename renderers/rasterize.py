@@ -2,10 +2,11 @@
 
     picture = rasterize(gaussians.at(time), views)
 
-Backends: ``gsplat`` (CUDA), ``cpu`` (ours, compiled by numba), ``reference`` (plain torch, slow, what the others are tested
-against). All are differentiable and follow the same rules: splats in front-to-back order, alpha = min(0.999, opacity · exp(-½ d²)),
-alpha below 1/255 is nothing, a pixel ends before its transmittance falls to 1e-4. Depth is the alpha-weighted mean z-depth,
-0 where nothing is.
+Backends: ``gsplat`` (CUDA), ``cpu`` (ours, compiled by numba), ``reference`` (plain torch, slow,
+what the others are tested against). All are differentiable and follow the same rules: splats in
+front-to-back order, alpha = min(0.999, opacity · exp(-½ d²)), alpha below 1/255 is nothing, a pixel
+ends before its transmittance falls to 1e-4. Depth is the alpha-weighted mean z-depth, 0 where
+nothing is.
 """
 
 from dataclasses import dataclass
@@ -41,9 +42,11 @@ def rasterize(
     backend: Backend = "auto",
     projection: Projection = GSPLAT,
 ) -> Rasterization:
-    """Draw ``gaussians`` in every one of ``views`` [v], all in one space; ``background`` is black where not given.
+    """Draw ``gaussians`` in every one of ``views`` [v], all in one space; ``background`` is black
+    where not given.
 
-    ``auto`` is gsplat for CUDA tensors and cpu otherwise; what was taken stands in ``Rasterization.backend``.
+    ``auto`` is gsplat for CUDA tensors and cpu otherwise; what was taken stands in
+    ``Rasterization.backend``.
     """
     chosen = choose_backend(backend, gaussians.means.device)
     draw = _drawer(chosen)
@@ -56,20 +59,26 @@ def rasterize(
 
 
 def choose_backend(backend: Backend, device: torch.device) -> str:
-    """The backend that ``auto`` means on ``device``; asking for one that cannot run there is an ``InputError``."""
+    """The backend that ``auto`` means on ``device``; asking for one that cannot run there is an
+    ``InputError``.
+    """
     if backend == "auto":
         return "gsplat" if device.type == "cuda" else "cpu"
     if backend not in ("gsplat", "cpu", "reference"):
         raise InputError(f"backend is {backend!r}; choose auto, gsplat, cpu or reference.")
     if backend == "gsplat" and device.type != "cuda":
-        raise InputError(f"backend is gsplat but the Gaussians are on {device}; move them to cuda or choose cpu.")
+        raise InputError(
+            f"backend is gsplat but the Gaussians are on {device}; move them to cuda or choose cpu."
+        )
     if backend == "cpu" and device.type != "cpu":
         raise InputError(f"backend is cpu but the Gaussians are on {device}; choose gsplat.")
     return backend
 
 
 def _drawer(backend: str):
-    """Colour over black, alpha, depth times alpha and how many were dropped, of one view; imported when asked for."""
+    """Colour over black, alpha, depth times alpha and how many were dropped, of one view; imported
+    when asked for.
+    """
     if backend == "gsplat":
         from fsm.renderers.rasterize_gsplat import draw
 
@@ -81,7 +90,9 @@ def _drawer(backend: str):
         from fsm.renderers.projection import project_gaussians as project
         from fsm.renderers.rasterize_reference import composite
 
-    def draw(gaussians: Gaussians3D, view: Views, projection: Projection) -> tuple[Tensor, Tensor, Tensor, int]:
+    def draw(
+        gaussians: Gaussians3D, view: Views, projection: Projection
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
         splats = project(gaussians, view, projection)
         return *composite(splats, view.hw), splats.dropped
 

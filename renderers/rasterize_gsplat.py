@@ -15,12 +15,17 @@ from fsm.renderers.gaussians import Gaussians3D, covariance_matrix
 from fsm.renderers.projection import Projection, usable_gaussians
 from fsm.views import Views
 
-WIDEST = 1e16  # px²; beyond, the determinant of an ellipse overflows float32 and gsplat's tiles with it
+# px²; beyond, the determinant of an ellipse overflows float32 and gsplat's tiles with it
+WIDEST = 1e16
 
 
 @full_precision
-def draw(gaussians: Gaussians3D, view: Views, projection: Projection) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Colour over black [3 h w], alpha and depth times alpha [1 h w] of one view, and how many Gaussians were left out."""
+def draw(
+    gaussians: Gaussians3D, view: Views, projection: Projection
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Colour over black [3 h w], alpha and depth times alpha [1 h w] of one view, and how many
+    Gaussians were left out.
+    """
     rasterization = _gsplat()
     usable, dropped = usable_gaussians(gaussians)
     w2c = torch.linalg.inv(view.c2w[0].double()).float()
@@ -60,14 +65,17 @@ def _gsplat() -> Any:
     try:
         from gsplat import rasterization
         from gsplat.cuda import _backend
-    except (ImportError, OSError, RuntimeError) as error:  # the latter two where its kernels do not build
+    # the latter two where its kernels do not build
+    except (ImportError, OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
-            f"the backend gsplat cannot be loaded ({reason}); install gsplat or choose backend reference."
+            f"the backend gsplat cannot be loaded ({reason}); install gsplat or choose "
+            "backend reference."
         ) from error
     if _backend._C is None:
         raise InputError(
-            "gsplat finds no CUDA compiler (nvcc) to build its kernels with; install the CUDA toolkit or choose backend reference."
+            "gsplat finds no CUDA compiler (nvcc) to build its kernels with; install the "
+            "CUDA toolkit or choose backend reference."
         )
     return rasterization
 

@@ -1,4 +1,6 @@
-"""The plain rasteriser: every splat against every pixel, in torch. Slow and short; the others are tested against it."""
+"""The plain rasteriser: every splat against every pixel, in torch. Slow and short; the others are
+tested against it.
+"""
 
 import torch
 from jaxtyping import Float
@@ -15,7 +17,9 @@ def composite(
     """Colour over black, alpha, and depth weighted by alpha (not divided by it)."""
     h, w = hw
     order = torch.argsort(splats.depths.detach(), stable=True)
-    features = torch.cat([splats.colours, torch.ones_like(splats.depths)[:, None], splats.depths[:, None]], -1)[order]
+    features = torch.cat(
+        [splats.colours, torch.ones_like(splats.depths)[:, None], splats.depths[:, None]], -1
+    )[order]
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     pixels = torch.stack([x, y], -1).view(-1, 2).to(splats.centres) + 0.5
     out = torch.cat([_block(splats, order, features, block) for block in pixels.split(BLOCK)])

@@ -1,22 +1,25 @@
-"""The reference head: an extension of ours to the direct decoder that copies pixels instead of inventing them.
+"""The reference head: an extension of ours to the direct decoder that copies pixels instead of
+inventing them.
 
-For every target pixel, and for each of the K input frames nearest in time and pose, the head predicts where to look in
-that frame and how much to trust what it finds; the output is the softmax blend of the sampled pixels and a directly
-predicted colour. Released weights do not have it.
+For every target pixel, and for each of the K input frames nearest in time and pose, the head
+predicts where to look in that frame and how much to trust what it finds; the output is the softmax
+blend of the sampled pixels and a directly predicted colour. Released weights do not have it.
 
 Where to look (``sampling``):
 
-* ``depth``: an inverse depth ρ, an angular motion m and a small residual flow. The target pixel's ray r (z-depth one)
-  seen from a reference with centre c_k at time t_k is  r + ρ (o - c_k) + m (t_k - t),  projected into the reference; at
-  ρ = 0 this is the exact homography of a turning camera.
+* ``depth``: an inverse depth ρ, an angular motion m and a small residual flow. The target pixel's
+  ray r (z-depth one) seen from a reference with centre c_k at time t_k is  r + ρ (o - c_k) + m (t_k
+  - t),  projected into the reference; at ρ = 0 this is the exact homography of a turning camera.
 * ``offset``: a free offset in pixels per reference.
 
-Geometry is predicted on a grid of ``cells`` per patch side and upsampled, because depth and motion are smooth; colours and
-blending weights are predicted per pixel, because occlusion edges are not. The tokens correct a first guess of ρ: the depth that
-plane sweeps find for the frames (``fsm.renderers.stereo``), carried to the target (``fsm.renderers.reprojection``). Its own
-depth then says what is hidden from which frame (``fsm.renderers.visibility``), and what moves is followed through time where
-that makes the frames agree better (``fsm.renderers.motion_guess``). A few convolutions (``Refinement``) then look at what was
-fetched and correct positions and weights, coarse to fine; a few more (``Synthesis``) correct the colours of the blend.
+Geometry is predicted on a grid of ``cells`` per patch side and upsampled, because depth and motion
+are smooth; colours and blending weights are predicted per pixel, because occlusion edges are not.
+The tokens correct a first guess of ρ: the depth that plane sweeps find for the frames
+(``fsm.renderers.stereo``), carried to the target (``fsm.renderers.reprojection``). Its own depth
+then says what is hidden from which frame (``fsm.renderers.visibility``), and what moves is followed
+through time where that makes the frames agree better (``fsm.renderers.motion_guess``). A few
+convolutions (``Refinement``) then look at what was fetched and correct positions and weights,
+coarse to fine; a few more (``Synthesis``) correct the colours of the blend.
 """
 
 from dataclasses import dataclass
@@ -66,13 +69,19 @@ class ReferenceHeadConfig:
     planes: int = 32
     """Inverse depths the plane sweep tries (sampling depth only); 0 turns it off."""
     fine_planes: int = 8
-    """Inverse depths a second sweep tries about the first one's answer, at half the resolution; 0 turns it off."""
+    """Inverse depths a second sweep tries about the first one's answer, at half the resolution; 0
+    turns it off.
+    """
     occlusion: bool = True
-    """Count less what the target's own depth says to be hidden from a reference (sampling depth only)."""
+    """Count less what the target's own depth says to be hidden from a reference (sampling depth
+    only).
+    """
     motion_guess: bool = True
     """Align the samples along straight paths through time before anything learnt looks at them."""
     refinements: tuple[int, ...] = (4, 2)
-    """Pixel strides at which the fetched samples are looked at and corrected, in this order; empty turns it off."""
+    """Pixel strides at which the fetched samples are looked at and corrected, in this order; empty
+    turns it off.
+    """
     refinement_width: int = 48
     """Channels of the refinement's convolutions."""
     synthesis_width: int = 48
@@ -81,17 +90,26 @@ class ReferenceHeadConfig:
     def __post_init__(self) -> None:
         for name in ("references", "hidden", "cells", "refinement_width"):
             if getattr(self, name) < 1:
-                raise InputError(f"model config: {name} is {getattr(self, name)}, must be at least 1.")
+                raise InputError(
+                    f"model config: {name} is {getattr(self, name)}, must be at least 1."
+                )
         if any(stride < 1 for stride in self.refinements):
-            raise InputError(f"model config: refinements is {self.refinements}; strides must be at least 1.")
+            raise InputError(
+                f"model config: refinements is {self.refinements}; strides must be at least 1."
+            )
         if self.planes < 0 or self.planes == 1:
-            raise InputError(f"model config: planes is {self.planes}; choose 0 (no sweep) or at least 2.")
+            raise InputError(
+                f"model config: planes is {self.planes}; choose 0 (no sweep) or at least 2."
+            )
         if self.fine_planes < 0 or self.fine_planes == 1 or (self.fine_planes and not self.planes):
             raise InputError(
-                f"model config: fine_planes is {self.fine_planes}; choose 0 or at least 2, and 0 without planes."
+                f"model config: fine_planes is {self.fine_planes}; choose 0 or at least 2, "
+                "and 0 without planes."
             )
         if self.synthesis_width < 0:
-            raise InputError(f"model config: synthesis_width is {self.synthesis_width}; choose 0 (none) or more.")
+            raise InputError(
+                f"model config: synthesis_width is {self.synthesis_width}; choose 0 (none) or more."
+            )
 
 
 class ReferenceHead(nn.Module):
@@ -113,25 +131,33 @@ class ReferenceHead(nn.Module):
         self.slot_logit = nn.Linear(config.hidden, patch**2)
         self.context = nn.Linear(config.hidden, CONTEXT * cells)
         self.refinements: list[Refinement] = nn.ModuleList(  # pyright: ignore[reportAttributeAccessIssue]
-            Refinement(config.references, config.refinement_width, stride) for stride in config.refinements
+            Refinement(config.references, config.refinement_width, stride)
+            for stride in config.refinements
         )
         swept = config.sampling == "depth" and config.planes > 0
-        self.stereo = Stereo(config.references, config.planes, config.fine_planes) if swept else None
+        self.stereo = (
+            Stereo(config.references, config.planes, config.fine_planes) if swept else None
+        )
         width = config.synthesis_width
         self.synthesis = Synthesis(config.references, width) if width else None
         self.nearness = nn.Parameter(torch.tensor(2.0))
         self.occluded = nn.Parameter(torch.tensor(4.0))
-        # Start as a rotation-compensated blend of the nearest frames: every predicted correction is zero.
+        # Start as a rotation-compensated blend of the nearest frames: every predicted correction is
+        # zero.
         for layer in (self.geometry, self.slot_flow, self.slot_logit):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def looked_at(self, requests: Views, references: Views) -> Int[Tensor, " m"]:
-        """Which of the ``references`` any of the targets looks at, in order: all that ``forward`` has to be given."""
+        """Which of the ``references`` any of the targets looks at, in order: all that ``forward``
+        has to be given.
+        """
         return nearest_references(requests, references, self.config.references)[0].unique()
 
     def inverse_depth(self, references: Views, which: int) -> Float[Tensor, "b 1 1 h w"]:
-        """Inverse depth of one of the ``references`` [b n] (model space), the same for every target; zero without stereo."""
+        """Inverse depth of one of the ``references`` [b n] (model space), the same for every
+        target; zero without stereo.
+        """
         if self.stereo is None:
             return references.c2w.new_zeros(references.c2w.shape[0], 1, 1, *references.hw)
         return self.stereo.inverse_depth(references[[which]], references)
@@ -143,12 +169,16 @@ class ReferenceHead(nn.Module):
         references: Views | None,
         inverse_depths: Float[Tensor, "b n 1 h w"] | None = None,
     ) -> Rendering:
-        """Blend samples of ``references`` (observed inputs [b n], model space); depth only where ``sampling`` is depth.
+        """Blend samples of ``references`` (observed inputs [b n], model space); depth only where
+        ``sampling`` is depth.
 
-        ``inverse_depths`` are those of the references; without them they are found for those which are looked at.
+        ``inverse_depths`` are those of the references; without them they are found for those which
+        are looked at.
         """
         if references is None or references.rgb is None:
-            raise InputError("the reference head needs the input frames; they are missing from this scene.")
+            raise InputError(
+                "the reference head needs the input frames; they are missing from this scene."
+            )
         chosen, distance = nearest_references(requests, references, self.config.references)
         x = self.norm(tokens)
         hidden = F.gelu(self.shared(x))
@@ -159,7 +189,9 @@ class ReferenceHead(nn.Module):
         )
         context = self._upsampled(self.context(hidden).float(), requests.hw)
         first_guess = self._first_guess(requests, references, chosen, inverse_depths)
-        pixels, inverse_depth = self._positions(hidden, slot, requests, references, chosen, first_guess)
+        pixels, inverse_depth = self._positions(
+            hidden, slot, requests, references, chosen, first_guess
+        )
         gaps = time_gaps(requests, references, chosen)
         seen = torch.ones_like(pixels[..., 0])[:, :, :, None]
         if inverse_depth is not None and self.config.occlusion:
@@ -167,10 +199,14 @@ class ReferenceHead(nn.Module):
         if self.config.motion_guess:
             way = motion_guess(references.rgb, chosen, pixels, gaps) * gaps[..., None, None, None]
             pixels = pixels + way * belief(references.rgb, chosen, pixels, pixels + way, seen)
-        logits = self._pixel_logits(slot, requests.hw) - self.nearness * distance[..., None, None, None]
+        logits = (
+            self._pixel_logits(slot, requests.hw) - self.nearness * distance[..., None, None, None]
+        )
         rgb = torch.sigmoid(colour[:, :, :3])
         for refinement in self.refinements:
-            shift, more = refinement(*sample_frames(references.rgb, chosen, pixels), seen, gaps, rgb, context)
+            shift, more = refinement(
+                *sample_frames(references.rgb, chosen, pixels), seen, gaps, rgb, context
+            )
             pixels, logits = pixels + shift, logits + more
         samples, inside = sample_frames(
             references.rgb, chosen, pixels, mode="bicubic"
@@ -183,8 +219,12 @@ class ReferenceHead(nn.Module):
             blended = blended + self.synthesis(blended, samples, weights, rgb)
         blended = blended.clamp(0.0, 1.0)
         depth = None
-        if inverse_depth is not None:  # with a gradient beyond infinity, too: it would be stuck there
-            depth = 1.0 / (inverse_depth + (inverse_depth.clamp_min(NEAREST_TO_INFINITY) - inverse_depth).detach())
+        # with a gradient beyond infinity, too: it would be stuck there
+        if inverse_depth is not None:
+            depth = 1.0 / (
+                inverse_depth
+                + (inverse_depth.clamp_min(NEAREST_TO_INFINITY) - inverse_depth).detach()
+            )
         return Rendering(blended, depth=depth)
 
     def _first_guess(
@@ -196,48 +236,70 @@ class ReferenceHead(nn.Module):
         if known is not None:
             return reprojected(requests, references.without_rgb(), chosen, known.float())
         used, chosen = chosen.unique(return_inverse=True)
-        # Without gradients, for colours are a poor teacher of depth: stereo and the tokens' corrections of it drifted apart.
+        # Without gradients, for colours are a poor teacher of depth: stereo and the tokens'
+        # corrections of it drifted apart.
         found = self.stereo.inverse_depth(references[used], references)
         return reprojected(requests, references[used].without_rgb(), chosen, found)
 
-    def _pixel_logits(self, slot: Float[Tensor, "b v k t hidden"], hw: tuple[int, int]) -> Float[Tensor, "b v k 1 h w"]:
+    def _pixel_logits(
+        self, slot: Float[Tensor, "b v k t hidden"], hw: tuple[int, int]
+    ) -> Float[Tensor, "b v k 1 h w"]:
         b, v, k = slot.shape[:3]
-        return unpatchify(self.slot_logit(slot).float().flatten(1, 2), hw, self.patch).view(b, v, k, 1, *hw)
+        return unpatchify(self.slot_logit(slot).float().flatten(1, 2), hw, self.patch).view(
+            b, v, k, 1, *hw
+        )
 
-    def _positions(self, hidden, slot, requests: Views, references: Views, chosen, first_guess: Tensor | float):
-        """Where to sample every chosen reference: pixels [b v k h w 2], and inverse depth [b v 1 h w]."""
+    def _positions(
+        self, hidden, slot, requests: Views, references: Views, chosen, first_guess: Tensor | float
+    ):
+        """Where to sample every chosen reference: pixels [b v k h w 2], and inverse depth [b v 1 h
+        w].
+        """
         b, v, k = chosen.shape
         h, w = requests.hw
-        flow = self._upsampled(self.slot_flow(slot).float().flatten(1, 2), requests.hw).view(b, v, k, 2, h, w)
+        flow = self._upsampled(self.slot_flow(slot).float().flatten(1, 2), requests.hw).view(
+            b, v, k, 2, h, w
+        )
         flow = flow.permute(0, 1, 2, 4, 5, 3) * max(h, w) * 0.1
         if self.config.sampling == "offset":
             return pixel_grid(requests) + flow, None
         geometry = self._upsampled(self.geometry(hidden).float(), requests.hw)
-        # One model unit is the cameras' spread, which may be a centimetre or ten metres: no start but zero is harmless, a
-        # logarithm has no gradient near it, and what stereo found far away must not be moved by more than it is far.
+        # One model unit is the cameras' spread, which may be a centimetre or ten metres: no start
+        # but zero is harmless, a logarithm has no gradient near it, and what stereo found far away
+        # must not be moved by more than it is far.
         unit = 0.4 if self.stereo is None else first_guess + FARTHEST
         rho = first_guess + RHO_SCALE * geometry[:, :, :1] * unit
-        return warped_pixels(requests, references, chosen, rho, geometry[:, :, 1:] * 0.1) + flow, rho
+        return warped_pixels(
+            requests, references, chosen, rho, geometry[:, :, 1:] * 0.1
+        ) + flow, rho
 
-    def _upsampled(self, values: Float[Tensor, "b v t ccn"], hw: tuple[int, int]) -> Float[Tensor, "b v n h w"]:
+    def _upsampled(
+        self, values: Float[Tensor, "b v t ccn"], hw: tuple[int, int]
+    ) -> Float[Tensor, "b v n h w"]:
         cells = self.config.cells
-        coarse = unpatchify(values, (hw[0] // self.patch * cells, hw[1] // self.patch * cells), cells)
+        coarse = unpatchify(
+            values, (hw[0] // self.patch * cells, hw[1] // self.patch * cells), cells
+        )
         fine = F.interpolate(coarse.flatten(0, 1), size=hw, mode="bilinear", align_corners=False)
         return fine.unflatten(0, coarse.shape[:2])
 
 
 class Refinement(nn.Module):
-    """Looks at the fetched samples side by side and corrects where they came from and how much they count.
+    """Looks at the fetched samples side by side and corrects where they came from and how much they
+    count.
 
-    The correction of positions is a velocity shared by all references, times each one's time gap, plus a small shift of
-    its own; both are smooth (predicted at 1/stride), the weights are per pixel.
+    The correction of positions is a velocity shared by all references, times each one's time gap,
+    plus a small shift of its own; both are smooth (predicted at 1/stride), the weights are per
+    pixel.
     """
 
     def __init__(self, references: int, width: int, stride: int) -> None:
         super().__init__()
         self.stride, self.references = stride, references
         channels = references * 6 + 3 + CONTEXT
-        self.enter = nn.Conv2d(channels, width, kernel_size=stride + 1, stride=stride, padding=stride // 2)
+        self.enter = nn.Conv2d(
+            channels, width, kernel_size=stride + 1, stride=stride, padding=stride // 2
+        )
         self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
         self.shift = nn.Conv2d(width, 2 + 2 * references, 3, padding=1)
         self.logit = nn.Conv2d(width, references * stride**2, 3, padding=1)
@@ -263,14 +325,22 @@ class Refinement(nn.Module):
         x = F.gelu(self.enter(x.contiguous(memory_format=torch.channels_last)))
         for layer in self.body:
             x = x + F.gelu(layer(x))
-        shift = F.interpolate(self.shift(x).float(), size=(h, w), mode="bilinear", align_corners=False)
+        shift = F.interpolate(
+            self.shift(x).float(), size=(h, w), mode="bilinear", align_corners=False
+        )
         shift = shift.view(b, v, 1 + k, 2, h, w).movedim(3, -1) * self.stride
-        logit = F.interpolate(F.pixel_shuffle(self.logit(x).float(), self.stride), size=(h, w), mode="nearest")
-        return shift[:, :, :1] * gaps[..., None, None, None] + shift[:, :, 1:], logit.view(b, v, k, 1, h, w)
+        logit = F.interpolate(
+            F.pixel_shuffle(self.logit(x).float(), self.stride), size=(h, w), mode="nearest"
+        )
+        return shift[:, :, :1] * gaps[..., None, None, None] + shift[:, :, 1:], logit.view(
+            b, v, k, 1, h, w
+        )
 
 
 class Synthesis(nn.Module):
-    """What no blend of samples shows: a correction of its colours, from the samples and their weights, at half resolution."""
+    """What no blend of samples shows: a correction of its colours, from the samples and their
+    weights, at half resolution.
+    """
 
     STRIDE = 2
 
@@ -294,7 +364,11 @@ class Synthesis(nn.Module):
         """What to add to ``blended``."""
         apart = (samples - blended[:, :, None]).flatten(2, 3)
         seen = torch.cat([blended - 0.5, rgb - blended, apart, weights], dim=2).flatten(0, 1)
-        x = F.gelu(self.enter(F.pixel_unshuffle(seen, self.STRIDE).contiguous(memory_format=torch.channels_last)))
+        x = F.gelu(
+            self.enter(
+                F.pixel_unshuffle(seen, self.STRIDE).contiguous(memory_format=torch.channels_last)
+            )
+        )
         for layer in self.body:
             x = x + F.gelu(layer(x))
         return F.pixel_shuffle(self.leave(x).float(), self.STRIDE).unflatten(0, blended.shape[:2])

@@ -1,8 +1,10 @@
-"""Depth of a target from the depth of the frames: every pixel of a frame is carried to where the target sees it.
+"""Depth of a target from the depth of the frames: every pixel of a frame is carried to where the
+target sees it.
 
-Pixels whose depth the other frames contradict stay behind (``fsm.renderers.depth_votes``). Of the rest the nearest one wins; those
-within a tenth of it are averaged. What no frame's pixel reaches takes after the farthest of its surroundings, because it is mostly
-background that something hid. Nothing is learnt here.
+Pixels whose depth the other frames contradict stay behind (``fsm.renderers.depth_votes``). Of the
+rest the nearest one wins; those within a tenth of it are averaged. What no frame's pixel reaches
+takes after the farthest of its surroundings, because it is mostly background that something hid.
+Nothing is learnt here.
 """
 
 import dataclasses
@@ -33,11 +35,21 @@ def reprojected(
     Gradients reach ``rho`` through the values carried over, not through where they land.
     """
     b, v, k = chosen.shape
-    steps = -(-requests.hw[0] // references.hw[0])  # a target of more pixels than a frame would be mostly holes
-    working = requests if steps <= 1 else requests.resized((requests.hw[0] // steps, requests.hw[1] // steps))
+    # a target of more pixels than a frame would be mostly holes
+    steps = -(-requests.hw[0] // references.hw[0])
+    working = (
+        requests
+        if steps <= 1
+        else requests.resized((requests.hw[0] // steps, requests.hw[1] // steps))
+    )
     h, w = working.hw
-    frames = _flat(references, gather(references.c2w, chosen), gather(references.intrinsics, chosen))
-    asked = _flat(working, *(t[:, :, None].expand(b, v, k, *t.shape[2:]) for t in (working.c2w, working.intrinsics)))
+    frames = _flat(
+        references, gather(references.c2w, chosen), gather(references.intrinsics, chosen)
+    )
+    asked = _flat(
+        working,
+        *(t[:, :, None].expand(b, v, k, *t.shape[2:]) for t in (working.c2w, working.intrinsics)),
+    )
     own = torch.arange(v * k, device=rho.device)[None, :, None].expand(b, -1, -1)
     values = gather(rho, chosen).flatten(1, 2)  # [b vk 1 hn wn]
     values = (
@@ -56,7 +68,9 @@ def reprojected(
     with torch.no_grad():
         shown = torch.where(inside, there, -torch.ones_like(there))
         front = shown.new_full((b * v, h * w), -1.0).scatter_reduce_(1, places, shown, "amax")
-        counted = (inside & (there + SLACK > SAME_SURFACE * (front.gather(1, places) + SLACK))).to(there.dtype)
+        counted = (inside & (there + SLACK > SAME_SURFACE * (front.gather(1, places) + SLACK))).to(
+            there.dtype
+        )
         count = there.new_zeros(b * v, h * w).scatter_add_(1, places, counted)
     total = there.new_zeros(b * v, h * w).scatter_add(1, places, there * counted)
     carried = (total / count.clamp_min(1.0)).view(b * v, 1, h, w)
@@ -66,12 +80,18 @@ def reprojected(
     return full.view(b, v, 1, *requests.hw)
 
 
-def filled(rho: Float[Tensor, "n 1 h w"], known: Bool[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """``rho`` where it is known; elsewhere the least of the nearest known to the left, right, above and below, zero if none is."""
+def filled(
+    rho: Float[Tensor, "n 1 h w"], known: Bool[Tensor, "n 1 h w"]
+) -> Float[Tensor, "n 1 h w"]:
+    """``rho`` where it is known; elsewhere the least of the nearest known to the left, right, above
+    and below, zero if none is.
+    """
     if bool(known.all()):
         return rho
     for _ in range(2):  # the first leaves only pixels whose row and column know nothing
-        reached = [_nearest(rho, known, dim, backwards) for dim in (-1, -2) for backwards in (False, True)]
+        reached = [
+            _nearest(rho, known, dim, backwards) for dim in (-1, -2) for backwards in (False, True)
+        ]
         least = torch.stack(reached).amin(0)
         found = torch.isfinite(least)
         rho = torch.where(known, rho, torch.where(found, least, torch.zeros_like(rho)))
@@ -80,7 +100,9 @@ def filled(rho: Float[Tensor, "n 1 h w"], known: Bool[Tensor, "n 1 h w"]) -> Flo
 
 
 def _nearest(rho: Tensor, known: Tensor, dim: int, backwards: bool) -> Tensor:
-    """Value of the last known pixel before each one, along ``dim``; infinite where there is none."""
+    """Value of the last known pixel before each one, along ``dim``; infinite where there is
+    none.
+    """
     if backwards:
         return _nearest(rho.flip(dim), known.flip(dim), dim, False).flip(dim)
     place = torch.arange(rho.shape[dim], device=rho.device)
@@ -89,9 +111,15 @@ def _nearest(rho: Tensor, known: Tensor, dim: int, backwards: bool) -> Tensor:
     return torch.where(last < 0, torch.inf, rho.gather(dim, last.clamp_min(0)))
 
 
-def _flat(like: Views, c2w: Float[Tensor, "b v k 4 4"], intrinsics: Float[Tensor, "b v k 4"]) -> Views:
+def _flat(
+    like: Views, c2w: Float[Tensor, "b v k 4 4"], intrinsics: Float[Tensor, "b v k 4"]
+) -> Views:
     """Cameras [b vk] of the size of ``like``."""
     time = c2w.new_zeros(c2w.shape[0], c2w.shape[1] * c2w.shape[2])
     return dataclasses.replace(
-        like.without_rgb(), c2w=c2w.flatten(1, 2), intrinsics=intrinsics.flatten(1, 2), time=time, mask=None
+        like.without_rgb(),
+        c2w=c2w.flatten(1, 2),
+        intrinsics=intrinsics.flatten(1, 2),
+        time=time,
+        mask=None,
     )

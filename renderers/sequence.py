@@ -21,9 +21,11 @@ BATCH = 4
 def render_sequence(
     scene: Scene, path: Views, batch: int = BATCH, turn: AbstractContextManager[Any] | None = None
 ) -> Iterator[Rendering]:
-    """Render unbatched ``path`` ``batch`` views at a time and yield one ``Rendering`` [1 ...] per view, in order.
+    """Render unbatched ``path`` ``batch`` views at a time and yield one ``Rendering`` [1 ...] per
+    view, in order.
 
-    ``turn``, where others use the scene too, is held while it renders and given back after each batch.
+    ``turn``, where others use the scene too, is held while it renders and given back after each
+    batch.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}; choose at least 1.")
@@ -41,7 +43,8 @@ def render_sequence(
 
 
 def depth_range(scene: Scene, path: Views, probes: int = 8) -> tuple[float, float]:
-    """Near and far of a path for ``colourise_depth``: 1st and 99th percentile of depth over evenly picked frames.
+    """Near and far of a path for ``colourise_depth``: 1st and 99th percentile of depth over evenly
+    picked frames.
 
     A scene without depth raises ``InputError``.
     """
@@ -54,16 +57,21 @@ def depth_range(scene: Scene, path: Views, probes: int = 8) -> tuple[float, floa
         samples.append(depth[depth.isfinite() & (depth > 0)].float().cpu())
     seen = torch.cat(samples).numpy()
     if seen.size == 0:
-        raise InputError("this scene's depth is not positive anywhere along the path; render colour only.")
+        raise InputError(
+            "this scene's depth is not positive anywhere along the path; render colour only."
+        )
     near, far = np.percentile(seen, [1, 99])
     return float(near), float(far)
 
 
-def colourise_depth(depth: Float[Tensor, "1 h w"], near: float, far: float) -> Float[Tensor, "3 h w"]:
-    """Depth in the turbo colour map, linear in inverse depth: red at ``near``, blue at ``far``, held beyond them.
+def colourise_depth(
+    depth: Float[Tensor, "1 h w"], near: float, far: float
+) -> Float[Tensor, "3 h w"]:
+    """Depth in the turbo colour map, linear in inverse depth: red at ``near``, blue at ``far``,
+    held beyond them.
 
-    Use one ``near`` and ``far`` for a whole sequence, or colours flicker. Pixels without depth (not finite or <= 0) are
-    black.
+    Use one ``near`` and ``far`` for a whole sequence, or colours flicker. Pixels without depth (not
+    finite or <= 0) are black.
     """
     import cv2
 
@@ -71,8 +79,11 @@ def colourise_depth(depth: Float[Tensor, "1 h w"], near: float, far: float) -> F
         raise InputError(f"the depth range is {near} to {far}; choose 0 < near <= far.")
     valid = depth.isfinite() & (depth > 0)
     inverse = 1.0 / torch.where(valid, depth, torch.full_like(depth, far)).double()
-    span = max(1.0 / near - 1.0 / far, 1e-3 / far)  # a flat depth is one colour, not its rounding noise
+    # a flat depth is one colour, not its rounding noise
+    span = max(1.0 / near - 1.0 / far, 1e-3 / far)
     level = ((inverse - 1.0 / far) / span).clamp(0, 1)
-    bgr = cv2.applyColorMap((level[0] * 255).round().to(torch.uint8).cpu().numpy(), cv2.COLORMAP_TURBO)
+    bgr = cv2.applyColorMap(
+        (level[0] * 255).round().to(torch.uint8).cpu().numpy(), cv2.COLORMAP_TURBO
+    )
     rgb = torch.from_numpy(np.ascontiguousarray(bgr[..., ::-1])).permute(2, 0, 1).float() / 255
     return rgb.to(depth.device) * valid

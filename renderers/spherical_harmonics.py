@@ -1,4 +1,6 @@
-"""Real spherical harmonics up to degree 3, in the order and with the signs of 3D Gaussian splatting files."""
+"""Real spherical harmonics up to degree 3, in the order and with the signs of 3D Gaussian splatting
+files.
+"""
 
 import math
 
@@ -42,8 +44,9 @@ def basis(direction: Float[Tensor, "n 3"], degree: int) -> Float[Tensor, "n k"]:
 def rotate_sh(sh: Float[Tensor, "n k c"], rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "n k c"]:
     """Coefficients of the same colours on a scene turned by ``rotation``.
 
-    Every band turns within itself: its matrix is what maps the harmonics at some directions to those at the directions turned
-    back, found by least squares in float64 (exact to rounding, there are more directions than coefficients).
+    Every band turns within itself: its matrix is what maps the harmonics at some directions to
+    those at the directions turned back, found by least squares in float64 (exact to rounding, there
+    are more directions than coefficients).
     """
     degree = math.isqrt(sh.shape[1]) - 1
     if degree == 0:

@@ -1,4 +1,6 @@
-"""Smooth curves through timed poses: cubic Hermite splines for positions and for sign-aligned quaternions."""
+"""Smooth curves through timed poses: cubic Hermite splines for positions and for sign-aligned
+quaternions.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -6,11 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def hermite(knots: Float[Tensor, "k"], values: Float[Tensor, "k d"], at: Float[Tensor, "n"]) -> Float[Tensor, "n d"]:
-    """Curve with continuous velocity through ``values`` at strictly increasing ``knots``; held constant outside them.
+def hermite(
+    knots: Float[Tensor, "k"], values: Float[Tensor, "k d"], at: Float[Tensor, "n"]
+) -> Float[Tensor, "n d"]:
+    """Curve with continuous velocity through ``values`` at strictly increasing ``knots``; held
+    constant outside them.
 
-    Catmull-Rom for uneven knots: the tangent at a knot is the secant between its two neighbours, so the overshoot stays
-    bounded however uneven the knots are. Straight lines are reproduced exactly.
+    Catmull-Rom for uneven knots: the tangent at a knot is the secant between its two neighbours, so
+    the overshoot stays bounded however uneven the knots are. Straight lines are reproduced exactly.
     """
     if len(knots) == 1:
         return values.expand(len(at), -1)
@@ -21,11 +26,19 @@ def hermite(knots: Float[Tensor, "k"], values: Float[Tensor, "k d"], at: Float[T
     i, u, h = _locate(knots, at)
     start, end = values[i], values[i + 1]
     fall = (1 + 2 * u) * (1 - u) ** 2  # weight of the start value; the end's is 1 - fall
-    return start * fall + end * (1 - fall) + h * u * (1 - u) * ((1 - u) * tangent[i] - u * tangent[i + 1])
+    return (
+        start * fall
+        + end * (1 - fall)
+        + h * u * (1 - u) * ((1 - u) * tangent[i] - u * tangent[i + 1])
+    )
 
 
-def linear(knots: Float[Tensor, "k"], values: Float[Tensor, "k d"], at: Float[Tensor, "n"]) -> Float[Tensor, "n d"]:
-    """Straight lines between ``values`` at strictly increasing ``knots``; held constant outside them."""
+def linear(
+    knots: Float[Tensor, "k"], values: Float[Tensor, "k d"], at: Float[Tensor, "n"]
+) -> Float[Tensor, "n d"]:
+    """Straight lines between ``values`` at strictly increasing ``knots``; held constant outside
+    them.
+    """
     if len(knots) == 1:
         return values.expand(len(at), -1)
     i, u, _ = _locate(knots, at)
@@ -35,10 +48,11 @@ def linear(knots: Float[Tensor, "k"], values: Float[Tensor, "k d"], at: Float[Te
 def pose_spline(
     knots: Float[Tensor, "k"], c2w: Float[Tensor, "k 4 4"], at: Float[Tensor, "n"]
 ) -> Float[Tensor, "n 4 4"]:
-    """Rigid poses along the smooth curve through ``c2w`` at ``knots``; computed and returned in float64.
+    """Rigid poses along the smooth curve through ``c2w`` at ``knots``; computed and returned in
+    float64.
 
-    Rotations follow the same spline on unit quaternions of aligned sign, normalised: unlike slerp between neighbours,
-    the angular velocity does not jump at the knots.
+    Rotations follow the same spline on unit quaternions of aligned sign, normalised: unlike slerp
+    between neighbours, the angular velocity does not jump at the knots.
     """
     c2w = c2w.double()
     q = aligned(quaternions(c2w[:, :3, :3]))
@@ -49,7 +63,9 @@ def pose_spline(
 
 
 def aligned(q: Float[Tensor, "k 4"]) -> Float[Tensor, "k 4"]:
-    """Flip signs so that each quaternion lies in the half space of its predecessor: the short way round."""
+    """Flip signs so that each quaternion lies in the half space of its predecessor: the short way
+    round.
+    """
     flips = ((q[1:] * q[:-1]).sum(-1) < 0).cumsum(0) % 2 == 1
     return torch.cat([q[:1], torch.where(flips[:, None], -q[1:], q[1:])])
 
@@ -57,12 +73,21 @@ def aligned(q: Float[Tensor, "k 4"]) -> Float[Tensor, "k 4"]:
 def quaternions(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4"]:
     """Unit quaternions (w, x, y, z) of rotation matrices.
 
-    The four candidates, each scaled by another component, are one quaternion; the best conditioned one is taken.
+    The four candidates, each scaled by another component, are one quaternion; the best conditioned
+    one is taken.
     """
     m = rotation
     xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
-    wx, wy, wz = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
-    xy, xz, yz = m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0], m[..., 1, 2] + m[..., 2, 1]
+    wx, wy, wz = (
+        m[..., 2, 1] - m[..., 1, 2],
+        m[..., 0, 2] - m[..., 2, 0],
+        m[..., 1, 0] - m[..., 0, 1],
+    )
+    xy, xz, yz = (
+        m[..., 0, 1] + m[..., 1, 0],
+        m[..., 0, 2] + m[..., 2, 0],
+        m[..., 1, 2] + m[..., 2, 1],
+    )
     rows = [
         torch.stack([1 + xx + yy + zz, wx, wy, wz], dim=-1),
         torch.stack([wx, 1 + xx - yy - zz, xy, xz], dim=-1),
@@ -93,7 +118,9 @@ def rotations(q: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 3 3"]:
 
 
 def _locate(knots: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Interval index [n], position in it from 0 to 1 [n 1] and its length [n 1]; arguments held inside the knots."""
+    """Interval index [n], position in it from 0 to 1 [n 1] and its length [n 1]; arguments held
+    inside the knots.
+    """
     at = at.clamp(knots[0], knots[-1])
     i = torch.searchsorted(knots, at, right=True).sub(1).clamp(0, len(knots) - 2)
     h = (knots[i + 1] - knots[i])[:, None]

@@ -1,4 +1,5 @@
-"""Depth of the input frames from one another: a plane sweep over all depths, one about its answer, then fractions of a pixel.
+"""Depth of the input frames from one another: a plane sweep over all depths, one about its answer,
+then fractions of a pixel.
 
 Both decoders begin with it.
 """
@@ -26,18 +27,23 @@ class Stereo(nn.Module):
             self.sweeps.append(PlaneSweep(fine_planes, stride=2, about=True))
 
     def forward(self, views: Views, references: Views) -> list[Swept]:
-        """The answers of all sweeps for ``views`` [b v], which have pictures, beside ``references`` [b n], among which they may be.
+        """The answers of all sweeps for ``views`` [b v], which have pictures, beside ``references``
+        [b n], among which they may be.
 
         The last answer is the best.
         """
         asked = witnesses(views, references, self.references)
         answers: list[Swept] = []
         for sweep in self.sweeps:
-            answers.append(sweep(views, references, asked, about=answers[-1].rho if answers else None))
+            answers.append(
+                sweep(views, references, asked, about=answers[-1].rho if answers else None)
+            )
         return answers
 
     @torch.no_grad()
     def inverse_depth(self, views: Views, references: Views) -> Float[Tensor, "b v 1 h w"]:
         """The best answer, to a fraction of a pixel; a constant for autograd."""
         found = self(views, references)[-1].rho.float()
-        return aligned(views, references, witnesses(views, references, MORE * self.references), found)
+        return aligned(
+            views, references, witnesses(views, references, MORE * self.references), found
+        )

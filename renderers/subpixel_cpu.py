@@ -1,4 +1,5 @@
-"""``subpixel.equations`` for float32 on the CPU, compiled: the rules of the torch form, which it is tested against.
+"""``subpixel.equations`` for float32 on the CPU, compiled: the rules of the torch form, which it is
+tested against.
 
 The same bits for any number of threads, which take rows of the views in turn.
 """
@@ -22,7 +23,13 @@ def equations_on_cpu(
     """See ``subpixel.plain_equations``. No gradients."""
     assert views.rgb is not None
     out, threads = rho.new_empty(*chosen.shape[:2], 3, *views.hw), workers()
-    given = (maps, views.rgb.movedim(2, -1), chosen, cameras_from(views, references, chosen), views.intrinsics)
+    given = (
+        maps,
+        views.rgb.movedim(2, -1),
+        chosen,
+        cameras_from(views, references, chosen),
+        views.intrinsics,
+    )
     given = [t.detach().contiguous().numpy() for t in (*given, rho[:, :, 0])]
     on_threads(kernels.equations, threads, threads, *given, out.numpy())
     return out

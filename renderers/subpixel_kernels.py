@@ -1,6 +1,8 @@
-"""Kernel of ``subpixel_cpu``: what every reference says of moving the points of a view along their rays.
+"""Kernel of ``subpixel_cpu``: what every reference says of moving the points of a view along their
+rays.
 
-A pixel of a map is one vector: colours, their changes to the right and downwards, and zeros up to LANES.
+A pixel of a map is one vector: colours, their changes to the right and downwards, and zeros up to
+LANES.
 """
 
 import numpy as np
@@ -26,9 +28,15 @@ def _sample(flat, start, hn, wn, px, py, out):
     right, down = LANES * min(wn - 1, 1), LANES * wn * min(hn - 1, 1)
     rx, ry = x - np.float32(left), y - np.float32(top)
     o = start + (top * wn + left) * LANES
-    above = load(flat, o) * fill((one - rx) * (one - ry)) + load(flat, o + right) * fill(rx * (one - ry))
+    above = load(flat, o) * fill((one - rx) * (one - ry)) + load(flat, o + right) * fill(
+        rx * (one - ry)
+    )
     o += down
-    store(out, 0, above + load(flat, o) * fill((one - rx) * ry) + load(flat, o + right) * fill(rx * ry))
+    store(
+        out,
+        0,
+        above + load(flat, o) * fill((one - rx) * ry) + load(flat, o + right) * fill(rx * ry),
+    )
 
 
 @kernel(f"void(int64, int64, {MAPS}, {MAPS}, {CHOSEN}, {CAMERAS}, {LENSES}, {RHO}, {MAPS})")
@@ -66,7 +74,9 @@ def equations(worker, workers, maps, pictures, chosen, cameras, lenses, rho, sum
                 x = (camera[0] * ray_x + camera[1] * ray_y + camera[2] + ox * at) * scale
                 y = (camera[3] * ray_x + camera[4] * ray_y + camera[5] + oy * at) * scale
                 px, py = x * fx + cx, y * fy + cy
-                inside = (abs(px / width * two - one) <= one) & (abs(py / height * two - one) <= one)
+                inside = (abs(px / width * two - one) <= one) & (
+                    abs(py / height * two - one) <= one
+                )
                 if not (ahead & inside):
                     sums[s, t, 2, row, column] += share * np.float32(UNSEEN)
                     continue
@@ -77,7 +87,11 @@ def equations(worker, workers, maps, pictures, chosen, cameras, lenses, rho, sum
                 for c in range(3):
                     difference = found[c] - pictures[s, t, row, column, c]
                     slope = found[3 + c] * right + found[6 + c] * down
-                    off, push, pull = off + difference * difference, push + slope * difference, pull + slope * slope
+                    off, push, pull = (
+                        off + difference * difference,
+                        push + slope * difference,
+                        pull + slope * slope,
+                    )
                 ratio = off * third * steep
                 weight = share / (one + ratio)
                 sums[s, t, 0, row, column] += weight * push * third

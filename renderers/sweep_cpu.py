@@ -1,7 +1,8 @@
-"""``plane_sweep.disagreement`` for float32 on the CPU, compiled, with the gradients of all maps written out.
+"""``plane_sweep.disagreement`` for float32 on the CPU, compiled, with the gradients of all maps
+written out.
 
-The same rules and results as the torch form, which it is tested against, without its samples of every map at every inverse
-depth. The same bits for any number of threads.
+The same rules and results as the torch form, which it is tested against, without its samples of
+every map at every inverse depth. The same bits for any number of threads.
 """
 
 import numpy as np
@@ -27,7 +28,9 @@ def disagreement_on_cpu(
     chosen: Int[Tensor, "b v k"],
     rho: Float[Tensor, "*b d _h _w"],
 ) -> Float[Tensor, "b v d 4 h w"]:
-    """See ``plane_sweep.disagreement``; float32 and at most ``MOST_CHANNELS``. Gradients reach ``maps`` and ``own`` only."""
+    """See ``plane_sweep.disagreement``; float32 and at most ``MOST_CHANNELS``. Gradients reach
+    ``maps`` and ``own`` only.
+    """
     with torch.no_grad():
         seen = cameras_from(requests, cameras, chosen)
         tried = rho.expand(*chosen.shape[:2], rho.shape[-3], *requests.hw)
@@ -50,7 +53,9 @@ class _Disagreement(torch.autograd.Function):
         given = (_packed(maps), _packed(own), *given)
         b, v, d, h, w = given[-1].shape
         cost, threads, channels = maps.new_empty(b, v, d, COSTS, h, w), workers(), maps.shape[2]
-        on_threads(kernels.disagree, threads, threads, channels, *(t.numpy() for t in (*given, cost)))
+        on_threads(
+            kernels.disagree, threads, threads, channels, *(t.numpy() for t in (*given, cost))
+        )
         if any(ctx.needs_input_grad[:2]):
             ctx.save_for_backward(*given)
             ctx.channels = channels
@@ -67,4 +72,11 @@ class _Disagreement(torch.autograd.Function):
         on_threads(kernels.disagree_back, threads, threads, ctx.channels, *given, slopes, sums, own)
         out = gradient.new_empty(b, n, ctx.channels, hn, wn)
         on_threads(kernels.add_up, threads, threads, chosen, sums, out.numpy())
-        return out, torch.from_numpy(own[..., : ctx.channels]).movedim(-1, 2), None, None, None, None
+        return (
+            out,
+            torch.from_numpy(own[..., : ctx.channels]).movedim(-1, 2),
+            None,
+            None,
+            None,
+            None,
+        )

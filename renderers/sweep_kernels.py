@@ -1,8 +1,10 @@
-"""Kernels of ``sweep_cpu``: how far reference frames are from a picture at swept inverse depths, and the gradients of both.
+"""Kernels of ``sweep_cpu``: how far reference frames are from a picture at swept inverse depths,
+and the gradients of both.
 
-A pixel of a map is one vector: its channels stand side by side, filled up to LANES. LANES neighbouring pixels of a view are
-taken together at one inverse depth. Their positions are found in plain float32, in the order of ``reference_sampling``, so that
-what lies near the border of a frame lies on the same side of it.
+A pixel of a map is one vector: its channels stand side by side, filled up to LANES. LANES
+neighbouring pixels of a view are taken together at one inverse depth. Their positions are found in
+plain float32, in the order of ``reference_sampling``, so that what lies near the border of a frame
+lies on the same side of it.
 """
 
 import numpy as np
@@ -16,14 +18,19 @@ TOGETHER = 4  # views whose gradients are summed in one buffer; of threads it mu
 AHEAD = np.float32(1e-3)
 BEYOND = 1e30  # distance of what is not seen
 
-# Places in a worker's room of float32. Per reference: directions x, y, z of the LANES points; weights of their four corners;
-# distances in both groups of channels, or their slopes; samples, less the picture. Behind those: inverse depths, the four costs
-# or their slopes, how many references see a point, half of them (rounded up), what of both is one reference's share; distances
-# in order.
+# Places in a worker's room of float32. Per reference: directions x, y, z of the LANES points;
+# weights of their four corners; distances in both groups of channels, or their slopes; samples,
+# less the picture. Behind those: inverse depths, the four costs or their slopes, how many
+# references see a point, half of them (rounded up), what of both is one reference's share;
+# distances in order.
 WEIGHTS, DISTANCES, SAMPLES, ROOM = 3 * LANES, 7 * LANES, 9 * LANES, 9 * LANES + LANES * LANES
 RHO, SLOPES, COUNT, HALF, RANKED = 0, LANES, 5 * LANES, 6 * LANES, 9 * LANES
 SHARES = 7 * LANES  # of half of the references, of all
-MAPS, CHOSEN, GIVEN = "float32[:, :, :, :, ::1]", "int64[:, :, ::1]", "float32[:, :, :, ::1], float32[:, :, ::1]"
+MAPS, CHOSEN, GIVEN = (
+    "float32[:, :, :, :, ::1]",
+    "int64[:, :, ::1]",
+    "float32[:, :, :, ::1], float32[:, :, ::1]",
+)
 RHOS, SIX_AXES = "float32[:, :, :, :, :]", "float32[:, :, :, :, :, ::1]"
 
 
@@ -42,11 +49,21 @@ def _directions(room, first, camera, lens, y, left):
 
 @part
 def _locate(room, cells, tail, j, camera, hn, wn):
-    """Upper left cell (-1: not seen) and weights of the four corners in reference ``j`` of LANES points."""
+    """Upper left cell (-1: not seen) and weights of the four corners in reference ``j`` of LANES
+    points.
+    """
     one, half, two, zero = np.float32(1.0), np.float32(0.5), np.float32(2.0), np.float32(0.0)
     width, height = np.float32(wn), np.float32(hn)
     last_x, last_y, row = np.int32(max(wn - 2, 0)), np.int32(max(hn - 2, 0)), np.int32(wn)
-    ox, oy, oz, fx, fy, cx, cy = camera[9], camera[10], camera[11], camera[12], camera[13], camera[14], camera[15]
+    ox, oy, oz, fx, fy, cx, cy = (
+        camera[9],
+        camera[10],
+        camera[11],
+        camera[12],
+        camera[13],
+        camera[14],
+        camera[15],
+    )
     for l in range(LANES):
         at, to = np.uintp(j * ROOM + l), np.uintp(j * ROOM + WEIGHTS + l)
         rho = room[np.uintp(tail + RHO + l)]
@@ -69,19 +86,31 @@ def _locate(room, cells, tail, j, camera, hn, wn):
 
 @part
 def _compare(maps, picture, at, starts, room, cells, weights, right, down, wide):
-    """What ``wide`` points look like in the references that see them, less the picture; how far both groups of channels are off."""
+    """What ``wide`` points look like in the references that see them, less the picture; how far
+    both groups of channels are off.
+    """
     for j in range(len(starts)):
         for l in range(wide):
             cell = item(cells, j * LANES + l)
             if cell >= 0:
                 o, w = item(starts, j) + np.int64(cell) * LANES, j * ROOM + WEIGHTS + l
-                above = load(maps, o) * spread(room, w) + load(maps, o + right) * spread(room, w + LANES)
+                above = load(maps, o) * spread(room, w) + load(maps, o + right) * spread(
+                    room, w + LANES
+                )
                 o, w = o + down, w + 2 * LANES
-                below = load(maps, o) * spread(room, w) + load(maps, o + right) * spread(room, w + LANES)
-                store(room, j * ROOM + SAMPLES + l * LANES, above + below - load(picture, at + l * LANES))
+                below = load(maps, o) * spread(room, w) + load(maps, o + right) * spread(
+                    room, w + LANES
+                )
+                store(
+                    room,
+                    j * ROOM + SAMPLES + l * LANES,
+                    above + below - load(picture, at + l * LANES),
+                )
         seen = load(cells, j * LANES) >= 0
         for group in range(2):
-            far = select(seen, _distances(room, j * ROOM + SAMPLES, weights, group), fill(np.float32(BEYOND)))
+            far = select(
+                seen, _distances(room, j * ROOM + SAMPLES, weights, group), fill(np.float32(BEYOND))
+            )
             store(room, j * ROOM + DISTANCES + group * LANES, far)
 
 
@@ -103,7 +132,9 @@ def _distances(room, at, weights, group):
 
 @part
 def _count(room, cells, tail, k):
-    """How many references see each of LANES points, half of them rounded up, and the shares of one among both."""
+    """How many references see each of LANES points, half of them rounded up, and the shares of one
+    among both.
+    """
     one, zero = fill(np.float32(1.0)), fill(np.float32(0.0))
     count = zero
     for j in range(k):
@@ -119,7 +150,9 @@ def _count(room, cells, tail, k):
 
 @part
 def _rank(room, tail, k, group):
-    """Put the distances of LANES points in order, the least first; those that nobody sees come last."""
+    """Put the distances of LANES points in order, the least first; those that nobody sees come
+    last.
+    """
     for j in range(k):
         value = load(room, j * ROOM + DISTANCES + group * LANES)
         for i in range(j):
@@ -131,7 +164,9 @@ def _rank(room, tail, k, group):
 
 @part
 def _begin(k, channels):
-    """Room (from a cache line's start on), cells, starts of frames, weights of the channels in the two groups."""
+    """Room (from a cache line's start on), cells, starts of frames, weights of the channels in the
+    two groups.
+    """
     room = np.zeros(k * ROOM + RANKED + k * LANES + LANES, np.float32)
     room = room[(-room.ctypes.data % 64) // 4 :]
     weights = np.zeros(2 * LANES, np.float32)
@@ -168,11 +203,18 @@ def disagree(worker, workers, channels, maps, pictures, chosen, cameras, lenses,
                 count, half = load(room, tail + COUNT), load(room, tail + HALF)
                 for group in range(2):
                     _rank(room, tail, k, group)
-                    of_half, of_all = select(count > 0.0, zero, unseen), select(count > 0.0, zero, unseen)
+                    of_half, of_all = (
+                        select(count > 0.0, zero, unseen),
+                        select(count > 0.0, zero, unseen),
+                    )
                     for j in range(k):
                         value = load(room, tail + RANKED + j * LANES)
-                        of_half = of_half + select(half > np.float32(j), value * load(room, tail + SHARES), zero)
-                        of_all = of_all + select(count > np.float32(j), value * load(room, tail + SHARES + LANES), zero)
+                        of_half = of_half + select(
+                            half > np.float32(j), value * load(room, tail + SHARES), zero
+                        )
+                        of_all = of_all + select(
+                            count > np.float32(j), value * load(room, tail + SHARES + LANES), zero
+                        )
                     store(room, tail + SLOPES + 2 * group * LANES, of_half)
                     store(room, tail + SLOPES + (2 * group + 1) * LANES, of_all)
                 for c in range(COSTS):
@@ -188,26 +230,41 @@ def _add(sums, at, value, weight):
 
 @part
 def _slopes_of_distances(room, cells, tail, k):
-    """How the costs of LANES points change with each reference's distances, in the place of these."""
+    """How the costs of LANES points change with each reference's distances, in the place of
+    these.
+    """
     zero, one = fill(np.float32(0.0)), fill(np.float32(1.0))
     _count(room, cells, tail, k)
     half = load(room, tail + HALF)
     for group in range(2):
         of_half = load(room, tail + SLOPES + 2 * group * LANES) * load(room, tail + SHARES)
-        of_all = load(room, tail + SLOPES + (2 * group + 1) * LANES) * load(room, tail + SHARES + LANES)
+        of_all = load(room, tail + SLOPES + (2 * group + 1) * LANES) * load(
+            room, tail + SHARES + LANES
+        )
         for j in range(k):
             store(room, tail + RANKED + j * LANES, load(room, j * ROOM + DISTANCES + group * LANES))
         for j in range(k):
-            distance, rank = load(room, tail + RANKED + j * LANES), zero  # of equals the first comes first
+            # of equals the first comes first
+            distance, rank = load(room, tail + RANKED + j * LANES), zero
             for i in range(k):
                 other = load(room, tail + RANKED + i * LANES)
-                rank = rank + (select(other <= distance, one, zero) if i < j else select(other < distance, one, zero))
-            store(room, j * ROOM + DISTANCES + group * LANES, of_all + select(rank < half, of_half, zero))
+                rank = rank + (
+                    select(other <= distance, one, zero)
+                    if i < j
+                    else select(other < distance, one, zero)
+                )
+            store(
+                room,
+                j * ROOM + DISTANCES + group * LANES,
+                of_all + select(rank < half, of_half, zero),
+            )
 
 
 @part
 def _scatter(sums, picture, at, starts, room, cells, weights, right, down, wide):
-    """Add to ``sums`` and ``picture`` the gradients of samples of ``wide`` points, given those of their distances."""
+    """Add to ``sums`` and ``picture`` the gradients of samples of ``wide`` points, given those of
+    their distances.
+    """
     zero, one = fill(np.float32(0.0)), fill(np.float32(1.0))
     for l in range(wide):
         total = zero
@@ -217,7 +274,9 @@ def _scatter(sums, picture, at, starts, room, cells, weights, right, down, wide)
                 o, w = item(starts, j) + np.int64(cell) * LANES, j * ROOM + WEIGHTS + l
                 far = load(room, j * ROOM + SAMPLES + l * LANES)
                 slope = load(weights, 0) * spread(room, j * ROOM + DISTANCES + l)
-                slope = slope + load(weights, LANES) * spread(room, j * ROOM + DISTANCES + LANES + l)
+                slope = slope + load(weights, LANES) * spread(
+                    room, j * ROOM + DISTANCES + LANES + l
+                )
                 value = slope * (select(far > 0.0, one, zero) - select(far < 0.0, one, zero))
                 _add(sums, o, value, spread(room, w))
                 _add(sums, o + right, value, spread(room, w + LANES))
@@ -227,12 +286,24 @@ def _scatter(sums, picture, at, starts, room, cells, weights, right, down, wide)
         store(picture, at + l * LANES, load(picture, at + l * LANES) - total)
 
 
-@kernel(f"void(int64, int64, int64, {MAPS}, {MAPS}, {CHOSEN}, {GIVEN}, {RHOS}, {SIX_AXES}, {SIX_AXES}, {MAPS})")
-def disagree_back(worker, workers, channels, maps, pictures, chosen, cameras, lenses, rho, slopes, sums, own):
-    """Add gradients: of ``maps`` to ``sums`` [b groups n hn wn LANES], a group being TOGETHER views, of ``pictures`` to ``own``."""
+@kernel(
+    f"void(int64, int64, int64, {MAPS}, {MAPS}, {CHOSEN}, {GIVEN}, {RHOS}, {SIX_AXES}, "
+    f"{SIX_AXES}, {MAPS})"
+)
+def disagree_back(
+    worker, workers, channels, maps, pictures, chosen, cameras, lenses, rho, slopes, sums, own
+):
+    """Add gradients: of ``maps`` to ``sums`` [b groups n hn wn LANES], a group being TOGETHER
+    views, of ``pictures`` to ``own``.
+    """
     b, v, d, _, h, w = slopes.shape
     k, n, hn, wn = chosen.shape[2], maps.shape[1], maps.shape[2], maps.shape[3]
-    flat, picture, out, back = maps.reshape(-1), pictures.reshape(-1), sums.reshape(-1), own.reshape(-1)
+    flat, picture, out, back = (
+        maps.reshape(-1),
+        pictures.reshape(-1),
+        sums.reshape(-1),
+        own.reshape(-1),
+    )
     right, down = LANES * min(wn - 1, 1), LANES * wn * min(hn - 1, 1)
     (room, cells, starts, weights), tail = _begin(k, channels), k * ROOM
     targets, groups = np.zeros(k, np.int64), sums.shape[1]

@@ -1,4 +1,6 @@
-"""Pictures to files: H.264 video, PNG sequences with their cameras, single PNGs. Files appear whole or not at all."""
+"""Pictures to files: H.264 video, PNG sequences with their cameras, single PNGs. Files appear whole
+or not at all.
+"""
 
 import contextlib
 import re
@@ -26,20 +28,27 @@ _SEQUENCE_FILE = re.compile(r"frame_\d{5,}\.png|cameras\.json")
 
 
 def to_uint8(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Pixels as bytes: clamped to [0, 1], rounded to nearest. Non-finite pixels raise ``InputError``."""
+    """Pixels as bytes: clamped to [0, 1], rounded to nearest. Non-finite pixels raise
+    ``InputError``.
+    """
     image = image.detach().float().cpu()
     if not bool(image.isfinite().all()):
-        raise InputError("a frame to be written has pixels that are not finite numbers; check the scene it came from.")
+        raise InputError(
+            "a frame to be written has pixels that are not finite numbers; check the scene "
+            "it came from."
+        )
     bytes_ = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     return np.ascontiguousarray(bytes_.permute(1, 2, 0).numpy())
 
 
 @contextlib.contextmanager
 def video_writer(path: Path | str, fps: float) -> Iterator[Write]:
-    """Yield a function that appends frames to an H.264 mp4 (crf 18, yuv420p, BT.709 limited range, index first).
+    """Yield a function that appends frames to an H.264 mp4 (crf 18, yuv420p, BT.709 limited range,
+    index first).
 
-    Frames are encoded as they come and none is kept. Odd sizes are padded to even by repeating the last row or column.
-    All frames have one size; no frame at all is an ``InputError``. On any error nothing is left behind.
+    Frames are encoded as they come and none is kept. Odd sizes are padded to even by repeating the
+    last row or column. All frames have one size; no frame at all is an ``InputError``. On any error
+    nothing is left behind.
     """
     import av
     from av.video.reformatter import VideoReformatter
@@ -49,9 +58,13 @@ def video_writer(path: Path | str, fps: float) -> Iterator[Write]:
         raise InputError(f"{path} is not an .mp4 file; video is written as H.264 in mp4.")
     if not 0 < fps <= 1000:
         raise InputError(f"fps is {fps}; choose a positive rate of at most 1000 frames per second.")
-    with atomic_file(path) as temporary, av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
+    with (
+        atomic_file(path) as temporary,
+        av.open(str(temporary), "w", options={"movflags": "faststart"}) as container,
+    ):
         stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        converter = VideoReformatter()  # one for all frames: setting it up costs more than a conversion
+        # one for all frames: setting it up costs more than a conversion
+        converter = VideoReformatter()
         size: tuple[int, int] | None = None
 
         def write(frame: Tensor) -> None:
@@ -61,7 +74,9 @@ def video_writer(path: Path | str, fps: float) -> Iterator[Write]:
                 size = (h, w)
                 _configure(stream, h + h % 2, w + w % 2)
             if (h, w) != size:
-                raise InputError(f"{path}: a frame is {w}x{h} where the first was {size[1]}x{size[0]}.")
+                raise InputError(
+                    f"{path}: a frame is {w}x{h} where the first was {size[1]}x{size[0]}."
+                )
             container.mux(stream.encode(_encodable(frame, converter)))
 
         yield write
@@ -79,10 +94,11 @@ def write_video(path: Path | str, frames: Iterable[Float[Tensor, "3 h w"]], fps:
 
 @contextlib.contextmanager
 def png_sequence_writer(folder: Path | str, cameras: Views | None = None) -> Iterator[Write]:
-    """Yield a function that writes frames as ``frame_00000.png``, ...; with ``cameras``, ``cameras.json`` beside them.
+    """Yield a function that writes frames as ``frame_00000.png``, ...; with ``cameras``,
+    ``cameras.json`` beside them.
 
-    The folder appears when all is written, in place of an older sequence; a folder that holds anything else is refused.
-    The number of frames and of unbatched ``cameras`` must agree.
+    The folder appears when all is written, in place of an older sequence; a folder that holds
+    anything else is refused. The number of frames and of unbatched ``cameras`` must agree.
     """
     folder = Path(folder)
     _refuse_foreign(folder)
@@ -122,14 +138,23 @@ def write_png(path: Path | str, image: Float[Tensor, "3 h w"]) -> None:
 
 
 def cameras_document(views: Views) -> dict[str, Any]:
-    """What ``cameras.json`` holds: poses, intrinsics and times of frames, in this package's own conventions."""
+    """What ``cameras.json`` holds: poses, intrinsics and times of frames, in this package's own
+    conventions.
+    """
     frames = zip(views.time.tolist(), views.intrinsics.tolist(), views.c2w.tolist(), strict=True)
     return {
-        "convention": "OpenCV camera-to-world; fx fy cx cy in pixels, first pixel centre at 0.5; seconds",
+        "convention": (
+            "OpenCV camera-to-world; fx fy cx cy in pixels, first pixel centre at 0.5; seconds"
+        ),
         "height": views.hw[0],
         "width": views.hw[1],
         "frames": [
-            {"file": f"frame_{i:05d}.png", "time": time, "intrinsics": intrinsics, "camera_to_world": c2w}
+            {
+                "file": f"frame_{i:05d}.png",
+                "time": time,
+                "intrinsics": intrinsics,
+                "camera_to_world": c2w,
+            }
             for i, (time, intrinsics, c2w) in enumerate(frames)
         ],
     }
@@ -144,7 +169,9 @@ def _configure(stream: Any, height: int, width: int) -> None:
 
 
 def _encodable(frame: Tensor, converter: Any) -> Any:
-    """The frame in the video's colours: converted as tagged, since the encoder's own conversion assumes BT.601."""
+    """The frame in the video's colours: converted as tagged, since the encoder's own conversion
+    assumes BT.601.
+    """
     import av
     from av.video.reformatter import ColorRange, Colorspace
 
@@ -171,6 +198,13 @@ def _imwrite(path: Path, image: Tensor) -> None:
 def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the PNG sequence.")
-    strangers = [p.name for p in folder.iterdir() if not _SEQUENCE_FILE.fullmatch(p.name)] if folder.exists() else []
+    strangers = (
+        [p.name for p in folder.iterdir() if not _SEQUENCE_FILE.fullmatch(p.name)]
+        if folder.exists()
+        else []
+    )
     if strangers:
-        raise InputError(f"{folder} holds {sorted(strangers)[0]!r}, not only a PNG sequence; name another folder.")
+        raise InputError(
+            f"{folder} holds {sorted(strangers)[0]!r}, not only a PNG sequence; name "
+            "another folder."
+        )

@@ -1,8 +1,9 @@
-"""Which references see a target's points, judged by the target's own depth: a z-buffer in every reference.
+"""Which references see a target's points, judged by the target's own depth: a z-buffer in every
+reference.
 
-What hides a point from a reference is mostly in the target's picture, too. Every target pixel is written into the reference
-at the place where it is fetched from; where a nearer one has been written to the same place, the farther one is hidden.
-Nothing is learnt here.
+What hides a point from a reference is mostly in the target's picture, too. Every target pixel is
+written into the reference at the place where it is fetched from; where a nearer one has been
+written to the same place, the farther one is hidden. Nothing is learnt here.
 """
 
 import torch
@@ -27,10 +28,11 @@ def visible(
     pixels: Float[Tensor, "b v k h w 2"],
     rho: Float[Tensor, "b v 1 h w"],
 ) -> Float[Tensor, "b v k 1 h w"]:
-    """1 where the target's point is what reference k shows at ``pixels``, 0 where a nearer point of the target stands there.
+    """1 where the target's point is what reference k shows at ``pixels``, 0 where a nearer point of
+    the target stands there.
 
-    ``rho`` is the targets' inverse z-depth, model units. Points outside a reference or behind it count as visible: what
-    samples them says so itself. A constant for autograd.
+    ``rho`` is the targets' inverse z-depth, model units. Points outside a reference or behind it
+    count as visible: what samples them says so itself. A constant for autograd.
     """
     b, v, k = chosen.shape
     seen = inverse_depth_there(requests, references, chosen, rho.clamp_min(0.0))
@@ -47,8 +49,12 @@ def visible(
     return (~hidden).float()[:, :, :, None]
 
 
-def near_places(x: Float[Tensor, "m n"], y: Float[Tensor, "m n"], w: int, h: int) -> list[Int[Tensor, "m n"]]:
-    """Where positions are written: all pixels of a picture nearer than 0.75 along each axis, so that few holes are left."""
+def near_places(
+    x: Float[Tensor, "m n"], y: Float[Tensor, "m n"], w: int, h: int
+) -> list[Int[Tensor, "m n"]]:
+    """Where positions are written: all pixels of a picture nearer than 0.75 along each axis, so
+    that few holes are left.
+    """
     return [_place(x + dx, y + dy, w, h) for dx in (-0.25, 0.25) for dy in (-0.25, 0.25)]
 
 
@@ -60,9 +66,14 @@ def _place(x: Float[Tensor, "m n"], y: Float[Tensor, "m n"], w: int, h: int) -> 
 
 @full_precision
 def inverse_depth_there(
-    requests: Views, references: Views, chosen: Int[Tensor, "b v k"], rho: Float[Tensor, "b v 1 h w"]
+    requests: Views,
+    references: Views,
+    chosen: Int[Tensor, "b v k"],
+    rho: Float[Tensor, "b v 1 h w"],
 ) -> Float[Tensor, "b v k h w"]:
-    """Inverse z-depth of the targets' points as the chosen references measure it; large where a point is behind one."""
+    """Inverse z-depth of the targets' points as the chosen references measure it; large where a
+    point is behind one.
+    """
     ray = camera_rays(requests)
     pose = gather(references.c2w, chosen)
     forward = pose[..., :3, 2]  # [b v k 3]

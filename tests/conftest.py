@@ -1,4 +1,6 @@
-"""Shared fixtures: deterministic seeds, the optional folder of real clips, command-line switches for heavy tests."""
+"""Shared fixtures: deterministic seeds, the optional folder of real clips, command-line switches
+for heavy tests.
+"""
 
 import os
 from pathlib import Path
@@ -20,7 +22,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runslow", action="store_true", help="also run tests marked slow")
-    parser.addoption("--browser", action="store_true", help="also run tests that drive a headless Chromium")
+    parser.addoption(
+        "--browser", action="store_true", help="also run tests that drive a headless Chromium"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -40,7 +44,9 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real clips and golden tensors (FSM_SHARED_DATA, default ../shared/data); tests skip without it."""
+    """Folder of real clips and golden tensors (FSM_SHARED_DATA, default ../shared/data); tests skip
+    without it.
+    """
     folder = Path(os.environ.get("FSM_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder}; set FSM_SHARED_DATA")

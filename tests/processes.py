@@ -17,18 +17,36 @@ SECONDS = 150
 
 @contextlib.contextmanager
 def started(count: int, arguments: Sequence[str], folder: Path) -> Iterator[list[subprocess.Popen]]:
-    """``python ARGUMENTS`` in ``count`` processes that meet at a port nobody else has; stdout and stderr in ``folder``."""
+    """``python ARGUMENTS`` in ``count`` processes that meet at a port nobody else has; stdout and
+    stderr in ``folder``.
+    """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    meeting = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
     processes: list[subprocess.Popen] = []
     with contextlib.ExitStack() as files:
         try:
             for rank in range(count):
-                place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
-                out, err = (files.enter_context(open(folder / f"{rank}.{name}", "w")) for name in ("out", "err"))
+                place = {
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(count),
+                    "OMP_NUM_THREADS": "1",
+                }
+                out, err = (
+                    files.enter_context(open(folder / f"{rank}.{name}", "w"))
+                    for name in ("out", "err")
+                )
                 environment = {**os.environ, **meeting, **place}
                 command = [sys.executable, *arguments]
-                processes.append(subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=out, stderr=err))
+                processes.append(
+                    subprocess.Popen(
+                        command, env=environment, cwd=REPOSITORY, stdout=out, stderr=err
+                    )
+                )
             yield processes
         finally:
             for process in processes:

@@ -22,7 +22,12 @@ def small_config(
     **block,
 ) -> ModelConfig:
     """Two layers of width 32 on 8-pixel patches: 6 tokens a view at 16x24, two views a chunk."""
-    values = {"dim": 32, "attention_head_dim": 16, "ns_dtype": "float32", "elastic": ElasticConfig("mas")} | block
+    values = {
+        "dim": 32,
+        "attention_head_dim": 16,
+        "ns_dtype": "float32",
+        "elastic": ElasticConfig("mas"),
+    } | block
     layout = "lrm10" if gaussian in ("fsm", "4d-lrm") else "fsm13"
     encoder = EncoderConfig(BlockConfig(**values), 2, 8, layout, chunk_tokens, schedule)  # pyright: ignore[reportArgumentType]
     head = ReferenceHeadConfig(references=3, hidden=16, refinement_width=8) if reference else None
@@ -33,7 +38,9 @@ def small_config(
 
 
 def small_model(seed: int = 0, **options) -> FSM:
-    """A model with random weights; zero-initialised corrections are filled so that nothing is trivially off."""
+    """A model with random weights; zero-initialised corrections are filled so that nothing is
+    trivially off.
+    """
     torch.manual_seed(seed)
     model = FSM(small_config(**options)).eval()
     with torch.no_grad():
@@ -48,7 +55,12 @@ def small_views(v: int = 5, seed: int = 0, hw: tuple[int, int] = HW) -> Views:
     g = torch.Generator().manual_seed(seed)
     c2w = torch.eye(4).repeat(v, 1, 1)
     angle = torch.linspace(-0.2, 0.2, v)
-    c2w[:, 0, 0], c2w[:, 0, 2], c2w[:, 2, 0], c2w[:, 2, 2] = angle.cos(), angle.sin(), -angle.sin(), angle.cos()
+    c2w[:, 0, 0], c2w[:, 0, 2], c2w[:, 2, 0], c2w[:, 2, 2] = (
+        angle.cos(),
+        angle.sin(),
+        -angle.sin(),
+        angle.cos(),
+    )
     c2w[:, 0, 3], c2w[:, 1, 3] = torch.linspace(-1.0, 1.0, v), 0.1 * torch.randn(v, generator=g)
     intrinsics = torch.tensor([20.0, 20.0, hw[1] / 2, hw[0] / 2]).expand(v, 4)
     return Views(c2w, intrinsics, torch.arange(v) / 10.0, hw, torch.rand(v, 3, *hw, generator=g))

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from fsm.blocks import SMALL_WINDOW, BlockConfig, WindowAttention
 
 
-@pytest.mark.parametrize(("tokens", "format_used"), [(16, torch.float32), (2 * SMALL_WINDOW, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("tokens", "format_used"), [(16, torch.float32), (2 * SMALL_WINDOW, torch.bfloat16)]
+)
 def test_small_windows_are_attended_in_float32_with_the_same_result(
     tokens: int, format_used: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,6 @@
-"""Checkpoints: exact round trips, and every damaged, foreign or ambiguous file refused in one sentence."""
+"""Checkpoints: exact round trips, and every damaged, foreign or ambiguous file refused in one
+sentence.
+"""
 
 import json
 import struct
@@ -37,13 +39,18 @@ def test_float32_round_trip_is_exact(tmp_path: Path, reference: bool) -> None:
     again = FSM.from_pretrained(tmp_path / "model")
     assert again.config == model.config
     assert not again.training
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     own, other = model.state_dict(), again.state_dict()
     assert own.keys() == other.keys()
     assert all(torch.equal(own[k], other[k]) for k in own)
     assert weights_hash(model) == weights_hash(again)
     views = small_views()
-    assert torch.equal(model.reconstruct(views).render(views).rgb, again.reconstruct(views).render(views).rgb)
+    assert torch.equal(
+        model.reconstruct(views).render(views).rgb, again.reconstruct(views).render(views).rgb
+    )
 
 
 def test_bfloat16_file_is_half_the_size_and_loads_as_rounded_float32(tmp_path: Path) -> None:
@@ -78,7 +85,9 @@ def test_a_folder_that_is_no_checkpoint_is_never_replaced(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("how", ["before", "half-way", "after"])
-def test_a_failure_while_saving_leaves_the_old_checkpoint(folder: Path, monkeypatch, how: str) -> None:
+def test_a_failure_while_saving_leaves_the_old_checkpoint(
+    folder: Path, monkeypatch, how: str
+) -> None:
     before = weights_hash(load_pretrained(folder))
     genuine = safetensors.torch.save_file
 
@@ -104,8 +113,12 @@ def test_bundled_names_load_by_name_and_remember_it(folder: Path, monkeypatch) -
     assert load_pretrained(folder).name is None
 
 
-@pytest.mark.parametrize("name", ["no-such-model", "a/b/c", "../up", "./here", "~/home", "/absolute/path", "owner/"])
-def test_names_that_are_nowhere_list_the_places_and_never_reach_the_network(monkeypatch, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["no-such-model", "a/b/c", "../up", "./here", "~/home", "/absolute/path", "owner/"]
+)
+def test_names_that_are_nowhere_list_the_places_and_never_reach_the_network(
+    monkeypatch, name: str
+) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", _forbidden)
     with pytest.raises(InputError, match="neither a folder, nor bundled"):
         load_pretrained(name)
@@ -126,7 +139,9 @@ def test_hub_names_are_fetched_by_the_hub_client_only(folder: Path, monkeypatch)
 def test_an_unreachable_hub_is_one_sentence(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"'owner/name' could not be fetched .*local folder") as caught:
+    with pytest.raises(
+        InputError, match=r"'owner/name' could not be fetched .*local folder"
+    ) as caught:
         load_pretrained("owner/name")
     assert "\n" not in str(caught.value)
 
@@ -260,7 +275,10 @@ def test_a_missing_file_is_named(folder: Path) -> None:
         (lambda c: c.update(format=2), "has format 2, this version reads 1"),
         (lambda c: c.pop("format"), "has format None"),
         (lambda c: c.pop("model"), "should hold named values"),
-        (lambda c: c["model"]["encoder"].update(layrs=3), "unknown key 'layrs'; did you mean 'layers'"),
+        (
+            lambda c: c["model"]["encoder"].update(layrs=3),
+            "unknown key 'layrs'; did you mean 'layers'",
+        ),
         (lambda c: c["model"]["encoder"].update(layers="two"), "encoder: layers is 'two'"),
         (lambda c: c["model"]["encoder"].update(layers=0), "layers is 0, must be at least 1"),
         (lambda c: c["model"]["encoder"]["block"].update(dim=-32), "dim is -32"),
@@ -270,7 +288,10 @@ def test_a_missing_file_is_named(folder: Path) -> None:
         (lambda c: c["model"]["encoder"]["block"].update(ns_steps=-1), "ns_steps is -1"),
         (lambda c: c["model"]["encoder"]["block"].update(base_lr=0.0), "base_lr is 0.0"),
         (lambda c: c["model"]["encoder"]["block"].update(base_lr=float("nan")), "base_lr is nan"),
-        (lambda c: c["model"]["encoder"]["block"].update(ns_dtype="float8"), "ns_dtype is 'float8'; choose one of"),
+        (
+            lambda c: c["model"]["encoder"]["block"].update(ns_dtype="float8"),
+            "ns_dtype is 'float8'; choose one of",
+        ),
         (lambda c: c["model"]["encoder"]["block"]["elastic"].update(lam=2.0), "elastic.lam is 2.0"),
         (lambda c: c["model"]["reference_head"].update(references=0), "references is 0"),
         (lambda c: c["model"]["reference_head"].update(cells=0), "cells is 0"),
@@ -294,7 +315,9 @@ def test_a_config_that_is_no_json_object_is_named(folder: Path) -> None:
 
 def test_a_checkpoint_of_another_shape_is_refused(folder: Path, tmp_path: Path) -> None:
     FSM(small_config(dim=64)).save_pretrained(tmp_path / "wide")
-    (folder / "model.safetensors").write_bytes((tmp_path / "wide" / "model.safetensors").read_bytes())
+    (folder / "model.safetensors").write_bytes(
+        (tmp_path / "wide" / "model.safetensors").read_bytes()
+    )
     with pytest.raises(InputError, match="does not fit this model"):
         load_pretrained(folder)
 

@@ -1,4 +1,6 @@
-"""Compiled code: where it is kept, when it is announced, when it is made anew; vectors against numpy."""
+"""Compiled code: where it is kept, when it is announced, when it is made anew; vectors against
+numpy.
+"""
 
 import importlib.util
 import sys
@@ -64,7 +66,9 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_code_is_kept_beside_its_source_and_made_anew_when_that_changes(tmp_path: Path, announced: list[str]) -> None:
+def test_code_is_kept_beside_its_source_and_made_anew_when_that_changes(
+    tmp_path: Path, announced: list[str]
+) -> None:
     path = tmp_path / "one.py"
     assert module(path).add(1) == 2
     assert announced == ["add"]
@@ -82,7 +86,10 @@ def test_numbers_and_parts_from_elsewhere_count_as_the_source(
     text = SOURCE.replace("import kernel", "import kernel\nfrom other_file import STEP, twice")
     text = text.replace("x + 1", "twice(x) + STEP")
     for i, (step, twice) in enumerate(((1, "x + x"), (2, "x + x"), (2, "x * 4"))):
-        part = f"from fsm.compiled import part\nSTEP = {step}\n@part\ndef twice(x):\n    return {twice}\n"
+        part = (
+            f"from fsm.compiled import part\nSTEP = {step}\n@part\ndef twice(x):\n    return "
+            f"{twice}\n"
+        )
         monkeypatch.setitem(sys.modules, "other_file", module(tmp_path / "other_file.py", part))
         assert module(tmp_path / "one.py", text).add(3) == (7, 8, 14)[i]
     assert announced == ["add"] * 3
@@ -92,8 +99,13 @@ def test_parts_of_parts_count_as_the_source(
     tmp_path: Path, announced: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    middle = "from fsm.compiled import part\nfrom last_file import step\n@part\ndef more(x):\n    return x + step()\n"
-    text = SOURCE.replace("import kernel", "import kernel\nfrom middle_file import more").replace("x + 1", "more(x)")
+    middle = (
+        "from fsm.compiled import part\nfrom last_file import step\n@part\ndef more(x):\n    "
+        "return x + step()\n"
+    )
+    text = SOURCE.replace("import kernel", "import kernel\nfrom middle_file import more").replace(
+        "x + 1", "more(x)"
+    )
     for step in (1, 2):
         last = f"from fsm.compiled import part\n@part\ndef step():\n    return {step}\n"
         monkeypatch.setitem(sys.modules, "last_file", module(tmp_path / "last_file.py", last))
@@ -121,7 +133,9 @@ def test_sources_in_a_read_only_folder_use_the_users_cache(
 ) -> None:
     home = tmp_path / "home"
     monkeypatch.setattr(compiled, "user_cache", lambda: home)
-    (tmp_path / "__pycache__").write_text("a file here keeps even the superuser from making the folder")
+    (tmp_path / "__pycache__").write_text(
+        "a file here keeps even the superuser from making the folder"
+    )
     for _ in range(2):
         assert module(tmp_path / "one.py").add(1) == 2
     assert announced == ["add"]
@@ -135,7 +149,10 @@ def test_two_sources_of_one_name_do_not_share_a_users_cache(
     for folder, step in (("a", 1), ("b", 2), ("a", 1), ("b", 2)):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "__pycache__").write_text("")
-        assert module(tmp_path / folder / "one.py", SOURCE.replace("x + 1", f"x + {step}")).add(1) == 1 + step
+        assert (
+            module(tmp_path / folder / "one.py", SOURCE.replace("x + 1", f"x + {step}")).add(1)
+            == 1 + step
+        )
     assert announced == ["add", "add"]
 
 
@@ -202,10 +219,25 @@ def test_vectors_are_numpys() -> None:
 @kernel("void(float32[::1], int32[::1], float32[::1], int32[::1])")
 def _try_roundings(a, numbers, out, found):
     x, n = load(a, 0), load(numbers, 0)
-    results = (floor(x), root(absolute(x)), absolute(x), least(x, 0.5), most(x, load(a, 16)), real(n), real(whole(x)))
+    results = (
+        floor(x),
+        root(absolute(x)),
+        absolute(x),
+        least(x, 0.5),
+        most(x, load(a, 16)),
+        real(n),
+        real(whole(x)),
+    )
     for i in range(7):
         store(out, 16 * i, results[i])
-    bits = (shifted(n, 3), shifted(n, whole(absolute(x))), n ^ 0x55, n & 0xFF, n | fill(1), n * 0x2C1B3C6D)
+    bits = (
+        shifted(n, 3),
+        shifted(n, whole(absolute(x))),
+        n ^ 0x55,
+        n & 0xFF,
+        n | fill(1),
+        n * 0x2C1B3C6D,
+    )
     for i in range(6):
         store(found, 16 * i, bits[i])
 
@@ -217,10 +249,25 @@ def test_roundings_and_bits_are_numpys() -> None:
     out, found = np.empty(7 * 16, np.float32), np.empty(6 * 16, np.int32)
     _try_roundings(a, n, out, found)
     size = np.abs(x)
-    expected = [np.floor(x), np.sqrt(size), size, np.minimum(x, 0.5), np.maximum(x, a[16:]), n, np.trunc(x)]
+    expected = [
+        np.floor(x),
+        np.sqrt(size),
+        size,
+        np.minimum(x, 0.5),
+        np.maximum(x, a[16:]),
+        n,
+        np.trunc(x),
+    ]
     np.testing.assert_allclose(out.reshape(7, 16), np.stack(expected), rtol=2e-7)
     u = n.view(np.uint32)
-    bits = [u >> 3, u >> size.astype(np.uint32), u ^ 0x55, u & 0xFF, u | 1, u * np.uint32(0x2C1B3C6D)]
+    bits = [
+        u >> 3,
+        u >> size.astype(np.uint32),
+        u ^ 0x55,
+        u & 0xFF,
+        u | 1,
+        u * np.uint32(0x2C1B3C6D),
+    ]
     assert (found.view(np.uint32).reshape(6, 16) == np.stack(bits).astype(np.uint32)).all()
 
 

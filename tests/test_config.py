@@ -51,7 +51,15 @@ FULL = {
 def test_values_arrive_with_their_types() -> None:
     made = from_dict(Outer, FULL, "here")
     assert made == Outer(
-        "x", 2.0, True, Inner(5, "square"), Inner(3, 4), "text", (3, 4.0), (Inner(1), Inner()), {"a": 1}
+        "x",
+        2.0,
+        True,
+        Inner(5, "square"),
+        Inner(3, 4),
+        "text",
+        (3, 4.0),
+        (Inner(1), Inner()),
+        {"a": 1},
     )
     assert [type(v) for v in (made.rate, made.pair[1])] == [float, float]
     assert from_dict(Outer, {"name": "y"}, "here") == Outer("y")
@@ -83,7 +91,10 @@ def test_every_preset_loads_and_round_trips(name: str) -> None:
         ({"inner": {"width": 1.0}}, r"here: inner: width is 1.0 \(float\), expected int"),
         ({"inner": {"width": True}}, r"here: inner: width is True \(bool\), expected int"),
         ({"inner": {"width": -1}}, "here: inner: width is -1, must be at least 0"),
-        ({"inner": {"kind": "oval"}}, "here: inner: kind is 'oval'; choose one of 'round', 'square', 4"),
+        (
+            {"inner": {"kind": "oval"}},
+            "here: inner: kind is 'oval'; choose one of 'round', 'square', 4",
+        ),
         ({"inner": None}, "here: inner should hold named values for Inner, found NoneType"),
         ({"inner": "os.system"}, "here: inner should hold named values for Inner, found str"),
         ({"maybe": {"width": "wide"}}, "here: maybe: width is 'wide'"),
@@ -124,14 +135,17 @@ def test_overrides_reach_any_depth_and_leave_the_original_alone() -> None:
     values = to_dict(load_preset("base"))
     assert values["model"]["reference_head"] is None
     changed = overridden(
-        values, ("optim.lr=0.5", "data.hw=[64, 32]", "model.reference_head.hidden=8", "optim.lpips=none")
+        values,
+        ("optim.lr=0.5", "data.hw=[64, 32]", "model.reference_head.hidden=8", "optim.lpips=none"),
     )
     config = from_dict(TrainConfig, changed, "test")
     assert (config.optim.lr, config.data.hw, config.optim.lpips) == (0.5, (64, 32), "none")
     assert config.model.reference_head is not None
     assert config.model.reference_head.hidden == 8
     assert values == to_dict(load_preset("base"))
-    staged = from_dict(TrainConfig, overridden(values, ("stages.0.batch=8", "stages.1.inputs=[4]")), "test")
+    staged = from_dict(
+        TrainConfig, overridden(values, ("stages.0.batch=8", "stages.1.inputs=[4]")), "test"
+    )
     assert (staged.stages[0].batch, staged.stages[1].inputs) == (8, (4,))
     off = overridden(changed, ("model.reference_head=null",))
     assert from_dict(TrainConfig, off, "test").model.reference_head is None

@@ -1,4 +1,6 @@
-"""What the encoder promises: schedules, splits, batches, checkpointing and precision change nothing they must not."""
+"""What the encoder promises: schedules, splits, batches, checkpointing and precision change nothing
+they must not.
+"""
 
 import dataclasses
 import subprocess
@@ -39,7 +41,9 @@ def test_splitting_a_stream_into_any_pushes_changes_nothing(schedule: str) -> No
     encoder, views = small_model(schedule=schedule).encoder, normal()
     whole = encoder.query(push(encoder, views, [5]), views[:2].without_rgb())
     for sizes in ([1, 1, 1, 1, 1], [2, 3], [4, 1], [3, 2]):
-        assert torch.equal(whole, encoder.query(push(encoder, views, sizes), views[:2].without_rgb())), sizes
+        assert torch.equal(
+            whole, encoder.query(push(encoder, views, sizes), views[:2].without_rgb())
+        ), sizes
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -57,12 +61,18 @@ def test_one_scene_leaves_no_trace_in_the_next() -> None:
     model = small_model()
     model.reconstruct(small_views(seed=1))
     after = model.reconstruct(small_views(seed=2)).render(small_views(seed=2)).rgb
-    assert torch.equal(after, small_model().reconstruct(small_views(seed=2)).render(small_views(seed=2)).rgb)
+    assert torch.equal(
+        after, small_model().reconstruct(small_views(seed=2)).render(small_views(seed=2)).rgb
+    )
 
 
-@pytest.mark.parametrize("elastic", [ElasticConfig("mas"), ElasticConfig(step_decay=0.5, target="novelty")], ids=str)
+@pytest.mark.parametrize(
+    "elastic", [ElasticConfig("mas"), ElasticConfig(step_decay=0.5, target="novelty")], ids=str
+)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_recomputing_activations_changes_neither_output_nor_gradient(schedule: str, elastic: ElasticConfig) -> None:
+def test_recomputing_activations_changes_neither_output_nor_gradient(
+    schedule: str, elastic: ElasticConfig
+) -> None:
     grads = []
     for checkpointing in (False, True):
         model = small_model(schedule=schedule, elastic=elastic).train()
@@ -105,7 +115,9 @@ def test_targets_do_not_see_each_other() -> None:
     model, views = small_model(), normal()
     memory = push(model.encoder, views[:3], [3])
     together = model.decode(memory, views[3:].without_rgb(), None).rgb
-    alone = torch.cat([model.decode(memory, views[i].without_rgb(), None).rgb for i in (3, 4)], dim=1)
+    alone = torch.cat(
+        [model.decode(memory, views[i].without_rgb(), None).rgb for i in (3, 4)], dim=1
+    )
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
@@ -147,14 +159,21 @@ def test_channels_stand_where_the_layout_says(layout: str) -> None:
     torch.testing.assert_close(pixels[:, :, direction_at : direction_at + 3], direction)
     if layout == "lrm10":  # on the ray, and where it comes nearest to the origin
         nearest = pixels[:, :, :3]
-        torch.testing.assert_close((nearest * direction).sum(2), torch.zeros(1, 2, *views.hw), rtol=0, atol=1e-5)
         torch.testing.assert_close(
-            torch.linalg.cross(nearest - origin, direction, dim=2), torch.zeros_like(origin), rtol=0, atol=1e-5
+            (nearest * direction).sum(2), torch.zeros(1, 2, *views.hw), rtol=0, atol=1e-5
+        )
+        torch.testing.assert_close(
+            torch.linalg.cross(nearest - origin, direction, dim=2),
+            torch.zeros_like(origin),
+            rtol=0,
+            atol=1e-5,
         )
     elif layout != "paper10":
         torch.testing.assert_close(pixels[:, :, :3], origin)
     if layout != "lact12":
-        torch.testing.assert_close(pixels[:, :, -1], views.time[..., None, None].expand(1, 2, *views.hw))
+        torch.testing.assert_close(
+            pixels[:, :, -1], views.time[..., None, None].expand(1, 2, *views.hw)
+        )
 
 
 def test_a_size_the_patch_does_not_divide_is_named() -> None:
@@ -199,16 +218,19 @@ from fsm.views import SceneFrame
 from tests.small import small_model, small_views
 
 torch.set_num_threads(1)
-# One chunk of 24 tokens, more than the fast weights are wide: otherwise Newton-Schulz amplifies any rounding.
+# One chunk of 24 tokens, more than the fast weights are wide:
+# otherwise Newton-Schulz amplifies any rounding.
 encoder, views = small_model(dim=16, chunk_tokens=24).encoder, small_views(4).batched()
 views = SceneFrame.fit(views).to_model(views)
 results = []
 for compiled in (False, True):
     encoder.compiled = compiled
     encoder.zero_grad()
-    out = encoder.query(encoder.finish(encoder.update(encoder.empty(1), views)), views.without_rgb())
+    memory = encoder.finish(encoder.update(encoder.empty(1), views))
+    out = encoder.query(memory, views.without_rgb())
     out.square().mean().backward()
-    results.append((out.detach(), {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}))
+    grads = {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}
+    results.append((out.detach(), grads))
 (eager, expected), (fast, gradients) = results
 assert torch._dynamo.utils.counters["frames"]["ok"] >= 3, "attend, write and read were not compiled"
 assert not torch._dynamo.utils.counters["graph_break"], torch._dynamo.utils.counters["graph_break"]
@@ -224,7 +246,9 @@ for name in expected:
 @pytest.mark.timeout(900)
 def test_compiled_blocks_equal_eager_ones_in_values_and_gradients() -> None:
     # In a process of its own: the compiler cannot see through the type checks that tests switch on.
-    result = subprocess.run([sys.executable, "-c", COMPARE_COMPILED], cwd=REPOSITORY, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", COMPARE_COMPILED], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
 
 

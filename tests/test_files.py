@@ -35,7 +35,9 @@ def test_a_file_appears_under_its_name_only_when_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, _Stopped])
-def test_a_failed_file_leaves_the_old_one_and_no_trace(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_failed_file_leaves_the_old_one_and_no_trace(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(error), atomic_file(path) as temporary:
@@ -60,7 +62,9 @@ def test_modes_follow_the_umask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_folder_replaces_the_old_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+def test_a_folder_replaces_the_old_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
     if not at_once:
         monkeypatch.setattr(fsm.files, "_renameat2", None)
     path = tmp_path / "out"
@@ -74,7 +78,9 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_failed_folder_leaves_the_old_one_and_no_trace(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_failed_folder_leaves_the_old_one_and_no_trace(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     path = tmp_path / "out"
     path.mkdir()
     (path / "old.txt").write_text("old")
@@ -84,7 +90,9 @@ def test_a_failed_folder_leaves_the_old_one_and_no_trace(tmp_path: Path, error: 
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_swap_that_fails_half_way_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_swap_that_fails_half_way_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fsm.files, "_renameat2", None)
     path = tmp_path / "out"
     path.mkdir()
@@ -136,10 +144,14 @@ KILLED = """
 
 @pytest.mark.skipif(sys.platform != "linux", reason="folders are swapped in one step on Linux only")
 def test_a_killed_writer_always_leaves_a_whole_file_and_a_whole_folder(tmp_path: Path) -> None:
-    """Ten kills here; the swap of folders is the point: between two renames there would be no folder at all."""
+    """Ten kills here; the swap of folders is the point: between two renames there would be no
+    folder at all.
+    """
     for kill in range(10):
         writer = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert writer.stdout is not None
         writer.stdout.readline()
@@ -187,7 +199,9 @@ def test_missing_and_oversized_json_are_named(tmp_path: Path) -> None:
         read_json(tmp_path / "b.json", max_bytes=100)
 
 
-BOMB = "a: &a [x, x]\n" + "\n".join(f"{b}: &{b} [*{a}, *{a}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+BOMB = "a: &a [x, x]\n" + "\n".join(
+    f"{b}: &{b} [*{a}, *{a}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
 BAD_YAML = {
     "alias bomb": (BOMB, r"uses YAML aliases"),
     "merged alias": ("a: &a {x: 1}\nb: {<<: *a}\n", "uses YAML aliases"),

@@ -1,4 +1,6 @@
-"""A model with the Gaussian decoder: reconstructing, streaming, checkpoints, and starting from another model's trunk."""
+"""A model with the Gaussian decoder: reconstructing, streaming, checkpoints, and starting from
+another model's trunk.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -56,7 +58,11 @@ def test_a_stream_ends_where_one_push_does() -> None:
     assert isinstance(whole, GaussianScene)
     frame = fsm.model.SceneFrame.fit(inputs.batched())
     scenes = list(model.stream([inputs[:2], inputs[2:4], inputs[4:]], frame))
-    assert [len(s.gaussians) for s in scenes if isinstance(s, GaussianScene)] == [2 * 384, 4 * 384, 5 * 384]
+    assert [len(s.gaussians) for s in scenes if isinstance(s, GaussianScene)] == [
+        2 * 384,
+        4 * 384,
+        5 * 384,
+    ]
     assert isinstance(scenes[-1], GaussianScene)
     same_gaussians(whole, scenes[-1], rtol=1e-4, atol=1e-5)
 
@@ -84,7 +90,11 @@ def test_starting_from_another_decoder_takes_the_trunk(capsys: pytest.CaptureFix
     start_from(model, source.state_dict(), "other")
     after, other = model.state_dict(), source.state_dict()
     assert all(torch.equal(after[k], other[k]) for k in after if k.startswith("encoder."))
-    assert all(torch.equal(after[k], before[k]) for k in after if k.startswith(("head.detail", "head.pixels")))
+    assert all(
+        torch.equal(after[k], before[k])
+        for k in after
+        if k.startswith(("head.detail", "head.pixels"))
+    )
     assert "of the decoder are new" in capsys.readouterr().err
 
 
@@ -96,10 +106,16 @@ def test_starting_from_another_trunk_is_refused() -> None:
 def test_reconstruct_command_by_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_model(gaussian="pixel").save_pretrained(tmp_path / "lrm")
     flags = ["--model", str(tmp_path / "lrm"), "--inputs", "4", "--size", "16"]
-    assert main(["reconstruct", "demo", "-o", str(tmp_path / "scene"), "--decoder", "lrm", *flags]) == 0
+    assert (
+        main(["reconstruct", "demo", "-o", str(tmp_path / "scene"), "--decoder", "lrm", *flags])
+        == 0
+    )
     assert "Gaussians in" in " ".join(capsys.readouterr().out.split())
     assert len(GaussianScene.load(tmp_path / "scene").gaussians) == 4 * 16 * 16
-    assert main(["reconstruct", "demo", "-o", str(tmp_path / "other"), "--decoder", "lvsm", *flags]) == 2
+    assert (
+        main(["reconstruct", "demo", "-o", str(tmp_path / "other"), "--decoder", "lvsm", *flags])
+        == 2
+    )
     assert "is an lrm model" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "other").exists()
 

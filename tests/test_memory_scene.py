@@ -37,7 +37,9 @@ def test_saving_over_a_scene_replaces_it_whole(tmp_path) -> None:
         scene = small_model().reconstruct(small_views(seed=seed))
         scene.save(tmp_path / "scene")
     request = small_views(2).without_rgb()
-    assert torch.equal(MemoryScene.load(tmp_path / "scene").render(request).rgb, scene.render(request).rgb)
+    assert torch.equal(
+        MemoryScene.load(tmp_path / "scene").render(request).rgb, scene.render(request).rgb
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["scene"]
 
 
@@ -65,7 +67,8 @@ def test_rendering_in_groups_changes_no_pixel(monkeypatch) -> None:
     request = small_views(4).without_rgb()
     whole = scene.render(request).rgb
     monkeypatch.setattr("fsm.memory_scene.RENDER_TOKENS", 6)
-    # Products round differently in batches of other sizes, and the sweep's sharp weights amplify that.
+    # Products round differently in batches of other sizes, and the sweep's sharp weights amplify
+    # that.
     torch.testing.assert_close(scene.render(request).rgb, whole, rtol=0, atol=HUNDREDTH_OF_A_LEVEL)
 
 
@@ -75,7 +78,9 @@ def test_depth_of_a_frame_is_found_once_and_only_if_somebody_looks_at_it() -> No
     assert isinstance(model.head, ReferenceHead)
     assert model.head.stereo is not None
     found = []
-    model.head.stereo.register_forward_hook(lambda _, given, __: found.append(float(given[0].time[0, 0])))
+    model.head.stereo.register_forward_hook(
+        lambda _, given, __: found.append(float(given[0].time[0, 0]))
+    )
     each = torch.cat([scene.render(request[i]).rgb for i in range(3)])
     assert 0 < len(found) == len(set(found)) <= 3 * model.head.config.references
     torch.testing.assert_close(each, scene.render(request).rgb, rtol=0, atol=HUNDREDTH_OF_A_LEVEL)

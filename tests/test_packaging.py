@@ -18,7 +18,12 @@ else:
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 MOVED = ("configs", "datasets", "renderers", "viewer")
-SOURCES = sorted(p for top in ("fsm", *MOVED) for p in (REPOSITORY / top).rglob("*.py") if not p.parent.is_symlink())
+SOURCES = sorted(
+    p
+    for top in ("fsm", *MOVED)
+    for p in (REPOSITORY / top).rglob("*.py")
+    if not p.parent.is_symlink()
+)
 
 
 def installed_name(folder: Path) -> str:
@@ -27,13 +32,17 @@ def installed_name(folder: Path) -> str:
 
 
 def run(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False
+    )
 
 
 def test_every_package_folder_is_listed() -> None:
     folders = {p.parent for p in SOURCES if p.name == "__init__.py"}
     folders = {f for f in folders if not any(parent.is_symlink() for parent in (f, *f.parents))}
-    assert sorted(installed_name(f) for f in folders) == sorted(PROJECT["tool"]["setuptools"]["packages"])
+    assert sorted(installed_name(f) for f in folders) == sorted(
+        PROJECT["tool"]["setuptools"]["packages"]
+    )
 
 
 def test_links_for_editors_point_to_the_folders_beside_them() -> None:
@@ -50,7 +59,10 @@ def test_bare_import_from_the_checkout_is_refused(name: str) -> None:
 
 
 def test_installed_names_resolve_from_anywhere_and_importing_fsm_is_light(tmp_path: Path) -> None:
-    code = "import sys, fsm; print('torch' in sys.modules); import fsm.datasets, fsm.renderers, fsm.viewer"
+    code = (
+        "import sys, fsm; print('torch' in sys.modules); import fsm.datasets, fsm.renderers, "
+        "fsm.viewer"
+    )
     done = run(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "False"
@@ -71,10 +83,18 @@ def test_files_and_functions_stay_readable() -> None:
 
 
 @pytest.mark.slow
-def test_wheel_holds_the_package_its_presets_and_its_weights_and_nothing_else(tmp_path: Path) -> None:
-    # From a copy: setuptools keeps build/ between runs, and files that were deleted since would slip into the wheel.
-    clean, listed = tmp_path / "clean", ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listed, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.split("\0"):
+def test_wheel_holds_the_package_its_presets_and_its_weights_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    # From a copy: setuptools keeps build/ between runs, and files that were deleted since would
+    # slip into the wheel.
+    clean, listed = (
+        tmp_path / "clean",
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+    )
+    for name in subprocess.run(
+        listed, cwd=REPOSITORY, check=True, capture_output=True, text=True
+    ).stdout.split("\0"):
         if name and (REPOSITORY / name).exists():
             (clean / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, clean / name, follow_symlinks=False)
@@ -82,8 +102,16 @@ def test_wheel_holds_the_package_its_presets_and_its_weights_and_nothing_else(tm
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {n.split("/")[0] for n in names} == {"fsm", f"fsm_toolkit-{PROJECT['project']['version']}.dist-info"}
-    for expected in ("fsm/py.typed", "fsm/datasets/base.py", "fsm/configs/tiny.yaml", "fsm/ttt/reference.py"):
+    assert {n.split("/")[0] for n in names} == {
+        "fsm",
+        f"fsm_toolkit-{PROJECT['project']['version']}.dist-info",
+    }
+    for expected in (
+        "fsm/py.typed",
+        "fsm/datasets/base.py",
+        "fsm/configs/tiny.yaml",
+        "fsm/ttt/reference.py",
+    ):
         assert expected in names
     assert {f"fsm/configs/{p.name}" for p in (REPOSITORY / "configs").glob("*.yaml")} <= set(names)
     modules = {f"fsm/{p.relative_to(REPOSITORY).as_posix().removeprefix('fsm/')}" for p in SOURCES}

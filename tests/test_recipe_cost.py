@@ -30,10 +30,13 @@ def test_stretches_end_where_a_stage_begins_lpips_sets_in_or_training_ends() -> 
     [
         ((4, 8), (2,), (6.0, 2.0)),
         ((3,), (1, 2, 8), (3.0, 2.0)),  # one chunk of 3, two of 2 and 1, three of 1
-        ((4, 9), (), (6.5, 2.0)),  # chunks of 4 views hold 4 views of 16 tokens: one chunk, and three
+        # chunks of 4 views hold 4 views of 16 tokens: one chunk, and three
+        ((4, 9), (), (6.5, 2.0)),
     ],
 )
-def test_chunks_are_whole_views(inputs: tuple, chunks: tuple, expected: tuple[float, float]) -> None:
+def test_chunks_are_whole_views(
+    inputs: tuple, chunks: tuple, expected: tuple[float, float]
+) -> None:
     encoder = dataclasses.replace(CONFIG.model.encoder, chunk_tokens=64)
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, encoder=encoder))
     data = dataclasses.replace(config.data, hw=(32, 32), inputs=inputs, chunks=chunks)

@@ -1,4 +1,6 @@
-"""Released checkpoints: golden outputs, exact conversion under any wrapper, and nothing in a pickle ever runs."""
+"""Released checkpoints: golden outputs, exact conversion under any wrapper, and nothing in a pickle
+ever runs.
+"""
 
 import json
 import pickle
@@ -13,7 +15,13 @@ import torch
 from torch import Tensor
 
 from fsm.adapters.golden import TOLERANCE, check_golden
-from fsm.adapters.released import convert_state_dict, infer_config, load_released, model_from_released, unwrapped
+from fsm.adapters.released import (
+    convert_state_dict,
+    infer_config,
+    load_released,
+    model_from_released,
+    unwrapped,
+)
 from fsm.checkpoint import load_pretrained, weights_hash
 from fsm.cli import main
 from fsm.errors import InputError
@@ -39,17 +47,22 @@ def test_golden_outputs(shared_data: Path, name: str) -> None:
     assert result.tolerance == (2e-2 if "bf16" in name else 1e-5)
     assert result.passed, f"off by {result.error:.2e}"
     if "bf16" not in name:
-        assert result.error < 2e-6  # what two independent implementations agree to, with room for another machine
+        # what two independent implementations agree to, with room for another machine
+        assert result.error < 2e-6
 
 
 def test_a_tenth_of_lambda_would_be_seen(shared_data: Path, tmp_path: Path) -> None:
-    """The golden check can fail: the same file with another pull is off by more than its tolerance."""
+    """The golden check can fail: the same file with another pull is off by more than its
+    tolerance.
+    """
     path = shared_data / "golden" / "lacet_mas_streaming.safetensors"
     with safetensors.safe_open(path, framework="pt") as handle:
         config = json.loads(handle.metadata()["config"])
     config["elastic"]["lam"] += 0.1
     wrong = tmp_path / "wrong.safetensors"
-    safetensors.torch.save_file(safetensors.torch.load_file(path), wrong, {"config": json.dumps(config)})
+    safetensors.torch.save_file(
+        safetensors.torch.load_file(path), wrong, {"config": json.dumps(config)}
+    )
     result = check_golden(wrong)
     assert not result.passed
     assert result.error > TOLERANCE["fp32"]
@@ -97,7 +110,9 @@ def released_state(model: FSM) -> dict[str, Tensor]:
             if part == "ttt.initial":
                 gate, up, down_t = tensor.unbind(1)
                 weights = {"w0": gate, "w1": down_t.transpose(-1, -2), "w2": up}
-                out |= {f"blocks.{i}.module_list.1.f.{n}": w.contiguous() for n, w in weights.items()}
+                out |= {
+                    f"blocks.{i}.module_list.1.f.{n}": w.contiguous() for n, w in weights.items()
+                }
             else:
                 out[f"blocks.{i}.module_list.{PARTS[part]}"] = tensor
         else:
@@ -122,7 +137,12 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"ttt_heads": 2, "expansion": 4}, {"elastic": None, "chunk_tokens": 0}, {"mlp_ratio": 3, "dim": 48}],
+    [
+        {},
+        {"ttt_heads": 2, "expansion": 4},
+        {"elastic": None, "chunk_tokens": 0},
+        {"mlp_ratio": 3, "dim": 48},
+    ],
 )
 def test_conversion_is_exact_and_finds_the_sizes(options: dict) -> None:
     model = _random_model(**options)
@@ -180,7 +200,9 @@ def test_unwrapping_leaves_published_names_alone() -> None:
 
 
 def test_a_training_checkpoint_as_published_loads(tmp_path: Path) -> None:
-    """FSM's files hold the whole run: optimizer, scheduler, counters and the elastic buffers of every block."""
+    """FSM's files hold the whole run: optimizer, scheduler, counters and the elastic buffers of
+    every block.
+    """
     model = _random_model(ns_dtype="bfloat16", elastic=ElasticConfig("si"))
     layer = torch.nn.Linear(3, 3)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3)
@@ -188,7 +210,10 @@ def test_a_training_checkpoint_as_published_loads(tmp_path: Path) -> None:
     optimizer.step()
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     initial = model.encoder.blocks[0].ttt.initial.detach()
-    buffers = {n: torch.zeros_like(initial[:, 0]) for n in ("w0_star", "w1_star", "w2_star", "F0", "F1", "F2")}
+    buffers = {
+        n: torch.zeros_like(initial[:, 0])
+        for n in ("w0_star", "w1_star", "w2_star", "F0", "F1", "F2")
+    }
     payload = {
         "model": OrderedDict(released_state(model)),
         "optimizer": optimizer.state_dict(),
@@ -206,7 +231,9 @@ def test_a_training_checkpoint_as_published_loads(tmp_path: Path) -> None:
     assert made.config == model.config
     assert _same(made.state_dict(), model.state_dict())
     views = small_views()
-    assert torch.equal(made.reconstruct(views).render(views).rgb, model.reconstruct(views).render(views).rgb)
+    assert torch.equal(
+        made.reconstruct(views).render(views).rgb, model.reconstruct(views).render(views).rgb
+    )
 
 
 def _without(*names: str):
@@ -226,26 +253,53 @@ def _with(name: str, tensor: Tensor):
 
 FAST = "blocks.1.module_list.1.f."
 DAMAGED = {
-    "a fast weight is missing": (_without(FAST + "w1"), "lacks fast weights of block 1: found w0, w2"),
+    "a fast weight is missing": (
+        _without(FAST + "w1"),
+        "lacks fast weights of block 1: found w0, w2",
+    ),
     "all fast weights of a block are missing": (
         _without(FAST + "w0", FAST + "w1", FAST + "w2"),
         "missing encoder.blocks.1.ttt.initial",
     ),
-    "fast weights that do not go together": (_with(FAST + "w1", torch.zeros(1, 8, 8)), "fast weights of block 1"),
+    "fast weights that do not go together": (
+        _with(FAST + "w1", torch.zeros(1, 8, 8)),
+        "fast weights of block 1",
+    ),
     "fast weights without heads": (_with(FAST + "w1", torch.zeros(8)), "fast weights of block 1"),
-    "a key is missing": (_without("blocks.1.module_list.0.ln.weight"), "missing encoder.blocks.1.attention_norm"),
+    "a key is missing": (
+        _without("blocks.1.module_list.0.ln.weight"),
+        "missing encoder.blocks.1.attention_norm",
+    ),
     "the first MLP is missing": (_without("blocks.0.module_list.2.f.c_fc.weight"), "lacks"),
     "the first block is missing": (
         lambda s: [s.pop(k) for k in list(s) if k.startswith("blocks.0.")],
         "lacks 'encoder.blocks.0",
     ),
     "the embedding is missing": (_without("input_linear.weight"), "lacks 'encoder.embed.weight'"),
-    "the decoder is missing": (_without("image_token_decoder.1.weight"), "lacks 'head.linear.weight'"),
-    "an unknown key": (_with("blocks.0.module_list.3.f.weight", torch.zeros(1)), "holds the key 'blocks.0.module_l"),
-    "another model altogether": (_with("transformer.wte.weight", torch.zeros(1)), "holds the key 'transformer.wte"),
-    "an embedding without channels": (_with("input_linear.weight", torch.zeros(32)), "input_linear|embed"),
-    "an embedding of no known layout": (_with("input_linear.weight", torch.zeros(32, 11 * 64)), "none of the known"),
-    "a decoder without pixels": (_with("image_token_decoder.1.weight", torch.zeros(0, 32)), "decoder|head"),
+    "the decoder is missing": (
+        _without("image_token_decoder.1.weight"),
+        "lacks 'head.linear.weight'",
+    ),
+    "an unknown key": (
+        _with("blocks.0.module_list.3.f.weight", torch.zeros(1)),
+        "holds the key 'blocks.0.module_l",
+    ),
+    "another model altogether": (
+        _with("transformer.wte.weight", torch.zeros(1)),
+        "holds the key 'transformer.wte",
+    ),
+    "an embedding without channels": (
+        _with("input_linear.weight", torch.zeros(32)),
+        "input_linear|embed",
+    ),
+    "an embedding of no known layout": (
+        _with("input_linear.weight", torch.zeros(32, 11 * 64)),
+        "none of the known",
+    ),
+    "a decoder without pixels": (
+        _with("image_token_decoder.1.weight", torch.zeros(0, 32)),
+        "decoder|head",
+    ),
     "a billion layers": (
         _with("blocks.999999999.module_list.0.ln.weight", torch.zeros(32)),
         "blocks are not numbered 0 to",
@@ -285,7 +339,11 @@ def test_a_pickled_payload_is_refused_and_not_run(tmp_path: Path, legacy: bool, 
     canary, path = tmp_path / "canary", tmp_path / "evil.pth"
     evil = _Canary(canary)
     state = released_state(small_model())
-    payload = {"whole": evil, "beside": {"model": state, "optimizer": evil}, "inside": {"model": {**state, "x": evil}}}
+    payload = {
+        "whole": evil,
+        "beside": {"model": state, "optimizer": evil},
+        "inside": {"model": {**state, "x": evil}},
+    }
     if legacy:
         path.write_bytes(pickle.dumps(payload[where], protocol=2))
     else:
@@ -305,7 +363,9 @@ def test_a_pickled_payload_is_refused_and_not_run(tmp_path: Path, legacy: bool, 
 def test_numpy_scalars_are_refused_not_trusted(tmp_path: Path) -> None:
     import numpy as np
 
-    torch.save({"model": released_state(small_model()), "loss": np.float64(0.5)}, tmp_path / "a.pth")
+    torch.save(
+        {"model": released_state(small_model()), "loss": np.float64(0.5)}, tmp_path / "a.pth"
+    )
     with pytest.raises(InputError, match="was refused"):
         load_released(tmp_path / "a.pth")
 
@@ -337,7 +397,9 @@ def test_rubbish_is_refused(tmp_path: Path) -> None:
             load_released(path)
 
 
-@pytest.mark.parametrize("payload", [[], 3, {"model": 3}, {"a": 3}, {"model": {"a": [1]}}, torch.zeros(3), {}])
+@pytest.mark.parametrize(
+    "payload", [[], 3, {"model": 3}, {"a": 3}, {"model": {"a": [1]}}, torch.zeros(3), {}]
+)
 def test_payloads_without_a_state_dict_are_named(tmp_path: Path, payload: object) -> None:
     torch.save(payload, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"a\.pth"):
@@ -359,5 +421,8 @@ def test_convert_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["convert", str(tmp_path / "missing.pth"), "-o", str(out)]) == 2
     assert weights_hash(load_pretrained(out)) == weights_hash(model)
     plain = tmp_path / "plain"
-    assert main(["convert", str(tmp_path / "released.pth"), "-o", str(plain), "--elastic", "none"]) == 0
+    assert (
+        main(["convert", str(tmp_path / "released.pth"), "-o", str(plain), "--elastic", "none"])
+        == 0
+    )
     assert load_pretrained(plain).config.encoder.block.elastic is None

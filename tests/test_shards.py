@@ -33,13 +33,19 @@ def _array(task: int, count: int, least: int, most: int) -> dict[str, str]:
         (_array(9, 3, 1, 9), Shard(2, 3)),  # --array=1-9:4
         (_array(4, 1, 4, 4), Shard(0, 1)),
         ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}, Shard(1, 4)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Shard()),  # a batch script that has not called srun
+        # a batch script that has not called srun
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Shard()),
         ({**_array(1, 2, 0, 1), "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}, Shard(5, 8)),
         ({**_array(1, 2, 0, 1), "RANK": "0", "WORLD_SIZE": "3"}, Shard(3, 6)),
-        ({"RANK": "5", "WORLD_SIZE": "6", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Shard(5, 6)),
+        (
+            {"RANK": "5", "WORLD_SIZE": "6", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
+            Shard(5, 6),
+        ),
     ],
 )
-def test_torchrun_and_slurm_say_which_process_this_is(environment: dict[str, str], expected: Shard) -> None:
+def test_torchrun_and_slurm_say_which_process_this_is(
+    environment: dict[str, str], expected: Shard
+) -> None:
     assert find_shard(None, environment) == expected
     assert find_shard("2/5", environment) == Shard(1, 5)
 
@@ -60,7 +66,9 @@ def test_a_shard_that_is_none_is_one_sentence(text: str) -> None:
         (_array(2, 2, 1, 7), "gaps of different lengths"),
     ],
 )
-def test_an_environment_that_fits_no_shards_is_one_sentence(environment: dict[str, str], says: str) -> None:
+def test_an_environment_that_fits_no_shards_is_one_sentence(
+    environment: dict[str, str], says: str
+) -> None:
     with pytest.raises(InputError, match=says):
         find_shard(None, environment)
 
@@ -74,7 +82,10 @@ def test_a_clip_named_twice_is_refused() -> None:
 def test_notes_of_missing_clips_come_and_go(tmp_path) -> None:
     note_missing(tmp_path, "a/b", "no such file")
     note_missing(tmp_path, "a_b", "too short")
-    assert (why_missing(tmp_path, "a/b"), why_missing(tmp_path, "a_b")) == ("no such file", "too short")
+    assert (why_missing(tmp_path, "a/b"), why_missing(tmp_path, "a_b")) == (
+        "no such file",
+        "too short",
+    )
     forget_missing(tmp_path, ["a/b", "never"])
     assert (why_missing(tmp_path, "a/b"), why_missing(tmp_path, "a_b")) == (None, "too short")
     forget_missing(tmp_path, ["a_b"])

@@ -1,4 +1,6 @@
-"""Pixels and intrinsics move together; space and time maps are invertible and fitted on the inputs only."""
+"""Pixels and intrinsics move together; space and time maps are invertible and fitted on the inputs
+only.
+"""
 
 import dataclasses
 import subprocess
@@ -20,12 +22,16 @@ def random_rotation(generator: torch.Generator, *batch: int) -> torch.Tensor:
     return torch.where(torch.linalg.det(q)[..., None, None] < 0, -q, q)
 
 
-def random_views(v: int = 4, hw: tuple[int, int] = (24, 32), seed: int = 0, rgb: bool = True) -> Views:
+def random_views(
+    v: int = 4, hw: tuple[int, int] = (24, 32), seed: int = 0, rgb: bool = True
+) -> Views:
     g = torch.Generator().manual_seed(seed)
     c2w = torch.eye(4).repeat(v, 1, 1)
     c2w[:, :3, :3] = random_rotation(g, v)
     c2w[:, :3, 3] = torch.randn(v, 3, generator=g)
-    intrinsics = torch.tensor([hw[1] * 0.9, hw[1] * 0.95, hw[1] / 2 + 1.0, hw[0] / 2 - 0.5]).expand(v, 4)
+    intrinsics = torch.tensor([hw[1] * 0.9, hw[1] * 0.95, hw[1] / 2 + 1.0, hw[0] / 2 - 0.5]).expand(
+        v, 4
+    )
     image = torch.rand(v, 3, *hw, generator=g) if rgb else None
     return Views(c2w, intrinsics, torch.arange(v) / 10.0, hw, image)
 
@@ -44,7 +50,9 @@ def test_resizing_keeps_the_ray_of_an_image_point(seed: int, h: int, w: int) -> 
 
 def test_halving_halves_focal_length_and_centre_exactly() -> None:
     views = random_views(hw=(512, 512), rgb=False)
-    torch.testing.assert_close(views.resized((256, 256)).intrinsics, views.intrinsics / 2, rtol=0, atol=0)
+    torch.testing.assert_close(
+        views.resized((256, 256)).intrinsics, views.intrinsics / 2, rtol=0, atol=0
+    )
 
 
 @given(st.integers(0, 8), st.integers(0, 12))
@@ -87,8 +95,12 @@ def test_indexing_cat_and_stack_round_trip() -> None:
 
 
 def test_shapes_that_disagree_are_named() -> None:
-    # In a process of its own: under the test run's type checker the mistake would not get as far as our message.
-    code = "import torch; from fsm import Views; Views(torch.eye(4)[None], torch.ones(1, 4), torch.ones(2), (8, 8))"
+    # In a process of its own: under the test run's type checker the mistake would not get as far as
+    # our message.
+    code = (
+        "import torch; from fsm import Views; Views(torch.eye(4)[None], torch.ones(1, 4), "
+        "torch.ones(2), (8, 8))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "InputError: Views.time has shape (2,), expected (1,)" in done.stderr
 
@@ -100,7 +112,9 @@ def test_project_inverts_unproject(seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
     pixels = torch.rand(3, 7, 2, generator=g) * 30
     depth = 0.5 + 5 * torch.rand(3, 7, generator=g)
-    again, z = project(unproject(pixels, depth, views.c2w, views.intrinsics), views.c2w, views.intrinsics)
+    again, z = project(
+        unproject(pixels, depth, views.c2w, views.intrinsics), views.c2w, views.intrinsics
+    )
     torch.testing.assert_close(again, pixels, rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(z, depth, rtol=1e-4, atol=1e-4)
 
@@ -112,7 +126,9 @@ def test_rays_pass_through_unprojected_pixel_centres() -> None:
     pixels = torch.stack([xs, ys], -1).reshape(1, -1, 2).expand(2, -1, 2)
     points = unproject(pixels, torch.full((2, 48), 2.0), views.c2w, views.intrinsics)
     towards = points - origin.flatten(2).transpose(1, 2)
-    torch.testing.assert_close(towards / towards.norm(dim=-1, keepdim=True), direction.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(
+        towards / towards.norm(dim=-1, keepdim=True), direction.flatten(2).transpose(1, 2)
+    )
 
 
 def test_plucker_moment_is_orthogonal_and_the_same_for_any_point_of_the_ray() -> None:
@@ -136,7 +152,9 @@ def test_scene_frame_round_trips_and_bounds_the_inputs(seed: int) -> None:
     torch.testing.assert_close(again.c2w, views.c2w, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(again.time, views.time, rtol=1e-5, atol=1e-5)
     rotations = model.c2w[:, :3, :3]
-    torch.testing.assert_close(rotations @ rotations.transpose(-1, -2), torch.eye(3).expand(5, 3, 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        rotations @ rotations.transpose(-1, -2), torch.eye(3).expand(5, 3, 3), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
@@ -146,7 +164,10 @@ def test_scene_frame_does_not_depend_on_the_unit_of_length(scale: float) -> None
     c2w[:, :3, 3] *= scale
     scaled = dataclasses.replace(views, c2w=c2w)
     torch.testing.assert_close(
-        SceneFrame.fit(scaled).to_model(scaled).c2w, SceneFrame.fit(views).to_model(views).c2w, rtol=1e-4, atol=1e-4
+        SceneFrame.fit(scaled).to_model(scaled).c2w,
+        SceneFrame.fit(views).to_model(views).c2w,
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 

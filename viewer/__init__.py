@@ -1,7 +1,9 @@
 """Interactive viewer: ``Viewer(scene).run()`` serves a scene to the browser."""
 
 if __name__ != "fsm.viewer":
-    raise ImportError("import this package as fsm.viewer; install the checkout first with `pip install -e .`")
+    raise ImportError(
+        "import this package as fsm.viewer; install the checkout first with `pip install -e .`"
+    )
 
 from fsm.viewer.gallery import Gallery
 from fsm.viewer.gallery_viewer import GalleryViewer

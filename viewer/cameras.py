@@ -1,4 +1,6 @@
-"""Between the browser's camera and ``Views``. Both are OpenCV camera-to-world; the browser has a vertical field of view."""
+"""Between the browser's camera and ``Views``. Both are OpenCV camera-to-world; the browser has a
+vertical field of view.
+"""
 
 import math
 from collections.abc import Sequence
@@ -15,14 +17,18 @@ from fsm.renderers.splines import quaternions, rotations
 from fsm.views import Views
 
 MAX_ASPECT = 8.0
-"""Width to height, and height to width: a window reduced to a strip must not ask for a huge picture."""
+"""Width to height, and height to width: a window reduced to a strip must not ask for a huge
+picture.
+"""
 MIN_SIDE = 16
 FIELDS_OF_VIEW = (math.radians(1.0), math.radians(170.0))
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera with square pixels and its principal point in the middle: all that a browser window can be."""
+    """A pinhole camera with square pixels and its principal point in the middle: all that a browser
+    window can be.
+    """
 
     wxyz: tuple[float, float, float, float]
     """Camera-to-world rotation."""
@@ -49,12 +55,16 @@ class Camera:
 
     @staticmethod
     def of_view(view: Views, index: int = 0) -> "Camera":
-        """Nearest to one of unbatched ``view``: its pose, vertical field of view and aspect (lens shift is lost)."""
+        """Nearest to one of unbatched ``view``: its pose, vertical field of view and aspect (lens
+        shift is lost).
+        """
         h, w = view.hw
         fx, fy = (float(x) for x in view.intrinsics[index, :2])
         pose = view.c2w[index].double().cpu()
         wxyz = tuple(quaternions(pose[:3, :3]).tolist())
-        return Camera(wxyz, tuple(pose[:3, 3].tolist()), 2 * math.atan(0.5 * h / fy), (w / fx) / (h / fy))  # pyright: ignore
+        return Camera(
+            wxyz, tuple(pose[:3, 3].tolist()), 2 * math.atan(0.5 * h / fy), (w / fx) / (h / fy)
+        )  # pyright: ignore
 
     @property
     def c2w(self) -> Float[Tensor, "4 4"]:
@@ -69,11 +79,15 @@ class Camera:
         return height, max(MIN_SIDE, round(height * self.aspect))
 
     def request(self, height: int, seconds: float) -> Views:
-        """The view [1] from here at ``seconds``, ``height`` pixels high and as wide as the window."""
+        """The view [1] from here at ``seconds``, ``height`` pixels high and as wide as the
+        window.
+        """
         h, w = self.hw(height)
         f = 0.5 * h / math.tan(self.fov / 2)
         intrinsics = torch.tensor([[f, f, w / 2, h / 2]], dtype=torch.float32)
-        return Views(self.c2w[None].float(), intrinsics, torch.tensor([seconds], dtype=torch.float32), (h, w))
+        return Views(
+            self.c2w[None].float(), intrinsics, torch.tensor([seconds], dtype=torch.float32), (h, w)
+        )
 
 
 def up_direction(inputs: Views) -> tuple[float, float, float]:
@@ -85,9 +99,11 @@ def up_direction(inputs: Views) -> tuple[float, float, float]:
 
 
 def viewing_distance(inputs: Views) -> float:
-    """How far in front of the cameras to orbit, in the clip's unit: the median distance to where they look.
+    """How far in front of the cameras to orbit, in the clip's unit: the median distance to where
+    they look.
 
-    Where their axes say nothing about depth, four times how far the cameras are apart, at least one unit.
+    Where their axes say nothing about depth, four times how far the cameras are apart, at least one
+    unit.
     """
     c2w = inputs.c2w.double().cpu()
     focus = focus_point(c2w)
@@ -102,13 +118,14 @@ def viewing_distance(inputs: Views) -> float:
 def place(handle: Any, camera: Camera, distance: float, up: Sequence[float]) -> None:
     """Move the browser's camera; it then orbits a point ``distance`` in front of it, about ``up``.
 
-    A camera that is rolled about its axis shows what it shows, and is turned about the direction nearest to ``up`` that
-    lets it.
+    A camera that is rolled about its axis shows what it shows, and is turned about the direction
+    nearest to ``up`` that lets it.
     """
     import numpy as np
 
     forward = camera.c2w[:3, 2].numpy()
-    handle.up_direction = np.array(up)  # before the rotation, which viser lets bend it: bends must not add up
+    # before the rotation, which viser lets bend it: bends must not add up
+    handle.up_direction = np.array(up)
     handle.position = np.array(camera.position)
     handle.wxyz = np.array(camera.wxyz)
     handle.look_at = np.array(camera.position) + distance * forward

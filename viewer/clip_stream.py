@@ -16,11 +16,13 @@ PUSH = 4
 def scenes_of_clip(
     model: FSM, clip: Any, index: Sequence[int], hw: tuple[int, int], push: int | None = None
 ) -> Iterator[MemoryScene | GaussianScene]:
-    """Read the frames ``index`` of ``clip`` (ascending) at working size ``hw``, ``push`` at a time, and yield the scene after each.
+    """Read the frames ``index`` of ``clip`` (ascending) at working size ``hw``, ``push`` at a time,
+    and yield the scene after each.
 
-    By default ``push`` is what the model writes at once. A clip's cameras are known before its pictures are read, so the
-    normalisation is fitted on all of them: the last scene is, to the bit, what ``FSM.reconstruct`` makes of all frames.
-    Raises ``InputError`` for a ``push`` below 1 and whatever the clip raises when its pictures are read.
+    By default ``push`` is what the model writes at once. A clip's cameras are known before its
+    pictures are read, so the normalisation is fitted on all of them: the last scene is, to the bit,
+    what ``FSM.reconstruct`` makes of all frames. Raises ``InputError`` for a ``push`` below 1 and
+    whatever the clip raises when its pictures are read.
     """
     if push is not None and push < 1:
         raise InputError(f"push is {push}; read at least 1 frame at a time.")

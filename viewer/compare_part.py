@@ -26,7 +26,10 @@ class ComparePart(Part):
                 "Compare with",
                 offers,
                 visible=len(offers) > 1,
-                hint="Stands right of a line. Another scene is taken to be in the same space, on the same clock.",
+                hint=(
+                    "Stands right of a line. Another scene is taken to be in the same space, "
+                    "on the same clock."
+                ),
             )
             self.wipe = gui.add_slider(
                 "Wipe (%)", 0, 100, 1, MIDDLE, visible=False, hint="How much is left of the line."

@@ -1,4 +1,6 @@
-"""Long work for one browser, off the threads that serve it: in a folder of its own that vanishes with it."""
+"""Long work for one browser, off the threads that serve it: in a folder of its own that vanishes
+with it.
+"""
 
 import tempfile
 import threading
@@ -10,7 +12,9 @@ Result = TypeVar("Result")
 
 
 class Errand(Generic[Result]):
-    """A thread that does one thing; in the end exactly one of ``done`` and ``failed`` is called on it, unless cancelled."""
+    """A thread that does one thing; in the end exactly one of ``done`` and ``failed`` is called on
+    it, unless cancelled.
+    """
 
     def __init__(
         self,
@@ -18,7 +22,8 @@ class Errand(Generic[Result]):
         done: Callable[[Result], None],
         failed: Callable[[Exception], None],
     ) -> None:
-        """``work(folder, cancelled)`` returns what is made; it looks at ``cancelled()`` often, and then returns None.
+        """``work(folder, cancelled)`` returns what is made; it looks at ``cancelled()`` often, and
+        then returns None.
 
         ``folder`` is temporary: what should remain is in the result.
         """

@@ -20,7 +20,8 @@ class FilmClock:
         ended: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``tick`` gets the seconds of the film, at last exactly ``duration``, and may end it by returning False.
+        """``tick`` gets the seconds of the film, at last exactly ``duration``, and may end it by
+        returning False.
 
         ``ended`` is called when it is over, but not when it was stopped.
         """

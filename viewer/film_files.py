@@ -1,4 +1,6 @@
-"""What a film tab sends to the browser and takes from it: a rendered film, a saved path, a loaded one."""
+"""What a film tab sends to the browser and takes from it: a rendered film, a saved path, a loaded
+one.
+"""
 
 import contextlib
 import re
@@ -44,7 +46,8 @@ def make_film(
 ) -> Parcel | None:
     """Render the whole plan, exactly as ``fsm render`` does; None when ``cancelled``.
 
-    ``turn`` is held batch by batch, so that live pictures come in between; ``progress`` gets frames done and frames in all.
+    ``turn`` is held batch by batch, so that live pictures come in between; ``progress`` gets frames
+    done and frames in all.
     """
     views = plan.frames()
     film = write_film(scene, views, plan.fps, folder, "mp4" if kind == "mp4" else "png", turn=turn)
@@ -54,7 +57,9 @@ def make_film(
                 return None
             progress(count, len(views))
             if count % LOOK == 0:
-                _check_size(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
+                _check_size(
+                    sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+                )
     h, w = plan.hw
     file = folder / VIDEO if kind == "mp4" else _zipped(folder / FRAMES)
     size = file.stat().st_size
@@ -67,11 +72,17 @@ def save_path(plan: FilmPlan, time_range: tuple[float, float], folder: Path) -> 
     """The plan as ``camera_path.json``."""
     file = folder / "camera_path.json"
     write_plan(file, plan, time_range)
-    return Parcel(file.name, file.read_bytes(), f"{len(plan)} keyframes, {_frames(len(plan.moments))}")
+    return Parcel(
+        file.name, file.read_bytes(), f"{len(plan)} keyframes, {_frames(len(plan.moments))}"
+    )
 
 
-def load_path(name: str, content: bytes, time_range: tuple[float, float], folder: Path) -> tuple[FilmPlan, str]:
-    """The plan of an uploaded file, and a sentence about it; ``InputError`` says its name, not where it lay."""
+def load_path(
+    name: str, content: bytes, time_range: tuple[float, float], folder: Path
+) -> tuple[FilmPlan, str]:
+    """The plan of an uploaded file, and a sentence about it; ``InputError`` says its name, not
+    where it lay.
+    """
     name = re.sub(r"[^\w.-]", "_", Path(name).name)[:80] or "the file"
     file = folder / "uploaded.json"
     file.write_bytes(content)
@@ -94,7 +105,8 @@ def _zipped(folder: Path) -> Path:
 def _check_size(size: int) -> None:
     if size > MAX_FILM:
         raise InputError(
-            f"the film is larger than {MAX_FILM >> 20} MB, too large to send; save the path and use fsm render --path."
+            f"the film is larger than {MAX_FILM >> 20} MB, too large to send; save the "
+            "path and use fsm render --path."
         )
 
 

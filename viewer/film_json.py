@@ -1,10 +1,12 @@
-"""A film plan as nerfstudio's ``camera_path.json``, and back, with the times that its keyframes are about.
+"""A film plan as nerfstudio's ``camera_path.json``, and back, with the times that its keyframes are
+about.
 
-Keyframes are written in nerfstudio's fields (``matrix``: OpenGL, row by row; ``fov``: vertical, degrees; ``aspect``;
-``override_transition_sec``: seconds from the keyframe before, of the first one from the last; ``render_time``: 0 to 1 over
-the clip) and with ``time``, seconds of the clip. Of files of other programs we take ``time``, else ``render_time``, else
-the time of the path's camera that stands where the keyframe does (nerfview drops the keyframes' times, not the path's).
-A path without keyframes gets some: cameras picked evenly, at most ``PICKED``.
+Keyframes are written in nerfstudio's fields (``matrix``: OpenGL, row by row; ``fov``: vertical,
+degrees; ``aspect``; ``override_transition_sec``: seconds from the keyframe before, of the first one
+from the last; ``render_time``: 0 to 1 over the clip) and with ``time``, seconds of the clip. Of
+files of other programs we take ``time``, else ``render_time``, else the time of the path's camera
+that stands where the keyframe does (nerfview drops the keyframes' times, not the path's). A path
+without keyframes gets some: cameras picked evenly, at most ``PICKED``.
 """
 
 import dataclasses
@@ -30,7 +32,9 @@ PICKED = 24
 
 
 def write_plan(path: Path, plan: FilmPlan, time_range: tuple[float, float]) -> None:
-    """Write the whole film: its frames as a camera path, and its keyframes; ``time_range``: first and last input time."""
+    """Write the whole film: its frames as a camera path, and its keyframes; ``time_range``: first
+    and last input time.
+    """
     first, last = time_range
     keyframes = []
     for i, key in enumerate(plan.keyframes):
@@ -58,7 +62,9 @@ def write_plan(path: Path, plan: FilmPlan, time_range: tuple[float, float]) -> N
 
 
 def read_plan(path: Path, time_range: tuple[float, float]) -> tuple[FilmPlan, str]:
-    """The plan that a file holds, and a sentence about where it came from. ``InputError`` names file and field."""
+    """The plan that a file holds, and a sentence about where it came from. ``InputError`` names
+    file and field.
+    """
     file = read_camera_path(path, time_range)
     loop = file.settings.get("is_cycle", False)
     if not isinstance(loop, bool):
@@ -67,14 +73,21 @@ def read_plan(path: Path, time_range: tuple[float, float]) -> tuple[FilmPlan, st
     plan = FilmPlan((), file.fps, file.views.hw, loop, tension)
     if not file.keyframes:
         keys = _picked(file, loop)
-        return plan.with_keyframes(keys), f"a path without keyframes: {len(keys)} picked evenly of {len(file.views)}"
+        return plan.with_keyframes(
+            keys
+        ), f"a path without keyframes: {len(keys)} picked evenly of {len(file.views)}"
     if len(file.keyframes) > MAX_KEYFRAMES:
-        raise InputError(f"{path}: there are {len(file.keyframes)} keyframes, more than {MAX_KEYFRAMES}; remove some.")
+        raise InputError(
+            f"{path}: there are {len(file.keyframes)} keyframes, more than "
+            f"{MAX_KEYFRAMES}; remove some."
+        )
     keys = _keyframes(path, file, loop, time_range)
     return plan.with_keyframes(keys), f"{len(keys)} keyframes"
 
 
-def _keyframes(path: Path, file: CameraPath, loop: bool, time_range: tuple[float, float]) -> tuple[Keyframe, ...]:
+def _keyframes(
+    path: Path, file: CameraPath, loop: bool, time_range: tuple[float, float]
+) -> tuple[Keyframe, ...]:
     entries = [(f"{path}: keyframes[{i}]", entry) for i, entry in enumerate(file.keyframes)]
     cameras = [_camera(where, entry) for where, entry in entries]
     spans = len(entries) if loop else max(1, len(entries) - 1)
@@ -82,24 +95,39 @@ def _keyframes(path: Path, file: CameraPath, loop: bool, time_range: tuple[float
     default = _number(str(path), file.settings, "default_transition_sec", TRANSITIONS, even)
     until = [_transition(where, entry, default) for where, entry in entries]
     until = [*until[1:], until[0]]  # the file says it of the one that is arrived at
-    unplaced = FilmPlan(tuple(Keyframe(c, 0.0, t) for c, t in zip(cameras, until, strict=True)), file.fps, loop=loop)
+    unplaced = FilmPlan(
+        tuple(Keyframe(c, 0.0, t) for c, t in zip(cameras, until, strict=True)), file.fps, loop=loop
+    )
     times = [
-        _seconds(where, entry, file, cameras[i], unplaced.knots[i] / max(unplaced.duration, 1e-9), time_range)
+        _seconds(
+            where,
+            entry,
+            file,
+            cameras[i],
+            unplaced.knots[i] / max(unplaced.duration, 1e-9),
+            time_range,
+        )
         for i, (where, entry) in enumerate(entries)
     ]
-    return tuple(dataclasses.replace(k, seconds=t) for k, t in zip(unplaced.keyframes, times, strict=True))
+    return tuple(
+        dataclasses.replace(k, seconds=t) for k, t in zip(unplaced.keyframes, times, strict=True)
+    )
 
 
 def _camera(where: str, entry: dict[str, Any]) -> Camera:
     pose = _matrix(where, entry.get("matrix"))
-    fov = math.radians(_number(where, entry, "fov", tuple(math.degrees(f) for f in FIELDS_OF_VIEW), None))
+    fov = math.radians(
+        _number(where, entry, "fov", tuple(math.degrees(f) for f in FIELDS_OF_VIEW), None)
+    )
     aspect = _number(where, entry, "aspect", (1 / MAX_ASPECT, MAX_ASPECT), 1.0)
     wxyz = tuple(quaternions(pose[:3, :3]).tolist())
     return Camera(wxyz, tuple(pose[:3, 3].tolist()), fov, aspect)  # pyright: ignore[reportArgumentType]
 
 
 def _matrix(where: str, value: Any) -> Float[Tensor, "4 4"]:
-    """OpenCV camera-to-world, float64; text (nerfstudio before 1.0) holds it column by column, a list row by row."""
+    """OpenCV camera-to-world, float64; text (nerfstudio before 1.0) holds it column by column, a
+    list row by row.
+    """
     columns = isinstance(value, str)
     try:
         numbers = json.loads(value) if columns else value
@@ -111,9 +139,14 @@ def _matrix(where: str, value: Any) -> Float[Tensor, "4 4"]:
     pose = pose.T if columns else pose
     rotation, last = pose[:3, :3], pose.new_tensor([0.0, 0.0, 0.0, 1.0])
     eye = torch.eye(3, dtype=torch.float64)
-    rigid = torch.allclose(rotation @ rotation.T, eye, atol=1e-3) and float(torch.linalg.det(rotation)) > 0
+    rigid = (
+        torch.allclose(rotation @ rotation.T, eye, atol=1e-3)
+        and float(torch.linalg.det(rotation)) > 0
+    )
     if not rigid or not torch.allclose(pose[3], last, atol=1e-4):
-        raise InputError(f"{where}: matrix is no rotation and position; write a rigid pose row by row.")
+        raise InputError(
+            f"{where}: matrix is no rotation and position; write a rigid pose row by row."
+        )
     return pose @ FLIP_YZ.double()
 
 
@@ -124,9 +157,16 @@ def _transition(where: str, entry: dict[str, Any], default: float) -> float:
 
 
 def _seconds(
-    where: str, entry: dict[str, Any], file: CameraPath, camera: Camera, share: float, time_range: tuple[float, float]
+    where: str,
+    entry: dict[str, Any],
+    file: CameraPath,
+    camera: Camera,
+    share: float,
+    time_range: tuple[float, float],
 ) -> float:
-    """The keyframe's moment; ``share`` is how far into the film it comes, which decides between places passed twice."""
+    """The keyframe's moment; ``share`` is how far into the film it comes, which decides between
+    places passed twice.
+    """
     if entry.get("time") is not None:
         return _number(where, entry, "time", (-1e9, 1e9), None)
     if entry.get("render_time") is not None:
@@ -154,13 +194,20 @@ def _picked(file: CameraPath, loop: bool) -> tuple[Keyframe, ...]:
     return tuple(Keyframe(c, t, gap) for c, t, gap in zip(cameras, times, held, strict=True))
 
 
-def _number(where: str, values: dict[str, Any], name: str, limits: tuple[float, ...], default: float | None) -> float:
-    """A number of ``values`` within ``limits``; where it is missing, ``default``, or an ``InputError`` for None."""
+def _number(
+    where: str, values: dict[str, Any], name: str, limits: tuple[float, ...], default: float | None
+) -> float:
+    """A number of ``values`` within ``limits``; where it is missing, ``default``, or an
+    ``InputError`` for None.
+    """
     value = values.get(name)
     if value is None and default is not None:
         return default
     if value is None or not _finite(value) or not limits[0] <= value <= limits[1]:
-        raise InputError(f"{where}: {name} is {_short(value)}, expected a number from {limits[0]:g} to {limits[1]:g}.")
+        raise InputError(
+            f"{where}: {name} is {_short(value)}, expected a number from {limits[0]:g} to "
+            f"{limits[1]:g}."
+        )
     return float(value)
 
 

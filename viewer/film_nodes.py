@@ -1,4 +1,6 @@
-"""A film in the scene: the line that the camera will take, coloured by the clip's time, and its keyframes."""
+"""A film in the scene: the line that the camera will take, coloured by the clip's time, and its
+keyframes.
+"""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -17,7 +19,9 @@ class FilmNodes:
     """What one browser sees of its film."""
 
     def __init__(self, client: Any, size: float, picked: Callable[[int], None]) -> None:
-        """``client`` is viser's handle; frustums are ``size`` large; ``picked`` gets the place of a keyframe clicked."""
+        """``client`` is viser's handle; frustums are ``size`` large; ``picked`` gets the place of a
+        keyframe clicked.
+        """
         self._client, self._size, self._picked = client, size, picked
         self._lock = threading.Lock()
         self._frustums: list[Any] = []
@@ -26,8 +30,12 @@ class FilmNodes:
         self._plan, self._range, self._shown = FilmPlan(), (0.0, 0.0), True
         self._eye: Sequence[float] | None = None
 
-    def show(self, plan: FilmPlan, selected: int, visible: bool, time_range: tuple[float, float]) -> None:
-        """Show ``plan``, colours from the first to the last of ``time_range``; hide it where not ``visible``."""
+    def show(
+        self, plan: FilmPlan, selected: int, visible: bool, time_range: tuple[float, float]
+    ) -> None:
+        """Show ``plan``, colours from the first to the last of ``time_range``; hide it where not
+        ``visible``.
+        """
         with self._lock, self._client.atomic():
             self._shown = visible
             if (plan, time_range) != (self._plan, self._range):
@@ -50,7 +58,11 @@ class FilmNodes:
 
     def _uncover(self) -> None:
         cameras = [key.camera for key in self._plan.keyframes]
-        hidden = around(self._eye, cameras, NEAR * self._size) if self._eye is not None and cameras else set[int]()
+        hidden = (
+            around(self._eye, cameras, NEAR * self._size)
+            if self._eye is not None and cameras
+            else set[int]()
+        )
         for place, frustum in enumerate(self._frustums):
             visible = self._shown and place not in hidden
             if frustum.visible != visible:
@@ -85,7 +97,9 @@ class FilmNodes:
             return None
         pieces = max(1, STEPS // len(plan)) * (len(plan.knots) - 1)
         # Evenly from keyframe to keyframe: a long transition must not make the short ones coarse.
-        moments = np.interp(np.linspace(0, len(plan.knots) - 1, pieces + 1), range(len(plan.knots)), plan.knots)
+        moments = np.interp(
+            np.linspace(0, len(plan.knots) - 1, pieces + 1), range(len(plan.knots)), plan.knots
+        )
         position, seconds = Curve(plan).line(moments)
         colours = time_colours([*time_range, *seconds.tolist()])[2:]
         return self._client.scene.add_line_segments(

@@ -21,9 +21,13 @@ class FilmPanel:
     """Handles of the controls, in the order in which they appear."""
 
     def __init__(self, gui: Any, plan: FilmPlan, moves: bool) -> None:
-        """Build them in ``gui`` (viser's, of one client); ``moves``: whether the scene has more than one moment."""
+        """Build them in ``gui`` (viser's, of one client); ``moves``: whether the scene has more
+        than one moment.
+        """
         self.empty = gui.add_markdown(EMPTY)
-        self.add = gui.add_button("Add keyframe", hint="Of the present view and moment, after the selected one.")
+        self.add = gui.add_button(
+            "Add keyframe", hint="Of the present view and moment, after the selected one."
+        )
         self.keys = gui.add_folder("Keyframes", visible=False)
         with self.keys:
             self._keyframe(gui, moves)
@@ -34,7 +38,9 @@ class FilmPanel:
         with self.film:
             self._film(gui, plan)
         self.load = gui.add_upload_button(
-            "Load path", mime_type=".json,application/json", hint="A camera_path.json, also of nerfstudio or nerfview."
+            "Load path",
+            mime_type=".json,application/json",
+            hint="A camera_path.json, also of nerfstudio or nerfview.",
         )
 
     def _keyframe(self, gui: Any, moves: bool) -> None:
@@ -46,39 +52,71 @@ class FilmPanel:
             hint="Replace puts the present view and moment in its place.",
         )
         self.move = gui.add_button_group("Move", ("Earlier", "Later"))
-        self.seconds = gui.add_number("Moment (s)", 0.0, step=0.001, visible=moves, hint="Seconds of the clip.")
+        self.seconds = gui.add_number(
+            "Moment (s)", 0.0, step=0.001, visible=moves, hint="Seconds of the clip."
+        )
         self.fov = gui.add_number(
-            "Field of view (°)", 50.0, min=DEGREES[0], max=DEGREES[1], step=0.1, hint="From top to bottom."
+            "Field of view (°)",
+            50.0,
+            min=DEGREES[0],
+            max=DEGREES[1],
+            step=0.1,
+            hint="From top to bottom.",
         )
         self.transition = gui.add_number(
-            "Until next (s)", 2.0, min=TRANSITIONS[0], max=TRANSITIONS[1], step=0.001, hint="Seconds of the film."
+            "Until next (s)",
+            2.0,
+            min=TRANSITIONS[0],
+            max=TRANSITIONS[1],
+            step=0.001,
+            hint="Seconds of the film.",
         )
 
     def _film(self, gui: Any, plan: FilmPlan) -> None:
         self.position = gui.add_slider("Film time (s)", 0.0, 1.0, STEP, 0.0)
         self.play = gui.add_button("Play film")
         self.path = gui.add_checkbox(
-            "Show path", True, hint="The line is coloured by the clip's time. Click a keyframe to go there."
+            "Show path",
+            True,
+            hint="The line is coloured by the clip's time. Click a keyframe to go there.",
         )
         self.loop = gui.add_checkbox(
             "Closed loop", plan.loop, hint="On from the last keyframe to the first, without a stop."
         )
         self.tension = gui.add_slider(
-            "Tension", 0.0, 1.0, 0.05, plan.tension, hint="0: the smoothest path. 1: rests at every keyframe."
+            "Tension",
+            0.0,
+            1.0,
+            0.05,
+            plan.tension,
+            hint="0: the smoothest path. 1: rests at every keyframe.",
         )
         self.fps = gui.add_number("Rate (fps)", plan.fps, min=RATES[0], max=RATES[1], step=1.0)
         self.fps.precision = 3
         self.size = gui.add_vector2(
-            "Size (px)", _wh(plan), min=(SIDES[0],) * 2, max=(SIDES[1],) * 2, step=1.0, hint="Width and height."
+            "Size (px)",
+            _wh(plan),
+            min=(SIDES[0],) * 2,
+            max=(SIDES[1],) * 2,
+            step=1.0,
+            hint="Width and height.",
         )
-        self.kind = gui.add_dropdown("Render as", get_args(Kind), hint="mp4: H.264. PNG sequence: a .zip of pictures.")
-        self.render = gui.add_button("Render film", hint="The same pixels as fsm render --path with the saved path.")
+        self.kind = gui.add_dropdown(
+            "Render as", get_args(Kind), hint="mp4: H.264. PNG sequence: a .zip of pictures."
+        )
+        self.render = gui.add_button(
+            "Render film", hint="The same pixels as fsm render --path with the saved path."
+        )
         self.progress = gui.add_progress_bar(0.0, visible=False)
         self.cancel = gui.add_button("Cancel", visible=False)
-        self.save = gui.add_button("Save path", hint="A camera_path.json, for nerfstudio and fsm render too.")
+        self.save = gui.add_button(
+            "Save path", hint="A camera_path.json, for nerfstudio and fsm render too."
+        )
 
     def show(self, history: History, selected: int, moves: bool) -> None:
-        """Put all controls where the film stands; ``moves``: whether the scene has more than one moment."""
+        """Put all controls where the film stands; ``moves``: whether the scene has more than one
+        moment.
+        """
         plan, some = history.present, len(history.present) > 0
         self.empty.visible = not some
         self.edit.visible = some or bool(history.before or history.after)
@@ -129,7 +167,9 @@ class FilmPanel:
 
 
 def rounded(value: float, digits: int = 3) -> float:
-    """As a field shows it; the page may say back what it was told, and that must not round the film."""
+    """As a field shows it; the page may say back what it was told, and that must not round the
+    film.
+    """
     return round(value, digits)
 
 
@@ -144,7 +184,10 @@ def listing(plan: FilmPlan, selected: int, moves: bool) -> str:
         weight = ";font-weight:700;color:#e67700" if place == selected else ""
         rows.append("".join(f"<td style='{CELL}{weight}'>{cell}</td>" for cell in cells))
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    box = "max-height:9.5em;overflow-y:auto;margin:0 0.75em 0.5em;font-size:0.8em;font-variant-numeric:tabular-nums"
+    box = (
+        "max-height:9.5em;overflow-y:auto;margin:0 0.75em "
+        "0.5em;font-size:0.8em;font-variant-numeric:tabular-nums"
+    )
     return f"<div style='{box}'><table>{body}</table></div>"
 
 

@@ -1,4 +1,6 @@
-"""The part of the panel about the film: keyframes, their path in the scene, its playback, its files."""
+"""The part of the panel about the film: keyframes, their path in the scene, its playback, its
+files.
+"""
 
 import dataclasses
 import math
@@ -29,7 +31,8 @@ TOLD = 0.1
 class FilmPart(Part):
     """Makes a film out of views and moments.
 
-    Its own lock is never held while the host is asked for something: the host may be calling at that moment.
+    Its own lock is never held while the host is asked for something: the host may be calling at
+    that moment.
     """
 
     def __init__(self, host: Host) -> None:
@@ -76,18 +79,26 @@ class FilmPart(Part):
         panel.selected.on_update(self._user(lambda value: self._select(int(value) - 1)))
         panel.act.on_click(self._user(self._act))
         panel.move.on_click(self._user(lambda value: self._move(-1 if value == "Earlier" else 1)))
-        panel.seconds.on_update(self._user(lambda v: self._alter("seconds", _within("the moment", v, AGES))))
-        panel.fov.on_update(self._user(lambda v: self._alter("fov", _within("field of view", v, DEGREES))))
+        panel.seconds.on_update(
+            self._user(lambda v: self._alter("seconds", _within("the moment", v, AGES)))
+        )
+        panel.fov.on_update(
+            self._user(lambda v: self._alter("fov", _within("field of view", v, DEGREES)))
+        )
         panel.transition.on_update(
             self._user(lambda v: self._alter("transition", _within("until next", v, TRANSITIONS)))
         )
         panel.edit.on_click(self._user(self._edit))
-        panel.position.on_update(self._user(lambda value: self._seek(_within("film time", value, (0.0, math.inf)))))
+        panel.position.on_update(
+            self._user(lambda value: self._seek(_within("film time", value, (0.0, math.inf))))
+        )
         panel.play.on_click(self._user(lambda _: self._toggle()))
         panel.path.on_update(self._user(lambda _: self._show()))
         panel.loop.on_update(self._user(lambda value: self._set("loop", loop=bool(value))))
         panel.tension.on_update(
-            self._user(lambda value: self._set("tension", tension=_within("tension", value, (0.0, 1.0))))
+            self._user(
+                lambda value: self._set("tension", tension=_within("tension", value, (0.0, 1.0)))
+            )
         )
         panel.fps.on_update(self._user(lambda v: self._set_rate(_within("frame rate", v, RATES))))
         panel.size.on_update(self._user(self._set_size))
@@ -98,7 +109,9 @@ class FilmPart(Part):
         bound_uploads(self._host.client, MAX_UPLOAD, self._fail)
 
     def _user(self, act: Callable[[Any], None]) -> Callable[[Any], Any]:
-        """``act`` on what the user gives a control; what is wrong with that is said in the panel."""
+        """``act`` on what the user gives a control; what is wrong with that is said in the
+        panel.
+        """
 
         def careful(value: Any) -> None:
             try:
@@ -108,7 +121,9 @@ class FilmPart(Part):
 
         return by_user(careful)
 
-    def _change(self, plan: FilmPlan, selected: int | None = None, doing: str | None = None) -> None:
+    def _change(
+        self, plan: FilmPlan, selected: int | None = None, doing: str | None = None
+    ) -> None:
         """The film becomes ``plan``."""
         self._step(lambda history: history.changed(plan, doing), selected)
 
@@ -127,7 +142,9 @@ class FilmPart(Part):
             self._selected = min(max(self._selected, 0), max(0, len(self.plan) - 1))
             self.panel.show(self._history, self._selected, self._host.playback.duration > 0)
             playing = self._clock is not None
-            self._nodes.show(self.plan, self._selected, self.panel.path.value and not playing, self._time_range())
+            self._nodes.show(
+                self.plan, self._selected, self.panel.path.value and not playing, self._time_range()
+            )
 
     def _add(self) -> None:
         place = min(self._selected + 1, len(self.plan))
@@ -156,7 +173,9 @@ class FilmPart(Part):
         elif what == "Delete":
             self._change(plan.removed(place))
         else:
-            seen = Keyframe(self._host.camera, self._host.playback.moment, plan.keyframes[place].transition)
+            seen = Keyframe(
+                self._host.camera, self._host.playback.moment, plan.keyframes[place].transition
+            )
             self._change(plan.replaced(place, seen))
 
     def _move(self, by: int) -> None:
@@ -173,7 +192,9 @@ class FilmPart(Part):
         if name == "fov":
             if value == rounded(math.degrees(key.camera.fov), 1):
                 return
-            key = dataclasses.replace(key, camera=dataclasses.replace(key.camera, fov=math.radians(value)))
+            key = dataclasses.replace(
+                key, camera=dataclasses.replace(key.camera, fov=math.radians(value))
+            )
         elif value != rounded(getattr(key, name)):
             key = dataclasses.replace(key, **{name: value})
         self._change(plan.replaced(place, key), doing=f"{name} of {place}")
@@ -183,7 +204,10 @@ class FilmPart(Part):
             self._set("fps", fps=fps)
 
     def _set_size(self, wh: tuple[float, float]) -> None:
-        w, h = (round(_within(what, side, SIDES)) for what, side in zip(("width", "height"), wh, strict=True))
+        w, h = (
+            round(_within(what, side, SIDES))
+            for what, side in zip(("width", "height"), wh, strict=True)
+        )
         self._set("size", hw=(h, w))
 
     def _set(self, what: str, **values: Any) -> None:
@@ -213,11 +237,15 @@ class FilmPart(Part):
             if self._closed:
                 return
             self.panel.show_playing(True)
-            self._clock = FilmClock(start, plan.duration, plan.loop, lambda now: self._tick(curve, now), self._ended)
+            self._clock = FilmClock(
+                start, plan.duration, plan.loop, lambda now: self._tick(curve, now), self._ended
+            )
         self._show()
 
     def _tick(self, curve: Curve, film_seconds: float) -> bool:
-        """Show that moment of the film; False when the clip's own clock was started, which then has its way."""
+        """Show that moment of the film; False when the clip's own clock was started, which then has
+        its way.
+        """
         if self._host.playback.playing:
             return False
         camera, seconds = curve.camera(film_seconds, 1.0)  # the browser keeps its own aspect
@@ -273,7 +301,9 @@ class FilmPart(Part):
 
     def _load(self, file: Any) -> None:
         times = self._time_range()
-        self._run_file(lambda folder, _: load_path(file.name, file.content, times, folder), self._take)
+        self._run_file(
+            lambda folder, _: load_path(file.name, file.content, times, folder), self._take
+        )
 
     def _run_file(self, work: Callable[..., Any], done: Callable[[Any], None]) -> None:
         with self._lock:
@@ -307,7 +337,9 @@ class FilmPart(Part):
     def _fail(self, error: Exception) -> None:
         if not self._closed:
             sentence = " ".join(str(error).split())
-            named = sentence if isinstance(error, InputError) else f"{type(error).__name__}: {sentence}"
+            named = (
+                sentence if isinstance(error, InputError) else f"{type(error).__name__}: {sentence}"
+            )
             self.panel.say(error=f"**Not done:** {named}")
 
 

@@ -1,4 +1,6 @@
-"""Scenes in a folder: a listing made once, each opened when somebody looks at it, its picture made in the background."""
+"""Scenes in a folder: a listing made once, each opened when somebody looks at it, its picture made
+in the background.
+"""
 
 import os
 import threading
@@ -58,9 +60,11 @@ class Card:
 
 
 def find_entries(folder: Path) -> tuple[tuple[Entry, ...], bool]:
-    """Scenes and splat files in ``folder``, by name, and whether the search ended before everything was seen.
+    """Scenes and splat files in ``folder``, by name, and whether the search ended before everything
+    was seen.
 
-    Looks ``DEPTH`` levels down, not into scenes, PLY sequences and hidden folders. A folder that cannot be read is passed over.
+    Looks ``DEPTH`` levels down, not into scenes, PLY sequences and hidden folders. A folder that
+    cannot be read is passed over.
     """
     found, seen = [], 0
     waiting = [(folder, 1)]
@@ -102,16 +106,21 @@ def _kind(file: Path) -> str:
 
 
 class Gallery:
-    """The scenes of a folder, for any number of browsers. Nothing but what the listing found can be opened."""
+    """The scenes of a folder, for any number of browsers. Nothing but what the listing found can be
+    opened.
+    """
 
     def __init__(self, folder: Path | str, device: str = "cpu", kept: int = KEPT) -> None:
-        """List ``folder``; an ``InputError`` where it holds nothing to look at. ``kept``: scenes held in memory."""
+        """List ``folder``; an ``InputError`` where it holds nothing to look at. ``kept``: scenes
+        held in memory.
+        """
         self.folder, self._device, self._limit = Path(folder), device, kept
         self.entries, self.truncated = find_entries(self.folder)
         if not self.entries:
             files = ", ".join(SUFFIXES)
             raise InputError(
-                f"{folder} holds neither a clip nor, {DEPTH} folders down, a scene (scene.json) or splat file ({files}); "
+                f"{folder} holds neither a clip nor, {DEPTH} folders down, a scene "
+                f"(scene.json) or splat file ({files}); "
                 "make a scene with `fsm reconstruct`, or name another folder."
             )
         self.turn = Turns()
@@ -136,7 +145,9 @@ class Gallery:
             return tuple(self._kept)
 
     def enter(self, index: int) -> Stage:
-        """The scene of an entry, opened unless it is in memory; stays there until ``leave``. Raises what opening raises."""
+        """The scene of an entry, opened unless it is in memory; stays there until ``leave``. Raises
+        what opening raises.
+        """
         stage = self._enter_kept(index)
         if stage is not None:
             return stage
@@ -161,11 +172,15 @@ class Gallery:
         return self._cards.get(index)
 
     def watch(self, tell: Callable[[int], None]) -> None:
-        """``tell`` of every card that gets known from now on, on the thread that makes them; the first watcher starts it."""
+        """``tell`` of every card that gets known from now on, on the thread that makes them; the
+        first watcher starts it.
+        """
         with self._lock:
             self._watchers.append(tell)
             if self._painter is None and not self._closed.is_set():
-                self._painter = threading.Thread(target=self._paint, name="fsm-viewer-gallery", daemon=True)
+                self._painter = threading.Thread(
+                    target=self._paint, name="fsm-viewer-gallery", daemon=True
+                )
                 self._painter.start()
 
     def unwatch(self, tell: Callable[[int], None]) -> None:
@@ -189,7 +204,9 @@ class Gallery:
             return kept.stage
 
     def _forget(self) -> None:
-        """Drop what was wanted longest ago, beyond the limit; what is looked at stays, and does not count."""
+        """Drop what was wanted longest ago, beyond the limit; what is looked at stays, and does not
+        count.
+        """
         idle = [i for i, kept in self._kept.items() if kept.users == 0]
         for index in idle[: max(0, len(idle) - self._limit)]:
             del self._kept[index]
@@ -236,7 +253,9 @@ def _first_job(stage: Stage) -> Job:
 
 
 def _facts(entry: Entry, stage: Stage) -> str:
-    """Kind, contents and duration. The cameras of a splat file are ours, so they are no fact about it."""
+    """Kind, contents and duration. The cameras of a splat file are ours, so they are no fact about
+    it.
+    """
     count, scene = len(stage.times), stage.scene
     kind = entry.kind.lower() if entry.kind == "Splats" else entry.kind
     facts = [f"{len(scene.gaussians):,} {kind}" if isinstance(scene, GaussianScene) else entry.kind]

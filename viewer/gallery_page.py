@@ -19,7 +19,9 @@ class GalleryPage:
     """The entries with their pictures, in the panel."""
 
     def __init__(self, client: Any, gallery: Gallery, chosen: Callable[[int], None]) -> None:
-        """``client`` is viser's handle; ``chosen`` gets the number of the entry that the user wants to see, and is quick."""
+        """``client`` is viser's handle; ``chosen`` gets the number of the entry that the user wants
+        to see, and is quick.
+        """
         self._gallery, self._lock, self._closed = gallery, threading.Lock(), False
         gui: Any = client.gui
         count = len(gallery.entries)
@@ -28,10 +30,14 @@ class GalleryPage:
             text = f"The first {text}; there is more in this folder."
         self.count = gui.add_markdown(text)
         self.notice = gui.add_markdown("", visible=False)
-        self.filter = gui.add_text("Filter", "", visible=count > FILTER_FROM, hint="Part of a name.")
+        self.filter = gui.add_text(
+            "Filter", "", visible=count > FILTER_FROM, hint="Part of a name."
+        )
         self.filter.on_update(by_user(lambda _: self._sift()))
         self.none = gui.add_markdown("No name holds that.", visible=False)
-        self._rows = [_Row(gui, entry, lambda i=i: chosen(i)) for i, entry in enumerate(gallery.entries)]
+        self._rows = [
+            _Row(gui, entry, lambda i=i: chosen(i)) for i, entry in enumerate(gallery.entries)
+        ]
         gallery.watch(self._tell)
         for index in range(count):
             self._tell(index)

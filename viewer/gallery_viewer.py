@@ -1,4 +1,6 @@
-"""A gallery in the browser: the start page, and each browser's own way from there into a scene and back."""
+"""A gallery in the browser: the start page, and each browser's own way from there into a scene and
+back.
+"""
 
 import threading
 from typing import Any
@@ -15,11 +17,15 @@ from fsm.viewer.server import Service
 from fsm.viewer.session import Session
 
 SETTLE = 0.5
-"""Seconds after which the browser's camera must be where its scene begins; nobody has moved it by then."""
+"""Seconds after which the browser's camera must be where its scene begins; nobody has moved it by
+then.
+"""
 
 
 class GalleryViewer(Service):
-    """The scenes of a folder in the browser: ``GalleryViewer(Gallery(folder)).run()``, or in a ``with`` statement."""
+    """The scenes of a folder in the browser: ``GalleryViewer(Gallery(folder)).run()``, or in a
+    ``with`` statement.
+    """
 
     def __init__(
         self,
@@ -30,7 +36,9 @@ class GalleryViewer(Service):
         token: str | None = None,
         max_clients: int = MAX_CLIENTS,
     ) -> None:
-        """Serve ``gallery`` at once, on the next port that is free; ``stop`` closes it. Who may connect: as with ``Viewer``."""
+        """Serve ``gallery`` at once, on the next port that is free; ``stop`` closes it. Who may
+        connect: as with ``Viewer``.
+        """
         self.gallery = gallery
         super().__init__(host, port, token, max_clients, gallery.name)
 
@@ -42,7 +50,9 @@ class GalleryViewer(Service):
 
 
 class Visit:
-    """One browser in a gallery. A thread of its own opens and closes scenes, as both may take long; the newest wish counts."""
+    """One browser in a gallery. A thread of its own opens and closes scenes, as both may take long;
+    the newest wish counts.
+    """
 
     def __init__(self, client: Any, gallery: Gallery) -> None:
         """Show the start page to ``client``, viser's handle of a connected client."""
@@ -116,7 +126,8 @@ class Visit:
     def _settle(self, session: Session, start: Camera) -> None:
         """Put the camera at ``start`` again if the browser says that it is elsewhere.
 
-        A report of where it was before may cross what it is told, and would be taken for a later movement.
+        A report of where it was before may cross what it is told, and would be taken for a later
+        movement.
         """
         with self._changed:
             if self._changed.wait_for(lambda: self._closed or bool(self._wishes), SETTLE):

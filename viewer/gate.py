@@ -1,9 +1,10 @@
 """Who may talk to the viewer's server.
 
-viser serves its page and its socket without asking who is there. This gate stands before both: it refuses foreign
-``Origin`` and (on a loopback address) foreign ``Host`` headers, so that no web page elsewhere can reach the viewer through
-the user's browser; asks for the token where there is one; refuses paths that climb; bounds clients and message size.
-viser itself (1.1) refuses climbing paths too; older versions did not.
+viser serves its page and its socket without asking who is there. This gate stands before both: it
+refuses foreign ``Origin`` and (on a loopback address) foreign ``Host`` headers, so that no web page
+elsewhere can reach the viewer through the user's browser; asks for the token where there is one;
+refuses paths that climb; bounds clients and message size. viser itself (1.1) refuses climbing paths
+too; older versions did not.
 """
 
 import contextlib
@@ -30,7 +31,8 @@ TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,128}")
 
 _log = logging.getLogger("fsm.viewer.connections")
 _log.addHandler(logging.NullHandler())
-_log.propagate = False  # what hostile clients send is no news; turn it on to look into a failing connection
+# what hostile clients send is no news; turn it on to look into a failing connection
+_log.propagate = False
 _replacing = threading.Lock()
 
 
@@ -38,17 +40,26 @@ class Gate:
     """The rules of one server, and the number of its clients."""
 
     def __init__(self, host: str, token: str | None = None, max_clients: int = MAX_CLIENTS) -> None:
-        """``host`` is the address to bind; one that others can reach without a good token raises ``InputError``."""
+        """``host`` is the address to bind; one that others can reach without a good token raises
+        ``InputError``.
+        """
         self.loopback = host in LOOPBACK
         if token is not None and not TOKEN.fullmatch(token):
-            raise InputError("the token must be 16 to 128 letters, digits or any of . _ ~ -; choose another.")
+            raise InputError(
+                "the token must be 16 to 128 letters, digits or any of . _ ~ -; choose another."
+            )
         if not self.loopback and token is None:
             example = secrets.token_urlsafe(16)
-            raise InputError(f"host is {host}, which others can reach; add a token (as in --token {example}) for them.")
+            raise InputError(
+                f"host is {host}, which others can reach; add a token (as in --token "
+                f"{example}) for them."
+            )
         self.token = token
         self.max_clients = max_clients
         self.shared: str | None = None
-        """Name of the host through which a tunnel brings in others; no other is let in beside localhost."""
+        """Name of the host through which a tunnel brings in others; no other is let in beside
+        localhost.
+        """
         self.clients = 0
         """Open sockets."""
         self.used = False
@@ -56,11 +67,15 @@ class Gate:
 
     @property
     def cookie(self) -> str:
-        """Name of the cookie with the token: another one for every token, as cookies know no ports."""
+        """Name of the cookie with the token: another one for every token, as cookies know no
+        ports.
+        """
         return f"fsm_viewer_{hashlib.sha256((self.token or '').encode()).hexdigest()[:12]}"
 
     def refusal(self, path: str, headers: Any) -> tuple[http.HTTPStatus, str] | None:
-        """Why a request is turned away, or None. ``headers`` has ``get_all(name)`` as in ``websockets``."""
+        """Why a request is turned away, or None. ``headers`` has ``get_all(name)`` as in
+        ``websockets``.
+        """
         if ".." in unquote(unquote(path.partition("?")[0])).replace("\\", "/").split("/"):
             return http.HTTPStatus.NOT_FOUND, "not found"
         hosts, origins = headers.get_all("Host"), headers.get_all("Origin")
@@ -71,9 +86,15 @@ class Gate:
         if origins and urlsplit(origins[0]).netloc.lower() != hosts[0].lower():
             return http.HTTPStatus.FORBIDDEN, "this viewer does not talk to other web pages"
         if self.token is not None and not self._has_token(path, headers):
-            return http.HTTPStatus.FORBIDDEN, "open the address with ?token=... that the viewer printed"
+            return (
+                http.HTTPStatus.FORBIDDEN,
+                "open the address with ?token=... that the viewer printed",
+            )
         if headers.get_all("Upgrade") and self.clients >= self.max_clients:
-            return http.HTTPStatus.SERVICE_UNAVAILABLE, f"{self.max_clients} browsers are connected already"
+            return (
+                http.HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{self.max_clients} browsers are connected already",
+            )
         return None
 
     def _has_token(self, path: str, headers: Any) -> bool:
@@ -85,7 +106,9 @@ class Gate:
         return any(hmac.compare_digest(g.encode(errors="replace"), wanted) for g in given)
 
     def options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The options of ``websockets.asyncio.server.serve`` with this gate before its ``process_request``."""
+        """The options of ``websockets.asyncio.server.serve`` with this gate before its
+        ``process_request``.
+        """
         inner: Callable[[Any, Any], Any] = options["process_request"]
 
         def process_request(connection: Any, request: Any) -> Any:
@@ -98,15 +121,20 @@ class Gate:
                 response.headers["Referrer-Policy"] = "no-referrer"
                 response.headers["X-Content-Type-Options"] = "nosniff"
                 if self.token is not None:
-                    # The page opens its socket without the query, so the token has to come back as a cookie.
-                    response.headers["Set-Cookie"] = f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Strict"
+                    # The page opens its socket without the query, so the token has to come back as
+                    # a cookie.
+                    response.headers["Set-Cookie"] = (
+                        f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Strict"
+                    )
             return response
 
         bounds = {"max_size": MAX_MESSAGE, "open_timeout": HANDSHAKE_SECONDS, "logger": _log}
         return {**options, "process_request": process_request, **bounds}
 
     def counted(self, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """``handler`` of one socket, counted while it is open; handshakes that overlapped may still be one too many."""
+        """``handler`` of one socket, counted while it is open; handshakes that overlapped may still
+        be one too many.
+        """
 
         async def handle(connection: Any) -> None:
             if self.clients >= self.max_clients:
@@ -123,9 +151,11 @@ class Gate:
 
 @contextlib.contextmanager
 def behind(gate: Gate) -> Iterator[None]:
-    """Servers that are started inside are put behind ``gate``: viser starts its own and offers no way to say how.
+    """Servers that are started inside are put behind ``gate``: viser starts its own and offers no
+    way to say how.
 
-    Sets ``gate.used``; the caller checks it, so that a viser that starts its server in another way is never left open.
+    Sets ``gate.used``; the caller checks it, so that a viser that starts its server in another way
+    is never left open.
     """
     import websockets.asyncio.server as module
 

@@ -17,13 +17,17 @@ class InputPart(Part):
         inputs = len(host.stage.times)
         with host.tab("Scene"), gui.add_folder("Input cameras"):
             self.nearest = gui.add_markdown("")
-            self.cameras = gui.add_checkbox("Cameras", True, hint="Click a camera to look through it.")
+            self.cameras = gui.add_checkbox(
+                "Cameras", True, hint="Click a camera to look through it."
+            )
             self.trail = gui.add_checkbox("Trail", inputs > 1, visible=inputs > 1)
             self.go = gui.add_button("Look through the nearest")
         self._nodes = self._build()
         for control in (self.cameras, self.trail):
             control.on_update(by_user(lambda _: self._show()))
-        self.go.on_click(by_user(lambda _: host.look_through(host.stage.nearest(host.playback.moment))))
+        self.go.on_click(
+            by_user(lambda _: host.look_through(host.stage.nearest(host.playback.moment)))
+        )
 
     def asked(self, camera: Camera, seconds: float) -> None:
         """Mark the nearest input, and take those away that stand before the eye."""

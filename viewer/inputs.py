@@ -1,4 +1,6 @@
-"""The input cameras in the scene: frustums with thumbnails, the one of the moment highlighted, the trail they left."""
+"""The input cameras in the scene: frustums with thumbnails, the one of the moment highlighted, the
+trail they left.
+"""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -20,12 +22,16 @@ THUMBNAIL = 64
 MAX_SHOWN = 64
 """Frustums; of more inputs an even choice is shown."""
 NEAR = 4.0
-"""Frustums nearer to the eye than this many of their sizes are hidden: they would cover the picture."""
+"""Frustums nearer to the eye than this many of their sizes are hidden: they would cover the
+picture.
+"""
 HIGHLIGHT = (255, 140, 0)
 SAME_MOMENT = 1e-3
 """Seconds within which a clip's frame is an input's."""
 SAME_PLACE = 0.02
-"""Of the distance to what the cameras look at: within that the frame's camera is an input's, refined or not."""
+"""Of the distance to what the cameras look at: within that the frame's camera is an input's,
+refined or not.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,25 +56,36 @@ class InputCameras:
         """From unbatched ``views``, with rgb where it is known."""
         views = views.to("cpu")
         order = torch.argsort(views.time, stable=True).tolist()
-        picked = np.unique(np.linspace(0, len(order) - 1, min(len(order), MAX_SHOWN)).round().astype(int))
+        picked = np.unique(
+            np.linspace(0, len(order) - 1, min(len(order), MAX_SHOWN)).round().astype(int)
+        )
         shown = tuple(order[i] for i in picked)
         small = views[list(shown)]
         h, w = views.hw
         if small.rgb is not None and h > THUMBNAIL:
             small = small.resized((THUMBNAIL, max(1, round(w * THUMBNAIL / h))))
-        pictures = (None,) * len(shown) if small.rgb is None else tuple(as_bytes(picture) for picture in small.rgb)
+        pictures = (
+            (None,) * len(shown)
+            if small.rgb is None
+            else tuple(as_bytes(picture) for picture in small.rgb)
+        )
         cameras = tuple(Camera.of_view(views, i) for i in shown)
-        return InputCameras(views, shown, cameras, pictures, time_colours(small.time.tolist()), frustum_size(views))
+        return InputCameras(
+            views, shown, cameras, pictures, time_colours(small.time.tolist()), frustum_size(views)
+        )
 
     def nearest_shown(self, index: int) -> int:
         """Place among ``shown`` of the input nearest in time to input ``index``."""
         times = self.views.time
-        gaps = [abs(float(times[i] - times[index])) + (0.0 if i == index else 1e-9) for i in self.shown]
+        gaps = [
+            abs(float(times[i] - times[index])) + (0.0 if i == index else 1e-9) for i in self.shown
+        ]
         return gaps.index(min(gaps))
 
 
 def observed(scene: Any, clip: Any = None, known: Views | None = None) -> Views:
-    """The scene's input cameras [v], with their pictures where the scene keeps them or ``clip`` has those moments.
+    """The scene's input cameras [v], with their pictures where the scene keeps them or ``clip`` has
+    those moments.
 
     ``known`` are views of the same clip whose pictures need not be read again.
     """
@@ -92,13 +109,17 @@ def observed(scene: Any, clip: Any = None, known: Views | None = None) -> Views:
 
 
 def frames_at(inputs: Views, clip: Any) -> Int[torch.Tensor, " v"] | None:
-    """Indices of the clip's frames of the inputs' moments; None where it lacks one: another clip, or another cut of it."""
+    """Indices of the clip's frames of the inputs' moments; None where it lacks one: another clip,
+    or another cut of it.
+    """
     gaps = (clip.cameras.time[None, :] - inputs.time.cpu()[:, None]).abs()
     return None if float(gaps.amin(1).max()) > SAME_MOMENT else gaps.argmin(1)
 
 
 def made_from(inputs: Views, clip: Any) -> bool:
-    """Whether a scene with these inputs lies in the space of ``clip`` and on its clock: the same moments, from the same places."""
+    """Whether a scene with these inputs lies in the space of ``clip`` and on its clock: the same
+    moments, from the same places.
+    """
     frames = frames_at(inputs, clip)
     if frames is None:
         return False
@@ -107,7 +128,9 @@ def made_from(inputs: Views, clip: Any) -> bool:
 
 
 def frustum_size(views: Views) -> float:
-    """Twice the way from camera to camera, but within 2 and 5 % of the distance to what they look at."""
+    """Twice the way from camera to camera, but within 2 and 5 % of the distance to what they look
+    at.
+    """
     far = viewing_distance(views)
     order = torch.argsort(views.time, stable=True)
     steps = views.c2w[order, :3, 3].diff(dim=0).norm(dim=-1)
@@ -122,20 +145,28 @@ def time_colours(times: Sequence[float]) -> UInt8[ndarray, "n 3"]:
     values = np.asarray(times, dtype=np.float64)
     span = max(float(np.ptp(values)), 1e-9)
     levels = np.round((values - values.min()) / span * 255).astype(np.uint8)
-    return np.ascontiguousarray(cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1])
+    return np.ascontiguousarray(
+        cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+    )
 
 
 def around(position: Sequence[float], cameras: Sequence[Camera], distance: float) -> set[int]:
-    """Places of ``cameras`` within ``distance`` of ``position``: their frustums would stand before the viewer's eye."""
+    """Places of ``cameras`` within ``distance`` of ``position``: their frustums would stand before
+    the viewer's eye.
+    """
     centres = np.array([c.position for c in cameras])
-    return set(np.flatnonzero(np.linalg.norm(centres - np.asarray(position), axis=1) < distance).tolist())
+    return set(
+        np.flatnonzero(np.linalg.norm(centres - np.asarray(position), axis=1) < distance).tolist()
+    )
 
 
 class InputNodes:
     """The input cameras in one browser's scene."""
 
     def __init__(self, client: Any, inputs: InputCameras, picked: Callable[[int], None]) -> None:
-        """``client`` is viser's handle; ``picked`` gets the index of an input whose frustum is clicked."""
+        """``client`` is viser's handle; ``picked`` gets the index of an input whose frustum is
+        clicked.
+        """
         self._client, self._inputs, self._picked = client, inputs, picked
         self._lock = threading.Lock()
         self._shown, self._trail_shown = True, len(inputs.shown) > 1
@@ -166,7 +197,9 @@ class InputNodes:
         return frustum
 
     def _add_trail(self) -> Any:
-        """A line through the cameras shown, coloured by time, in place of any before; None for a single one."""
+        """A line through the cameras shown, coloured by time, in place of any before; None for a
+        single one.
+        """
         inputs = self._inputs
         if len(inputs.shown) < 2:
             return None
@@ -183,7 +216,10 @@ class InputNodes:
     def restage(self, inputs: InputCameras) -> None:
         """Show other ``inputs``: what is the same stays in the scene, so that nothing flickers."""
         with self._lock:
-            before, frustums = self._inputs, dict(zip(self._inputs.shown, self._frustums, strict=True))
+            before, frustums = (
+                self._inputs,
+                dict(zip(self._inputs.shown, self._frustums, strict=True)),
+            )
             marked = before.shown[self._highlighted] if self._highlighted >= 0 else -1
             self._inputs, self._highlighted = inputs, -1
             self._hide()
@@ -207,7 +243,9 @@ class InputNodes:
             self._show()
 
     def highlight(self, index: int) -> None:
-        """Mark the frustum of input ``index`` (the nearest one that is shown), and unmark the one before."""
+        """Mark the frustum of input ``index`` (the nearest one that is shown), and unmark the one
+        before.
+        """
         with self._lock:
             place = self._inputs.nearest_shown(index)
             if place == self._highlighted:

@@ -21,11 +21,15 @@ class Limits:
 
     @staticmethod
     def of(pair: Sequence[float | int], what: str) -> "Limits":
-        """From two numbers as a panel has them: near and far, each 0 for no limit. ``what`` names them in errors."""
+        """From two numbers as a panel has them: near and far, each 0 for no limit. ``what`` names
+        them in errors.
+        """
         near, far = (float(x) for x in pair)
         limits = Limits(near, math.inf if far == 0 else far)
         if not (math.isfinite(near) and 0 <= near < limits.far):
-            raise InputError(f"{what}: {near:g} to {far:g} is no range; choose near < far, or 0 for no limit.")
+            raise InputError(
+                f"{what}: {near:g} to {far:g} is no range; choose near < far, or 0 for no limit."
+            )
         return limits
 
     @property
@@ -34,10 +38,14 @@ class Limits:
         return self.near == 0 and self.far == math.inf
 
 
-def within(picture: Float[Tensor, "3 h w"], rendering: Rendering, limits: Limits) -> Float[Tensor, "3 h w"]:
-    """``picture`` of the first view of ``rendering`` [v], black where its depth is outside ``limits`` or there is none.
+def within(
+    picture: Float[Tensor, "3 h w"], rendering: Rendering, limits: Limits
+) -> Float[Tensor, "3 h w"]:
+    """``picture`` of the first view of ``rendering`` [v], black where its depth is outside
+    ``limits`` or there is none.
 
-    The very same picture where the limits are open; a rendering without depth is an ``InputError`` where they are not.
+    The very same picture where the limits are open; a rendering without depth is an ``InputError``
+    where they are not.
     """
     if limits.open:
         return picture

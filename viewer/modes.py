@@ -26,7 +26,9 @@ def colour(rendering: Rendering) -> Float[Tensor, "3 h w"]:
 
 
 def depth(rendering: Rendering, limits: tuple[float, float]) -> Float[Tensor, "3 h w"]:
-    """Depth in the turbo colour map between ``limits`` (near, far; the clip's unit); InputError where there is none."""
+    """Depth in the turbo colour map between ``limits`` (near, far; the clip's unit); InputError
+    where there is none.
+    """
     if rendering.depth is None:
         raise InputError("this scene's model renders no depth; choose another mode.")
     return colourise_depth(rendering.depth[0], *limits)
@@ -40,9 +42,11 @@ def opacity(rendering: Rendering) -> Float[Tensor, "3 h w"]:
 
 
 def difference(rendering: Rendering, frame: Views, request: Views) -> Float[Tensor, "3 h w"]:
-    """Absolute difference to an input ``frame`` [1] with rgb, times ``DIFFERENCE_GAIN``; grey where that shows nothing.
+    """Absolute difference to an input ``frame`` [1] with rgb, times ``DIFFERENCE_GAIN``; grey where
+    that shows nothing.
 
-    ``request`` [1] is what was rendered; it must stand where the frame was taken, and may look elsewhere.
+    ``request`` [1] is what was rendered; it must stand where the frame was taken, and may look
+    elsewhere.
     """
     truth, seen = turned(frame, request)
     off = ((rendering.rgb[0].cpu() - truth).abs() * DIFFERENCE_GAIN).clamp(0, 1)
@@ -50,7 +54,9 @@ def difference(rendering: Rendering, frame: Views, request: Views) -> Float[Tens
 
 
 def framed(frame: Views, request: Views) -> Float[Tensor, "3 h w"]:
-    """The picture of an input ``frame`` [1] as ``request`` [1], at the same place, sees it; grey where it shows nothing."""
+    """The picture of an input ``frame`` [1] as ``request`` [1], at the same place, sees it; grey
+    where it shows nothing.
+    """
     truth, seen = turned(frame, request)
     return torch.where(seen, truth.clamp(0, 1), torch.full_like(truth, UNSEEN))
 
@@ -58,8 +64,9 @@ def framed(frame: Views, request: Views) -> Float[Tensor, "3 h w"]:
 def turned(frame: Views, request: Views) -> tuple[Float[Tensor, "3 h w"], Bool[Tensor, "1 h w"]]:
     """The picture of ``frame`` [1] as a camera at the same place sees it, and where it has one.
 
-    Views that share their centre are related by x' ~ K' R'^T R K^-1 x whatever the depth (Hartley and Zisserman,
-    Multiple View Geometry, 8.4.2). Bilinear; averaged where the request is coarser than the frame.
+    Views that share their centre are related by x' ~ K' R'^T R K^-1 x whatever the depth (Hartley
+    and Zisserman, Multiple View Geometry, 8.4.2). Bilinear; averaged where the request is coarser
+    than the frame.
     """
     if frame.rgb is None:
         raise InputError("this input frame has no picture to compare with; choose another mode.")
@@ -68,7 +75,9 @@ def turned(frame: Views, request: Views) -> tuple[Float[Tensor, "3 h w"], Bool[T
     frame = frame.resized((h, w))
     assert frame.rgb is not None
     fx, fy, cx, cy = request.intrinsics[0].double().cpu()
-    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) + 0.5 for n in request.hw), indexing="ij")
+    y, x = torch.meshgrid(
+        *(torch.arange(n, dtype=torch.float64) + 0.5 for n in request.hw), indexing="ij"
+    )
     rays = torch.stack([(x - cx) / fx, (y - cy) / fy, torch.ones_like(x)], dim=-1)
     rotation = frame.c2w[0, :3, :3].double().cpu().T @ request.c2w[0, :3, :3].double().cpu()
     there = rays @ rotation.T
@@ -79,7 +88,9 @@ def turned(frame: Views, request: Views) -> tuple[Float[Tensor, "3 h w"], Bool[T
     # Rounding must not make the frame's own outermost pixels unseen.
     inside = ahead & (u > -1e-3) & (u < w + 1e-3) & (v > -1e-3) & (v < h + 1e-3)
     grid = torch.stack([2 * u / w - 1, 2 * v / h - 1], dim=-1)[None].float()
-    picture = F.grid_sample(frame.rgb.cpu(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    picture = F.grid_sample(
+        frame.rgb.cpu(), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
     return picture[0], inside[None]
 
 

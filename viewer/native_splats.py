@@ -1,4 +1,6 @@
-"""Gaussians as viser's own splats: the rows that its client draws, and which row a Gaussian has from moment to moment."""
+"""Gaussians as viser's own splats: the rows that its client draws, and which row a Gaussian has
+from moment to moment.
+"""
 
 import math
 from functools import cached_property
@@ -17,7 +19,9 @@ from fsm.renderers.spherical_harmonics import SH_C0
 FAINTEST = 0.01
 """Opacity below which viser draws nothing."""
 LARGEST = 2.0**14
-"""The largest variance in a node's own unit: float16 holds those of Gaussians down to a 16,000th of its size."""
+"""The largest variance in a node's own unit: float16 holds those of Gaussians down to a 16,000th of
+its size.
+"""
 MOST_AT_ONCE = 200_000
 """Gaussians that a browser is sent for one moment."""
 MOST_IN_ALL = 2_000_000
@@ -27,7 +31,9 @@ PROBES = 8
 
 
 def in_clip_space(scene: GaussianScene) -> MovingGaussians:
-    """The Gaussians of ``scene`` in the clip's space and the model's time, with colour of degree 0, on the CPU."""
+    """The Gaussians of ``scene`` in the clip's space and the model's time, with colour of degree 0,
+    on the CPU.
+    """
     moving, frame = scene.moving.to("cpu"), scene.frame.to("cpu")
     back = torch.linalg.inv(frame.T_model_world.double()).float()
     scale = 1.0 / float(frame.scale)
@@ -35,7 +41,13 @@ def in_clip_space(scene: GaussianScene) -> MovingGaussians:
     world = centred.transformed(back[:3, :3], back[:3, 3] / scale, scale)
     velocities = scale * moving.velocities @ back[:3, :3].T
     return MovingGaussians(
-        world.means, velocities, moving.times, moving.time_variances, world.covariances, world.opacities, world.sh
+        world.means,
+        velocities,
+        moving.times,
+        moving.time_variances,
+        world.covariances,
+        world.opacities,
+        world.sh,
     )
 
 
@@ -52,7 +64,8 @@ def unit_for(covariances: Float[Tensor, "n 6"]) -> float:
 
 
 def pack(gaussians: Gaussians3D, unit: float) -> UInt32[ndarray, "n 8"]:
-    """Rows as viser has them: centre (3 x float32), 4 bytes of its own, covariance (6 x float16), colour and opacity.
+    """Rows as viser has them: centre (3 x float32), 4 bytes of its own, covariance (6 x float16),
+    colour and opacity.
 
     Centres and covariances are in ``unit`` and its square.
     """
@@ -70,27 +83,37 @@ def _bytes(values: Float[Tensor, "n c"]) -> UInt8[ndarray, "n c"]:
 
 
 def add_rows(server: Any, name: str, rows: UInt32[ndarray, "n 8"], unit: float) -> Any:
-    """A node ``name`` of ``server`` or of one client that shows ``rows``; its field ``buffer`` takes others of that number."""
+    """A node ``name`` of ``server`` or of one client that shows ``rows``; its field ``buffer``
+    takes others of that number.
+    """
     n = len(rows)
     handle = server.scene.add_gaussian_splats(
         name, np.zeros((n, 3)), np.zeros((n, 3, 3)), np.zeros((n, 3)), np.zeros((n, 1)), scale=unit
     )
-    handle.buffer = rows  # a message of its own, because later ones write into the array of the node's first message
+    # a message of its own, because later ones write into the array of the node's first message
+    handle.buffer = rows
     return handle
 
 
 class Native:
-    """A scene that a browser can draw itself, moment by moment. Shared by all browsers; worked out when first asked for."""
+    """A scene that a browser can draw itself, moment by moment. Shared by all browsers; worked out
+    when first asked for.
+    """
 
     def __init__(self, scene: GaussianScene) -> None:
         self.scene = scene
 
     @staticmethod
     def of(scene: Any) -> "Native | None":
-        """None where that is no scene of Gaussians, or has more of them, in all or at one moment, than a browser bears."""
+        """None where that is no scene of Gaussians, or has more of them, in all or at one moment,
+        than a browser bears.
+        """
         if not isinstance(scene, GaussianScene) or not 0 < len(scene.gaussians) <= MOST_IN_ALL:
             return None
-        few = len(scene.gaussians) <= MOST_AT_ONCE or _most_at_once(scene.moving, _probes(scene)) <= MOST_AT_ONCE
+        few = (
+            len(scene.gaussians) <= MOST_AT_ONCE
+            or _most_at_once(scene.moving, _probes(scene)) <= MOST_AT_ONCE
+        )
         return Native(scene) if few else None
 
     @cached_property
@@ -123,17 +146,20 @@ def _most_at_once(moving: MovingGaussians, moments: list[float]) -> int:
 class Rows:
     """The rows of one moment after another; a Gaussian keeps its row while it is there.
 
-    Their number stays, because viser's client shows nothing until it has sorted a node of another size, and the order of a
-    moment ago is nearly right for rows that stay.
+    Their number stays, because viser's client shows nothing until it has sorted a node of another
+    size, and the order of a moment ago is nearly right for rows that stay.
     """
 
     def __init__(self, native: Native) -> None:
         self._native = native
         self._row = np.full(len(native.world), -1)
-        self._rows = np.zeros((native.rows + native.rows // 8, 8), np.uint32)  # there may be more between inputs
+        # there may be more between inputs
+        self._rows = np.zeros((native.rows + native.rows // 8, 8), np.uint32)
 
     def at(self, seconds: float) -> tuple[UInt32[ndarray, "m 8"], int]:
-        """All rows at ``seconds`` of the clip, and how many of them are Gaussians; the others are transparent."""
+        """All rows at ``seconds`` of the clip, and how many of them are Gaussians; the others are
+        transparent.
+        """
         frame, world = self._native.scene.frame, self._native.world
         time = float(frame.model_time(frame.time_start.new_tensor([seconds]))[0])
         there = present(world, time, FAINTEST).numpy()

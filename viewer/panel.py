@@ -1,4 +1,6 @@
-"""The controls of one browser: what they are called, where they stand, and nothing of what they do."""
+"""The controls of one browser: what they are called, where they stand, and nothing of what they
+do.
+"""
 
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -30,12 +32,19 @@ class Panel:
             self.mode = gui.add_dropdown("Show", tuple(modes), initial_value=modes[0])
             heights = tuple(str(h) for h in sorted({*HEIGHTS, height}))
             self.height = gui.add_dropdown(
-                "Height (px)", heights, initial_value=str(height), hint="Of the picture when nothing moves."
+                "Height (px)",
+                heights,
+                initial_value=str(height),
+                hint="Of the picture when nothing moves.",
             )
             self.pace = gui.add_dropdown(
-                "While moving", tuple(BUDGETS), hint="Fluent: 12 smaller pictures a second; then 6, 3, never smaller."
+                "While moving",
+                tuple(BUDGETS),
+                hint="Fluent: 12 smaller pictures a second; then 6, 3, never smaller.",
             )
-            self.transfer = gui.add_dropdown("Send as", ("JPEG", "PNG"), hint="PNG is exact, and slower.")
+            self.transfer = gui.add_dropdown(
+                "Send as", ("JPEG", "PNG"), hint="PNG is exact, and slower."
+            )
             self.quality = gui.add_slider("JPEG quality", 40, 100, 1, JPEG_QUALITY)
             self.reset = gui.add_button(
                 "Reset view",
@@ -47,7 +56,9 @@ class Panel:
         moves = playback.duration > 0
         self.still = gui.add_markdown("This scene does not move.", visible=not moves)
         cursor = round(playback.cursor, 3)
-        self.seconds = gui.add_slider("Time (s)", *_marks(playback), initial_value=cursor, visible=moves)
+        self.seconds = gui.add_slider(
+            "Time (s)", *_marks(playback), initial_value=cursor, visible=moves
+        )
         self.newest = gui.add_checkbox(
             "Follow the newest",
             True,
@@ -56,20 +67,32 @@ class Panel:
         )
         self.play = gui.add_button("Play", visible=moves)
         self.step = gui.add_button_group("Frame", ("Previous", "Next"), visible=moves)
-        self.speed = gui.add_slider("Speed", *SPEEDS, 0.1, 1.0, visible=moves, hint="Seconds of the clip per second.")
+        self.speed = gui.add_slider(
+            "Speed", *SPEEDS, 0.1, 1.0, visible=moves, hint="Seconds of the clip per second."
+        )
         self.loop = gui.add_checkbox("Loop", playback.loop, visible=moves)
         self.freeze_time = gui.add_checkbox(
             "Freeze time", False, visible=moves, hint="The moment stays; only the camera moves."
         )
         self.freeze_view = gui.add_checkbox(
-            "Freeze view", True, visible=moves, hint="Off: the camera travels along the clip's own path with the time."
+            "Freeze view",
+            True,
+            visible=moves,
+            hint="Off: the camera travels along the clip's own path with the time.",
         )
 
     def restage(self, playback: Playback, modes: Sequence[str], height: int) -> None:
         """Fit the controls to another scene, leaving them where they are as far as they fit it."""
         moves = playback.duration > 0
         self.still.visible = not moves
-        for control in (self.play, self.step, self.speed, self.loop, self.freeze_time, self.freeze_view):
+        for control in (
+            self.play,
+            self.step,
+            self.speed,
+            self.loop,
+            self.freeze_time,
+            self.freeze_view,
+        ):
             control.visible = moves
         self.seconds.min, self.seconds.max, self.seconds.step = _marks(playback)
         self.seconds.visible = moves

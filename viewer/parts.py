@@ -1,4 +1,6 @@
-"""What one tab of the panel is made of: parts, each with its controls and what it shows in the scene."""
+"""What one tab of the panel is made of: parts, each with its controls and what it shows in the
+scene.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,7 +15,9 @@ Tab = Literal["Picture", "Scene", "Film"]
 
 
 class Host(ABC):
-    """What a part may ask of the session it belongs to. Everything may be called from any thread."""
+    """What a part may ask of the session it belongs to. Everything may be called from any
+    thread.
+    """
 
     client: Any
     """viser's handle of the browser."""
@@ -46,7 +50,9 @@ class Host(ABC):
 
     @abstractmethod
     def show(self, camera: Camera, seconds: float) -> None:
-        """Go to ``camera`` and stand at ``seconds``, also where time is frozen or the view follows the clip."""
+        """Go to ``camera`` and stand at ``seconds``, also where time is frozen or the view follows
+        the clip.
+        """
 
     @abstractmethod
     def look_through(self, index: int) -> None:
@@ -62,40 +68,54 @@ class Host(ABC):
 
     @abstractmethod
     def reshow(self) -> None:
-        """Another kind of picture is wanted: go where an input was taken, if it can only be seen from there, and refresh."""
+        """Another kind of picture is wanted: go where an input was taken, if it can only be seen
+        from there, and refresh.
+        """
 
 
 class Part:
-    """Base of all parts; what it does not override, it does not care about. Built with its ``Host`` alone."""
+    """Base of all parts; what it does not override, it does not care about. Built with its ``Host``
+    alone.
+    """
 
     def wants(self, job: Job) -> Job:
-        """``job`` as this part's controls would have it. Be quick; ``InputError`` where they contradict each other."""
+        """``job`` as this part's controls would have it. Be quick; ``InputError`` where they
+        contradict each other.
+        """
         return job
 
     def asked(self, camera: Camera, seconds: float) -> None:
-        """A picture from ``camera`` at ``seconds`` was asked for: the place to let things in the scene follow. Be quick."""
+        """A picture from ``camera`` at ``seconds`` was asked for: the place to let things in the
+        scene follow. Be quick.
+        """
 
     def shown(self, seconds: float) -> None:
-        """The browser was sent what the scene looks like at ``seconds``: the place for what must keep pace with pictures.
+        """The browser was sent what the scene looks like at ``seconds``: the place for what must
+        keep pace with pictures.
 
         Comes from any thread; while a slow browser takes no pictures, it does not come.
         """
 
     def reset(self) -> None:
-        """The user wants to see what one sees at first: put back what hides, tints or turns the picture; do not refresh."""
+        """The user wants to see what one sees at first: put back what hides, tints or turns the
+        picture; do not refresh.
+        """
 
     def restaged(self) -> None:
         """The host has another stage: more inputs came, or other ones."""
 
     def close(self) -> None:
-        """The browser has gone, or goes on to another scene: stop threads. What was shown is removed by others."""
+        """The browser has gone, or goes on to another scene: stop threads. What was shown is
+        removed by others.
+        """
 
 
 def by_user(act: Callable[[Any], None]) -> Callable[[Any], Any]:
     """``act`` on the value that the user gives a control, not on what the clock writes into it.
 
-    A coroutine runs on the server's own thread, where events arrive in their order; a plain function would run in any of
-    a pool of threads, and a later event might come first. What it does is quick: it draws nothing.
+    A coroutine runs on the server's own thread, where events arrive in their order; a plain
+    function would run in any of a pool of threads, and a later event might come first. What it does
+    is quick: it draws nothing.
     """
 
     async def handle(event: Any) -> None:

@@ -1,4 +1,6 @@
-"""Scenes that are still being learnt: how far they have come, and the thread that takes them as they come."""
+"""Scenes that are still being learnt: how far they have come, and the thread that takes them as
+they come.
+"""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -25,21 +27,36 @@ class Reading:
     def sentence(self) -> str:
         """What the panel says."""
         frames = "frame" if (self.total or self.read) == 1 else "frames"
-        count = f"{self.read} of {self.total} {frames}" if self.total is not None else f"{self.read} {frames}"
+        count = (
+            f"{self.read} of {self.total} {frames}"
+            if self.total is not None
+            else f"{self.read} {frames}"
+        )
         if self.error is not None:
             return f"**Stopped after {count}:** {self.error}"
         if not self.over:
             return f"Read {count} ..."
-        return f"Read {count}." if self.total not in (None, self.read) else f"Read all {self.read} {frames}."
+        return (
+            f"Read {count}."
+            if self.total not in (None, self.read)
+            else f"Read all {self.read} {frames}."
+        )
 
 
 class Stream:
-    """A thread that takes scenes from where they are made, one after the other, and hands each over."""
+    """A thread that takes scenes from where they are made, one after the other, and hands each
+    over.
+    """
 
     def __init__(
-        self, scenes: Iterable[Any], show: Callable[[Any, Reading], None], read: int = 0, total: int | None = None
+        self,
+        scenes: Iterable[Any],
+        show: Callable[[Any, Reading], None],
+        read: int = 0,
+        total: int | None = None,
     ) -> None:
-        """``show`` gets each scene; at the end once more the last one (None where none came), and why it ended.
+        """``show`` gets each scene; at the end once more the last one (None where none came), and
+        why it ended.
 
         ``read`` frames are in the scene before the first of ``scenes``.
         """

@@ -1,9 +1,11 @@
-"""A scene of Gaussians as a recording for viser's own client: one page that plays from disk, or a ``.viser`` file.
+"""A scene of Gaussians as a recording for viser's own client: one page that plays from disk, or a
+``.viser`` file.
 
-What does not move is one node for all moments. Everything else is a second node whose splats are replaced moment by moment:
-viser sorts and draws all splats that it holds, shown or not, so that a node for every moment would cost them all at once.
-Their number never changes, because the client shows nothing until it has sorted a node of another size; a Gaussian keeps
-its place among them while it is there, so that an order of a moment ago is nearly right.
+What does not move is one node for all moments. Everything else is a second node whose splats are
+replaced moment by moment: viser sorts and draws all splats that it holds, shown or not, so that a
+node for every moment would cost them all at once. Their number never changes, because the client
+shows nothing until it has sorted a node of another size; a Gaussian keeps its place among them
+while it is there, so that an order of a moment ago is nearly right.
 """
 
 import html
@@ -46,7 +48,8 @@ CLASSIC_WORKER = """<script>
 if (location.protocol === "file:") {
   const Plain = Worker;
   window.Worker = function (url, options) {
-    if (options?.type !== "module" || !String(url).startsWith("blob:")) return new Plain(url, options);
+    if (options?.type !== "module" || !String(url).startsWith("blob:"))
+      return new Plain(url, options);
     const request = new XMLHttpRequest();
     request.open("GET", url, false);
     request.send();
@@ -55,8 +58,8 @@ if (location.protocol === "file:") {
   };
 }
 </script>"""
-"""viser sorts splats in a module worker, which Chromium does not start in a page from disk (they would be drawn in no order,
-without a word); the same source runs as a classic one."""
+"""viser sorts splats in a module worker, which Chromium does not start in a page from disk (they
+would be drawn in no order, without a word); the same source runs as a classic one."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +85,22 @@ def record(
     cameras: bool = True,
     name: str = "FSM",
 ) -> Recording:
-    """All moments of ``scene``, ``fps`` a second, as a page titled ``name`` or as a ``.viser`` file.
+    """All moments of ``scene``, ``fps`` a second, as a page titled ``name`` or as a ``.viser``
+    file.
 
-    Gaussians less opaque than ``min_opacity`` at a moment are left out of it. ``up`` is an axis of the clip's space ("y", "-z"),
-    without it the cameras' mean. Input ``cameras`` are shown, or are only where it starts. Colours are those of spherical
-    harmonics of degree 0. What would be too large raises ``InputError``.
+    Gaussians less opaque than ``min_opacity`` at a moment are left out of it. ``up`` is an axis of
+    the clip's space ("y", "-z"), without it the cameras' mean. Input ``cameras`` are shown, or are
+    only where it starts. Colours are those of spherical harmonics of degree 0. What would be too
+    large raises ``InputError``.
     """
     moments = record_moments(scene.inputs.time, fps)
     reel = Reel.of(scene, moments, min_opacity)
     if reel.nbytes == 0:
         raise InputError("the scene has no Gaussians to show; choose a lower --min-opacity.")
     if reel.nbytes > MAX_UNPACKED:
-        raise InputError(f"the scene would take {reel.nbytes / 1e9:.1f} GB in a browser's memory; {SMALLER}.")
+        raise InputError(
+            f"the scene would take {reel.nbytes / 1e9:.1f} GB in a browser's memory; {SMALLER}."
+        )
     # viser records only what a running server is told; nobody is let in.
     gate = Gate("127.0.0.1", secrets.token_urlsafe())
     server = start_server("127.0.0.1", free_port("127.0.0.1", 0), gate)
@@ -108,12 +115,17 @@ def record(
             server.stop()
     if len(content) > MAX_CONTENT:
         most = f"{MAX_CONTENT >> 20} MiB that browsers still open well"
-        raise InputError(f"the {kind} would have {len(content) / 2**20:.0f} MiB, more than the {most}; {SMALLER}.")
+        raise InputError(
+            f"the {kind} would have {len(content) / 2**20:.0f} MiB, more than the {most}; "
+            f"{SMALLER}."
+        )
     return Recording(content, tuple(moments), len(reel.still), reel.slots)
 
 
 def record_moments(times: Float[Tensor, " v"], fps: float) -> list[float]:
-    """Seconds of the moments to record: as ``frame_times``, and one where the clip is shorter than two."""
+    """Seconds of the moments to record: as ``frame_times``, and one where the clip is shorter than
+    two.
+    """
     if math.isfinite(fps) and fps > 0 and float(times.max() - times.min()) * fps < 1 - 1e-4:
         return [float(times.min())]
     return frame_times(times, fps)
@@ -145,7 +157,11 @@ class Reel:
         floor = max(min_opacity, FAINTEST)
         n, last = len(world), len(times) - 1
         first_seen, last_seen = torch.full((n,), -1), torch.full((n,), -1)
-        least, most, seen = world.opacities.clone(), torch.zeros_like(world.opacities), torch.zeros(n, dtype=torch.long)
+        least, most, seen = (
+            world.opacities.clone(),
+            torch.zeros_like(world.opacities),
+            torch.zeros(n, dtype=torch.long),
+        )
         for i, time in enumerate(times):
             there = present(world, time, floor)
             first_seen[there & (first_seen < 0)] = i
@@ -158,7 +174,9 @@ class Reel:
         still = (rests & (seen == len(times))).nonzero()[:, 0]
         first_seen[still] = last_seen[still] = -1
         slot, slots = interval_slots(first_seen.numpy(), last_seen.numpy(), len(times))
-        return Reel(world, tuple(times), floor, still, slot, slots, unit_for(world.covariances[seen > 0]))
+        return Reel(
+            world, tuple(times), floor, still, slot, slots, unit_for(world.covariances[seen > 0])
+        )
 
     @property
     def nbytes(self) -> int:
@@ -169,18 +187,25 @@ class Reel:
         """What stands still, as in the middle of the clip."""
         return pack(self.world[self.still].at(self.times[len(self.times) // 2], 0.0), self.unit)
 
-    def moving_rows(self, i: int, before: UInt32[ndarray, "m 8"] | None = None) -> UInt32[ndarray, "m 8"]:
+    def moving_rows(
+        self, i: int, before: UInt32[ndarray, "m 8"] | None = None
+    ) -> UInt32[ndarray, "m 8"]:
         """The others at moment ``i``; rows of nobody are those ``before``, transparent."""
         rows = np.zeros((self.slots, 8), np.uint32) if before is None else before.copy()
         rows[:, 7] &= 0x00FFFFFF
-        there = present(self.world, self.times[i], self.min_opacity) & (torch.from_numpy(self.slot) >= 0)
+        there = present(self.world, self.times[i], self.min_opacity) & (
+            torch.from_numpy(self.slot) >= 0
+        )
         index = there.nonzero()[:, 0]
         rows[self.slot[index.numpy()]] = pack(self.world[index].at(self.times[i], 0.0), self.unit)
         return rows
 
 
-def interval_slots(first: Int[ndarray, " n"], last: Int[ndarray, " n"], count: int) -> tuple[Int[ndarray, " n"], int]:
-    """A place for each of n intervals of moments, its own from ``first`` to ``last``, and how many places: the fewest.
+def interval_slots(
+    first: Int[ndarray, " n"], last: Int[ndarray, " n"], count: int
+) -> tuple[Int[ndarray, " n"], int]:
+    """A place for each of n intervals of moments, its own from ``first`` to ``last``, and how many
+    places: the fewest.
 
     Those with ``first`` -1 get none (-1). There are ``count`` moments.
     """
@@ -202,15 +227,23 @@ def _page(serializer: Any, dark: bool, name: str) -> bytes:
     page: str = serializer.as_html(dark_mode=dark)
     title = "<title>Viser</title>"
     if page.count("<head>") < 1 or title not in page:
-        raise RuntimeError("this viser makes its page in a way that is not known here; install viser 1.1.")
+        raise RuntimeError(
+            "this viser makes its page in a way that is not known here; install viser 1.1."
+        )
     page = page.replace(title, f"<title>{html.escape(name)}</title>", 1)
     return page.replace("<head>", f"<head>{CLASSIC_WORKER}", 1).encode()
 
 
-def _set_up(server: Any, inputs: InputCameras, background: Float[Tensor, " 3"], up: str | None) -> None:
+def _set_up(
+    server: Any, inputs: InputCameras, background: Float[Tensor, " 3"], up: str | None
+) -> None:
     """Up direction, the first camera, and what is behind everything."""
     views = inputs.views
-    axis = up_direction(views) if up is None else tuple(float(up[-1] == a) * (-1 if up[0] == "-" else 1) for a in "xyz")
+    axis = (
+        up_direction(views)
+        if up is None
+        else tuple(float(up[-1] == a) * (-1 if up[0] == "-" else 1) for a in "xyz")
+    )
     server.scene.set_up_direction(axis)
     first = Camera.of_view(views, int(views.time.argmin()))
     distance = viewing_distance(views)
@@ -218,10 +251,14 @@ def _set_up(server: Any, inputs: InputCameras, background: Float[Tensor, " 3"], 
     camera.position, camera.up, camera.fov = first.position, axis, first.fov
     camera.look_at = tuple((first.c2w[:3, 3] + distance * first.c2w[:3, 2]).tolist())
     camera.near, camera.far = 1e-3 * distance, 1e3 * distance
-    server.scene.set_background_image(as_bytes(background[:, None, None].expand(3, 2, 2)), format="png")
+    server.scene.set_background_image(
+        as_bytes(background[:, None, None].expand(3, 2, 2)), format="png"
+    )
 
 
-def _play(server: Any, reel: Reel, inputs: InputCameras | None, moments: list[float], fps: float) -> Any:
+def _play(
+    server: Any, reel: Reel, inputs: InputCameras | None, moments: list[float], fps: float
+) -> Any:
     """Tell ``server`` all that is to be seen, and return viser's serializer of it."""
     mark = (lambda seconds: None) if inputs is None else _add_cameras(server, inputs)
     if len(reel.still):

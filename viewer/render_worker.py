@@ -1,7 +1,9 @@
-"""Renders for one browser, off its thread: the newest request wins, coarse at once and full when nothing changes.
+"""Renders for one browser, off its thread: the newest request wins, coarse at once and full when
+nothing changes.
 
-``Schedule`` and ``Resolution`` decide what is drawn when and how large; they know no threads and are told the time.
-``RenderWorker`` is the thread around them. It holds at most one waiting request, so nothing can queue up.
+``Schedule`` and ``Resolution`` decide what is drawn when and how large; they know no threads and
+are told the time. ``RenderWorker`` is the thread around them. It holds at most one waiting request,
+so nothing can queue up.
 """
 
 import threading
@@ -17,7 +19,9 @@ Picture = TypeVar("Picture")
 SETTLE = 0.2
 """Seconds without a request after which the full picture is drawn."""
 BUDGETS = {"Fluent": 1 / 12, "Balanced": 1 / 6, "Sharp": 1 / 3, "Full size": float("inf")}
-"""Seconds that a picture may take while things move, by what the control calls it; the first is the default."""
+"""Seconds that a picture may take while things move, by what the control calls it; the first is the
+default.
+"""
 MIN_PIXELS = 48 * 48
 FIRST_PIXELS = 128 * 128
 """Size of the first picture: nothing is known yet about the speed."""
@@ -52,7 +56,9 @@ class Schedule(Generic[Job]):
         self._newest, self._owed, self._due = job, None, now + self.settle
 
     def take(self, now: float) -> Work[Job] | None:
-        """What to draw at ``now``, if anything: a new request within the budget, or the last one in full."""
+        """What to draw at ``now``, if anything: a new request within the budget, or the last one in
+        full.
+        """
         if self._newest is not None:
             job, self._newest = self._newest, None
             self._owed = job
@@ -67,7 +73,9 @@ class Schedule(Generic[Job]):
         self._newest = self._owed = None
 
     def done(self, job: Job) -> None:
-        """Nothing is owed for ``job`` any more: it was drawn at full size at once, or cannot be drawn."""
+        """Nothing is owed for ``job`` any more: it was drawn at full size at once, or cannot be
+        drawn.
+        """
         if self._owed is job:
             self._owed = None
 
@@ -81,10 +89,11 @@ class Schedule(Generic[Job]):
 class Resolution:
     """How many pixels fit the budget, learnt from the time that pictures took.
 
-    A picture of p pixels takes a + b p seconds; a and b are fitted to the last pictures (least squares, older ones
-    forgotten). Wanted is the p that takes just the budget; but where a alone takes most of it, or more, no fewer than take
-    half of a again: making pictures still smaller would cost much and save little. Pictures of one size do not tell a from b: where
-    they take too long, one of half the pixels is tried now and then.
+    A picture of p pixels takes a + b p seconds; a and b are fitted to the last pictures (least
+    squares, older ones forgotten). Wanted is the p that takes just the budget; but where a alone
+    takes most of it, or more, no fewer than take half of a again: making pictures still smaller
+    would cost much and save little. Pictures of one size do not tell a from b: where they take too
+    long, one of half the pixels is tried now and then.
     """
 
     def __init__(self, budget: float = BUDGETS["Fluent"]) -> None:
@@ -99,7 +108,8 @@ class Resolution:
         p, t = float(pixels), max(seconds, 1e-4)
         a, b = self._fit or (0.0, 0.0)
         if t < (a + b * p) / 4:
-            self._sums = (0.0,) * 5  # what was learnt is wrong: the first picture compiles, machines become free
+            # what was learnt is wrong: the first picture compiles, machines become free
+            self._sums = (0.0,) * 5
         added = (1.0, p, t, p * p, p * t)
         self._sums = tuple(MEMORY * old + new for old, new in zip(self._sums, added, strict=True))
         n, mean_p, mean_t, pp, pt = self._sums[0], *(x / self._sums[0] for x in self._sums[1:])
@@ -130,15 +140,20 @@ class Resolution:
         return max(float(MIN_PIXELS), max(self.budget - a, a / 2) / max(b, 1e-12))
 
     def height(self, full_hw: tuple[int, int]) -> int:
-        """Height of the largest picture within the budget, of the aspect of ``full_hw`` and at most as large."""
+        """Height of the largest picture within the budget, of the aspect of ``full_hw`` and at most
+        as large.
+        """
         h, w = full_hw
         share = (self.pixels / (h * w)) ** 0.5
-        # Steps of 16 pixels: a size that changes with every picture flickers and is a new size to every cache.
+        # Steps of 16 pixels: a size that changes with every picture flickers and is a new size to
+        # every cache.
         return h if share >= 0.95 else min(h, max(16, round(h * share / 16) * 16))
 
 
 class Turns:
-    """A lock whose waiters get it in the order in which they came: a busy browser must not starve another."""
+    """A lock whose waiters get it in the order in which they came: a busy browser must not starve
+    another.
+    """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -178,10 +193,11 @@ class RenderWorker(Generic[Job, Picture]):
         schedule: Schedule[Job] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``draw(job, full)`` returns a picture and whether it is of full size; what it raises goes to ``fail``.
+        """``draw(job, full)`` returns a picture and whether it is of full size; what it raises goes
+        to ``fail``.
 
-        ``ready`` says whether the browser has taken the last picture; until then nothing is drawn. ``turn`` is held
-        while drawing: workers that share a scene take turns.
+        ``ready`` says whether the browser has taken the last picture; until then nothing is drawn.
+        ``turn`` is held while drawing: workers that share a scene take turns.
         """
         self._draw, self._deliver, self._fail, self._ready = draw, deliver, fail, ready
         self._turn = Turns() if turn is None else turn
@@ -204,7 +220,9 @@ class RenderWorker(Generic[Job, Picture]):
             self._schedule.forget()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Stop after the picture in work, whose delivery is dropped; called twice, or by the worker itself, it is harmless."""
+        """Stop after the picture in work, whose delivery is dropped; called twice, or by the worker
+        itself, it is harmless.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -218,7 +236,8 @@ class RenderWorker(Generic[Job, Picture]):
 
     def _run(self) -> None:
         while self._wait():
-            with self._turn:  # first one's turn, then the newest request: it may have changed while waiting
+            # first one's turn, then the newest request: it may have changed while waiting
+            with self._turn:
                 self._one()
 
     def _wait(self) -> bool:

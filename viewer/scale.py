@@ -39,7 +39,9 @@ def trail_length(inputs: Views) -> float:
 
 
 def grid(inputs: Views, up: Sequence[float], metres_per_unit: float) -> Grid:
-    """The grid of a scene with ``up`` (unit vector): squares of the largest power of ten metres that fit ``CELLS`` times."""
+    """The grid of a scene with ``up`` (unit vector): squares of the largest power of ten metres
+    that fit ``CELLS`` times.
+    """
     distance = viewing_distance(inputs)
     metres = 10.0 ** math.floor(math.log10(distance * metres_per_unit / CELLS))
     c2w = inputs.c2w.double().cpu()

@@ -27,14 +27,19 @@ class ScalePart(Part):
         gui: Any = host.client.gui
         with host.tab("Scene"), gui.add_folder("Scale"):
             self.lengths = gui.add_markdown("")
-            self.grid = gui.add_checkbox("Scale grid", False, hint="Level squares under what the cameras look at.")
+            self.grid = gui.add_checkbox(
+                "Scale grid", False, hint="Level squares under what the cameras look at."
+            )
             self.metres = gui.add_number(
                 "Metres per unit",
                 1.0,
                 min=1e-6,
                 max=1e6,
                 step=0.001,
-                hint="Of the clip; other than 1 where it is not in metres. Changes lengths and grid only.",
+                hint=(
+                    "Of the clip; other than 1 where it is not in metres. Changes lengths and "
+                    "grid only."
+                ),
             )
         self.grid.on_update(by_user(lambda _: self._show()))
         self.metres.on_update(by_user(lambda _: self._show()))
@@ -55,10 +60,15 @@ class ScalePart(Part):
             self.lengths.content = "Metres per unit must be more than 0."
             return
         inputs = stage.inputs.views
-        trail, seen = scale.length(scale.trail_length(inputs) * metres), scale.length(stage.distance * metres)
+        trail, seen = (
+            scale.length(scale.trail_length(inputs) * metres),
+            scale.length(stage.distance * metres),
+        )
         drawn = scale.grid(inputs, self._host.up, metres) if self.grid.value else None
         squares = "" if drawn is None else f"  \nSquares of the grid: {scale.length(drawn.metres)}"
-        self.lengths.content = f"Trail of the cameras: {trail}  \nFrom them to what they look at: {seen}{squares}"
+        self.lengths.content = (
+            f"Trail of the cameras: {trail}  \nFrom them to what they look at: {seen}{squares}"
+        )
         if drawn != self._shown:
             self._draw(drawn)
 
@@ -71,7 +81,9 @@ class ScalePart(Part):
             return
         nodes: Any = self._host.client.scene
         side = drawn.cells * drawn.cell
-        self._node = nodes.add_frame(NODE, show_axes=False, wxyz=drawn.wxyz, position=drawn.position)
+        self._node = nodes.add_frame(
+            NODE, show_axes=False, wxyz=drawn.wxyz, position=drawn.position
+        )
         nodes.add_grid(
             f"{NODE}/grid",
             width=side,
@@ -94,4 +106,6 @@ class ScalePart(Part):
             thickness=4.0,
             thickness_units="screen",
         )
-        nodes.add_label(f"{NODE}/length", scale.length(drawn.metres), position=(drawn.cell / 2, 0.0, 0.0))
+        nodes.add_label(
+            f"{NODE}/length", scale.length(drawn.metres), position=(drawn.cell / 2, 0.0, 0.0)
+        )

@@ -1,4 +1,6 @@
-"""The viewer: one server, any number of browsers up to a bound, each with its own camera, clock and controls."""
+"""The viewer: one server, any number of browsers up to a bound, each with its own camera, clock and
+controls.
+"""
 
 import contextlib
 import errno
@@ -26,9 +28,13 @@ PORTS = 100
 
 
 class Service:
-    """One server behind its gate, and what it does for each browser until that leaves. Subclasses say what that is."""
+    """One server behind its gate, and what it does for each browser until that leaves. Subclasses
+    say what that is.
+    """
 
-    def __init__(self, host: str, port: int, token: str | None, max_clients: int, name: str) -> None:
+    def __init__(
+        self, host: str, port: int, token: str | None, max_clients: int, name: str
+    ) -> None:
         """Serve at once, on the next port that is free; ``name`` is the title of the panel."""
         gate = Gate(host, token, max_clients)
         port = free_port(host, port)
@@ -64,9 +70,11 @@ class Service:
         return f"http://{name}:{self._server.get_port()}/{query}"
 
     def share(self) -> str:
-        """Open a public address through viser's service and return it, with the token that everybody needs from now on.
+        """Open a public address through viser's service and return it, with the token that
+        everybody needs from now on.
 
-        One is made if there was none. Where the service cannot be reached, ``InputError``; the viewer goes on as it was.
+        One is made if there was none. Where the service cannot be reached, ``InputError``; the
+        viewer goes on as it was.
         """
         return share(self._server, self._gate, self._host)
 
@@ -106,7 +114,8 @@ class Service:
     def _join(self, client: Any) -> None:
         session = self._welcome(client)
         with self._lock:
-            # It may have left again while its controls were built: then nobody else will close the session.
+            # It may have left again while its controls were built: then nobody else will close the
+            # session.
             welcome = not self._stopped.is_set() and client.client_id in self._server.get_clients()
             if welcome:
                 self._sessions[client.client_id] = session
@@ -123,7 +132,9 @@ class Service:
 
 
 class Viewer(Service):
-    """A scene in the browser, live: ``Viewer(scene).run()``, or ``with Viewer(scene) as viewer: ... viewer.url``."""
+    """A scene in the browser, live: ``Viewer(scene).run()``, or ``with Viewer(scene) as viewer: ...
+    viewer.url``.
+    """
 
     def __init__(
         self,
@@ -137,37 +148,49 @@ class Viewer(Service):
         max_clients: int = MAX_CLIENTS,
         name: str = "FSM",
     ) -> None:
-        """Serve ``scene`` (anything with ``render``, ``inputs`` and ``hw``) at once, on the next port that is free.
+        """Serve ``scene`` (anything with ``render``, ``inputs`` and ``hw``) at once, on the next
+        port that is free.
 
-        ``clip`` is what it was made from, for pictures of the inputs. ``compare``: another scene, or several by name, to
-        set beside it; they are taken to be in its space and on its clock. A ``host`` that others can reach needs a
-        ``token``. Bad values raise ``InputError``. ``port`` 0 takes any.
+        ``clip`` is what it was made from, for pictures of the inputs. ``compare``: another scene,
+        or several by name, to set beside it; they are taken to be in its space and on its clock. A
+        ``host`` that others can reach needs a ``token``. Bad values raise ``InputError``. ``port``
+        0 takes any.
         """
-        others = compare if compare is None or isinstance(compare, Mapping) else {"Other scene": compare}
+        others = (
+            compare if compare is None or isinstance(compare, Mapping) else {"Other scene": compare}
+        )
         self._stage = Stage(scene, clip, others)
         self._showing = threading.Lock()
         self._stream: Stream | None = None
         super().__init__(host, port, token, max_clients, name)
 
     def show(self, scene: Viewable, clip: Any = None) -> None:
-        """Put ``scene`` in the place of the one shown; browsers keep camera, clock and controls as far as they fit it.
+        """Put ``scene`` in the place of the one shown; browsers keep camera, clock and controls as
+        far as they fit it.
 
-        ``clip`` is what it was made from; the same object as before where a scene has grown, so that its frames are not
-        read again.
+        ``clip`` is what it was made from; the same object as before where a scene has grown, so
+        that its frames are not read again.
         """
         self._show(scene, clip, None)
 
-    def stream(self, scenes: Iterable[Viewable], *, clip: Any = None, total: int | None = None) -> None:
-        """Show each of ``scenes`` as it comes, in a thread that makes them, until they end or the viewer stops; return at once.
+    def stream(
+        self, scenes: Iterable[Viewable], *, clip: Any = None, total: int | None = None
+    ) -> None:
+        """Show each of ``scenes`` as it comes, in a thread that makes them, until they end or the
+        viewer stops; return at once.
 
-        The one before is rendered while the next is made, so making must bear that: ``FSM.stream`` does. The panel says how
-        many of ``total`` frames were read, and why it ended early.
+        The one before is rendered while the next is made, so making must bear that: ``FSM.stream``
+        does. The panel says how many of ``total`` frames were read, and why it ended early.
         """
         if self._stream is not None and self._stream.alive:
-            raise InputError("a stream is being read already; wait for its end or open another viewer.")
+            raise InputError(
+                "a stream is being read already; wait for its end or open another viewer."
+            )
         read = len(self._stage.scene.inputs)
         self._show(None, clip, Reading(read, total))
-        self._stream = Stream(scenes, lambda scene, reading: self._show(scene, clip, reading), read, total)
+        self._stream = Stream(
+            scenes, lambda scene, reading: self._show(scene, clip, reading), read, total
+        )
 
     def _show(self, scene: Viewable | None, clip: Any, reading: Reading | None) -> None:
         """``scene`` or, where it is None or the one shown, only the news of it."""
@@ -178,7 +201,9 @@ class Viewer(Service):
             else:
                 assert scene is not None
                 compare = before.compare if clip is not None and clip is before.clip else None
-                stage = Stage(scene, clip, compare, turn=before.turn, before=before, reading=reading)
+                stage = Stage(
+                    scene, clip, compare, turn=before.turn, before=before, reading=reading
+                )
             with self._lock:
                 self._stage, sessions = stage, list(self._sessions.values())
             if stage.scene is not before.scene:
@@ -203,7 +228,9 @@ class Viewer(Service):
         self._first_camera()
 
     def _first_camera(self) -> None:
-        """Let browsers start at the first input's camera; those that are there stay where they are."""
+        """Let browsers start at the first input's camera; those that are there stay where they
+        are.
+        """
         inputs, camera = self._stage.inputs.views, self._server.initial_camera
         first = Camera.of_view(inputs, self._stage.nearest(float(inputs.time.min())))
         start, forward = first.c2w[:3, 3], first.c2w[:3, 2]
@@ -213,13 +240,17 @@ class Viewer(Service):
 
 
 def free_port(host: str, port: int) -> int:
-    """The first free port from ``port`` on; none, or a host that is no address of this machine, is an ``InputError``."""
+    """The first free port from ``port`` on; none, or a host that is no address of this machine, is
+    an ``InputError``.
+    """
     if not 0 <= port <= 65535:
         raise InputError(f"port is {port}; choose one from 1024 to 65535.")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise InputError(f"host is {host!r}, which is no address ({error.strerror}); leave it out.") from error
+        raise InputError(
+            f"host is {host!r}, which is no address ({error.strerror}); leave it out."
+        ) from error
     for candidate in range(port, min(port + PORTS, 65536)):
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -228,9 +259,14 @@ def free_port(host: str, port: int) -> int:
             except OSError as error:
                 if error.errno in (errno.EADDRINUSE, errno.EACCES):
                     continue
-                raise InputError(f"host is {host!r}, not an address of this machine; leave it out.") from error
+                raise InputError(
+                    f"host is {host!r}, not an address of this machine; leave it out."
+                ) from error
             return probe.getsockname()[1]
-    raise InputError(f"no port from {port} to {min(port + PORTS, 65536) - 1} is free; choose another with --port.")
+    raise InputError(
+        f"no port from {port} to {min(port + PORTS, 65536) - 1} is free; choose another "
+        "with --port."
+    )
 
 
 def start_server(host: str, port: int, gate: Gate) -> "viser.ViserServer":
@@ -239,7 +275,9 @@ def start_server(host: str, port: int, gate: Gate) -> "viser.ViserServer":
 
     class Server(viser.ViserServer):
         def request_share_url(self, verbose: bool = True) -> None:
-            """Any browser could ask for it; that would widen what was bound to one address. See ``sharing``."""
+            """Any browser could ask for it; that would widen what was bound to one address. See
+            ``sharing``.
+            """
 
         def disconnect_share_url(self) -> None:
             """Any browser could ask for it."""
@@ -248,7 +286,9 @@ def start_server(host: str, port: int, gate: Gate) -> "viser.ViserServer":
         server = Server(host=host, port=port, verbose=False)
     if not gate.used:
         server.stop()
-        raise RuntimeError("this viser starts its server in a way that the gate does not know; install viser 1.1.")
+        raise RuntimeError(
+            "this viser starts its server in a way that the gate does not know; install viser 1.1."
+        )
     return server
 
 

@@ -45,7 +45,9 @@ PARTS: tuple[Callable[["Session"], Part], ...] = (
 class Session(Host):
     """Everything that belongs to one client, from its first camera to its leaving."""
 
-    def __init__(self, client: Any, stage: Stage, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, client: Any, stage: Stage, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """``client`` is viser's handle of a connected client."""
         self.client, self.stage = client, stage
         self.up = up_direction(stage.inputs.views)
@@ -69,7 +71,8 @@ class Session(Host):
             self._draw, self._deliver, self._fail, ready=lambda: self._outbox.taken, turn=stage.turn
         )
         self._ticker = threading.Thread(target=self._run, name="fsm-viewer-clock", daemon=True)
-        self._parts: tuple[Part, ...] = ()  # a control that is there may be used before the next one is
+        # a control that is there may be used before the next one is
+        self._parts: tuple[Part, ...] = ()
         self._parts = tuple(part(self) for part in PARTS)
         self._connect()
         self._ticker.start()
@@ -91,7 +94,9 @@ class Session(Host):
             self.change(lambda _: playback.sought(stage.times[-1]) if follow else playback)
 
     def close(self) -> None:
-        """Stop its threads. What it showed belongs to the browser and went with it, or is taken away by others."""
+        """Stop its threads. What it showed belongs to the browser and went with it, or is taken
+        away by others.
+        """
         with self._lock:  # no event may let the clock wait again
             self._closed = True
             self._playing.set()
@@ -151,13 +156,21 @@ class Session(Host):
     def _job(self) -> Job:
         """What clock, camera and controls ask for now; ``InputError`` where they make no sense."""
         seconds, panel = self._playback.moment, self._panel
-        job = Job(self.camera, seconds, self.stage.nearest(seconds), panel.mode.value, int(panel.height.value))
+        job = Job(
+            self.camera,
+            seconds,
+            self.stage.nearest(seconds),
+            panel.mode.value,
+            int(panel.height.value),
+        )
         for part in self._parts:
             job = part.wants(job)
         return job
 
     def reshow(self) -> None:
-        """Ask for another kind of picture; one that is seen from where an input was taken starts there."""
+        """Ask for another kind of picture; one that is seen from where an input was taken starts
+        there.
+        """
         with self._lock:
             if self._at_input():
                 self.look_through(self.stage.nearest(self._playback.moment))
@@ -171,7 +184,9 @@ class Session(Host):
             return False
 
     def look_through(self, index: int) -> None:
-        """Put the browser's camera where input ``index`` was, and the clock at its moment unless time is frozen."""
+        """Put the browser's camera where input ``index`` was, and the clock at its moment unless
+        time is frozen.
+        """
         with self._lock:
             self.go_to(Camera.of_view(self.stage.inputs.views, index))
             if self._playback.frozen is None:
@@ -179,11 +194,15 @@ class Session(Host):
             self.refresh()
 
     def _reset(self) -> None:
-        """Back to what every browser starts with: the first input's camera, and nothing changed in what it shows."""
+        """Back to what every browser starts with: the first input's camera, and nothing changed in
+        what it shows.
+        """
         self._panel.mode.value = self.stage.modes[0]
         for part in self._parts:
             part.reset()
-        self.go_to(Camera.of_view(self.stage.inputs.views, self.stage.nearest(self._playback.first)))
+        self.go_to(
+            Camera.of_view(self.stage.inputs.views, self.stage.nearest(self._playback.first))
+        )
         self.refresh()
 
     def go_to(self, camera: Camera) -> None:
@@ -192,7 +211,9 @@ class Session(Host):
             place(self.client.camera, camera, self.stage.distance, self.up)
 
     def show(self, camera: Camera, seconds: float) -> None:
-        """Go to ``camera`` and stand at ``seconds``, also where time is frozen or the view follows the clip."""
+        """Go to ``camera`` and stand at ``seconds``, also where time is frozen or the view follows
+        the clip.
+        """
         with self._lock:
             if self._closed:
                 return
@@ -216,7 +237,9 @@ class Session(Host):
                 at_newest = abs(playback.cursor - self.stage.times[-1]) < SAME_MOMENT
                 self._panel.newest.value = at_newest and not playback.playing
             if moved and self._at_input():
-                self.go_to(Camera.of_view(self.stage.inputs.views, self.stage.nearest(playback.moment)))
+                self.go_to(
+                    Camera.of_view(self.stage.inputs.views, self.stage.nearest(playback.moment))
+                )
             elif moved and playback.follow:
                 aspect = float(self.client.camera.aspect)
                 self.go_to(self.stage.on_path(playback.fraction, aspect))
@@ -227,11 +250,17 @@ class Session(Host):
         panel, user = self._panel, by_user
         panel.seconds.on_update(user(lambda value: self.change(lambda p: p.sought(float(value)))))
         panel.play.on_click(user(lambda _: self._toggle()))
-        panel.step.on_click(user(lambda value: self.change(lambda p: p.stepped(1 if value == "Next" else -1))))
+        panel.step.on_click(
+            user(lambda value: self.change(lambda p: p.stepped(1 if value == "Next" else -1)))
+        )
         panel.speed.on_update(user(lambda value: self.change(lambda p: p.at_speed(float(value)))))
         panel.loop.on_update(user(lambda value: self.change(lambda p: p.looping(value))))
-        panel.freeze_time.on_update(user(lambda value: self.change(lambda p: p.freezing_time(value))))
-        panel.freeze_view.on_update(user(lambda value: self.change(lambda p: p.freezing_view(value))))
+        panel.freeze_time.on_update(
+            user(lambda value: self.change(lambda p: p.freezing_time(value)))
+        )
+        panel.freeze_view.on_update(
+            user(lambda value: self.change(lambda p: p.freezing_view(value)))
+        )
         panel.mode.on_update(user(lambda _: self.reshow()))
         for control in (panel.height, panel.transfer, panel.quality):
             control.on_update(user(lambda _: self.refresh()))
@@ -268,7 +297,8 @@ class Session(Host):
         self._resolution.budget = BUDGETS[self._panel.pace.value]
         height = job.height if full else self._resolution.height(job.camera.hw(job.height))
         stage = self.stage
-        job = dataclasses.replace(job, frame=stage.nearest(job.seconds))  # it may have been asked of the stage before
+        # it may have been asked of the stage before
+        job = dataclasses.replace(job, frame=stage.nearest(job.seconds))
         shot = stage.draw(job, height)
         h, w = shot.picture.shape[:2]
         self._resolution.observe(h * w, shot.seconds)
@@ -303,7 +333,9 @@ class Session(Host):
 
 
 def readout(wh: tuple[int, int], seconds: float, delivered: tuple[float, ...]) -> str:
-    """Size, time to draw, and pictures per second over the last ones ``delivered`` (clock times) without a pause."""
+    """Size, time to draw, and pictures per second over the last ones ``delivered`` (clock times)
+    without a pause.
+    """
     run = [delivered[-1]]
     for moment in reversed(delivered[:-1]):
         if run[-1] - moment > 1.0:

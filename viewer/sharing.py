@@ -1,4 +1,6 @@
-"""A viewer's public address, through viser's own service: asked for by whoever runs the viewer, never by a browser."""
+"""A viewer's public address, through viser's own service: asked for by whoever runs the viewer,
+never by a browser.
+"""
 
 import queue
 import secrets
@@ -17,14 +19,17 @@ REACHED = ("127.0.0.1", "localhost", "0.0.0.0")
 
 
 def share(server: Any, gate: Gate, host: str) -> str:
-    """Open the tunnel of viser's ``server``, bound to ``host`` behind ``gate``, and return its address with the token.
+    """Open the tunnel of viser's ``server``, bound to ``host`` behind ``gate``, and return its
+    address with the token.
 
-    The tunnel passes on bytes as they come, so the gate sees what browsers send: it lets in the tunnel's host name beside
-    localhost, and everybody needs the token from now on, one that is made here if there was none. ``InputError`` where no
-    address is to be had; then all is as it was.
+    The tunnel passes on bytes as they come, so the gate sees what browsers send: it lets in the
+    tunnel's host name beside localhost, and everybody needs the token from now on, one that is made
+    here if there was none. ``InputError`` where no address is to be had; then all is as it was.
     """
     if host not in REACHED:
-        raise InputError(f"host is {host}, where viser's tunnel does not find the viewer; leave it out to share.")
+        raise InputError(
+            f"host is {host}, where viser's tunnel does not find the viewer; leave it out to share."
+        )
     before = gate.token
     gate.token = before or secrets.token_urlsafe(16)
     try:
@@ -32,14 +37,18 @@ def share(server: Any, gate: Gate, host: str) -> str:
     except InputError:
         gate.token = before
         # A tunnel that still waits for the service may take its time to end.
-        threading.Thread(target=unshare, args=(server,), name="fsm-viewer-unshare", daemon=True).start()
+        threading.Thread(
+            target=unshare, args=(server,), name="fsm-viewer-unshare", daemon=True
+        ).start()
         raise
     gate.shared = urlsplit(address).hostname
     return f"{address.rstrip('/')}/?token={gate.token}"
 
 
 def unshare(server: Any) -> None:
-    """Close the tunnel, if there is one. Do so before the server stops: viser itself then tells browsers that are gone."""
+    """Close the tunnel, if there is one. Do so before the server stops: viser itself then tells
+    browsers that are gone.
+    """
     with server._share_tunnel_lock:
         tunnel, server._share_tunnel = server._share_tunnel, None
     if tunnel is not None:
@@ -61,9 +70,15 @@ def _address(server: Any) -> str:
     try:
         answer = answers.get(timeout=PATIENCE)
     except queue.Empty:
-        raise InputError(f"{SERVICE} did not answer within {PATIENCE:.0f} s; the viewer is not shared.") from None
+        raise InputError(
+            f"{SERVICE} did not answer within {PATIENCE:.0f} s; the viewer is not shared."
+        ) from None
     if isinstance(answer, Exception):
-        raise InputError(f"{SERVICE} gave no address ({answer}); the viewer is not shared.") from answer
+        raise InputError(
+            f"{SERVICE} gave no address ({answer}); the viewer is not shared."
+        ) from answer
     if answer is None:
-        raise InputError(f"{SERVICE} cannot be reached or gave no address; the viewer is not shared.")
+        raise InputError(
+            f"{SERVICE} cannot be reached or gave no address; the viewer is not shared."
+        )
     return answer

@@ -1,4 +1,6 @@
-"""The part of the panel that leaves drawing to the browser: it is sent Gaussians, moment by moment, instead of pictures."""
+"""The part of the panel that leaves drawing to the browser: it is sent Gaussians, moment by moment,
+instead of pictures.
+"""
 
 import dataclasses
 import threading
@@ -25,7 +27,9 @@ HINT = (
 
 
 class SplatPart(Part):
-    """Sends a scene of Gaussians as viser's own splats while that is chosen and what is shown is plain colour."""
+    """Sends a scene of Gaussians as viser's own splats while that is chosen and what is shown is
+    plain colour.
+    """
 
     def __init__(self, host: Host) -> None:
         """A check box in the tab ``Picture``, hidden where a browser cannot draw the scene."""
@@ -33,7 +37,9 @@ class SplatPart(Part):
         self._chosen: Native | None = None
         gui: Any = host.client.gui
         with host.tab("Picture"):
-            self.on = gui.add_checkbox("Draw in the browser", False, hint=HINT, visible=host.stage.native is not None)
+            self.on = gui.add_checkbox(
+                "Draw in the browser", False, hint=HINT, visible=host.stage.native is not None
+            )
             self.sent = gui.add_markdown("", visible=False)
         self._sender = Sender(host, self._told)
         self.on.on_update(by_user(lambda _: host.refresh()))
@@ -74,7 +80,9 @@ class Sender:
     """A thread that sends one browser the Gaussians of the moment asked for last, at its pace."""
 
     def __init__(self, host: Host, told: Callable[[str | None], None]) -> None:
-        """``told`` gets what was sent, or why not, in words; None once nothing is there any more."""
+        """``told`` gets what was sent, or why not, in words; None once nothing is there any
+        more.
+        """
         self._host, self._told = host, told
         self._outbox = Outbox(host.client)
         self._changed = threading.Condition()
@@ -94,7 +102,9 @@ class Sender:
                 return
             self._asked, self._news = asked, True
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="fsm-viewer-splats", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="fsm-viewer-splats", daemon=True
+                )
                 self._thread.start()
             self._changed.notify()
 

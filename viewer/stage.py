@@ -1,4 +1,6 @@
-"""What all browsers look at: the scene, its inputs, and how a request becomes a picture. Knows no browser."""
+"""What all browsers look at: the scene, its inputs, and how a request becomes a picture. Knows no
+browser.
+"""
 
 import copy
 import dataclasses
@@ -74,11 +76,14 @@ class Job:
     depths: Limits = Limits()
     """Ends of the colour map of depth; an open one is found from the inputs."""
     backdrop: tuple[int, int, int] | None = None
-    """Colour to send in place of a picture, bytes: the browser draws the scene itself, before that."""
+    """Colour to send in place of a picture, bytes: the browser draws the scene itself, before that.
+    """
 
     @property
     def at_input(self) -> bool:
-        """Whether it is seen from where, and when, the nearest input was taken: only there a frame can be compared."""
+        """Whether it is seen from where, and when, the nearest input was taken: only there a frame
+        can be compared.
+        """
         return self.mode == "Difference" or (self.wipe is not None and self.wipe.against is None)
 
 
@@ -103,11 +108,13 @@ class Stage:
         before: "Stage | None" = None,
         reading: Reading | None = None,
     ) -> None:
-        """``clip`` is what the scene was made from (``fsm.datasets``), for pictures of the inputs the scene lacks.
+        """``clip`` is what the scene was made from (``fsm.datasets``), for pictures of the inputs
+        the scene lacks.
 
-        ``compare``: other scenes of the same clip, by the names to choose them by. ``turn`` is shared by stages of one
-        viewer. ``before`` is the stage whose place this one takes: what it knows of the same clip is not worked out again.
-        ``reading``: how far a scene that is being learnt has come.
+        ``compare``: other scenes of the same clip, by the names to choose them by. ``turn`` is
+        shared by stages of one viewer. ``before`` is the stage whose place this one takes: what it
+        knows of the same clip is not worked out again. ``reading``: how far a scene that is being
+        learnt has come.
         """
         if len(scene.inputs) == 0:
             raise InputError("a viewer needs at least one input camera, found none.")
@@ -115,14 +122,19 @@ class Stage:
         self.scene, self.clip, self.reading = scene, clip, reading
         self.compare: dict[str, Viewable] = dict(compare or {})
         """Other scenes, in the same space and on the same clock."""
-        self.inputs = InputCameras.of(observed(scene, clip, None if before is None else before.inputs.views))
+        self.inputs = InputCameras.of(
+            observed(scene, clip, None if before is None else before.inputs.views)
+        )
         self.tracks = _tracks(scene.inputs, clip) if before is None else before.tracks
-        """Points of the clip followed in 3D; None where it carries none, or is not what the scene was made from."""
+        """Points of the clip followed in 3D; None where it carries none, or is not what the scene
+        was made from.
+        """
         self.times: list[float] = self.inputs.views.time.tolist()
         self.distance = viewing_distance(self.inputs.views)
         """From a camera to what it looks at, in the clip's unit."""
         self.turn = Turns() if turn is None else turn
-        """Held while drawing: scenes need not bear two threads, and two would share the same cores."""
+        """Held while drawing: scenes need not bear two threads, and two would share the same cores.
+        """
         self._track = Track.through(self.inputs.views)
         self._depths: tuple[float, float] | None = None
         if before is not None and self.live:  # until the end: colours would flicker
@@ -157,13 +169,21 @@ class Stage:
 
     @property
     def modes(self) -> tuple[modes.Mode, ...]:
-        """Those worth offering: what the scene renders, and no difference where no input's picture is known."""
-        there = {"Depth": self.renders_depth, "Opacity": self.renders_opacity, "Difference": self.knows_frames}
+        """Those worth offering: what the scene renders, and no difference where no input's picture
+        is known.
+        """
+        there = {
+            "Depth": self.renders_depth,
+            "Opacity": self.renders_opacity,
+            "Difference": self.knows_frames,
+        }
         return tuple(m for m in modes.MODES if there.get(m, True))
 
     @property
     def found_depths(self) -> tuple[float, float] | None:
-        """Nearest and farthest depth of the inputs' views, in the clip's unit; None before a picture needed them."""
+        """Nearest and farthest depth of the inputs' views, in the clip's unit; None before a
+        picture needed them.
+        """
         return self._depths
 
     def nearest(self, seconds: float) -> int:
@@ -171,13 +191,17 @@ class Stage:
         return nearest_frame(self.times, seconds)
 
     def on_path(self, fraction: float, aspect: float) -> Camera:
-        """The camera on the clip's own path at ``fraction`` of its duration, for a window of ``aspect``."""
+        """The camera on the clip's own path at ``fraction`` of its duration, for a window of
+        ``aspect``.
+        """
         c2w, intrinsics = self._track.at(torch.tensor([fraction], dtype=torch.float64))
         view = Views(c2w.float(), intrinsics.float(), torch.zeros(1), self.inputs.views.hw)
         return dataclasses.replace(Camera.of_view(view), aspect=aspect)
 
     def draw(self, job: Job, height: int) -> Shot:
-        """The picture of ``job``, ``height`` pixels high. Call with ``turn`` held. Raises whatever the scene raises."""
+        """The picture of ``job``, ``height`` pixels high. Call with ``turn`` held. Raises whatever
+        the scene raises.
+        """
         frame = self.inputs.views[job.frame]
         request = job.camera.request(height, job.seconds)
         if job.at_input:
@@ -195,7 +219,9 @@ class Stage:
     def _compared(
         self, wipe: Wipe, job: Job, request: Views, colours: tuple[float, float] | None
     ) -> Float[Tensor, "3 h w"]:
-        """Both sides. Each is drawn whole where it is seen at all: a model's pixels depend on the rest of its picture."""
+        """Both sides. Each is drawn whole where it is seen at all: a model's pixels depend on the
+        rest of its picture.
+        """
         h, w = request.hw
         column = wipe.column(w)
         left = right = torch.zeros(3, h, w)
@@ -205,7 +231,9 @@ class Stage:
             right = modes.framed(self.inputs.views[job.frame], request)
         elif column < w:
             if wipe.against not in self.compare:
-                raise InputError(f"there is no scene {wipe.against!r} to compare with; choose another.")
+                raise InputError(
+                    f"there is no scene {wipe.against!r} to compare with; choose another."
+                )
             try:
                 right = self._shown(self.compare[wipe.against], job, request, colours).cpu()
             except InputError as error:
@@ -231,7 +259,9 @@ class Stage:
         return within(picture, rendering, limits)
 
     def _depth_limits(self, wanted: Limits) -> tuple[float, float]:
-        """Near and far of the colour map, what is open from the inputs: the same for all pictures, or colours would flicker."""
+        """Near and far of the colour map, what is open from the inputs: the same for all pictures,
+        or colours would flicker.
+        """
         if wanted.near > 0 and wanted.far < math.inf:
             return wanted.near, wanted.far
         if self._depths is None:
@@ -242,7 +272,9 @@ class Stage:
         near = wanted.near or self._depths[0]
         far = wanted.far if wanted.far < math.inf else self._depths[1]
         if not near < far and not wanted.open:
-            raise InputError(f"the colours of depth would run from {near:.4g} to {far:.4g}; choose both ends.")
+            raise InputError(
+                f"the colours of depth would run from {near:.4g} to {far:.4g}; choose both ends."
+            )
         return near, far
 
 
@@ -251,7 +283,9 @@ def _tracks(inputs: Views, clip: Any) -> Tracks | None:
 
 
 def _renders(scene: Viewable, inputs: Views) -> tuple[bool, bool]:
-    """Whether ``scene`` renders depth, and opacity. One that fails may do so again where somebody reads the error."""
+    """Whether ``scene`` renders depth, and opacity. One that fails may do so again where somebody
+    reads the error.
+    """
     if isinstance(scene, GaussianScene):
         return True, True
     try:

@@ -1,4 +1,6 @@
-"""The clock of a viewer: where it stands, how it moves, and what moves with it. Arithmetic only, no threads."""
+"""The clock of a viewer: where it stands, how it moves, and what moves with it. Arithmetic only, no
+threads.
+"""
 
 import bisect
 import dataclasses
@@ -15,7 +17,8 @@ SPEEDS = (0.1, 4.0)
 class Playback:
     """A moment of playback; every method returns the next one.
 
-    ``cursor`` is what the slider shows. ``moment`` is what is rendered: the cursor, or the moment that is frozen.
+    ``cursor`` is what the slider shows. ``moment`` is what is rendered: the cursor, or the moment
+    that is frozen.
     """
 
     frames: tuple[float, ...]
@@ -27,24 +30,37 @@ class Playback:
     """Seconds of the clip per second of the wall clock."""
     loop: bool = True
     frozen: float | None = None
-    """The moment shown while time is frozen; the cursor then moves nothing but the camera, if that follows."""
+    """The moment shown while time is frozen; the cursor then moves nothing but the camera, if that
+    follows.
+    """
     follow: bool = False
-    """The camera travels along the clip's own path with the cursor; otherwise the view is frozen, or the user's."""
+    """The camera travels along the clip's own path with the cursor; otherwise the view is frozen,
+    or the user's.
+    """
 
     @staticmethod
     def over(times: Sequence[float]) -> "Playback":
-        """Standing at the first of the input frames' ``times`` (seconds, any order, repeats allowed)."""
+        """Standing at the first of the input frames' ``times`` (seconds, any order, repeats
+        allowed).
+        """
         if not times:
             raise InputError("a viewer needs at least one input camera, found none.")
         frames = tuple(sorted(set(times)))
         return Playback(frames, frames[0])
 
     def over_frames(self, times: Sequence[float]) -> "Playback":
-        """Over other input frames, everything else kept: the cursor, and a frozen moment, held to them."""
+        """Over other input frames, everything else kept: the cursor, and a frozen moment, held to
+        them.
+        """
         frames = Playback.over(times).frames
-        held = [None if t is None else min(max(t, frames[0]), frames[-1]) for t in (self.cursor, self.frozen)]
+        held = [
+            None if t is None else min(max(t, frames[0]), frames[-1])
+            for t in (self.cursor, self.frozen)
+        ]
         playing = self.playing and len(frames) > 1
-        return dataclasses.replace(self, frames=frames, cursor=held[0], frozen=held[1], playing=playing)
+        return dataclasses.replace(
+            self, frames=frames, cursor=held[0], frozen=held[1], playing=playing
+        )
 
     @property
     def first(self) -> float:
@@ -81,7 +97,8 @@ class Playback:
         return there if self.frozen is None else dataclasses.replace(there, frozen=there.cursor)
 
     def stepped(self, steps: int) -> "Playback":
-        """Standing ``steps`` input frames further (negative: back); from between two frames the next one counts.
+        """Standing ``steps`` input frames further (negative: back); from between two frames the
+        next one counts.
 
         At the ends a loop goes round, otherwise the cursor stays.
         """
@@ -94,7 +111,9 @@ class Playback:
         return dataclasses.replace(self, cursor=self.frames[index], playing=False)
 
     def played(self) -> "Playback":
-        """Playing; from the start again where it stands at the end and does not loop. A single moment never plays."""
+        """Playing; from the start again where it stands at the end and does not loop. A single
+        moment never plays.
+        """
         if self.duration == 0:
             return self
         ended = not self.loop and self.cursor >= self.last
@@ -121,7 +140,9 @@ class Playback:
         return dataclasses.replace(self, follow=not freeze)
 
     def advanced(self, elapsed: float) -> "Playback":
-        """After ``elapsed`` seconds of the wall clock; frames that take long are skipped, not slowed down."""
+        """After ``elapsed`` seconds of the wall clock; frames that take long are skipped, not
+        slowed down.
+        """
         if not self.playing or elapsed <= 0:
             return self
         along = self.cursor - self.first + elapsed * self.speed

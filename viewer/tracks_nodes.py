@@ -1,4 +1,6 @@
-"""3D tracks in the scene: points where they are now, with tails to where they were. Arithmetic, and the nodes."""
+"""3D tracks in the scene: points where they are now, with tails to where they were. Arithmetic, and
+the nodes.
+"""
 
 import math
 from dataclasses import dataclass
@@ -58,7 +60,9 @@ class Palette:
         return Palette(tracks, colouring, hues, max(fastest, 1e-9))
 
     def draw(self, seconds: float, tail: float) -> Drawing:
-        """At ``seconds``, with tails of ``tail`` seconds; only tracks that are seen now have one."""
+        """At ``seconds``, with tails of ``tail`` seconds; only tracks that are seen now have
+        one.
+        """
         when = moments(self.tracks.times, seconds, tail)
         along = self.tracks.at(when)
         seen = along[:, -1].isfinite().all(-1)
@@ -67,7 +71,9 @@ class Palette:
         known = np.isfinite(pieces).all((-2, -1))
         now, colours = own, np.broadcast_to(own[:, None, None], pieces.shape)
         if self.colouring == "Speed" and len(when) > 1:
-            speeds = np.linalg.norm(pieces[:, :, 1] - pieces[:, :, 0], axis=-1) / when.diff().numpy()
+            speeds = (
+                np.linalg.norm(pieces[:, :, 1] - pieces[:, :, 0], axis=-1) / when.diff().numpy()
+            )
             fast = turbo(np.nan_to_num(speeds / self.fastest).clip(0, 1))
             now, colours = fast[:, -1], np.broadcast_to(fast[:, :, None], pieces.shape)
         fade = np.linspace(OLD, 1.0, len(when))
@@ -77,7 +83,9 @@ class Palette:
 
 
 def moments(times: Float[Tensor, " t"], seconds: float, tail: float) -> Float[Tensor, " k"]:
-    """From ``tail`` seconds before ``seconds``, or the first of ``times``, to it: by those in between, thinned out where many."""
+    """From ``tail`` seconds before ``seconds``, or the first of ``times``, to it: by those in
+    between, thinned out where many.
+    """
     start = max(seconds - tail, float(times[0]))
     own = times[(times > start) & (times < seconds)]
     if len(own) > MAX_STEPS - 1:
@@ -88,7 +96,9 @@ def moments(times: Float[Tensor, " t"], seconds: float, tail: float) -> Float[Te
 
 def turbo(values: ndarray) -> UInt8[ndarray, "... 3"]:
     """Colours of values in [0, 1], blue to red."""
-    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1]
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)[
+        :, 0, ::-1
+    ]
     return table[(np.asarray(values) * 255).round().astype(np.uint8)]
 
 
@@ -110,7 +120,9 @@ class TrackNodes:
         self._nodes: dict[str, Any] = {}
 
     def draw(self, drawing: Drawing) -> None:
-        """In place of what was there; a slow browser is sent the newest only, as nodes of one name replace each other."""
+        """In place of what was there; a slow browser is sent the newest only, as nodes of one name
+        replace each other.
+        """
         scene = self._client.scene
         with self._client.atomic():
             if len(drawing.points):
@@ -127,7 +139,11 @@ class TrackNodes:
                 self._remove("points")
             if len(drawing.pieces):
                 self._nodes["tails"] = scene.add_line_segments(
-                    f"{NODE}/tails", drawing.pieces, drawing.piece_colours, thickness=2.0, thickness_units="screen"
+                    f"{NODE}/tails",
+                    drawing.pieces,
+                    drawing.piece_colours,
+                    thickness=2.0,
+                    thickness_units="screen",
                 )
             else:
                 self._remove("tails")

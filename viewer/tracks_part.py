@@ -1,4 +1,6 @@
-"""The part of the panel about 3D tracks: points of the clip that were followed through it, over the picture."""
+"""The part of the panel about 3D tracks: points of the clip that were followed through it, over the
+picture.
+"""
 
 import threading
 from typing import Any
@@ -27,14 +29,21 @@ class TracksPart(Part):
         with host.tab("Scene"):
             self.folder = gui.add_folder("3D tracks", visible=host.stage.tracks is not None)
         with self.folder:
-            self.on = gui.add_checkbox("Tracks", False, hint="Points that the clip's makers followed in space.")
+            self.on = gui.add_checkbox(
+                "Tracks", False, hint="Points that the clip's makers followed in space."
+            )
             self.tail = gui.add_slider(
                 "Tail (s)", 0.0, LONGEST, 0.1, TAIL, visible=False, hint="How far back lines go."
             )
             most = self._most()
-            self.number = gui.add_slider("Tracks shown", 1, most, 1, min(USUAL, most), visible=False)
+            self.number = gui.add_slider(
+                "Tracks shown", 1, most, 1, min(USUAL, most), visible=False
+            )
             self.colouring = gui.add_dropdown(
-                "Track colour", ("Track", "Speed"), visible=False, hint="Track: by number. Speed: slow blue, fast red."
+                "Track colour",
+                ("Track", "Speed"),
+                visible=False,
+                hint="Track: by number. Speed: slow blue, fast red.",
             )
         self.on.on_update(by_user(lambda _: self._switch()))
         for control in (self.tail, self.number, self.colouring):

@@ -11,7 +11,8 @@ AT_ONCE = 2
 
 
 def bound_uploads(client: Any, limit: int, refused: Callable[[Exception], None]) -> None:
-    """Drop files of more than ``limit`` bytes from ``client`` (viser's handle) before they are kept, and say so.
+    """Drop files of more than ``limit`` bytes from ``client`` (viser's handle) before they are
+    kept, and say so.
 
     Files that claim to be smaller than they are end when they have sent what they claimed.
     """
@@ -31,13 +32,21 @@ def bound_uploads(client: Any, limit: int, refused: Callable[[Exception], None])
             size, parts = int(state["total_bytes"]), int(state["part_count"])
             sentence = None
             if not 0 <= parts <= limit // PART or not 0 <= size <= limit:
-                sentence = f"the file has {size / 1e6:.1f} MB, more than {limit / 1e6:.0f}; choose a smaller one."
+                sentence = (
+                    f"the file has {size / 1e6:.1f} MB, more than {limit / 1e6:.0f}; choose a "
+                    "smaller one."
+                )
             elif len(self) >= AT_ONCE:
-                sentence = f"{AT_ONCE} files are on their way already; reload the page if they do not arrive."
+                sentence = (
+                    f"{AT_ONCE} files are on their way already; reload the page if they do not "
+                    "arrive."
+                )
             if sentence is not None:
                 refused(InputError(sentence))
                 # The page waits for this before it offers the button again.
-                client.gui._websock_interface.queue_message(FileTransferPartAck(None, uuid, size, size))
+                client.gui._websock_interface.queue_message(
+                    FileTransferPartAck(None, uuid, size, size)
+                )
                 return
             super().__setitem__(uuid, {**state, "parts": Parts(size)})
 

@@ -15,12 +15,18 @@ FIELDS = (2.0, 150.0)
 """Narrowest and widest field of view of the slider, in degrees."""
 FROM_CAMERAS = "From the cameras"
 FROM_VIEW = "As it was set"
-AXES = {f"{sign}{axis}": tuple(float(f"{sign}1") * (axis == a) for a in "xyz") for axis in "xyz" for sign in "+-"}
+AXES = {
+    f"{sign}{axis}": tuple(float(f"{sign}1") * (axis == a) for a in "xyz")
+    for axis in "xyz"
+    for sign in "+-"
+}
 OPEN = (0.0, 0.0)
 
 
 class ViewPart(Part):
-    """What is not of the moment or the place: the lens, the depths that are shown, the direction that is up."""
+    """What is not of the moment or the place: the lens, the depths that are shown, the direction
+    that is up.
+    """
 
     def __init__(self, host: Host) -> None:
         """Controls in the tab ``Scene``."""
@@ -53,7 +59,9 @@ class ViewPart(Part):
                 hint="Depths that are red and blue, in the clip's unit. 0: found from the inputs.",
             )
             self.found = gui.add_markdown("", visible=False)
-            self.up = gui.add_dropdown("Up", (FROM_CAMERAS, *AXES), hint="The camera is turned about this direction.")
+            self.up = gui.add_dropdown(
+                "Up", (FROM_CAMERAS, *AXES), hint="The camera is turned about this direction."
+            )
             self.set_up = gui.add_button("Set up as in this view")
         self.fov.on_update(by_user(lambda value: self._zoom(float(value))))
         self.limits.on_update(by_user(lambda _: host.refresh()))
@@ -68,7 +76,10 @@ class ViewPart(Part):
         self.found.visible = self.depths.visible and bool(self.found.content)
         if not deep:
             return job
-        limits, depths = Limits.of(self.limits.value, "Near, far"), Limits.of(self.depths.value, "Depth colours")
+        limits, depths = (
+            Limits.of(self.limits.value, "Near, far"),
+            Limits.of(self.depths.value, "Depth colours"),
+        )
         return dataclasses.replace(job, limits=limits, depths=depths)
 
     def asked(self, camera: Camera, seconds: float) -> None:

@@ -22,12 +22,18 @@ class Wipe:
     """Share of the width that lies left of the line, 0 to 1."""
 
     def column(self, width: int) -> int:
-        """The first column of the right side in a picture ``width`` pixels wide: 0 all right, ``width`` all left."""
+        """The first column of the right side in a picture ``width`` pixels wide: 0 all right,
+        ``width`` all left.
+        """
         return min(max(int(self.at * width + 0.5), 0), width)
 
 
-def joined(left: Float[Tensor, "3 h w"], right: Float[Tensor, "3 h w"], column: int) -> Float[Tensor, "3 h w"]:
-    """``left`` before ``column``, ``right`` from it on, and between them a line; none where only one side is seen."""
+def joined(
+    left: Float[Tensor, "3 h w"], right: Float[Tensor, "3 h w"], column: int
+) -> Float[Tensor, "3 h w"]:
+    """``left`` before ``column``, ``right`` from it on, and between them a line; none where only
+    one side is seen.
+    """
     width = left.shape[-1]
     if column <= 0 or column >= width:
         return right if column <= 0 else left

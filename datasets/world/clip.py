@@ -28,7 +28,9 @@ class WorldScene:
 class WorldClip(DrawnClip):
     """A clip filmed in one world along its own camera path."""
 
-    def __init__(self, seed: int = 0, frames: int = 60, hw: tuple[int, int] = (128, 128), fps: float = 12.0) -> None:
+    def __init__(
+        self, seed: int = 0, frames: int = 60, hw: tuple[int, int] = (128, 128), fps: float = 12.0
+    ) -> None:
         if frames < 1 or fps <= 0:
             raise InputError(f"WorldClip got frames={frames} and fps={fps}; both must be positive.")
         self.scene = WorldScene(seed)
@@ -37,7 +39,9 @@ class WorldClip(DrawnClip):
         super().__init__(f"world-{seed}", f"world:{seed}", cameras, fps)
 
     def truth(self, requests: Views) -> Rendering:
-        """Pictures and exact depth of any cameras at any moments; the depth of the sky is infinite."""
+        """Pictures and exact depth of any cameras at any moments; the depth of the sky is
+        infinite.
+        """
         seen = self.scene.render(requests)
         assert seen.depth is not None, "worlds know their depth"
         return dataclasses.replace(seen, depth=seen.depth.masked_fill(seen.depth >= FAR, torch.inf))

@@ -1,6 +1,8 @@
-"""Worlds as values, and what they say about a moment: where every body, its surface and the camera are.
+"""Worlds as values, and what they say about a moment: where every body, its surface and the camera
+are.
 
-World axes: y points down, the ground or floor is y = 0, the middle of things x = z = 0. Metres and seconds.
+World axes: y points down, the ground or floor is y = 0, the middle of things x = z = 0. Metres and
+seconds.
 """
 
 from dataclasses import dataclass
@@ -13,7 +15,8 @@ from fsm.datasets.synthetic_world import axis_rotation
 
 BALL, BOX, CYLINDER, PILLOW = range(4)  # unit shapes; a pillow is x⁴ + y⁴ + z⁴ = 1
 BODIES = 16
-FLOOR, CEILING, WALL_X, WALL_Z = range(BODIES, BODIES + 4)  # rows of surfaces after those of the bodies
+# rows of surfaces after those of the bodies
+FLOOR, CEILING, WALL_X, WALL_Z = range(BODIES, BODIES + 4)
 SURFACES = BODIES + 4
 LONGEST_CHAIN = 2
 LOOK = 26  # numbers per surface, see ``Surfaces.packed``
@@ -21,13 +24,17 @@ LOOK = 26  # numbers per surface, see ``Surfaces.packed``
 
 @dataclass(frozen=True)
 class Bodies:
-    """Unit shapes, scaled, swinging about an anchor, turning, rocking, breathing, swaying; some hang on others."""
+    """Unit shapes, scaled, swinging about an anchor, turning, rocking, breathing, swaying; some
+    hang on others.
+    """
 
     shape: Int[Tensor, "b k"]
     size: Float[Tensor, "b k 3"]
     """Half extents in metres."""
     parent: Int[Tensor, "b k"]
-    """The body in whose frame this one moves, -1 for the world; at most ``LONGEST_CHAIN`` bodies hang in a row."""
+    """The body in whose frame this one moves, -1 for the world; at most ``LONGEST_CHAIN`` bodies
+    hang in a row.
+    """
     anchor: Float[Tensor, "b k 3"]
     pivot: Float[Tensor, "b k 3"]
     """The point of the body, in metres from its middle, that stays at the anchor while it turns."""
@@ -40,7 +47,9 @@ class Bodies:
     spin: Float[Tensor, "b k"]
     """Radians per second."""
     waves: Float[Tensor, "b k 5"]
-    """Angular frequencies (radians per second) of the two swings, of rocking, of breathing and of swaying."""
+    """Angular frequencies (radians per second) of the two swings, of rocking, of breathing and of
+    swaying.
+    """
     phases: Float[Tensor, "b k 5"]
     rock: Float[Tensor, "b k"]
     """Radians to both sides."""
@@ -53,7 +62,9 @@ class Bodies:
     gone: Float[Tensor, "b k"]
     """Seconds; from then on it is not there."""
 
-    def pose(self, time: Float[Tensor, "b v"]) -> tuple[Float[Tensor, "b v k 3 3"], Float[Tensor, "b v k 3"]]:
+    def pose(
+        self, time: Float[Tensor, "b v"]
+    ) -> tuple[Float[Tensor, "b v k 3 3"], Float[Tensor, "b v k 3"]]:
         """Map from the unit shape to the world, and the middle, of every body at every moment."""
         t = time[:, :, None]
         wave = torch.sin(self.waves[:, None] * t[..., None] + self.phases[:, None])  # [b v k 5]
@@ -64,7 +75,8 @@ class Bodies:
         local = torch.diag_embed(stretch)
         local[..., 0, 1] = -self.sway[:, None] * wave[..., 4] * stretch[..., 1]
         rise = torch.zeros_like(stretch)
-        rise[..., 1] = self.size[:, None, :, 1] * (1.0 - taller)  # what stands on the floor stays on it
+        # what stands on the floor stays on it
+        rise[..., 1] = self.size[:, None, :, 1] * (1.0 - taller)
         place = self.anchor[:, None] + (wave[..., :2, None] * self.swing[:, None]).sum(-2)
         middle = place + (turn @ (rise - self.pivot[:, None])[..., None])[..., 0]
         above = self.parent.clamp_min(0).long()[:, None, :].expand(angle.shape)
@@ -84,7 +96,9 @@ class Bodies:
 
 @dataclass(frozen=True)
 class Surfaces:
-    """What bodies and surroundings look like; see ``patterns`` for what the numbers of a pattern mean."""
+    """What bodies and surroundings look like; see ``patterns`` for what the numbers of a pattern
+    mean.
+    """
 
     pattern: Int[Tensor, "b s"]
     seed: Int[Tensor, "b s"]
@@ -110,16 +124,35 @@ class Surfaces:
     gloss: Float[Tensor, "b s"]
 
     def packed(self) -> Float[Tensor, "b s 26"]:
-        """All of it as one table: a row per surface, in the order of ``trace``'s names for its columns."""
-        row = [self.pattern, self.seed, self.scale * self.turn.cos(), self.scale * self.turn.sin(), self.scale]
-        row += [self.first, self.second, self.contrast, self.grain, self.grain_scale, self.grain_stretch]
+        """All of it as one table: a row per surface, in the order of ``trace``'s names for its
+        columns.
+        """
+        row = [
+            self.pattern,
+            self.seed,
+            self.scale * self.turn.cos(),
+            self.scale * self.turn.sin(),
+            self.scale,
+        ]
+        row += [
+            self.first,
+            self.second,
+            self.contrast,
+            self.grain,
+            self.grain_scale,
+            self.grain_stretch,
+        ]
         row += [self.bump, self.gloss, torch.zeros_like(self.gloss)]
-        return torch.cat([torch.stack([column.float() for column in row], -1), self.palette.flatten(2)], -1)
+        return torch.cat(
+            [torch.stack([column.float() for column in row], -1), self.palette.flatten(2)], -1
+        )
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """A room, or open ground under a sky; its lamp, which is the sun if far away; air. Colours are linear RGB."""
+    """A room, or open ground under a sky; its lamp, which is the sun if far away; air. Colours are
+    linear RGB.
+    """
 
     room: Float[Tensor, "b 3"]
     """Half extents of the room in metres."""
@@ -140,7 +173,9 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class CameraPath:
-    """A camera that moves along a line, circles what it looks at, walks, or is only held by a hand."""
+    """A camera that moves along a line, circles what it looks at, walks, or is only held by a
+    hand.
+    """
 
     hfov: Float[Tensor, "b"]
     """Radians."""

@@ -1,4 +1,6 @@
-"""Light on surfaces, plain torch: a lamp or sun with soft shadows, light from around, highlights, haze."""
+"""Light on surfaces, plain torch: a lamp or sun with soft shadows, light from around, highlights,
+haze.
+"""
 
 import torch
 from torch import Tensor
@@ -36,9 +38,13 @@ def _span(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _margin(shape: Tensor, o: Planes, d: Planes, a: Tensor, t: Tensor) -> Tensor:
-    """How deep lines pass inside unit shapes, negative outside; ``t`` is where they come closest to the middle."""
+    """How deep lines pass inside unit shapes, negative outside; ``t`` is where they come closest to
+    the middle.
+    """
     (ox, oy, oz), (dx, dy, dz) = o, d
-    ball = 1.0 - sum(((p + q * t) ** 2 for p, q in zip(o, d, strict=True)), torch.zeros_like(t)).sqrt()
+    ball = (
+        1.0 - sum(((p + q * t) ** 2 for p, q in zip(o, d, strict=True)), torch.zeros_like(t)).sqrt()
+    )
     (ax, bx), (ay, by), (az, bz) = _span(ox, dx), _span(oy, dy), _span(oz, dz)
     box = torch.minimum(torch.minimum(bx, by), bz) - torch.maximum(torch.maximum(ax, ay), az)
     across, b = (dx * dx + dz * dz).clamp_min(1e-12), dx * ox + dz * oz
@@ -48,12 +54,21 @@ def _margin(shape: Tensor, o: Planes, d: Planes, a: Tensor, t: Tensor) -> Tensor
     for _ in range(3):
         points = [(p + q * t, q) for p, q in zip(o, d, strict=True)]
         slope = sum((x * x * x * q for x, q in points), torch.zeros_like(t))
-        t = t - slope / (3.0 * sum((x * x * q * q for x, q in points), torch.zeros_like(t))).clamp_min(1e-9)
+        t = t - slope / (
+            3.0 * sum((x * x * q * q for x, q in points), torch.zeros_like(t))
+        ).clamp_min(1e-9)
     pillow = (
-        1.0 - sum(((p + q * t).square().square() for p, q in zip(o, d, strict=True)), torch.zeros_like(t)).sqrt().sqrt()
+        1.0
+        - sum(
+            ((p + q * t).square().square() for p, q in zip(o, d, strict=True)), torch.zeros_like(t)
+        )
+        .sqrt()
+        .sqrt()
     )
     flat = 0.5 * a.sqrt() * torch.where(shape == BOX, box, tube)
-    return torch.where(shape == BALL, ball, torch.where((shape == BOX) | (shape == CYLINDER), flat, pillow))
+    return torch.where(
+        shape == BALL, ball, torch.where((shape == BOX) | (shape == CYLINDER), flat, pillow)
+    )
 
 
 def _occlusion(
@@ -69,8 +84,14 @@ def _occlusion(
         squared = sum((c * c for c in centre), torch.zeros_like(far))
         other = (torch.div(seen, PARTS, rounding_mode="floor") != k) & there
         inverse = 1.0 / squared.clamp_min(1e-4)
-        toward = sum((c * n for c, n in zip(centre, at.normal, strict=True)), torch.zeros_like(far)).clamp_min(0.0)
-        hidden = toward * inverse.sqrt() * ((inverse * body[RADIUS] ** 2).clamp_max(1.0) - LEAST_SHARE).clamp_min(0.0)
+        toward = sum(
+            (c * n for c, n in zip(centre, at.normal, strict=True)), torch.zeros_like(far)
+        ).clamp_min(0.0)
+        hidden = (
+            toward
+            * inverse.sqrt()
+            * ((inverse * body[RADIUS] ** 2).clamp_max(1.0) - LEAST_SHARE).clamp_min(0.0)
+        )
         free = free * torch.where(other, 1.0 - 0.85 * hidden, 1.0)
         along = sum((c * l for c, l in zip(centre, lamp, strict=True)), torch.zeros_like(far))
         may = other & (facing > 0) & (along < far) & (along + body[BOUND] > 0)

@@ -1,4 +1,6 @@
-"""``light`` for sixteen points at once: a lamp or sun with soft shadows, light from around, highlights, haze."""
+"""``light`` for sixteen points at once: a lamp or sun with soft shadows, light from around,
+highlights, haze.
+"""
 
 import numpy as np
 
@@ -40,7 +42,9 @@ def _span(o, d):
 
 @part
 def _margin(shape, ox, oy, oz, dx, dy, dz, a, t):
-    """How deep lines pass inside a unit shape, negative outside; ``t`` is where they come closest to its middle."""
+    """How deep lines pass inside a unit shape, negative outside; ``t`` is where they come closest
+    to its middle.
+    """
     if shape == BALL:
         x, y, z = ox + dx * t, oy + dy * t, oz + dz * t
         return 1.0 - root(x * x + y * y + z * z)
@@ -54,7 +58,9 @@ def _margin(shape, ox, oy, oz, dx, dy, dz, a, t):
         reach = root(absolute(square))
         reach = select(square > 0.0, reach, 0.0 - reach)
         ay, by = _span(oy, dy)
-        return 0.5 * root(a) * (least((reach - b) / across, by) - most((0.0 - b - reach) / across, ay))
+        return (
+            0.5 * root(a) * (least((reach - b) / across, by) - most((0.0 - b - reach) / across, ay))
+        )
     for _ in range(3):
         x, y, z = ox + dx * t, oy + dy * t, oz + dz * t
         xx, yy, zz = x * x, y * y, z * z
@@ -85,7 +91,9 @@ def _cover(bodies, row, px, py, pz, lx, ly, lz, softness):
 
 
 @part
-def _occlusion(bodies, first, everyone, count, body, px, py, pz, nx, ny, nz, lx, ly, lz, far, facing, softness):
+def _occlusion(
+    bodies, first, everyone, count, body, px, py, pz, nx, ny, nz, lx, ly, lz, far, facing, softness
+):
     """Shares of the lamp and of the light from around that bodies leave."""
     shadow, free = fill(np.float32(1.0)), fill(np.float32(1.0))
     for i in range(count):
@@ -127,19 +135,52 @@ def _corners(frames, e, px, py, pz, nx, ny, nz):
 @part
 def _channel(frames, e, i, albedo, lamp, above, below, glint, haze, air):
     """One tone-mapped channel."""
-    key, high, low = item(frames, e + COLOUR + i), item(frames, e + ABOVE + i), item(frames, e + BELOW + i)
+    key, high, low = (
+        item(frames, e + COLOUR + i),
+        item(frames, e + ABOVE + i),
+        item(frames, e + BELOW + i),
+    )
     light = albedo * (key * lamp + high * above + low * below) + key * glint
     return 1.0 - exp2((light + (air - light) * haze) * -EXPOSURE)
 
 
 @part
-def lit(bodies, first, everyone, count, frames, e, looks, l, rx, ry, rz, t, name, r, g, b, gloss, nx, ny, nz):
+def lit(
+    bodies,
+    first,
+    everyone,
+    count,
+    frames,
+    e,
+    looks,
+    l,
+    rx,
+    ry,
+    rz,
+    t,
+    name,
+    r,
+    g,
+    b,
+    gloss,
+    nx,
+    ny,
+    nz,
+):
     """Tone-mapped linear light that rays bring back from surfaces of colour r, g, b."""
     if name == SKY:
         return 1.0 - exp2(r * -EXPOSURE), 1.0 - exp2(g * -EXPOSURE), 1.0 - exp2(b * -EXPOSURE)
-    px, py, pz = item(frames, e + EYE) + rx * t, item(frames, e + EYE + 1) + ry * t, item(frames, e + EYE + 2) + rz * t
+    px, py, pz = (
+        item(frames, e + EYE) + rx * t,
+        item(frames, e + EYE + 1) + ry * t,
+        item(frames, e + EYE + 2) + rz * t,
+    )
     body = name // PARTS
-    lx, ly, lz = item(frames, e + LAMP) - px, item(frames, e + LAMP + 1) - py, item(frames, e + LAMP + 2) - pz
+    lx, ly, lz = (
+        item(frames, e + LAMP) - px,
+        item(frames, e + LAMP + 1) - py,
+        item(frames, e + LAMP + 2) - pz,
+    )
     squared = most(lx * lx + ly * ly + lz * lz, 1e-6)
     far = root(squared)
     near = 1.0 / far
@@ -163,4 +204,8 @@ def lit(bodies, first, everyone, count, frames, e, looks, l, rx, ry, rz, t, name
     p = l + WALL_X * LOOK + PALETTE + 3  # the horizon
     red = _channel(frames, e, 0, r, lamp, above, below, glint, haze, item(looks, p))
     green = _channel(frames, e, 1, g, lamp, above, below, glint, haze, item(looks, p + 1))
-    return red, green, _channel(frames, e, 2, b, lamp, above, below, glint, haze, item(looks, p + 2))
+    return (
+        red,
+        green,
+        _channel(frames, e, 2, b, lamp, above, below, glint, haze, item(looks, p + 2)),
+    )

@@ -1,4 +1,6 @@
-"""``patterns`` for sixteen points at once: the same formulas on vectors, seeds and numbers shared by all sixteen."""
+"""``patterns`` for sixteen points at once: the same formulas on vectors, seeds and numbers shared
+by all sixteen.
+"""
 
 from fsm.compiled import part
 from fsm.datasets.world.patterns import ACROSS, ALONG, INTO, MIX, OCTAVES, PER_BIT, REMIX
@@ -40,7 +42,9 @@ def covered(distance, footprint):
 
 @part
 def kept(footprint):
-    """How much of a cell's own look is left when a pixel is ``footprint`` cells wide: all below 1/3, nothing from 1 on."""
+    """How much of a cell's own look is left when a pixel is ``footprint`` cells wide: all below
+    1/3, nothing from 1 on.
+    """
     return limited(1.5 - 1.5 * footprint)
 
 
@@ -65,7 +69,16 @@ def noise(x, y, z, seed):
     kb, kc, ke = b - a, c - a, e - a
     kd, kg, kf = a - b - c + d, a - c - e + g, a - b - e + f
     kh = b + c + e - a - d - g - f + h
-    value = a + kb * ux + kc * uy + ke * uz + kd * ux * uy + kg * uy * uz + kf * uz * ux + kh * ux * uy * uz
+    value = (
+        a
+        + kb * ux
+        + kc * uy
+        + ke * uz
+        + kd * ux * uy
+        + kg * uy * uz
+        + kf * uz * ux
+        + kh * ux * uy * uz
+    )
     gx = 6.0 * tx * (1.0 - tx) * (kb + kd * uy + kf * uz + kh * uy * uz)
     gy = 6.0 * ty * (1.0 - ty) * (kc + kd * ux + kg * uz + kh * uz * ux)
     gz = 6.0 * tz * (1.0 - tz) * (ke + kg * uy + kf * ux + kh * ux * uy)
@@ -103,14 +116,18 @@ def octave_values(x, y, z, footprint, seed):
 
 @part
 def clouds(u, v, footprint, seed, first, second):
-    """Colours that drift: noise of several octaves, its third coordinate ``first``, contrast ``second``."""
+    """Colours that drift: noise of several octaves, its third coordinate ``first``, contrast
+    ``second``.
+    """
     value = octave_values(u, v, first + 0.0 * u, footprint, seed)
     return limited(0.5 + second * value), 0.0 * u
 
 
 @part
 def stripes(u, v, footprint, seed, first, second):
-    """Bands of random colours, ``first`` of a period wide; bent by noise of amplitude ``second`` they are marble."""
+    """Bands of random colours, ``first`` of a period wide; bent by noise of amplitude ``second``
+    they are marble.
+    """
     bend = octave_values(0.6 * u, 0.6 * v, 0.5 + 0.0 * u, 0.6 * footprint, seed)
     w = u + second * bend
     cell = floor(w)
@@ -140,7 +157,9 @@ def checks(u, v, footprint, seed, first, second):
 
 @part
 def bricks(u, v, footprint, seed, first, second):
-    """Rows of bricks, tiles or planks 1 / ``first`` long with joints ``second`` wide; every row starts elsewhere."""
+    """Rows of bricks, tiles or planks 1 / ``first`` long with joints ``second`` wide; every row
+    starts elsewhere.
+    """
     row = floor(v)
     w = u * first + chance(cell_hash(whole(row), whole(row), seed))
     column = floor(w)
@@ -155,7 +174,9 @@ def bricks(u, v, footprint, seed, first, second):
 
 @part
 def cells(u, v, footprint, seed, first, second):
-    """Stones: the nearest of random points says the colour; seams ``first`` wide, stones uneven by ``second``."""
+    """Stones: the nearest of random points says the colour; seams ``first`` wide, stones uneven by
+    ``second``.
+    """
     cu, cv = floor(u), floor(v)
     nearest, next_nearest, owner = 9.0 + 0.0 * u, 9.0 + 0.0 * u, whole(cu)
     for i in range(9):
@@ -173,12 +194,16 @@ def cells(u, v, footprint, seed, first, second):
     inside = covered(gap - first, footprint) * keep + (1.0 - 3.5 * first) * (1.0 - keep)
     tone = again(again(owner))
     q = 0.25 + 0.75 * (chance(tone) * keep + 0.5 * (1.0 - keep))
-    return q * inside, (chance(again(tone)) * 2.0 - 1.0) * second * inside * keep - 0.4 * (1.0 - inside)
+    return q * inside, (chance(again(tone)) * 2.0 - 1.0) * second * inside * keep - 0.4 * (
+        1.0 - inside
+    )
 
 
 @part
 def leaves(u, v, footprint, seed, first, second):
-    """Dead leaves: layers of discs and squares of many sizes that hide each other; tones uneven by ``second``."""
+    """Dead leaves: layers of discs and squares of many sizes that hide each other; tones uneven by
+    ``second``.
+    """
     q, shade = first + 0.0 * u, 0.0 * u
     for layer in range(8):
         size = 0.6 * (1 + (layer * 5) % 8)
@@ -215,7 +240,9 @@ def dots(u, v, footprint, seed, first, second):
 
 @part
 def ink(h, column, row):
-    """1 where a letter of 5 x 7 dots has one, else 0: a random glyph, alike on its left and its right."""
+    """1 where a letter of 5 x 7 dots has one, else 0: a random glyph, alike on its left and its
+    right.
+    """
     side = least(column, 4.0 - column)
     inside = (column >= 0.0) & (column <= 4.0) & (row >= 0.0) & (row <= 6.0)
     bit = shifted(h, whole(most(side + 3.0 * row, 0.0))) & 1
@@ -224,7 +251,9 @@ def ink(h, column, row):
 
 @part
 def letters(u, v, footprint, seed, first, second):
-    """Lines of glyphs; ``first`` of all places hold one, printed in the colour ``second`` along the palette."""
+    """Lines of glyphs; ``first`` of all places hold one, printed in the colour ``second`` along the
+    palette.
+    """
     line = floor(v)
     w = 1.6 * u + chance(cell_hash(whole(line), whole(line), seed))
     place = floor(w)

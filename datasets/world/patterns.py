@@ -1,14 +1,17 @@
-"""Patterns of the world's surfaces, plain torch: colour and brightness of points of a plane, filtered to the pixel.
+"""Patterns of the world's surfaces, plain torch: colour and brightness of points of a plane,
+filtered to the pixel.
 
-Every pattern takes coordinates in cells, the width of a pixel in cells (``footprint``), a seed and two numbers of its own, all
-tensors of one shape. It returns a position along the surface's palette in [0, 1] and a brightness in [-1, 1]. Edges are averaged
-over the pixel, and what is finer than a pixel fades into its mean. ``pattern_kernels`` says the same for sixteen points at once.
+Every pattern takes coordinates in cells, the width of a pixel in cells (``footprint``), a seed and
+two numbers of its own, all tensors of one shape. It returns a position along the surface's palette
+in [0, 1] and a brightness in [-1, 1]. Edges are averaged over the pixel, and what is finer than a
+pixel fades into its mean. ``pattern_kernels`` says the same for sixteen points at once.
 """
 
 import torch
 from torch import Tensor
 
-ACROSS, ALONG, INTO, MIX, REMIX = -1918454973, -669632447, -887442657, 0x2C1B3C6D, 0x297A2D39  # odd: every bit counts
+# odd: every bit counts
+ACROSS, ALONG, INTO, MIX, REMIX = -1918454973, -669632447, -887442657, 0x2C1B3C6D, 0x297A2D39
 PER_BIT = 2.0**-24
 OCTAVES = 4
 
@@ -71,7 +74,9 @@ def covered(distance, footprint):
 
 
 def kept(footprint):
-    """How much of a cell's own look is left when a pixel is ``footprint`` cells wide: all below 1/3, nothing from 1 on."""
+    """How much of a cell's own look is left when a pixel is ``footprint`` cells wide: all below
+    1/3, nothing from 1 on.
+    """
     return limited(1.5 - 1.5 * footprint)
 
 
@@ -94,7 +99,16 @@ def noise(x, y, z, seed):
     kb, kc, ke = b - a, c - a, e - a
     kd, kg, kf = a - b - c + d, a - c - e + g, a - b - e + f
     kh = b + c + e - a - d - g - f + h
-    value = a + kb * ux + kc * uy + ke * uz + kd * ux * uy + kg * uy * uz + kf * uz * ux + kh * ux * uy * uz
+    value = (
+        a
+        + kb * ux
+        + kc * uy
+        + ke * uz
+        + kd * ux * uy
+        + kg * uy * uz
+        + kf * uz * ux
+        + kh * ux * uy * uz
+    )
     gx = 6.0 * tx * (1.0 - tx) * (kb + kd * uy + kf * uz + kh * uy * uz)
     gy = 6.0 * ty * (1.0 - ty) * (kc + kd * ux + kg * uz + kh * uz * ux)
     gz = 6.0 * tz * (1.0 - tz) * (ke + kg * uy + kf * ux + kh * ux * uy)
@@ -102,7 +116,9 @@ def noise(x, y, z, seed):
 
 
 def octaves(x, y, z, footprint, seed):
-    """Noise of four octaves, each twice as fine and half as strong, and its gradient; fades out below the pixel."""
+    """Noise of four octaves, each twice as fine and half as strong, and its gradient; fades out
+    below the pixel.
+    """
     value, gx, gy, gz = 0.0 * x, 0.0 * x, 0.0 * x, 0.0 * x
     for octave in range(OCTAVES):
         scale = float(1 << octave)
@@ -115,13 +131,17 @@ def octaves(x, y, z, footprint, seed):
 
 
 def clouds(u, v, footprint, seed, first, second):
-    """Colours that drift: noise of several octaves, its third coordinate ``first``, contrast ``second``."""
+    """Colours that drift: noise of several octaves, its third coordinate ``first``, contrast
+    ``second``.
+    """
     value, _, _, _ = octaves(u, v, first + 0.0 * u, footprint, seed)
     return limited(0.5 + second * value), 0.0 * u
 
 
 def stripes(u, v, footprint, seed, first, second):
-    """Bands of random colours, ``first`` of a period wide; bent by noise of amplitude ``second`` they are marble."""
+    """Bands of random colours, ``first`` of a period wide; bent by noise of amplitude ``second``
+    they are marble.
+    """
     bend, _, _, _ = octaves(0.6 * u, 0.6 * v, 0.5 + 0.0 * u, 0.6 * footprint, seed)
     w = u + second * bend
     cell = floor(w)
@@ -148,7 +168,9 @@ def checks(u, v, footprint, seed, first, second):
 
 
 def bricks(u, v, footprint, seed, first, second):
-    """Rows of bricks, tiles or planks 1 / ``first`` long with joints ``second`` wide; every row starts elsewhere."""
+    """Rows of bricks, tiles or planks 1 / ``first`` long with joints ``second`` wide; every row
+    starts elsewhere.
+    """
     row = floor(v)
     w = u * first + chance(cell_hash(whole(row), whole(row), seed))
     column = floor(w)
@@ -162,7 +184,9 @@ def bricks(u, v, footprint, seed, first, second):
 
 
 def cells(u, v, footprint, seed, first, second):
-    """Stones: the nearest of random points says the colour; seams ``first`` wide, stones uneven by ``second``."""
+    """Stones: the nearest of random points says the colour; seams ``first`` wide, stones uneven by
+    ``second``.
+    """
     cu, cv = floor(u), floor(v)
     nearest, next_nearest, owner = 9.0 + 0.0 * u, 9.0 + 0.0 * u, whole(cu)
     for i in range(9):
@@ -180,11 +204,15 @@ def cells(u, v, footprint, seed, first, second):
     inside = covered(gap - first, footprint) * keep + (1.0 - 3.5 * first) * (1.0 - keep)
     tone = again(again(owner))
     q = 0.25 + 0.75 * (chance(tone) * keep + 0.5 * (1.0 - keep))
-    return q * inside, (chance(again(tone)) * 2.0 - 1.0) * second * inside * keep - 0.4 * (1.0 - inside)
+    return q * inside, (chance(again(tone)) * 2.0 - 1.0) * second * inside * keep - 0.4 * (
+        1.0 - inside
+    )
 
 
 def leaves(u, v, footprint, seed, first, second):
-    """Dead leaves: layers of discs and squares of many sizes that hide each other; tones uneven by ``second``."""
+    """Dead leaves: layers of discs and squares of many sizes that hide each other; tones uneven by
+    ``second``.
+    """
     q, shade = first + 0.0 * u, 0.0 * u
     for layer in range(8):
         size = 0.6 * (1 + (layer * 5) % 8)
@@ -219,7 +247,9 @@ def dots(u, v, footprint, seed, first, second):
 
 
 def ink(h, column, row):
-    """1 where a letter of 5 x 7 dots has one, else 0: a random glyph, alike on its left and its right."""
+    """1 where a letter of 5 x 7 dots has one, else 0: a random glyph, alike on its left and its
+    right.
+    """
     side = least(column, 4.0 - column)
     inside = (column >= 0.0) & (column <= 4.0) & (row >= 0.0) & (row <= 6.0)
     bit = shifted(h, whole(most(side + 3.0 * row, 0.0))) & 1
@@ -227,7 +257,9 @@ def ink(h, column, row):
 
 
 def letters(u, v, footprint, seed, first, second):
-    """Lines of glyphs; ``first`` of all places hold one, printed in the colour ``second`` along the palette."""
+    """Lines of glyphs; ``first`` of all places hold one, printed in the colour ``second`` along the
+    palette.
+    """
     line = floor(v)
     w = 1.6 * u + chance(cell_hash(whole(line), whole(line), seed))
     place = floor(w)

@@ -3,7 +3,17 @@
 import numpy as np
 
 from fsm.compiled import part
-from fsm.datasets.world.description import BALL, BODIES, BOX, CEILING, CYLINDER, FLOOR, LOOK, WALL_X, WALL_Z
+from fsm.datasets.world.description import (
+    BALL,
+    BODIES,
+    BOX,
+    CEILING,
+    CYLINDER,
+    FLOOR,
+    LOOK,
+    WALL_X,
+    WALL_Z,
+)
 from fsm.datasets.world.pattern_kernels import covered, limited, octave_values, octaves, pattern
 from fsm.datasets.world.stage import BODY, EYE, MAP, OFFSET, REST, SHAPE
 from fsm.datasets.world.surfaces import (
@@ -73,7 +83,9 @@ def _unit(x, y, z):
 
 @part
 def _plane(ax, ay, az, mx, my, mz):
-    """Coordinates in the plane that a surface faces most, another part of the plane for each axis."""
+    """Coordinates in the plane that a surface faces most, another part of the plane for each
+    axis.
+    """
     on_y = (ay > ax) & (ay >= az)
     on_x = ax >= az
     u = select(on_y, mx, select(on_x, mz + 3.7, mx + 7.9))
@@ -88,23 +100,43 @@ def _worn(looks, row, ax, ay, az, mx, my, mz, footprint):
     c, s = item(looks, row + COS), item(looks, row + SIN)
     seed = int(item(looks, row + SEED))
     position, shade = pattern(
-        int(item(looks, row + PATTERN)), c * u0 + s * v0, c * v0 - s * u0, footprint * item(looks, row + SCALE) + 1e-4,
+        int(item(looks, row + PATTERN)), c * u0 + s * v0, c * v0 - s * u0,
+        footprint * item(looks, row + SCALE) + 1e-4,
         seed, item(looks, row + FIRST), item(looks, row + SECOND),
     )  # fmt: skip
     fine, stretch = item(looks, row + GRAIN_SCALE), item(looks, row + GRAIN_STRETCH)
     bump = item(looks, row + BUMP)
     if bump > 0.0:
-        n, gx, gy, gz = octaves(mx * fine, my * (fine * stretch), mz * fine, footprint * fine, seed ^ 0x55)
+        n, gx, gy, gz = octaves(
+            mx * fine, my * (fine * stretch), mz * fine, footprint * fine, seed ^ 0x55
+        )
     else:
-        n = octave_values(mx * fine, my * (fine * stretch), mz * fine, footprint * fine, seed ^ 0x55)
+        n = octave_values(
+            mx * fine, my * (fine * stretch), mz * fine, footprint * fine, seed ^ 0x55
+        )
         gx, gy, gz = 0.0 * n, 0.0 * n, 0.0 * n
     light = most(1.0 + item(looks, row + CONTRAST) * shade + item(looks, row + GRAIN) * n, 0.05)
     w0, w1 = limited(1.0 - 3.0 * position), limited(1.0 - absolute(3.0 * position - 1.0))
     w2, w3 = limited(1.0 - absolute(3.0 * position - 2.0)), limited(3.0 * position - 2.0)
     p = row + PALETTE
-    r = w0 * item(looks, p) + w1 * item(looks, p + 3) + w2 * item(looks, p + 6) + w3 * item(looks, p + 9)
-    g = w0 * item(looks, p + 1) + w1 * item(looks, p + 4) + w2 * item(looks, p + 7) + w3 * item(looks, p + 10)
-    b = w0 * item(looks, p + 2) + w1 * item(looks, p + 5) + w2 * item(looks, p + 8) + w3 * item(looks, p + 11)
+    r = (
+        w0 * item(looks, p)
+        + w1 * item(looks, p + 3)
+        + w2 * item(looks, p + 6)
+        + w3 * item(looks, p + 9)
+    )
+    g = (
+        w0 * item(looks, p + 1)
+        + w1 * item(looks, p + 4)
+        + w2 * item(looks, p + 7)
+        + w3 * item(looks, p + 10)
+    )
+    b = (
+        w0 * item(looks, p + 2)
+        + w1 * item(looks, p + 5)
+        + w2 * item(looks, p + 8)
+        + w3 * item(looks, p + 11)
+    )
     return r * light, g * light, b * light, gx * bump, gy * (bump * stretch), gz * bump
 
 
@@ -118,7 +150,11 @@ def _width(nx, ny, nz, rx, ry, rz, t, pixel):
 @part
 def described(bodies, first, frames, e, looks, l, name, rx, ry, rz, t, pixel):
     """Colour, gloss and unit normal where rays meet the surface number ``name``."""
-    px, py, pz = item(frames, e + EYE) + rx * t, item(frames, e + EYE + 1) + ry * t, item(frames, e + EYE + 2) + rz * t
+    px, py, pz = (
+        item(frames, e + EYE) + rx * t,
+        item(frames, e + EYE + 1) + ry * t,
+        item(frames, e + EYE + 2) + rz * t,
+    )
     k, part_of = name // PARTS, name % PARTS
     zero = fill(np.float32(0.0))
     if k == BODIES:
@@ -135,7 +171,9 @@ def described(bodies, first, frames, e, looks, l, name, rx, ry, rz, t, pixel):
             nz = fill(sign)
             row = l + WALL_Z * LOOK
         width = _width(nx, ny, nz, rx, ry, rz, t, pixel)
-        r, g, b, gx, gy, gz = _worn(looks, row, absolute(nx), absolute(ny), absolute(nz), px, py, pz, width)
+        r, g, b, gx, gy, gz = _worn(
+            looks, row, absolute(nx), absolute(ny), absolute(nz), px, py, pz, width
+        )
     else:
         body = first + k * BODY
         row, m = l + k * LOOK, body + MAP
@@ -148,9 +186,15 @@ def described(bodies, first, frames, e, looks, l, name, rx, ry, rz, t, pixel):
         ux, uy, uz = _outward(int(item(bodies, body + SHAPE)), part_of, x, y, z)
         nx, ny, nz = _turned(bodies, m, ux, uy, uz)
         nx, ny, nz = _unit(nx, ny, nz)
-        sx, sy, sz = item(bodies, body + REST), item(bodies, body + REST + 1), item(bodies, body + REST + 2)
+        sx, sy, sz = (
+            item(bodies, body + REST),
+            item(bodies, body + REST + 1),
+            item(bodies, body + REST + 2),
+        )
         width = _width(nx, ny, nz, rx, ry, rz, t, pixel)
-        r, g, b, gx, gy, gz = _worn(looks, row, absolute(ux), absolute(uy), absolute(uz), x * sx, y * sy, z * sz, width)
+        r, g, b, gx, gy, gz = _worn(
+            looks, row, absolute(ux), absolute(uy), absolute(uz), x * sx, y * sy, z * sz, width
+        )
         gx, gy, gz = _turned(bodies, m, gx * sx, gy * sy, gz * sz)
     along = gx * nx + gy * ny + gz * nz
     nx, ny, nz = _unit(nx - (gx - along * nx), ny - (gy - along * ny), nz - (gz - along * nz))
@@ -165,10 +209,14 @@ def sky(looks, l, rx, ry, rz, pixel):
     row = l + WALL_X * LOOK
     seed, p = int(item(looks, row + SEED)), row + PALETTE
     inverse = 1.0 / (up + 0.08)
-    flow = octave_values(dx * inverse, dz * inverse, 0.3 + 0.0 * up, pixel * inverse * inverse, seed)
+    flow = octave_values(
+        dx * inverse, dz * inverse, 0.3 + 0.0 * up, pixel * inverse * inverse, seed
+    )
     cover = limited((flow + item(looks, row + FIRST)) * 2.5) * limited(up * 6.0)
     flat = 1.0 / root(most(dx * dx + dz * dz, 1e-6))
-    rise = octave_values(dx * flat * 2.0, dz * flat * 2.0, 0.7 + 0.0 * up, 2.0 * pixel + 0.0 * up, seed ^ 0x33)
+    rise = octave_values(
+        dx * flat * 2.0, dz * flat * 2.0, 0.7 + 0.0 * up, 2.0 * pixel + 0.0 * up, seed ^ 0x33
+    )
     hill = covered(item(looks, row + SECOND) * (1.0 + 1.6 * rise) - up, 1.5 * pixel + 0.0 * up)
     high = root(least(up, 1.0))
     red, green = _mixed(looks, p, high, cover, hill), _mixed(looks, p + 1, high, cover, hill)

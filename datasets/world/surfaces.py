@@ -1,6 +1,8 @@
-"""What rays meet looks like, plain torch: colour, gloss and normal of bodies, rooms, ground and sky.
+"""What rays meet looks like, plain torch: colour, gloss and normal of bodies, rooms, ground and
+sky.
 
-A surface's number is its body (``BODIES`` for the surroundings) times ``PARTS`` plus its face; ``SKY`` is the last.
+A surface's number is its body (``BODIES`` for the surroundings) times ``PARTS`` plus its face;
+``SKY`` is the last.
 """
 
 from dataclasses import dataclass
@@ -9,14 +11,38 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fsm.datasets.world.description import BALL, BODIES, BOX, CEILING, CYLINDER, FLOOR, SURFACES, WALL_X, WALL_Z
+from fsm.datasets.world.description import (
+    BALL,
+    BODIES,
+    BOX,
+    CEILING,
+    CYLINDER,
+    FLOOR,
+    SURFACES,
+    WALL_X,
+    WALL_Z,
+)
 from fsm.datasets.world.patterns import PATTERNS, covered, limited, octaves
 from fsm.datasets.world.stage import EYE, MAP, OFFSET, REST, SHAPE, Stage
 
 PARTS = 8
 SKY = BODIES * PARTS + 6
 # Columns of ``Surfaces.packed``.
-PATTERN, SEED, COS, SIN, SCALE, FIRST, SECOND, CONTRAST, GRAIN, GRAIN_SCALE, GRAIN_STRETCH, BUMP, GLOSS = range(13)
+(
+    PATTERN,
+    SEED,
+    COS,
+    SIN,
+    SCALE,
+    FIRST,
+    SECOND,
+    CONTRAST,
+    GRAIN,
+    GRAIN_SCALE,
+    GRAIN_STRETCH,
+    BUMP,
+    GLOSS,
+) = range(13)
 PALETTE = 14
 
 Planes = tuple[Tensor, Tensor, Tensor]  # x, y, z
@@ -24,7 +50,9 @@ Planes = tuple[Tensor, Tensor, Tensor]  # x, y, z
 
 @dataclass(frozen=True)
 class Paint:
-    """What n points of each frame look like before light falls on them; of the sky, the colour that is seen."""
+    """What n points of each frame look like before light falls on them; of the sky, the colour that
+    is seen.
+    """
 
     colour: Planes
     gloss: Float[Tensor, "f n"]
@@ -54,7 +82,9 @@ def _turned(m: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Planes:
 
 
 def paint(stage: Stage, ray: Planes, depth: Tensor, seen: Tensor, pixel: Tensor) -> Paint:
-    """Looks of the surfaces number ``seen`` [f n] at ``depth`` along ``ray``; ``pixel`` [f 1] is its width at one metre."""
+    """Looks of the surfaces number ``seen`` [f n] at ``depth`` along ``ray``; ``pixel`` [f 1] is
+    its width at one metre.
+    """
     f, n = seen.shape
     rx, ry, rz = ray
     px, py, pz = (stage.frames[:, EYE + i, None] + axis * depth for i, axis in enumerate(ray))
@@ -68,25 +98,35 @@ def paint(stage: Stage, ray: Planes, depth: Tensor, seen: Tensor, pixel: Tensor)
     nx, ny, nz = unit(*_turned(body[MAP : MAP + 9], ux, uy, uz))
     slant = (nx * rx + ny * ry + nz * rz).abs() / (rx * rx + ry * ry + rz * rz).sqrt()
     width = depth * pixel / slant.clamp_min(0.05).sqrt()
-    face = torch.where(part < 2, WALL_X, torch.where(part == 3, FLOOR, torch.where(part == 2, CEILING, WALL_Z)))
+    face = torch.where(
+        part < 2, WALL_X, torch.where(part == 3, FLOOR, torch.where(part == 2, CEILING, WALL_Z))
+    )
     look = torch.where(around, face, k) + stage.world.long()[:, None] * SURFACES
     look = stage.looks.flatten(0, 1)[look.flatten()].T.contiguous().unflatten(1, (f, n))
     metres = (x * body[REST], y * body[REST + 1], z * body[REST + 2])
     colour, (gx, gy, gz) = _worn(look, (ux.abs(), uy.abs(), uz.abs()), metres, width)
-    gx, gy, gz = _turned(body[MAP : MAP + 9], gx * body[REST], gy * body[REST + 1], gz * body[REST + 2])
+    gx, gy, gz = _turned(
+        body[MAP : MAP + 9], gx * body[REST], gy * body[REST + 1], gz * body[REST + 2]
+    )
     along = gx * nx + gy * ny + gz * nz
     normal = unit(nx - (gx - along * nx), ny - (gy - along * ny), nz - (gz - along * nz))
     is_sky = seen == SKY
     air = _sky(stage, ray, pixel)
     red, green, blue = (torch.where(is_sky, a, c) for a, c in zip(air, colour, strict=True))
     nx, ny, nz = (c.masked_fill(is_sky, 0.0) for c in normal)
-    return Paint((red, green, blue), look[GLOSS].masked_fill(is_sky, 0.0), (nx, ny, nz), (px, py, pz))
+    return Paint(
+        (red, green, blue), look[GLOSS].masked_fill(is_sky, 0.0), (nx, ny, nz), (px, py, pz)
+    )
 
 
-_IDENTITY = torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, BOX, 1, 1, 1, 1, 0, 0, 0, 0])
+_IDENTITY = torch.tensor(
+    [1.0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, BOX, 1, 1, 1, 1, 0, 0, 0, 0]
+)
 
 
-def _outward(shape: Tensor, part: Tensor, around: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Planes:
+def _outward(
+    shape: Tensor, part: Tensor, around: Tensor, x: Tensor, y: Tensor, z: Tensor
+) -> Planes:
     """Normal of unit shapes, outwards and of any length; of the surroundings, inwards."""
     side = (2.0 * (part % 2) - 1.0) * torch.where(around, -1.0, 1.0)
     zero = torch.zeros_like(x)
@@ -100,7 +140,9 @@ def _outward(shape: Tensor, part: Tensor, around: Tensor, x: Tensor, y: Tensor, 
         torch.where(
             shape == BALL,
             ball,
-            torch.where(shape == BOX, flat, torch.where(shape == CYLINDER, round_, ball * ball * ball)),
+            torch.where(
+                shape == BOX, flat, torch.where(shape == CYLINDER, round_, ball * ball * ball)
+            ),
         )
         for ball, flat, round_ in zip((x, y, z), box, tube, strict=True)
     )
@@ -123,10 +165,14 @@ def _worn(look: Tensor, facing: Planes, metres: Planes, width: Tensor) -> tuple[
     fine, stretch = look[GRAIN_SCALE], look[GRAIN_STRETCH]
     n, gx, gy, gz = octaves(mx * fine, my * (fine * stretch), mz * fine, width * fine, seed ^ 0x55)
     light = (1.0 + look[CONTRAST] * shade + look[GRAIN] * n).clamp_min(0.05)
-    weights = [limited(1.0 - 3.0 * position), *(limited(1.0 - (3.0 * position - i).abs()) for i in (1, 2))]
+    weights = [
+        limited(1.0 - 3.0 * position),
+        *(limited(1.0 - (3.0 * position - i).abs()) for i in (1, 2)),
+    ]
     weights.append(limited(3.0 * position - 2.0))
     red, green, blue = (
-        sum((w * look[PALETTE + 3 * i + c] for i, w in enumerate(weights)), torch.zeros_like(light)) * light
+        sum((w * look[PALETTE + 3 * i + c] for i, w in enumerate(weights)), torch.zeros_like(light))
+        * light
         for c in range(3)
     )
     return (red, green, blue), (gx * look[BUMP], gy * (look[BUMP] * stretch), gz * look[BUMP])
@@ -144,7 +190,9 @@ def _sky(stage: Stage, ray: Planes, pixel: Tensor) -> Planes:
     cover = limited((flow + look[FIRST]) * 2.5) * limited(up * 6.0)
     flat = 1.0 / (dx * dx + dz * dz).clamp_min(1e-6).sqrt()
     height = torch.full_like(up, 0.7)
-    rise, _, _, _ = octaves(dx * flat * 2.0, dz * flat * 2.0, height, 2.0 * pixel + 0.0 * up, seed ^ 0x33)
+    rise, _, _, _ = octaves(
+        dx * flat * 2.0, dz * flat * 2.0, height, 2.0 * pixel + 0.0 * up, seed ^ 0x33
+    )
     hill = covered(look[SECOND] * (1.0 + 1.6 * rise) - up, 1.5 * pixel + 0.0 * up)
     high = up.clamp_max(1.0).sqrt()
     planes = []

@@ -1,6 +1,8 @@
-"""Rays through worlds, plain torch: any device, one formula per shape; ``trace_kernels`` is the compiled twin.
+"""Rays through worlds, plain torch: any device, one formula per shape; ``trace_kernels`` is the
+compiled twin.
 
-Rays keep their camera's z as parameter: affine maps leave it alone, so the smallest one over all bodies is the z-depth.
+Rays keep their camera's z as parameter: affine maps leave it alone, so the smallest one over all
+bodies is the z-depth.
 """
 
 import torch
@@ -32,7 +34,9 @@ def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pillow(o: Planes, d: Planes, enter: Tensor, leave: Tensor) -> Tensor:
-    """Newton's steps on the convex x⁴ + y⁴ + z⁴ - 1 along the ray from where it enters the cube around it."""
+    """Newton's steps on the convex x⁴ + y⁴ + z⁴ - 1 along the ray from where it enters the cube
+    around it.
+    """
     t, value = enter, torch.ones_like(enter)
     for _ in range(ROUNDS):
         points = [(p + q * t, q) for p, q in zip(o, d, strict=True)]
@@ -55,12 +59,17 @@ def _body(body: Tensor, ray: Planes) -> tuple[Tensor, Tensor]:
     ox, oy, oz = (body[ORIGIN + i].expand_as(dx) for i in range(3))
     shape = body[SHAPE].expand_as(dx)
     miss = torch.full_like(dx, MISS)
-    start, end = _roots(dx * dx + dy * dy + dz * dz, dx * ox + dy * oy + dz * oz, ox * ox + oy * oy + oz * oz - 1.0)
+    start, end = _roots(
+        dx * dx + dy * dy + dz * dz, dx * ox + dy * oy + dz * oz, ox * ox + oy * oy + oz * oz - 1.0
+    )
     ball = torch.where(start < end, start, miss)
     (near_x, far_x), (near_y, far_y), (near_z, far_z) = (
-        _slab(o, 1.0 / d.masked_fill(d.abs() < 1e-9, 1e-9)) for o, d in ((ox, dx), (oy, dy), (oz, dz))
+        _slab(o, 1.0 / d.masked_fill(d.abs() < 1e-9, 1e-9))
+        for o, d in ((ox, dx), (oy, dy), (oz, dz))
     )
-    near, far = _roots((dx * dx + dz * dz).clamp_min(1e-12), dx * ox + dz * oz, ox * ox + oz * oz - 1.0)
+    near, far = _roots(
+        (dx * dx + dz * dz).clamp_min(1e-12), dx * ox + dz * oz, ox * ox + oz * oz - 1.0
+    )
     start, end = torch.maximum(near, near_y), torch.minimum(far, far_y)
     tube = torch.where(start < end, start, miss)
     tube_part = torch.where(near_y > near, 1.0 + (dy > 0), 0.0)
@@ -70,7 +79,9 @@ def _body(body: Tensor, ray: Planes) -> tuple[Tensor, Tensor]:
     box_part = _face(ox + dx * start, oy + dy * start, oz + dz * start)
     pillow = torch.where(start < end, _pillow((ox, oy, oz), (dx, dy, dz), start, end), miss)
     enter = torch.where(
-        shape == BALL, ball, torch.where(shape == BOX, box, torch.where(shape == CYLINDER, tube, pillow))
+        shape == BALL,
+        ball,
+        torch.where(shape == BOX, box, torch.where(shape == CYLINDER, tube, pillow)),
     )
     part = torch.where(shape == BOX, box_part, torch.where(shape == CYLINDER, tube_part, 0.0))
     return torch.where(body[BOUND] > 0, enter, miss), part
@@ -95,11 +106,14 @@ def _around(frames: Tensor, ray: Planes) -> tuple[Tensor, Tensor]:
 
 
 def first_hit(stage: Stage, x: Tensor, y: Tensor) -> tuple[Planes, Tensor, Tensor]:
-    """Directions (unit length along the camera's axis) of rays through pixels [f n], their z-depth, and what they meet."""
+    """Directions (unit length along the camera's axis) of rays through pixels [f n], their z-depth,
+    and what they meet.
+    """
     frames = stage.frames.T[..., None]
     cx, cy = (x - frames[LENS + 2]) / frames[LENS], (y - frames[LENS + 3]) / frames[LENS + 1]
     rx, ry, rz = (
-        frames[AXES + 3 * i] * cx + frames[AXES + 3 * i + 1] * cy + frames[AXES + 3 * i + 2] for i in range(3)
+        frames[AXES + 3 * i] * cx + frames[AXES + 3 * i + 1] * cy + frames[AXES + 3 * i + 2]
+        for i in range(3)
     )
     t, seen = _around(frames, (rx, ry, rz))
     for k in range(BODIES):
@@ -110,14 +124,22 @@ def first_hit(stage: Stage, x: Tensor, y: Tensor) -> tuple[Planes, Tensor, Tenso
 
 
 def _colours(stage: Stage, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tone-mapped linear colours [f 3 n], depth and surfaces of rays, patterns filtered to a pixel."""
+    """Tone-mapped linear colours [f 3 n], depth and surfaces of rays, patterns filtered to a
+    pixel.
+    """
     ray, depth, seen = first_hit(stage, x, y)
     pixel = 2.0 / stage.frames[:, LENS : LENS + 2].abs().sum(1, keepdim=True)
-    return torch.stack(light(stage, ray, depth, seen, paint(stage, ray, depth, seen, pixel)), 1), depth, seen
+    return (
+        torch.stack(light(stage, ray, depth, seen, paint(stage, ray, depth, seen, pixel)), 1),
+        depth,
+        seen,
+    )
 
 
 def _blend(stage: Stage, x: Tensor, y: Tensor) -> Tensor:
-    """Colours [f 3 n] of pixels that show more than one surface: each is lit once, and counts by its share of the rays."""
+    """Colours [f 3 n] of pixels that show more than one surface: each is lit once, and counts by
+    its share of the rays.
+    """
     shifts = [(i + 0.5) / EDGE_RAYS - 0.5 for i in range(EDGE_RAYS)]
     places = [(x + a, y + b) for b in shifts for a in shifts]
     seen = [first_hit(stage, *place)[2] for place in places]
@@ -140,10 +162,14 @@ def mixed_blocks(surface: Float[Tensor, "f h w"]) -> Tensor:
 def trace_frames(
     stage: Stage, hw: tuple[int, int]
 ) -> tuple[Float[Tensor, "f 3 h w"], Float[Tensor, "f h w"], Float[Tensor, "f h w"]]:
-    """sRGB pictures, z-depth and numbers of the surfaces at pixel centres; h and w are multiples of four."""
+    """sRGB pictures, z-depth and numbers of the surfaces at pixel centres; h and w are multiples of
+    four.
+    """
     h, w = hw
     f, device = len(stage.frames), stage.frames.device
-    rows, columns = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
+    rows, columns = torch.meshgrid(
+        torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij"
+    )
     x, y = (c.flatten().float().expand(f, -1) + 0.5 for c in (columns, rows))
     linear, depth, seen = _colours(stage, x, y)
     surface = seen.unflatten(1, hw)
@@ -154,5 +180,7 @@ def trace_frames(
     if most:
         fine = _blend(stage, x.gather(1, index), y.gather(1, index))
         target = index[:, None].expand_as(fine)
-        linear = linear.scatter(2, target, torch.where(real[:, None], fine, linear.gather(2, target)))
+        linear = linear.scatter(
+            2, target, torch.where(real[:, None], fine, linear.gather(2, target))
+        )
     return linear.clamp_min(0.0).sqrt().unflatten(2, hw), depth.unflatten(1, hw), surface

@@ -1,7 +1,9 @@
-"""``trace`` compiled: sixteen pixels of a 4 x 4 block at once, only the bodies that a block may see.
+"""``trace`` compiled: sixteen pixels of a 4 x 4 block at once, only the bodies that a block may
+see.
 
-First every block finds what its pixel centres see. Blocks that see one surface, borders included, are lit there; others send four
-rays through every pixel, and every surface that they meet is lit once per pixel.
+First every block finds what its pixel centres see. Blocks that see one surface, borders included,
+are lit there; others send four rays through every pixel, and every surface that they meet is lit
+once per pixel.
 """
 
 import numpy as np
@@ -9,7 +11,21 @@ import numpy as np
 from fsm.compiled import kernel, part
 from fsm.datasets.world.description import BALL, BODIES, BOX, CYLINDER, LOOK, SURFACES
 from fsm.datasets.world.light_kernels import lit
-from fsm.datasets.world.stage import AXES, BODY, BOUND, EYE, FRAME, LENS, MAP, NEAR, OPEN, ORIGIN, RECT, ROOM, SHAPE
+from fsm.datasets.world.stage import (
+    AXES,
+    BODY,
+    BOUND,
+    EYE,
+    FRAME,
+    LENS,
+    MAP,
+    NEAR,
+    OPEN,
+    ORIGIN,
+    RECT,
+    ROOM,
+    SHAPE,
+)
 from fsm.datasets.world.surface_kernels import described, sky
 from fsm.datasets.world.surfaces import PARTS, SKY
 from fsm.datasets.world.trace import EDGE_RAYS, FAR, MISS, ROUNDS
@@ -58,7 +74,9 @@ def _roots(a, b, c):
 
 @part
 def _pillow(ox, oy, oz, dx, dy, dz, enter, leave):
-    """Newton's steps on the convex x⁴ + y⁴ + z⁴ - 1 along the ray from where it enters the cube around it."""
+    """Newton's steps on the convex x⁴ + y⁴ + z⁴ - 1 along the ray from where it enters the cube
+    around it.
+    """
     t = enter
     value = fill(np.float32(1.0))
     for _ in range(ROUNDS):
@@ -91,12 +109,18 @@ def _body(bodies, row, rx, ry, rz):
     dx = item(bodies, m) * rx + item(bodies, m + 1) * ry + item(bodies, m + 2) * rz
     dy = item(bodies, m + 3) * rx + item(bodies, m + 4) * ry + item(bodies, m + 5) * rz
     dz = item(bodies, m + 6) * rx + item(bodies, m + 7) * ry + item(bodies, m + 8) * rz
-    ox, oy, oz = item(bodies, row + ORIGIN), item(bodies, row + ORIGIN + 1), item(bodies, row + ORIGIN + 2)
+    ox, oy, oz = (
+        item(bodies, row + ORIGIN),
+        item(bodies, row + ORIGIN + 1),
+        item(bodies, row + ORIGIN + 2),
+    )
     shape = int(item(bodies, row + SHAPE))
     part_of = fill(np.float32(0.0))
     if shape == BALL:
         c = ox * ox + oy * oy + oz * oz - 1.0
-        enter, leave = _roots(dx * dx + dy * dy + dz * dz, dx * ox + dy * oy + dz * oz, fill(np.float32(c)))
+        enter, leave = _roots(
+            dx * dx + dy * dy + dz * dz, dx * ox + dy * oy + dz * oz, fill(np.float32(c))
+        )
         return select(enter < leave, enter, fill(np.float32(MISS))), part_of
     near_y, far_y = _slab(oy, 1.0 / _safe(dy))
     if shape == CYLINDER:
@@ -126,7 +150,9 @@ def _around(frames, e, rx, ry, rz):
         t = (0.0 - ey) / _safe(ry)
         ground = (t > NEAR) & (t < FAR)
         floor_id = fill(np.float32(BODIES * PARTS + 3))
-        return select(ground, t, fill(np.float32(FAR))), select(ground, floor_id, fill(np.float32(SKY)))
+        return select(ground, t, fill(np.float32(FAR))), select(
+            ground, floor_id, fill(np.float32(SKY))
+        )
     hx, hy, hz = item(frames, e + ROOM), item(frames, e + ROOM + 1), item(frames, e + ROOM + 2)
     _, far_x = _slab(ex / hx, hx / _safe(rx))
     _, far_y = _slab((ey + hy) / hy, hy / _safe(ry))
@@ -185,8 +211,31 @@ def _colour(bodies, first, everyone, all_of, frames, e, looks, l, rx, ry, rz, t,
     if name == SKY:
         r, g, b = sky(looks, l, rx, ry, rz, pixel)
     else:
-        r, g, b, gloss, nx, ny, nz = described(bodies, first, frames, e, looks, l, name, rx, ry, rz, t, pixel)
-    return lit(bodies, first, everyone, all_of, frames, e, looks, l, rx, ry, rz, t, name, r, g, b, gloss, nx, ny, nz)
+        r, g, b, gloss, nx, ny, nz = described(
+            bodies, first, frames, e, looks, l, name, rx, ry, rz, t, pixel
+        )
+    return lit(
+        bodies,
+        first,
+        everyone,
+        all_of,
+        frames,
+        e,
+        looks,
+        l,
+        rx,
+        ry,
+        rz,
+        t,
+        name,
+        r,
+        g,
+        b,
+        gloss,
+        nx,
+        ny,
+        nz,
+    )
 
 
 @part
@@ -223,7 +272,9 @@ def _same(a, b):
 
 @part
 def _sample(bodies, first, everyone, all_of, frames, e, left, top, near, samples):
-    """Send EDGE_RAYS² rays through every pixel of a block: their directions, depths and surfaces, sixteen by sixteen."""
+    """Send EDGE_RAYS² rays through every pixel of a block: their directions, depths and surfaces,
+    sixteen by sixteen.
+    """
     count = _may_see(bodies, first, everyone, all_of, left, top, near)
     for i in range(RAYS):
         x, y = (i % EDGE_RAYS + 0.5) / EDGE_RAYS - 0.5, (i // EDGE_RAYS + 0.5) / EDGE_RAYS - 0.5
@@ -239,26 +290,39 @@ def _sample(bodies, first, everyone, all_of, frames, e, left, top, near, samples
 
 @part
 def _gathered(samples, name):
-    """For every pixel, the last of its rays that met the surface ``name``, and the share of them that did."""
-    rx, ry, rz, t = load(samples, 0), load(samples, BLOCK), load(samples, 2 * BLOCK), load(samples, 3 * BLOCK)
+    """For every pixel, the last of its rays that met the surface ``name``, and the share of them
+    that did.
+    """
+    rx, ry, rz, t = (
+        load(samples, 0),
+        load(samples, BLOCK),
+        load(samples, 2 * BLOCK),
+        load(samples, 3 * BLOCK),
+    )
     share, one = fill(np.float32(0.0)), fill(np.float32(1.0 / RAYS))
     for i in range(RAYS):
         at = 5 * BLOCK * i
         its = _same(load(samples, at + 4 * BLOCK), name)
         rx, ry = select(its, load(samples, at), rx), select(its, load(samples, at + BLOCK), ry)
-        rz, t = select(its, load(samples, at + 2 * BLOCK), rz), select(its, load(samples, at + 3 * BLOCK), t)
+        rz, t = (
+            select(its, load(samples, at + 2 * BLOCK), rz),
+            select(its, load(samples, at + 3 * BLOCK), t),
+        )
         share = share + select(its, one, share * 0.0)
     return rx, ry, rz, t, share
 
 
 @part
 def _blend(bodies, first, everyone, all_of, frames, e, looks, l, samples):
-    """Linear colour of a sampled block: every surface is lit once per pixel and counts by its share of the rays."""
+    """Linear colour of a sampled block: every surface is lit once per pixel and counts by its share
+    of the rays.
+    """
     zero = fill(np.float32(0.0))
     r, g, b = zero, zero, zero
     for i in range(RAYS):
         at = (5 * i + 4) * BLOCK
-        left = lanes_of(load(samples, at) >= 0.0)  # those not yet blended, whose surface is not negative
+        # those not yet blended, whose surface is not negative
+        left = lanes_of(load(samples, at) >= 0.0)
         while left:
             name = samples[at + trailing_zeros(left)]
             rx, ry, rz, t, share = _gathered(samples, name)
@@ -266,7 +330,9 @@ def _blend(bodies, first, everyone, all_of, frames, e, looks, l, samples):
                 seen = load(samples, (5 * j + 4) * BLOCK)
                 store(samples, (5 * j + 4) * BLOCK, select(_same(seen, name), zero - 1.0, seen))
             left = lanes_of(load(samples, at) >= 0.0)
-            r1, g1, b1 = _colour(bodies, first, everyone, all_of, frames, e, looks, l, rx, ry, rz, t, int(name))
+            r1, g1, b1 = _colour(
+                bodies, first, everyone, all_of, frames, e, looks, l, rx, ry, rz, t, int(name)
+            )
             there = share > 0.0
             r, g = r + select(there, r1 * share, zero), g + select(there, g1 * share, zero)
             b = b + select(there, b1 * share, zero)
@@ -274,14 +340,35 @@ def _blend(bodies, first, everyone, all_of, frames, e, looks, l, samples):
 
 
 @part
-def _light(bodies, first, everyone, all_of, frames, e, f, looks, l, depth, surface, near, out, samples, left, top):
-    """Linear colour of a block: one ray per pixel where it shows one surface, else a blend of several."""
+def _light(
+    bodies,
+    first,
+    everyone,
+    all_of,
+    frames,
+    e,
+    f,
+    looks,
+    l,
+    depth,
+    surface,
+    near,
+    out,
+    samples,
+    left,
+    top,
+):
+    """Linear colour of a block: one ray per pixel where it shows one surface, else a blend of
+    several.
+    """
     if _uniform(surface, f, left, top):
         for lane in range(BLOCK):
             out[lane] = depth[f, np.uintp(top + (lane >> 2)), np.uintp(left + (lane & 3))]
         rx, ry, rz = _ray(frames, e, block_x() + left, block_y() + top)
         name = int(surface[f, top, left])
-        return _colour(bodies, first, everyone, all_of, frames, e, looks, l, rx, ry, rz, load(out, 0), name)
+        return _colour(
+            bodies, first, everyone, all_of, frames, e, looks, l, rx, ry, rz, load(out, 0), name
+        )
     _sample(bodies, first, everyone, all_of, frames, e, left, top, near, samples)
     return _blend(bodies, first, everyone, all_of, frames, e, looks, l, samples)
 

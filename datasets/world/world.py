@@ -1,4 +1,6 @@
-"""The world drawn and filmed: ground truth for any view at any moment, from a seed, hundreds of views a second."""
+"""The world drawn and filmed: ground truth for any view at any moment, from a seed, hundreds of
+views a second.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,35 +57,49 @@ class World:
         return mapped(self, lambda t: t.to(device))
 
     def camera_path(self, time: Float[Tensor, "b v"], hw: tuple[int, int]) -> Views:
-        """Each world's own camera at ``time`` (seconds): 38 to 80 degrees wide, square pixels, no rgb."""
+        """Each world's own camera at ``time`` (seconds): 38 to 80 degrees wide, square pixels, no
+        rgb.
+        """
         focal = 0.5 * hw[1] / torch.tan(0.5 * self.camera.hfov)
         centre = focal.new_tensor([0.5 * hw[1], 0.5 * hw[0]]).expand(len(self), 2)
         intrinsics = torch.cat([focal[:, None], focal[:, None], centre], -1)
         return Views(self.camera.pose(time), intrinsics[:, None].expand(*time.shape, 4), time, hw)
 
     def render(self, views: Views, plain: bool = False) -> Rendering:
-        """Pictures and exact depth at pixel centres for ``views`` [b v], each at its own time; the sky is 1,000 m away.
+        """Pictures and exact depth at pixel centres for ``views`` [b v], each at its own time; the
+        sky is 1,000 m away.
 
-        Pixels of 4 x 4 blocks that show more than one surface are averaged over four rays, others filter their pattern
-        to the pixel. On a CPU the compiled tracer draws; ``plain`` asks for its torch twin, which other devices use anyway.
+        Pixels of 4 x 4 blocks that show more than one surface are averaged over four rays, others
+        filter their pattern to the pixel. On a CPU the compiled tracer draws; ``plain`` asks for
+        its torch twin, which other devices use anyway.
         """
         rgb, depth, _ = self._traced(views, plain)
         return Rendering(rgb, torch.ones_like(depth), depth)
 
     def surfaces_seen(self, views: Views, plain: bool = False) -> Int[Tensor, "b v 1 h w"]:
-        """Number of the surface at every pixel centre: body times 8 plus its face; from 128 on the surroundings, 134 the sky."""
+        """Number of the surface at every pixel centre: body times 8 plus its face; from 128 on the
+        surroundings, 134 the sky.
+        """
         return self._traced(views, plain)[2].int()
 
-    def flow(self, views: Views, others: Views) -> tuple[Float[Tensor, "b v 2 h w"], Bool[Tensor, "b v 1 h w"]]:
-        """Where what each pixel of ``views`` shows is in ``others`` (view by view), in pixels from it, and whether it is seen.
+    def flow(
+        self, views: Views, others: Views
+    ) -> tuple[Float[Tensor, "b v 2 h w"], Bool[Tensor, "b v 1 h w"]]:
+        """Where what each pixel of ``views`` shows is in ``others`` (view by view), in pixels from
+        it, and whether it is seen.
 
-        Points move with their bodies. Seen: inside the picture, in front of the camera and not behind what is drawn there (to 1 %
-        of depth), by a body that exists then.
+        Points move with their bodies. Seen: inside the picture, in front of the camera and not
+        behind what is drawn there (to 1 % of depth), by a body that exists then.
         """
         b, v = views.time.shape
         h, w = views.hw
         _, depth, seen = self._traced(views.without_rgb(), False)
-        grid = torch.stack(torch.meshgrid(torch.arange(w), torch.arange(h), indexing="xy"), -1).to(depth) + 0.5
+        grid = (
+            torch.stack(torch.meshgrid(torch.arange(w), torch.arange(h), indexing="xy"), -1).to(
+                depth
+            )
+            + 0.5
+        )
         pixels = grid.flatten(0, 1).expand(b, v, -1, 2)
         points = unproject(pixels, depth.flatten(2), views.c2w, views.intrinsics)
         moved = self._moved(points, seen.flatten(2), views.time, others.time)
@@ -100,7 +116,9 @@ class World:
         return (there - pixels).transpose(2, 3).unflatten(-1, (h, w)), visible
 
     def _moved(self, points: Tensor, seen: Tensor, then: Tensor, later: Tensor) -> Tensor:
-        """World points [b v n 3] on surfaces ``seen``, carried along by their bodies from one time to another."""
+        """World points [b v n 3] on surfaces ``seen``, carried along by their bodies from one time
+        to another.
+        """
         before, start = self.bodies.pose(then)
         after, end = self.bodies.pose(later)
         change = after.double() @ torch.linalg.inv(before.double())
@@ -109,14 +127,19 @@ class World:
         shift = torch.cat([shift, torch.zeros_like(shift[:, :, :1])], 2)
         body = torch.div(seen, PARTS, rounding_mode="floor").long()
         matrix = change.gather(2, body[..., None, None].expand(*body.shape, 3, 3))
-        moved = (matrix @ points.double()[..., None])[..., 0] + shift.gather(2, body[..., None].expand(*body.shape, 3))
+        moved = (matrix @ points.double()[..., None])[..., 0] + shift.gather(
+            2, body[..., None].expand(*body.shape, 3)
+        )
         return moved.float()
 
     def _traced(self, views: Views, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
         """rgb [b v 3 h w], depth and surfaces [b v 1 h w]."""
         if views.c2w.ndim != 4 or len(views.c2w) != len(self):
             found = tuple(views.c2w.shape)
-            raise InputError(f"views have poses of shape {found}, expected ({len(self)}, v, 4, 4): one row a world.")
+            raise InputError(
+                f"views have poses of shape {found}, expected ({len(self)}, v, 4, 4): one "
+                "row a world."
+            )
         h, w = views.hw
         whole = (-(-h // 4) * 4, -(-w // 4) * 4)
         with torch.no_grad():
@@ -140,7 +163,9 @@ def _plain(stage: Stage, hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     for i in range(0, len(stage.frames), count):
         some = slice(i, i + count)
         parts.append(
-            trace.trace_frames(Stage(stage.bodies[some], stage.frames[some], stage.looks, stage.world[some]), hw)
+            trace.trace_frames(
+                Stage(stage.bodies[some], stage.frames[some], stage.looks, stage.world[some]), hw
+            )
         )
     rgb, depth, seen = (torch.cat(planes) for planes in zip(*parts, strict=True))
     return rgb, depth, seen

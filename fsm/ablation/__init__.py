@@ -1,1 +1,3 @@
-"""The paper's ablation at any scale: variants of the memory that differ in chunks and elastic prior alone, trained alike."""
+"""The paper's ablation at any scale: variants of the memory that differ in chunks and elastic prior
+alone, trained alike.
+"""

@@ -1,4 +1,6 @@
-"""``python -m fsm.ablation FOLDER``: train and score the variants whose results are missing in FOLDER."""
+"""``python -m fsm.ablation FOLDER``: train and score the variants whose results are missing in
+FOLDER.
+"""
 
 import sys
 from dataclasses import dataclass
@@ -12,7 +14,9 @@ from fsm.errors import InputError
 
 @dataclass(frozen=True)
 class Ablation:
-    """Train and score the variants of the ablation (resumes; `fsm eval ablation -o FOLDER` then renders the results)."""
+    """Train and score the variants of the ablation (resumes; `fsm eval ablation -o FOLDER` then
+    renders the results).
+    """
 
     folder: tyro.conf.Positional[Path]
     """Runs, results and what they share."""
@@ -23,7 +27,9 @@ class Ablation:
     preset: str = "ablation-small"
     """Preset or YAML file that every variant shares."""
     start_steps: int = 0
-    """Steps of a common start of each seed (plain LaCT, random numbers of chunks); 0: random weights."""
+    """Steps of a common start of each seed (plain LaCT, random numbers of chunks); 0: random
+    weights.
+    """
     seeds: tuple[int, ...] = (0, 1)
     """Seeds of each variant."""
     only: tuple[str, ...] = ()
@@ -49,7 +55,9 @@ class Ablation:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        base = from_dict(TrainConfig, overridden(to_dict(load_preset(self.preset)), self.set), self.preset)
+        base = from_dict(
+            TrainConfig, overridden(to_dict(load_preset(self.preset)), self.set), self.preset
+        )
         suite = Suite(self.folder, base, self.train, self.test, self.start_steps, self.worlds)
         run(suite, find_variants(self.only), self.seeds, find_shard(self.shard))
 

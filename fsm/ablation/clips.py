@@ -1,4 +1,6 @@
-"""Small copies of clips: dozens of short trainings that each decode the same videos would spend their time on that."""
+"""Small copies of clips: dozens of short trainings that each decode the same videos would spend
+their time on that.
+"""
 
 import json
 from pathlib import Path
@@ -15,7 +17,9 @@ LIST = "list.json"
 
 
 def small_copies(dataset: ClipDataset, hw: tuple[int, int], folder: Path) -> Path:
-    """All clips of ``dataset`` as PNGs of size ``hw`` with their cameras; the path of their list. Written once, whole."""
+    """All clips of ``dataset`` as PNGs of size ``hw`` with their cameras; the path of their list.
+    Written once, whole.
+    """
     if not (folder / LIST).exists():
         with atomic_folder(folder) as temporary:
             names = [_write(dataset.clip(id), hw, temporary) for id in dataset.ids]
@@ -43,5 +47,7 @@ def _write(clip: Clip, hw: tuple[int, int], folder: Path) -> str:
             "w2c": w2c[i].tolist(),
         }
         frames.append(frame | {"fx": fx, "fy": fy, "cx": cx, "cy": cy, "h": hw[0], "w": hw[1]})
-    (folder / f"{name}.json").write_text(json.dumps({"scene_name": clip.id, "fps": fps, "frames": frames}))
+    (folder / f"{name}.json").write_text(
+        json.dumps({"scene_name": clip.id, "fps": fps, "frames": frames})
+    )
     return f"{name}.json"

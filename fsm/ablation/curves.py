@@ -1,4 +1,6 @@
-"""Curves of an ablation: number of inputs, what is left of a long stream, and how hard the prior pulls."""
+"""Curves of an ablation: number of inputs, what is left of a long stream, and how hard the prior
+pulls.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +17,9 @@ SHOWN = 8
 
 
 def draw_curves(rows: dict[str, list[Result]], picture: Path) -> None:
-    """Four panels: means over seeds, with their deviation where PSNR is drawn over the number of inputs."""
+    """Four panels: means over seeds, with their deviation where PSNR is drawn over the number of
+    inputs.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -38,12 +42,22 @@ def draw_curves(rows: dict[str, list[Result]], picture: Path) -> None:
 
 
 def _counts(axis: Any, rows: dict[str, list[Result]], kind: str, colours: dict[str, Any]) -> None:
-    numbers = sorted({int(key.split("/")[1]) for runs in rows.values() for r in runs for key in r.counts})
+    numbers = sorted(
+        {int(key.split("/")[1]) for runs in rows.values() for r in runs for key in r.counts}
+    )
     for name, runs in rows.items():
         stats = [(n, s) for n in numbers if (s := over_seeds(runs, count(kind, n))) is not None]
         deviations = [0.0 if np.isnan(s.deviation) else s.deviation for _, s in stats]
         means = [s.mean for _, s in stats]
-        axis.errorbar([n for n, _ in stats], means, deviations, label=name, color=colours[name], marker="o", capsize=2)
+        axis.errorbar(
+            [n for n, _ in stats],
+            means,
+            deviations,
+            label=name,
+            color=colours[name],
+            marker="o",
+            capsize=2,
+        )
     axis.set_xscale("log", base=2)
     axis.set_xticks(numbers, [str(n) for n in numbers])
     axis.set_xlabel(f"{kind} test inputs")
@@ -51,7 +65,9 @@ def _counts(axis: Any, rows: dict[str, list[Result]], kind: str, colours: dict[s
 
 
 def _positions(axis: Any, rows: dict[str, list[Result]], colours: dict[str, Any]) -> None:
-    """Above the reference, since the pictures themselves differ more from place to place than the variants do."""
+    """Above the reference, since the pictures themselves differ more from place to place than the
+    variants do.
+    """
     reference = {r.seed: _by_position(r) for r in rows.get(REFERENCE, [])}
     for name, runs in rows.items():
         curves = [_by_position(r) - reference[r.seed] for r in runs if r.seed in reference]
@@ -64,7 +80,9 @@ def _positions(axis: Any, rows: dict[str, list[Result]], colours: dict[str, Any]
 
 
 def _by_position(result: Result) -> np.ndarray:
-    return np.mean([s.by_position for s in result.streams["own"] if not s.clip.startswith("world-")], axis=0)
+    return np.mean(
+        [s.by_position for s in result.streams["own"] if not s.clip.startswith("world-")], axis=0
+    )
 
 
 def _pulls(axis: Any, rows: dict[str, list[Result]], colours: dict[str, Any]) -> None:
@@ -72,7 +90,9 @@ def _pulls(axis: Any, rows: dict[str, list[Result]], colours: dict[str, Any]) ->
         tables: Sequence[tuple[float, ...]] = [r.pull_by_chunk for r in runs if r.pull_by_chunk]
         if tables:
             middle = 100 * np.mean(tables, axis=0)
-            axis.plot(np.arange(1, len(middle) + 1), middle, label=name, color=colours[name], marker=".")
+            axis.plot(
+                np.arange(1, len(middle) + 1), middle, label=name, color=colours[name], marker="."
+            )
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter("{x:g}")

@@ -1,7 +1,9 @@
-"""Which frames are shown and which are asked for. Plans follow from the length of a clip alone; the two never meet.
+"""Which frames are shown and which are asked for. Plans follow from the length of a clip alone; the
+two never meet.
 
-``spread`` and ``consecutive`` inputs are the paper's sparse and continuous ones (its Figure 5). ``Stream`` is ours: it asks what
-a memory still knows of its first inputs once many more have been written.
+``spread`` and ``consecutive`` inputs are the paper's sparse and continuous ones (its Figure 5).
+``Stream`` is ours: it asks what a memory still knows of its first inputs once many more have been
+written.
 """
 
 import itertools
@@ -52,7 +54,9 @@ class Stream:
 
 
 def stream(frames: int, inputs: int = 64, early: int = 16) -> Stream | None:
-    """``inputs`` even frames of a whole clip, and the frame in the middle of every other gap; None where gaps have no middle."""
+    """``inputs`` even frames of a whole clip, and the frame in the middle of every other gap; None
+    where gaps have no middle.
+    """
     chosen = _even(frames, inputs)
     gaps = [(a, b) for a, b in itertools.pairwise(chosen)][::2]
     if any(b - a < 2 for a, b in gaps):

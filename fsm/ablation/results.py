@@ -53,15 +53,20 @@ class Result:
     """Mean of the last fifth of the training log."""
     torch: str
     pull_ratio: float | None
-    """‖pull‖ / ‖update‖, mean over layers and the chunks of the training's number of test inputs; None for LaCT."""
+    """‖pull‖ / ‖update‖, mean over layers and the chunks of the training's number of test inputs;
+    None for LaCT.
+    """
     pull_by_chunk: tuple[float, ...]
     """Likewise for each chunk of the longest test inputs."""
     cells: dict[str, Cell]
-    """Keys ``spread`` and ``consecutive``, written as in training, and ``random/4``: in 4 chunks."""
+    """Keys ``spread`` and ``consecutive``, written as in training, and ``random/4``: in 4 chunks.
+    """
     counts: dict[str, Cell]
     """Keys like ``spread/32``: which inputs and how many, chunks as long as in training."""
     streams: dict[str, tuple[StreamScore, ...]]
-    """``own``: chunks as in training; ``chunked``: the chunks of the preset, where training had but one."""
+    """``own``: chunks as in training; ``chunked``: the chunks of the preset, where training had but
+    one.
+    """
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,16 @@ def claim(folder: Path, settings: Settings) -> str:
     path, settings = folder / SETTINGS, settings.without_paths()
     if not path.exists():
         write_json(path, to_dict(settings))
-    # Through the config, so that an option newer than the folder has its default and is no difference.
+    # Through the config, so that an option newer than the folder has its default and is no
+    # difference.
     stored = read_settings(folder)
     if stored != settings:
         ours, theirs = to_dict(settings), to_dict(stored)
         different = ", ".join(k for k in ours if ours[k] != theirs[k])
-        raise InputError(f"{path} was written with other settings (differs in {different}); choose another folder.")
+        raise InputError(
+            f"{path} was written with other settings (differs in {different}); choose "
+            "another folder."
+        )
     return settings_hash(folder)
 
 
@@ -92,13 +101,18 @@ def read_settings(folder: Path) -> Settings:
     """What the results in ``folder`` share."""
     path = folder / SETTINGS
     if not path.exists():
-        raise InputError(f"{folder} holds no ablation: it lacks {SETTINGS}; name the folder that the runs wrote to.")
+        raise InputError(
+            f"{folder} holds no ablation: it lacks {SETTINGS}; name the folder that the "
+            "runs wrote to."
+        )
     return from_dict(Settings, read_json(path), str(path))
 
 
 def settings_hash(folder: Path) -> str:
     """Hash of the settings as they stand in the file."""
-    return hashlib.sha256(json.dumps(read_json(folder / SETTINGS), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps(read_json(folder / SETTINGS), sort_keys=True).encode()
+    ).hexdigest()[:16]
 
 
 def result_path(folder: Path, variant: str, seed: int) -> Path:
@@ -109,7 +123,8 @@ def result_path(folder: Path, variant: str, seed: int) -> Path:
 def save_result(folder: Path, result: Result) -> None:
     """Write one result, whole: a line per field, since a line per number would be a thousand."""
     lines = [
-        f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False, allow_nan=False)}" for k, v in to_dict(result).items()
+        f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False, allow_nan=False)}"
+        for k, v in to_dict(result).items()
     ]
     with atomic_file(result_path(folder, result.variant.name, result.seed)) as temporary:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
@@ -135,7 +150,8 @@ def load_baselines(folder: Path) -> BaselineScores | None:
 def _check(path: Path, found: str, settings: str) -> None:
     if found != settings:
         raise InputError(
-            f"{path} belongs to settings {found}, but {SETTINGS} beside it hashes to {settings}; keep the results of "
+            f"{path} belongs to settings {found}, but {SETTINGS} beside it hashes to "
+            f"{settings}; keep the results of "
             "one ablation in one folder."
         )
 
@@ -145,6 +161,8 @@ def load_results(folder: Path) -> tuple[Result, ...]:
     read_settings(folder)
     paths = sorted((folder / RESULTS).glob("*.json"))
     if not paths:
-        raise InputError(f"{folder / RESULTS} holds no results yet; run python -m fsm.ablation {folder} first.")
+        raise InputError(
+            f"{folder / RESULTS} holds no results yet; run python -m fsm.ablation {folder} first."
+        )
     found = settings_hash(folder)
     return tuple(load_result(p, found) for p in paths)

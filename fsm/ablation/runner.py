@@ -1,4 +1,6 @@
-"""Train and score what is missing. Any number of processes may share a folder; each run is resumable, each result whole."""
+"""Train and score what is missing. Any number of processes may share a folder; each run is
+resumable, each result whole.
+"""
 
 import json
 import statistics
@@ -63,17 +65,25 @@ class Suite:
         """What its results share; opens both lists."""
         trained, tested = open_dataset(self.train_clips), open_dataset(self.test_clips)
         return Settings(
-            with_data(self.base, self.train_clips), self.start_steps, len(trained), tuple(tested.ids), self.worlds
+            with_data(self.base, self.train_clips),
+            self.start_steps,
+            len(trained),
+            tuple(tested.ids),
+            self.worlds,
         )
 
 
-def run(suite: Suite, variants: Sequence[Variant], seeds: Sequence[int], shard: Shard = WHOLE) -> None:
+def run(
+    suite: Suite, variants: Sequence[Variant], seeds: Sequence[int], shard: Shard = WHOLE
+) -> None:
     """Do this process's part of the runs, variant by variant, all seeds of one before the next."""
     settings = suite.settings()
     suite.folder.mkdir(parents=True, exist_ok=True)
     with locked(suite.folder, wait=True):
         hashed = claim(suite.folder, settings)
-        copies = small_copies(open_dataset(suite.train_clips), suite.base.data.hw, suite.folder / "clips")
+        copies = small_copies(
+            open_dataset(suite.train_clips), suite.base.data.hw, suite.folder / "clips"
+        )
         if load_baselines(suite.folder) is None:
             scores = score_baselines(_clips(suite), suite.base.data.inputs[0])
             write_json(suite.folder / BASELINES, to_dict(BaselineScores(hashed, scores)))
@@ -92,7 +102,9 @@ def run(suite: Suite, variants: Sequence[Variant], seeds: Sequence[int], shard: 
         print(f"{variant.name}, seed {seed}: {path}", flush=True)
 
 
-def _trained(suite: Suite, base: TrainConfig, variant: Variant, seed: int) -> tuple[FSM, list[dict]]:
+def _trained(
+    suite: Suite, base: TrainConfig, variant: Variant, seed: int
+) -> tuple[FSM, list[dict]]:
     """The trained model and its log, from the common start of its seed."""
     start = _start(suite, base, seed) if suite.start_steps else None
     out = suite.folder / "runs" / f"{variant.name}-seed{seed}"
@@ -101,7 +113,9 @@ def _trained(suite: Suite, base: TrainConfig, variant: Variant, seed: int) -> tu
 
 
 def _start(suite: Suite, base: TrainConfig, seed: int) -> Path:
-    """The weights all variants of a seed start from; whoever comes first trains them, others wait."""
+    """The weights all variants of a seed start from; whoever comes first trains them, others
+    wait.
+    """
     folder = suite.folder / "starts" / f"seed{seed}"
     with locked(folder, wait=True):
         done = folder / "done.json"

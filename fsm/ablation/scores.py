@@ -18,7 +18,9 @@ from fsm.ttt import record_pull_ratio
 from fsm.views import SceneFrame, Views
 
 Draw = Callable[[Views, Views, SceneFrame], Float[Tensor, "t 3 h w"]]
-"""Pictures of requests [t] from inputs [v], both in the clip's space, with the normalisation to use."""
+"""Pictures of requests [t] from inputs [v], both in the clip's space, with the normalisation to
+use.
+"""
 DIGITS = 4
 
 
@@ -45,7 +47,9 @@ class StreamScore:
 
     clip: str
     alone: float
-    """Early targets, the early inputs alone in a normalisation of their own: what the model can do with them."""
+    """Early targets, the early inputs alone in a normalisation of their own: what the model can do
+    with them.
+    """
     early: float
     """Early targets, only the early inputs written, in the normalisation of the whole stream."""
     late: float
@@ -65,7 +69,9 @@ def drawing(model: FSM) -> Draw:
     @torch.no_grad()
     def draw(inputs: Views, requests: Views, frame: SceneFrame) -> Float[Tensor, "t 3 h w"]:
         one = SceneFrame(*(getattr(frame, f.name)[None] for f in dataclasses.fields(frame)))
-        return model(one.to_model(inputs.batched()), one.to_model(requests.without_rgb().batched())).rgb[0]
+        return model(
+            one.to_model(inputs.batched()), one.to_model(requests.without_rgb().batched())
+        ).rgb[0]
 
     return draw
 
@@ -75,7 +81,10 @@ def score_plans(draw: Draw, films: Sequence[Film], plan: Callable[[Film], IndexP
     rows = []
     for film in films:
         chosen = plan(film)
-        inputs, targets = film.views[list(chosen.input_index)], film.views[list(chosen.target_index)]
+        inputs, targets = (
+            film.views[list(chosen.input_index)],
+            film.views[list(chosen.target_index)],
+        )
         rgb = draw(inputs, targets.without_rgb(), SceneFrame.fit(inputs))
         assert targets.rgb is not None, "films have pixels"
         seen, truth = quantised(rgb), quantised(targets.rgb)
@@ -101,29 +110,44 @@ def score_baselines(films: Sequence[Film], inputs: int) -> dict[str, dict[str, C
         "random": lambda f: Dense(inputs=inputs).plan(len(f.views), f.id),
     }
     return {
-        name: {kind: score_plans(lambda i, r, _, b=baseline: b(i, r), films, plan) for kind, plan in plans.items()}
+        name: {
+            kind: score_plans(lambda i, r, _, b=baseline: b(i, r), films, plan)
+            for kind, plan in plans.items()
+        }
         for name, baseline in BASELINES.items()
     }
 
 
-def score_chunks(model: FSM, films: Sequence[Film], inputs: int, chunks: dict[int, int]) -> dict[str, Cell]:
-    """``inputs`` random test inputs, written in each number of ``chunks`` (number: chunk_tokens)."""
+def score_chunks(
+    model: FSM, films: Sequence[Film], inputs: int, chunks: dict[int, int]
+) -> dict[str, Cell]:
+    """``inputs`` random test inputs, written in each number of ``chunks`` (number:
+    chunk_tokens).
+    """
     plan = Dense(inputs=inputs).plan
     return {
-        f"random/{n}": score_plans(drawing(model.with_chunks(tokens)), films, lambda f: plan(len(f.views), f.id))
+        f"random/{n}": score_plans(
+            drawing(model.with_chunks(tokens)), films, lambda f: plan(len(f.views), f.id)
+        )
         for n, tokens in chunks.items()
     }
 
 
-def score_counts(model: FSM, films: Sequence[Film], counts: Sequence[int] = INPUT_COUNTS) -> dict[str, Cell]:
-    """Spread and consecutive inputs in every number, on the clips long enough for all; chunks as in training."""
+def score_counts(
+    model: FSM, films: Sequence[Film], counts: Sequence[int] = INPUT_COUNTS
+) -> dict[str, Cell]:
+    """Spread and consecutive inputs in every number, on the clips long enough for all; chunks as in
+    training.
+    """
     films = [f for f in films if fits(len(f.views), max(counts))]
     draw, cells = drawing(model), {}
     if not films:
         return {}
     for n in counts:
         cells[f"spread/{n}"] = score_plans(draw, films, lambda f, n=n: spread(len(f.views), n))
-        cells[f"consecutive/{n}"] = score_plans(draw, films, lambda f, n=n: consecutive(len(f.views), n))
+        cells[f"consecutive/{n}"] = score_plans(
+            draw, films, lambda f, n=n: consecutive(len(f.views), n)
+        )
     return cells
 
 
@@ -151,12 +175,16 @@ def score_stream(draw: Draw, film: Film, plan: Stream) -> StreamScore:
 
 @torch.no_grad()
 def pull_by_chunk(model: FSM, films: Sequence[Film], inputs: int) -> tuple[float, ...]:
-    """‖pull‖ / ‖update‖ of each chunk of the clips' spread inputs, mean over layers and clips; empty without an elastic prior."""
+    """‖pull‖ / ‖update‖ of each chunk of the clips' spread inputs, mean over layers and clips;
+    empty without an elastic prior.
+    """
     tables = []
     for film in (f for f in films if fits(len(f.views), inputs)):
         views = film.views[list(spread(len(film.views), inputs).input_index)].batched()
         with record_pull_ratio() as ratios:
-            model.encoder.finish(model.encoder.update(model.encoder.empty(1), SceneFrame.fit(views).to_model(views)))
+            model.encoder.finish(
+                model.encoder.update(model.encoder.empty(1), SceneFrame.fit(views).to_model(views))
+            )
         if ratios:  # layer by layer, and chunk by chunk within each
             tables.append(torch.cat(ratios).view(len(model.encoder.blocks), -1).mean(0))
     return tuple(round(v, 6) for v in torch.stack(tables).mean(0).tolist()) if tables else ()

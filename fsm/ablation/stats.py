@@ -32,14 +32,20 @@ def stat(values: Sequence[float]) -> Stat | None:
     """Of the values of some seeds; None for none."""
     if not values:
         return None
-    return Stat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
+    return Stat(
+        statistics.fmean(values),
+        statistics.stdev(values) if len(values) > 1 else math.nan,
+        len(values),
+    )
 
 
 def grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Results of each variant, by seed: the table's variants in its order, then others by name."""
     order = {v.name: i for i, v in enumerate(VARIANTS)}
     names = sorted({r.variant.name for r in results}, key=lambda n: (order.get(n, len(order)), n))
-    return {n: sorted((r for r in results if r.variant.name == n), key=lambda r: r.seed) for n in names}
+    return {
+        n: sorted((r for r in results if r.variant.name == n), key=lambda r: r.seed) for n in names
+    }
 
 
 def over_seeds(runs: Sequence[Result], value: Value) -> Stat | None:
@@ -48,9 +54,14 @@ def over_seeds(runs: Sequence[Result], value: Value) -> Stat | None:
 
 
 def gain(
-    runs: Sequence[Result], reference: Sequence[Result], value: Value, other_value: Value | None = None
+    runs: Sequence[Result],
+    reference: Sequence[Result],
+    value: Value,
+    other_value: Value | None = None,
 ) -> Stat | None:
-    """The same of its difference from the run of ``reference`` with the same seed: their common start cancels."""
+    """The same of its difference from the run of ``reference`` with the same seed: their common
+    start cancels.
+    """
     other = {r.seed: (other_value or value)(r) for r in reference}
     pairs = [(value(r), other.get(r.seed)) for r in runs]
     return stat([a - b for a, b in pairs if a is not None and b is not None])
@@ -68,11 +79,15 @@ def own_random(metric: str = "psnr") -> Value:
 
 def count(kind: str, inputs: int) -> Value:
     """Mean PSNR over clips with this many inputs."""
-    return lambda result: mean(found, "psnr") if (found := result.counts.get(f"{kind}/{inputs}")) else None
+    return lambda result: (
+        mean(found, "psnr") if (found := result.counts.get(f"{kind}/{inputs}")) else None
+    )
 
 
 def streams(field: str, worlds: bool, kind: str = "own") -> Value:
-    """Mean over streams of ``alone``, ``early``, ``late`` or ``retention``, of the real clips or of the worlds."""
+    """Mean over streams of ``alone``, ``early``, ``late`` or ``retention``, of the real clips or of
+    the worlds.
+    """
 
     def value(result: Result) -> float | None:
         scores = [s for s in result.streams.get(kind, ()) if s.clip.startswith("world-") == worlds]

@@ -26,19 +26,29 @@ class Variant:
     """None is plain LaCT."""
 
 
-def _lacet(importance: str, anchor: str, lam: float = 0.5, scale: str = "none", chunks: int = 4) -> Variant:
+def _lacet(
+    importance: str, anchor: str, lam: float = 0.5, scale: str = "none", chunks: int = 4
+) -> Variant:
     short = {"global": "global", "streaming": "stream", "streaming-ema": "ema"}[anchor]
     published = lam == 0.5 and scale == "none"
     tail = "" if published else f"-{'mean' if scale == 'mean' else 'lam'}{lam:g}"
     words = f"LaCET, {importance.upper()}, {anchor}"
-    words += "" if published else f", λ {lam:g}" + (" over the mean importance" if scale == "mean" else "")
+    words += (
+        ""
+        if published
+        else f", λ {lam:g}" + (" over the mean importance" if scale == "mean" else "")
+    )
     elastic = ElasticConfig(importance, anchor, lam=lam, importance_scale=scale)  # pyright: ignore[reportArgumentType]
     return Variant(f"lacet{chunks}-{importance}-{short}{tail}", words, chunks, elastic)
 
 
 def _kept(name: str, label: str, lam: float, step_decay: float, target: Target) -> Variant:
-    """Our forms that keep old chunks; without the pull (λ 0) they are LaCT but for their own rule."""
-    return Variant(f"keep4-{name}", label, 4, ElasticConfig(lam=lam, step_decay=step_decay, target=target))
+    """Our forms that keep old chunks; without the pull (λ 0) they are LaCT but for their own
+    rule.
+    """
+    return Variant(
+        f"keep4-{name}", label, 4, ElasticConfig(lam=lam, step_decay=step_decay, target=target)
+    )
 
 
 VARIANTS: tuple[Variant, ...] = (
@@ -62,7 +72,13 @@ VARIANTS: tuple[Variant, ...] = (
     _lacet("ewc", "streaming"),
     _lacet("si", "streaming-ema", 0.1),
     _lacet("si", "streaming-ema", 1.0),
-    _kept("decay-novelty-si-ema", "shrinking steps, novelty, LaCET SI streaming-ema", 0.5, 0.5, "novelty"),
+    _kept(
+        "decay-novelty-si-ema",
+        "shrinking steps, novelty, LaCET SI streaming-ema",
+        0.5,
+        0.5,
+        "novelty",
+    ),
 )
 """Most telling first: this is also the order in which they are trained."""
 
@@ -83,14 +99,23 @@ def view_tokens(base: TrainConfig) -> int:
 
 
 def chunk_tokens(base: TrainConfig, inputs: int, chunks: int) -> int:
-    """``chunk_tokens`` that writes ``inputs`` views in ``chunks`` chunks of equal length; 0, all at once, for one chunk."""
+    """``chunk_tokens`` that writes ``inputs`` views in ``chunks`` chunks of equal length; 0, all at
+    once, for one chunk.
+    """
     return 0 if chunks == 1 else -(-inputs // chunks) * view_tokens(base)
 
 
-def variant_config(base: TrainConfig, variant: Variant, seed: int, init: Path | None) -> TrainConfig:
-    """The run of a variant: ``base`` but for chunks, elastic prior, seed and the weights it starts from."""
+def variant_config(
+    base: TrainConfig, variant: Variant, seed: int, init: Path | None
+) -> TrainConfig:
+    """The run of a variant: ``base`` but for chunks, elastic prior, seed and the weights it starts
+    from.
+    """
     if len(base.data.inputs) != 1:
-        raise InputError(f"the ablation's preset has data.inputs {list(base.data.inputs)}; give one number of inputs.")
+        raise InputError(
+            f"the ablation's preset has data.inputs {list(base.data.inputs)}; give one "
+            "number of inputs."
+        )
     encoder = replace(
         base.model.encoder,
         chunk_tokens=chunk_tokens(base, base.data.inputs[0], variant.chunks),

@@ -1,4 +1,6 @@
-"""Golden files of the released implementation: weights, inputs and outputs, rebuilt through the adapter and compared."""
+"""Golden files of the released implementation: weights, inputs and outputs, rebuilt through the
+adapter and compared.
+"""
 
 import json
 from dataclasses import dataclass
@@ -36,13 +38,18 @@ class GoldenResult:
 
 @torch.no_grad()
 def check_golden(path: Path | str) -> GoldenResult:
-    """Rebuild the model of a golden file, run it on the stored input and compare with the stored output."""
+    """Rebuild the model of a golden file, run it on the stored input and compare with the stored
+    output.
+    """
     path = Path(path)
     tensors = read_safetensors(path)
     with safe_open(path, framework="pt") as handle:
         meta = handle.metadata() or {}
     if "config" not in meta or "output.rgb" not in tensors:
-        raise InputError(f"{path} is not a golden file: it lacks the header entry 'config' or the tensor 'output.rgb'.")
+        raise InputError(
+            f"{path} is not a golden file: it lacks the header entry 'config' or the "
+            "tensor 'output.rgb'."
+        )
     try:
         config = json.loads(meta["config"])
         kind = config["newton_schulz_dtype"]
@@ -51,25 +58,39 @@ def check_golden(path: Path | str) -> GoldenResult:
     except InputError:
         raise
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is not a golden file: its header or tensors lack something ({error}).") from error
+        raise InputError(
+            f"{path} is not a golden file: its header or tensors lack something ({error})."
+        ) from error
     error = (model(inputs, targets).rgb - tensors["output.rgb"]).abs().max().item()
     return GoldenResult(path, kind, error, tolerance)
 
 
-def _rebuild(path: Path, config: dict, tensors: dict[str, torch.Tensor]) -> tuple[FSM, Views, Views]:
+def _rebuild(
+    path: Path, config: dict, tensors: dict[str, torch.Tensor]
+) -> tuple[FSM, Views, Views]:
     released = {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
     weights = convert_state_dict(released, str(path))
     elastic = config["elastic"] and ElasticConfig(**config["elastic"])
     ns_dtype = {"fp32": "float32", "bf16": "bfloat16"}[config["newton_schulz_dtype"]]
     model = FSM(
-        infer_config(weights, str(path), chunk_tokens=config["chunk_tokens"], elastic=elastic, ns_dtype=ns_dtype)
+        infer_config(
+            weights,
+            str(path),
+            chunk_tokens=config["chunk_tokens"],
+            elastic=elastic,
+            ns_dtype=ns_dtype,
+        )
     )
     load_weights(model, weights, str(path))
     image = tensors["input.image"]
     frame = SceneFrame.identity((len(image),), time_span=config["max_frames"] - 1.0)
 
     def views(prefix: str, rgb: torch.Tensor | None) -> Views:
-        c2w, intrinsics, frames = (tensors[f"{prefix}.{name}"] for name in ("c2w", "fxfycxcy", "frame_time"))
-        return frame.to_model(Views(c2w, intrinsics, frames, (image.shape[-2], image.shape[-1]), rgb))
+        c2w, intrinsics, frames = (
+            tensors[f"{prefix}.{name}"] for name in ("c2w", "fxfycxcy", "frame_time")
+        )
+        return frame.to_model(
+            Views(c2w, intrinsics, frames, (image.shape[-2], image.shape[-1]), rgb)
+        )
 
     return model.eval(), views("input", image), views("target", None)

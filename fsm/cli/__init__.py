@@ -1,4 +1,6 @@
-"""The command line. ``fsm --help`` must answer at once: nothing here imports torch before a command runs."""
+"""The command line. ``fsm --help`` must answer at once: nothing here imports torch before a command
+runs.
+"""
 
 from fsm.cli.main import main
 

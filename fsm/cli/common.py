@@ -14,7 +14,9 @@ T = TypeVar("T")
 
 
 def flag(metavar: str, default: str | None = None, short: str | None = None) -> Any:
-    """How a field shows in ``--help``, for ``Annotated``: its value, its default in words (or ""), a short name."""
+    """How a field shows in ``--help``, for ``Annotated``: its value, its default in words (or ""),
+    a short name.
+    """
     import tyro
 
     aliases = None if short is None else [short]
@@ -25,7 +27,9 @@ def flag(metavar: str, default: str | None = None, short: str | None = None) -> 
 
 
 def save_settings(path: Path, command: Any, **resolved: Any) -> None:
-    """Write a command's settings as YAML: each flag, with ``resolved`` in place of what was left open."""
+    """Write a command's settings as YAML: each flag, with ``resolved`` in place of what was left
+    open.
+    """
     import yaml
 
     values = {f.name: getattr(command, f.name) for f in dataclasses.fields(command)} | resolved
@@ -35,11 +39,14 @@ def save_settings(path: Path, command: Any, **resolved: Any) -> None:
         **{k: _plain(v) for k, v in values.items()},
     }
     with atomic_file(path) as temporary:
-        temporary.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        temporary.write_text(
+            yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
 
 
 def choose_device(name: str) -> str:
-    """``auto`` is cuda where it is available, else cpu; a CUDA device that is not there is an ``InputError``.
+    """``auto`` is cuda where it is available, else cpu; a CUDA device that is not there is an
+    ``InputError``.
 
     Of several processes on a machine (torchrun, srun) each takes the next of its CUDA devices.
     """
@@ -53,7 +60,9 @@ def choose_device(name: str) -> str:
     try:
         kind = torch.device(name).type
     except RuntimeError as error:
-        raise InputError(f"device is {name!r}; choose auto, cpu or cuda (cuda:1 for the second).") from error
+        raise InputError(
+            f"device is {name!r}; choose auto, cpu or cuda (cuda:1 for the second)."
+        ) from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device is {name!r} but no CUDA device is available; choose cpu.")
     return name
@@ -67,18 +76,28 @@ def check_output(path: Path) -> None:
     if not place.is_dir():
         raise InputError(f"output is {path}, but {place} is not a folder; choose another place.")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"output is {path}, but {place} may not be written to; choose another place.")
+        raise InputError(
+            f"output is {path}, but {place} may not be written to; choose another place."
+        )
 
 
 def parse_size(size: str | None, default: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of ``WIDTHxHEIGHT`` or of ``HEIGHT`` alone, which keeps the aspect of ``default``."""
+    """Height and width of ``WIDTHxHEIGHT`` or of ``HEIGHT`` alone, which keeps the aspect of
+    ``default``.
+    """
     if size is None:
         return default
     numbers = size.lower().split("x")
-    if not 1 <= len(numbers) <= 2 or not all(n.isascii() and n.isdecimal() and 0 < int(n) <= 16384 for n in numbers):
-        raise InputError(f"size is {size!r}; write WIDTHxHEIGHT in pixels (as in 640x360) or the height alone.")
+    if not 1 <= len(numbers) <= 2 or not all(
+        n.isascii() and n.isdecimal() and 0 < int(n) <= 16384 for n in numbers
+    ):
+        raise InputError(
+            f"size is {size!r}; write WIDTHxHEIGHT in pixels (as in 640x360) or the height alone."
+        )
     height = int(numbers[-1])
-    return height, int(numbers[0]) if len(numbers) == 2 else max(1, round(height * default[1] / default[0]))
+    return height, int(numbers[0]) if len(numbers) == 2 else max(
+        1, round(height * default[1] / default[0])
+    )
 
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
@@ -86,7 +105,9 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import track
 
-    yield from track(items, label, total=total, console=Console(stderr=True), disable=not os.isatty(2))
+    yield from track(
+        items, label, total=total, console=Console(stderr=True), disable=not os.isatty(2)
+    )
 
 
 def _plain(value: Any) -> Any:

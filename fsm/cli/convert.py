@@ -11,14 +11,18 @@ from fsm.cli.common import check_output, flag
 
 @dataclass(frozen=True)
 class Convert:
-    """Turn a released FSM-LVSM, FSM-LRM or LaCT-NVS checkpoint into a model folder; or a model folder into a smaller one."""
+    """Turn a released FSM-LVSM, FSM-LRM or LaCT-NVS checkpoint into a model folder; or a model
+    folder into a smaller one.
+    """
 
     checkpoint: tyro.conf.Positional[Annotated[Path, flag("FILE.pth", "")]]
     """Released checkpoint, read as plain tensors, nothing in it is run; or a model folder."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/model")
     """Where config.json and model.safetensors go."""
     chunk_tokens: Annotated[int, flag("N")] = 2048
-    """Tokens per fast-weight step it was trained with (128²: 2048, 256²: 8192, LaCT: 0, all at once)."""
+    """Tokens per fast-weight step it was trained with (128²: 2048, 256²: 8192, LaCT: 0, all at
+    once).
+    """
     elastic: Literal["si", "ewc", "mas", "none"] = "si"
     """Importance of the elastic prior it was trained with; none is plain LaCT."""
     anchor: Literal["streaming-ema", "streaming", "global"] = "streaming-ema"
@@ -41,10 +45,13 @@ class Convert:
             model = load_pretrained(self.checkpoint)
         else:
             elastic = None if self.elastic == "none" else ElasticConfig(self.elastic, self.anchor)
-            model = model_from_released(self.checkpoint, chunk_tokens=self.chunk_tokens, elastic=elastic)
+            model = model_from_released(
+                self.checkpoint, chunk_tokens=self.chunk_tokens, elastic=elastic
+            )
         save_pretrained(model, self.output, dtype=getattr(torch, self.dtype))
         encoder = model.config.encoder
         print(
-            f"{encoder.layers} layers of width {encoder.block.dim}, patch {encoder.patch}, layout {encoder.input_layout}, "
+            f"{encoder.layers} layers of width {encoder.block.dim}, patch {encoder.patch}, "
+            f"layout {encoder.input_layout}, "
             f"{parameter_count(model) / 1e6:.2f} M parameters; model in {self.output}"
         )

@@ -68,7 +68,9 @@ class Demo:
         held_out: list[int],
         encode: float,
     ) -> None:
-        """Frames of the clip that were held out, and views beside its path, which no input frame shows."""
+        """Frames of the clip that were held out, and views beside its path, which no input frame
+        shows.
+        """
         import cv2
         import torch
 
@@ -85,13 +87,27 @@ class Demo:
             began = time.perf_counter()
             rgb = scene.render(request).rgb.cpu()
             seconds = (time.perf_counter() - began) / len(request)
-            made = {"ours": rgb} | {label: baseline(inputs, request) for label, baseline in BASELINES.items()}
-            scores = {label: mean_score(metrics.score(images, truth)) for label, images in made.items()}
-            summary[name] = {label: {"psnr": round(s.psnr, 2), "ssim": round(s.ssim, 4)} for label, s in scores.items()}
+            made = {"ours": rgb} | {
+                label: baseline(inputs, request) for label, baseline in BASELINES.items()
+            }
+            scores = {
+                label: mean_score(metrics.score(images, truth)) for label, images in made.items()
+            }
+            summary[name] = {
+                label: {"psnr": round(s.psnr, 2), "ssim": round(s.ssim, 4)}
+                for label, s in scores.items()
+            }
             summary[name]["seconds_per_frame"] = round(seconds, 4)
             rows |= {f"{name}: truth": truth, f"{name}: ours": rgb}
-            rows |= {f"{name}: flow blend": made["flow"], f"{name}: our error": error_map(rgb, truth)}
-        summary |= {"frames_read": len(inputs), "seconds_to_reconstruct": round(encode, 3), "torch": torch.__version__}
+            rows |= {
+                f"{name}: flow blend": made["flow"],
+                f"{name}: our error": error_map(rgb, truth),
+            }
+        summary |= {
+            "frames_read": len(inputs),
+            "seconds_to_reconstruct": round(encode, 3),
+            "torch": torch.__version__,
+        }
         write_json(self.output / "metrics.json", summary)
         with atomic_file(self.output / "contact_sheet.png") as temporary:
             sheet = contact_sheet(rows, [f"{float(clip.cameras.time[i]):.2f} s" for i in held_out])

@@ -1,4 +1,6 @@
-"""``fsm doctor``: what this machine has, and whether the method computes what the published one does."""
+"""``fsm doctor``: what this machine has, and whether the method computes what the published one
+does.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,9 @@ from fsm.cli.common import flag
 
 @dataclass(frozen=True)
 class Doctor:
-    """Print the environment; with --golden also check the method against stored outputs (exit status 1 if off)."""
+    """Print the environment; with --golden also check the method against stored outputs (exit
+    status 1 if off).
+    """
 
     golden: Annotated[tuple[Path, ...], flag("FILE ...", "none")] = ()
     """Golden files (weights, inputs and outputs of the released implementation)."""
@@ -31,11 +35,21 @@ class Doctor:
 
         from fsm.adapters.golden import check_golden
 
-        table = Table(Column("golden file", overflow="fold"), "Newton-Schulz", "largest error", "tolerance", "")
+        table = Table(
+            Column("golden file", overflow="fold"),
+            "Newton-Schulz",
+            "largest error",
+            "tolerance",
+            "",
+        )
         results = [check_golden(path) for path in self.golden]
         for r in results:
             table.add_row(
-                r.path.name, r.newton_schulz, f"{r.error:.2e}", f"{r.tolerance:.0e}", "ok" if r.passed else "OFF"
+                r.path.name,
+                r.newton_schulz,
+                f"{r.error:.2e}",
+                f"{r.tolerance:.0e}",
+                "ok" if r.passed else "OFF",
             )
         console.print(table)
         return 0 if all(r.passed for r in results) else 1
@@ -64,11 +78,17 @@ def environment() -> list[tuple[str, str]]:
         ("fsm", f"{fsm.__version__}, Python {platform.python_version()}"),
         ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
         ("devices", torch.cuda.get_device_name() if cuda else "cpu only"),
-        ("bfloat16 on the CPU", "native" if bf16 else "emulated (slow): train and render in float32"),
+        (
+            "bfloat16 on the CPU",
+            "native" if bf16 else "emulated (slow): train and render in float32",
+        ),
         ("gsplat", version("gsplat") + ("" if cuda else ", unused without CUDA")),
         ("video", f"PyAV {version('av')}, libx264 {'found' if _has_h264() else 'MISSING'}"),
         ("viser", version("viser")),
-        ("LPIPS weights", ", ".join(n for n in ("vgg", "alex", "squeeze") if available(n)) or "none found"),
+        (
+            "LPIPS weights",
+            ", ".join(n for n in ("vgg", "alex", "squeeze") if available(n)) or "none found",
+        ),
         ("bundled models", ", ".join(bundled_names()) or "none"),
     ]
 

@@ -18,13 +18,19 @@ class Eval:
     """Score a model on clips: PSNR, SSIM, LPIPS, beside three trivial baselines."""
 
     clips: tyro.conf.Positional[Annotated[str, flag("CLIPS", "")]]
-    """Clip list, file or folder, or `demo`, `synthetic:SEED`, `world:SEED`, `world:1000-1015`; or `ablation`: its results in -o."""
+    """Clip list, file or folder, or `demo`, `synthetic:SEED`, `world:SEED`, `world:1000-1015`; or
+    `ablation`: its results in -o.
+    """
     protocol: Annotated[str, flag("NAME")] = "dense"
-    """dense (32 random inputs, 8 targets), sparse (8 even, 7 between), novel (beside the path) or given (the clip's split)."""
+    """dense (32 random inputs, 8 targets), sparse (8 even, 7 between), novel (beside the path) or
+    given (the clip's split).
+    """
     model: Annotated[str, flag("MODEL")] = "fsm-tiny"
     """Bundled name, folder, hub name, or `none` for the baselines alone."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/eval")
-    """Where results.json, results.csv, report.html and plans.json go; an interrupted run resumes there."""
+    """Where results.json, results.csv, report.html and plans.json go; an interrupted run resumes
+    there.
+    """
     size: Annotated[str, flag("WxH")] = "128x128"
     """Size of inputs and targets."""
     lpips: Literal["auto", "none", "alex", "squeeze", "vgg"] = "auto"
@@ -45,7 +51,8 @@ class Eval:
     def run(self) -> int:
         """Evaluate, print the table, write the report; status 1 if a clip could not be scored.
 
-        Of several processes the one that finds all clips done does so; under torchrun an earlier status 1 would end the others.
+        Of several processes the one that finds all clips done does so; under torchrun an earlier
+        status 1 would end the others.
         """
         if self.clips == "ablation":
             return render_ablation(self.output)
@@ -81,7 +88,10 @@ class Eval:
         )
         if result.pending:  # whoever comes last reports on all
             done = len(result.scenes) + len(result.missing) - len(result.pending)
-            print(f"shard {shard} done; {done} of {done + len(result.pending)} clips so far in {self.output}")
+            print(
+                f"shard {shard} done; {done} of {done + len(result.pending)} clips so far "
+                f"in {self.output}"
+            )
             return 0
         print_table(result)
         print(f"report in {write_report(result, self.output)}")
@@ -89,7 +99,9 @@ class Eval:
 
 
 def render_ablation(folder: Path) -> int:
-    """Tables and curves from the results that ``python -m fsm.ablation`` left in ``folder``; nothing is trained or scored."""
+    """Tables and curves from the results that ``python -m fsm.ablation`` left in ``folder``;
+    nothing is trained or scored.
+    """
     import importlib.util
 
     from fsm.ablation.report import write_report
@@ -101,7 +113,9 @@ def render_ablation(folder: Path) -> int:
 
 
 def find_lpips(name: Literal["auto", "none", "alex", "squeeze", "vgg"]) -> "LPIPS | None":
-    """The LPIPS network asked for; with ``auto`` the first whose weights are on this machine, or None."""
+    """The LPIPS network asked for; with ``auto`` the first whose weights are on this machine, or
+    None.
+    """
     from fsm.evaluate.lpips import LPIPS, Net, available
 
     nets: tuple[Net, ...] = ("vgg", "alex", "squeeze")

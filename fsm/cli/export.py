@@ -30,7 +30,9 @@ SEQUENCE_FPS = 30.0
 
 @dataclass(frozen=True)
 class Export:
-    """Write a scene's Gaussians as .ply, .splat, .spz, a PLY sequence, safetensors or a web page that plays."""
+    """Write a scene's Gaussians as .ply, .splat, .spz, a PLY sequence, safetensors or a web page
+    that plays.
+    """
 
     scene: tyro.conf.Positional[Annotated[Path, flag("SCENE", "")]]
     """Scene folder with Gaussians, or a .ply, .splat or .spz file to convert."""
@@ -45,7 +47,9 @@ class Export:
     """Moment to write, in seconds of the clip."""
     fps: Annotated[float | None, flag("RATE", "30; a page 10")] = None
     """Frames per second of a PLY sequence; moments per second of a page."""
-    up: Annotated[Literal["-y", "y", "z", "-z", "x", "-x"] | None, flag("AXIS", "-y; in a page the cameras'")] = None
+    up: Annotated[
+        Literal["-y", "y", "z", "-z", "x", "-x"] | None, flag("AXIS", "-y; in a page the cameras'")
+    ] = None
     """Axis that points up in the file: y for viewers that show the scene upside down."""
     min_opacity: Annotated[float, flag("ALPHA")] = 0.0
     """Leave out Gaussians less opaque than this (at the moment written)."""
@@ -79,18 +83,24 @@ class Export:
         if self.format is not None:
             expected = {v: k for k, v in SUFFIXES.items()}.get(self.format, "")
             if suffix in SUFFIXES and suffix != expected:
-                raise InputError(f"output is {self.output} but format is {self.format}; leave one of them out.")
+                raise InputError(
+                    f"output is {self.output} but format is {self.format}; leave one of them out."
+                )
             return self.format
         if suffix == "":
             return "ply-sequence"
         if suffix not in SUFFIXES:
-            raise InputError(f"output is {self.output}; end it in {', '.join(SUFFIXES)}, or say --format.")
+            raise InputError(
+                f"output is {self.output}; end it in {', '.join(SUFFIXES)}, or say --format."
+            )
         return SUFFIXES[suffix]
 
     def _check_place(self, kind: str) -> None:
         if kind == "ply-sequence":
             if self.time is not None:
-                raise InputError("--time is for a single moment, a PLY sequence has all; leave it out.")
+                raise InputError(
+                    "--time is for a single moment, a PLY sequence has all; leave it out."
+                )
             if not self.output.exists() or self.output.is_dir():
                 check_output(self.output)
         elif self.output.is_dir():
@@ -106,8 +116,14 @@ class Export:
         from fsm.viewer.recording import FPS, record
 
         if self.time is not None:
-            raise InputError(f"--time is for a single moment, a {kind} recording has all; leave it out.")
-        scene = open_splats(self.scene, drop_invalid=self.drop_invalid) if self._is_file else self._gaussians()
+            raise InputError(
+                f"--time is for a single moment, a {kind} recording has all; leave it out."
+            )
+        scene = (
+            open_splats(self.scene, drop_invalid=self.drop_invalid)
+            if self._is_file
+            else self._gaussians()
+        )
         fps = FPS if self.fps is None else self.fps
         recording = record(
             scene,
@@ -126,14 +142,23 @@ class Export:
         return f"{pace} of up to {most} Gaussians, {recording.still} of them at rest", {"fps": fps}
 
     def _convert(self, kind: str) -> tuple[str, None]:
-        """From one splat file to another; values that both formats hold are carried over to the bit."""
+        """From one splat file to another; values that both formats hold are carried over to the
+        bit.
+        """
         from fsm.renderers.splat_files import read_table, up_rotation, write_table
 
         if kind in ("ply-sequence", "safetensors"):
-            raise InputError(f"{self.scene} is a splat file, which does not move; choose ply, splat, spz or html.")
+            raise InputError(
+                f"{self.scene} is a splat file, which does not move; choose ply, splat, "
+                "spz or html."
+            )
         if self.time is not None:
-            raise InputError(f"{self.scene} is a splat file, which does not move; leave --time out.")
-        table = self._pruned(read_table(self.scene, self.drop_invalid).rotated(up_rotation(self.up or "-y")))
+            raise InputError(
+                f"{self.scene} is a splat file, which does not move; leave --time out."
+            )
+        table = self._pruned(
+            read_table(self.scene, self.drop_invalid).rotated(up_rotation(self.up or "-y"))
+        )
         write_table(self.output, table, kind)
         return f"{len(table)} Gaussians of degree {table.sh_degree}", None
 
@@ -150,14 +175,17 @@ class Export:
         if kind == "safetensors":
             if self.time is not None or self.min_opacity > 0:
                 raise InputError(
-                    "safetensors holds all Gaussians and their motion; leave --time and --min-opacity out."
+                    "safetensors holds all Gaussians and their motion; leave --time and "
+                    "--min-opacity out."
                 )
             write_moving(self.output, tables)
             return f"{len(tables.quats)} moving Gaussians of degree {tables.moving.sh_degree}", None
         seconds = self._moment(scene)
         table = self._pruned(tables.at(seconds))
         if len(table) == 0:
-            raise InputError(f"{self.scene} has no Gaussians to write at {seconds:.3f} s; choose another moment.")
+            raise InputError(
+                f"{self.scene} has no Gaussians to write at {seconds:.3f} s; choose another moment."
+            )
         write_table(self.output, table, kind)
         return f"{len(table)} Gaussians of degree {table.sh_degree} at {seconds:.3f} s", seconds
 
@@ -166,11 +194,14 @@ class Export:
         from fsm.renderers.gaussian_scene import GaussianScene
 
         if self.drop_invalid:
-            raise InputError("--drop-invalid is for splat files; scenes never hold NaN, leave it out.")
+            raise InputError(
+                "--drop-invalid is for splat files; scenes never hold NaN, leave it out."
+            )
         scene = open_scene(self.scene)
         if not isinstance(scene, GaussianScene):
             raise InputError(
-                f"{self.scene} is a scene memory, whose pictures a network makes: it holds no Gaussians to export; "
+                f"{self.scene} is a scene memory, whose pictures a network makes: it holds "
+                "no Gaussians to export; "
                 "reconstruct the clip with `fsm reconstruct CLIP --decoder lrm`."
             )
         return scene
@@ -180,7 +211,10 @@ class Export:
         if self.time is None:
             return (first + last) / 2
         if not first - 1e-3 <= self.time <= last + 1e-3:
-            raise InputError(f"time is {self.time:g}, outside the clip; choose from {first:.3f} to {last:.3f} seconds.")
+            raise InputError(
+                f"time is {self.time:g}, outside the clip; choose from {first:.3f} to "
+                f"{last:.3f} seconds."
+            )
         return min(max(self.time, first), last)
 
     def _pruned(self, table: "SplatTable") -> "SplatTable":

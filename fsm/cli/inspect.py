@@ -49,7 +49,11 @@ def _print_table(report: "ClipReport") -> None:
         ("frames", f"{report.frames} over {report.duration:.3f} s{rate}"),
         ("size", f"{w} x {h} pixels"),
         ("field of view", f"{report.hfov_deg:.1f} degrees horizontally"),
-        ("baseline", f"{report.baseline:.4g} from the first camera, {report.extent:.4g} between the furthest two"),
+        (
+            "baseline",
+            f"{report.baseline:.4g} from the first camera, {report.extent:.4g} between the "
+            "furthest two",
+        ),
         ("largest step", f"{report.largest_step:.4g} to frame {report.largest_step_frame}"),
         ("matches", f"{report.matches} over {report.pairs} pairs of frames"),
     ]
@@ -60,8 +64,14 @@ def _print_table(report: "ClipReport") -> None:
         ("y and z flipped", report.sampson_flipped_px),
         ("inverted", report.sampson_inverted_px),
     )
-    rows += [(name, f"{value:.2f} px off the epipolar lines") for name, value in readings if value is not None]
-    colour = {"consistent": "green", "cannot tell": "yellow"}.get(report.verdict.split(":")[0], "red")
+    rows += [
+        (name, f"{value:.2f} px off the epipolar lines")
+        for name, value in readings
+        if value is not None
+    ]
+    colour = {"consistent": "green", "cannot tell": "yellow"}.get(
+        report.verdict.split(":")[0], "red"
+    )
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column()

@@ -2,15 +2,18 @@
 
 A command is a frozen dataclass in ``fsm/cli/<command>.py``:
 
-* Its docstring, one line, is its line in ``fsm --help``; each field is a flag and the string under it, one short line,
-  that flag's help. ``fsm.cli.common.flag`` names a flag's value, and its default where that is not the field's own.
-* ``run(self) -> int | None`` does the work and returns the exit status (None is 0). torch and all that imports it is
-  imported inside ``run``, so that ``fsm --help`` stays under a second.
-* Bad input is raised as ``InputError`` from wherever it is found; this module prints it. No command catches it.
-* Commands that write outputs put their resolved settings beside them with ``fsm.cli.common.save_settings``.
+* Its docstring, one line, is its line in ``fsm --help``; each field is a flag and the string under
+  it, one short line, that flag's help. ``fsm.cli.common.flag`` names a flag's value, and its
+  default where that is not the field's own.
+* ``run(self) -> int | None`` does the work and returns the exit status (None is 0). torch and
+  all that imports it is imported inside ``run``, so that ``fsm --help`` stays under a second.
+* Bad input is raised as ``InputError`` from wherever it is found; this module prints it. No command
+  catches it.
+* Commands that write outputs put their resolved settings beside them with
+  ``fsm.cli.common.save_settings``.
 
-It is then listed in ``COMMANDS``. A command with presets may be any callable that ``tyro.cli`` accepts whose value has
-``run``.
+It is then listed in ``COMMANDS``. A command with presets may be any callable that ``tyro.cli``
+accepts whose value has ``run``.
 """
 
 import os
@@ -55,7 +58,9 @@ DESCRIPTION = """A posed video in, a scene memory out, any camera at any moment 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Status 0: done; 1: the command's own verdict; 2: bad input or usage; 130: interrupted."""
+    """Run one command. Status 0: done; 1: the command's own verdict; 2: bad input or usage; 130:
+    interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments in (["--version"], ["-V"]):
         print(f"fsm {fsm.__version__}")

@@ -24,11 +24,16 @@ class Reconstruct:
     """Read a posed clip into a scene (memory or Gaussians) that can be rendered from anywhere."""
 
     clip: tyro.conf.Positional[Annotated[str, flag("CLIP", "")]]
-    """Clip file or folder, or `demo`, or `synthetic:SEED`, `world:SEED`; a list of clips makes a scene of each."""
+    """Clip file or folder, or `demo`, or `synthetic:SEED`, `world:SEED`; a list of clips makes a
+    scene of each.
+    """
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/scene")
-    """Where the scene goes (an older one is replaced); of a list FOLDER/NAME, those that are there are kept."""
+    """Where the scene goes (an older one is replaced); of a list FOLDER/NAME, those that are there
+    are kept.
+    """
     decoder: Annotated[Literal["lvsm", "lrm"] | None, flag("NAME", "the model's, else lvsm")] = None
-    """lvsm: a memory that pictures are decoded from; lrm: 4D Gaussians, to refine, export and edit."""
+    """lvsm: a memory that pictures are decoded from; lrm: 4D Gaussians, to refine, export and edit.
+    """
     model: Annotated[str | None, flag("MODEL", "fsm-tiny or fsm-tiny-lrm, by decoder")] = None
     """Bundled name, folder, or hub name owner/name."""
     id: Annotated[str | None, flag("NAME", "the only clip")] = None
@@ -55,7 +60,9 @@ class Reconstruct:
         if self.id is None and len(dataset) > 1 and "train" not in dataset.ids:
             return self._many(dataset)
         if self.shard is not None:
-            raise InputError(f"shard is {self.shard}, but {self.clip} is one clip; give a list of clips.")
+            raise InputError(
+                f"shard is {self.shard}, but {self.clip} is one clip; give a list of clips."
+            )
         check_scene_folder(self.output)
         clip = open_clip(self.clip, self.id, self.fix_poses)
         choose_frames(len(clip), self.inputs, self.hold_out)
@@ -71,7 +78,10 @@ class Reconstruct:
 
         shard = find_shard(self.shard)
         if (self.output / "scene.json").exists():
-            raise InputError(f"output is {self.output}, which is a scene; choose another folder for those of a list.")
+            raise InputError(
+                f"output is {self.output}, which is a scene; choose another folder for "
+                "those of a list."
+            )
         check_output(self.output)
         model = self._model(choose_device(self.device))
         weights = weights_hash(model)
@@ -89,10 +99,19 @@ class Reconstruct:
                 raise
             except InputError as error:  # one bad clip must not stop the others
                 note_missing(self.output, id, str(error))
-        missing = {id: why for id in dataset.ids if (why := why_missing(self.output, id)) is not None}
-        done = sum(id not in missing and (self.output / slug(id) / SETTINGS).is_file() for id in dataset.ids)
-        whole = done + len(missing) == len(dataset)  # under torchrun an earlier status 1 would end the others
-        print(f"shard {shard} done; " * (shard.count > 1) + f"{done} of {len(dataset)} scenes in {self.output}")
+        missing = {
+            id: why for id in dataset.ids if (why := why_missing(self.output, id)) is not None
+        }
+        done = sum(
+            id not in missing and (self.output / slug(id) / SETTINGS).is_file()
+            for id in dataset.ids
+        )
+        # under torchrun an earlier status 1 would end the others
+        whole = done + len(missing) == len(dataset)
+        print(
+            f"shard {shard} done; " * (shard.count > 1)
+            + f"{done} of {len(dataset)} scenes in {self.output}"
+        )
         for id, why in missing.items() if whole else ():
             print(f"missing {id}: {why}")
         return 1 if whole and missing else 0
@@ -120,7 +139,8 @@ class Reconstruct:
         other = [k for k in settings if not isinstance(found, dict) or found.get(k) != settings[k]]
         if other:
             raise OtherSettings(
-                f"{folder} was made with other settings ({', '.join(other)}); choose another output or remove it."
+                f"{folder} was made with other settings ({', '.join(other)}); choose "
+                "another output or remove it."
             )
         return True
 
@@ -138,7 +158,10 @@ class Reconstruct:
         scene.save(folder)
         save_settings(folder / SETTINGS, self, **settings, device=str(model.device))
         made = "memory" if isinstance(scene, MemoryScene) else f"{len(scene.gaussians):,} Gaussians"
-        return f"{len(index)} of {len(clip)} frames at {size} read in {seconds:.2f} s; {made} in {folder}"
+        return (
+            f"{len(index)} of {len(clip)} frames at {size} read in {seconds:.2f} s; {made} in "
+            f"{folder}"
+        )
 
     @property
     def _name(self) -> str:
@@ -149,7 +172,10 @@ class Reconstruct:
 
         model = FSM.from_pretrained(self._name, device=device)
         if self.decoder not in (None, model.decoder):
-            raise InputError(f"decoder is {self.decoder}, but {self.model} is an {model.decoder} model; leave one out.")
+            raise InputError(
+                f"decoder is {self.decoder}, but {self.model} is an {model.decoder} model; "
+                "leave one out."
+            )
         return model
 
 
@@ -161,7 +187,10 @@ def choose_frames(frames: int, inputs: int, hold_out: int) -> list[int]:
     """Evenly spread frame numbers of a clip, those at multiples of ``hold_out`` left out."""
     for name, value, least in (("inputs", inputs, 0), ("hold-out", hold_out, 0)):
         if value < least or (name == "hold-out" and value == 1):
-            raise InputError(f"--{name} is {value}; give 0, or a number of at least {2 if name == 'hold-out' else 1}.")
+            raise InputError(
+                f"--{name} is {value}; give 0, or a number of at least "
+                f"{2 if name == 'hold-out' else 1}."
+            )
     free = [i for i in range(frames) if not hold_out or i % hold_out != hold_out // 2]
     if inputs == 0 or inputs >= len(free):
         return free
@@ -170,6 +199,12 @@ def choose_frames(frames: int, inputs: int, hold_out: int) -> list[int]:
 
 def check_scene_folder(path: Path) -> None:
     """Refuse to replace anything that is not a scene, and places that cannot be written to."""
-    if path.exists() and not (path / "scene.json").is_file() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"output is {path}, which exists and is not a scene; choose another folder.")
+    if (
+        path.exists()
+        and not (path / "scene.json").is_file()
+        and (not path.is_dir() or any(path.iterdir()))
+    ):
+        raise InputError(
+            f"output is {path}, which exists and is not a scene; choose another folder."
+        )
     check_output(path)

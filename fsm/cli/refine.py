@@ -32,12 +32,17 @@ class Refine:
     steps: Annotated[int, flag("N")] = 3000
     """Optimiser steps."""
     start: Literal["auto", "scene"] = "auto"
-    """auto: from Gaussians found in the clip, if they show the frames better than the scene does."""
+    """auto: from Gaussians found in the clip, if they show the frames better than the scene does.
+    """
     id: Annotated[str | None, flag("NAME", "the only clip, or the training split")] = None
     """Which clip, where there are several."""
     frames: Annotated[Literal["auto", "inputs", "all"], flag("WHICH")] = "auto"
-    """Refine on the scene's inputs or on all frames not held out; auto: all if the clip brings a test split."""
-    hold_out: Annotated[int | None, flag("K", "the clip's own split, else the unused frames")] = None
+    """Refine on the scene's inputs or on all frames not held out; auto: all if the clip brings a
+    test split.
+    """
+    hold_out: Annotated[int | None, flag("K", "the clip's own split, else the unused frames")] = (
+        None
+    )
     """Judge by every K-th frame; 0 holds out none."""
     size: Annotated[str | None, flag("WxH", "the scene's; for `new` 128 pixels high")] = None
     """Size of the frames refined on."""
@@ -56,7 +61,8 @@ class Refine:
         """Refine, judge, write and say where."""
         import os
 
-        # Steps are short: threads that spin while they wait for each other take four times as long on a busy machine.
+        # Steps are short: threads that spin while they wait for each other take four times as long
+        # on a busy machine.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
         from fsm.config import to_dict
         from fsm.datasets.open import open_clip, open_dataset
@@ -71,18 +77,27 @@ class Refine:
         clip = open_clip(self.clip, self.id, self.fix_poses)
         dataset = open_dataset(self.clip, self.fix_poses)
         split = split_clip(dataset, clip, scene and scene.inputs, self.frames, self.hold_out)
-        hw = parse_size(self.size or (None if scene else NEW_SIZE), scene.hw if scene else clip.cameras.hw)
+        hw = parse_size(
+            self.size or (None if scene else NEW_SIZE), scene.hw if scene else clip.cameras.hw
+        )
         inputs = clip.views(split.inputs, hw)
         scene = scene or new_scene(inputs, None, config.density.most, self.seed, device)
         truth = split.judge.views(split.held_out, hw) if split.held_out else inputs
         before = pictures(scene, truth)
-        identity = {"scene": self.scene, "clip": clip.source, "frames": list(split.inputs), "hw": list(hw)}
+        identity = {
+            "scene": self.scene,
+            "clip": clip.source,
+            "frames": list(split.inputs),
+            "hw": list(hw),
+        }
         start = self._start(scene, inputs, config.density.most)
         refined, seconds = refine(start, inputs, config, out=self.output, identity=identity)
         refined.save(self.output)  # replaces the folder, and the run's state with it
         about = {
             "started_from": "the scene" if start is scene else "Gaussians found in the clip",
-            "judged_by": "held-out frames" if split.held_out else "the frames refined on (none is held out)",
+            "judged_by": "held-out frames"
+            if split.held_out
+            else "the frames refined on (none is held out)",
             "gaussians": {"before": len(start.gaussians), "after": len(refined.gaussians)},
             "seconds": round(seconds, 1),
         }
@@ -92,11 +107,16 @@ class Refine:
         save_settings(self.output / "refine.yaml", self, **indices, **resolved)
         print(f"{len(inputs)} frames at {hw[1]}x{hw[0]}, {config.steps} steps in {seconds:.0f} s")
         for name, score in means.items():
-            print(f"{name:6} {score.psnr:.2f} dB, SSIM {score.ssim:.4f} on {len(truth)} {about['judged_by']}")
+            print(
+                f"{name:6} {score.psnr:.2f} dB, SSIM {score.ssim:.4f} on {len(truth)} "
+                f"{about['judged_by']}"
+            )
         print(f"scene in {self.output}")
 
     def _start(self, scene: "GaussianScene", inputs: "Views", most: int) -> "GaussianScene":
-        """The scene; or, where it shows the frames worse than what is found in them, that. Says so."""
+        """The scene; or, where it shows the frames worse than what is found in them, that. Says
+        so.
+        """
         from fsm.evaluate.metrics import psnr
         from fsm.refine.report import pictures
 
@@ -105,12 +125,18 @@ class Refine:
         found = new_scene(inputs, scene.frame, most, self.seed, str(scene.device))
         some = inputs[[round(i * (len(inputs) - 1) / (TRIED - 1)) for i in range(TRIED)]]
         assert some.rgb is not None
-        # The worse half counts: a scene shows the frames it was read from well, whatever it is like from elsewhere.
-        scores = (psnr(pictures(s, some), some.rgb).sort().values[: TRIED // 2] for s in (scene, found))
+        # The worse half counts: a scene shows the frames it was read from well, whatever it is like
+        # from elsewhere.
+        scores = (
+            psnr(pictures(s, some), some.rgb).sort().values[: TRIED // 2] for s in (scene, found)
+        )
         own, other = (float(score.mean()) for score in scores)
         if other <= own:
             return scene
-        print(f"starts from Gaussians found in the clip: they show it at {other:.1f} dB, the scene at {own:.1f} dB")
+        print(
+            f"starts from Gaussians found in the clip: they show it at {other:.1f} dB, the "
+            f"scene at {own:.1f} dB"
+        )
         return found
 
     def _config(self) -> "RefineConfig":
@@ -133,12 +159,19 @@ def open_gaussians(path: str, device: str) -> "GaussianScene":
 
     scene = open_scene(path, device)
     if not isinstance(scene, GaussianScene):
-        raise InputError(f"{path} is a scene memory without Gaussians; reconstruct with --decoder lrm, or give `new`.")
+        raise InputError(
+            f"{path} is a scene memory without Gaussians; reconstruct with --decoder lrm, "
+            "or give `new`."
+        )
     return scene
 
 
-def new_scene(inputs: "Views", frame: "SceneFrame | None", most: int, seed: int, device: str) -> "GaussianScene":
-    """Gaussians found in ``inputs`` alone, half as many as there may be; in the space of ``frame`` where that is given."""
+def new_scene(
+    inputs: "Views", frame: "SceneFrame | None", most: int, seed: int, device: str
+) -> "GaussianScene":
+    """Gaussians found in ``inputs`` alone, half as many as there may be; in the space of ``frame``
+    where that is given.
+    """
     from fsm.refine import constant_background, random_gaussians
     from fsm.renderers.gaussian_scene import GaussianScene
     from fsm.views import SceneFrame
@@ -155,12 +188,16 @@ def new_scene(inputs: "Views", frame: "SceneFrame | None", most: int, seed: int,
 
 
 def check_refined_folder(path: Path, scene: str) -> None:
-    """Refuse the scene's own folder, anything that is neither a scene nor an interrupted run, and unwritable places."""
+    """Refuse the scene's own folder, anything that is neither a scene nor an interrupted run, and
+    unwritable places.
+    """
     from fsm.refine.run import SETTINGS
 
     if path.exists() and path.resolve() == Path(scene).resolve():
         raise InputError(f"output is {path}, the scene that is refined; choose another folder.")
     known = any((path / name).is_file() for name in ("scene.json", SETTINGS))
     if path.exists() and not known and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"output is {path}, which exists and is not a scene; choose another folder.")
+        raise InputError(
+            f"output is {path}, which exists and is not a scene; choose another folder."
+        )
     check_output(path)

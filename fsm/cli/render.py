@@ -49,7 +49,9 @@ class Render:
         from fsm.open_scene import open_scene
 
         if self.output.suffix.lower() in (".mp4", ".png"):
-            raise InputError(f"output is {self.output}; name a folder (video.mp4 is written into it).")
+            raise InputError(
+                f"output is {self.output}; name a folder (video.mp4 is written into it)."
+            )
         check_output(self.output)
         if self.batch < 1:
             raise InputError(f"batch is {self.batch}; choose at least 1.")
@@ -63,7 +65,13 @@ class Render:
 
         write_camera_path(self.output / "camera_path.json", request, fps, (first, last))
         h, w = request.hw
-        settings = {"time": time, "frames": len(request), "fps": fps, "size": f"{w}x{h}", "device": device}
+        settings = {
+            "time": time,
+            "frames": len(request),
+            "fps": fps,
+            "size": f"{w}x{h}",
+            "device": device,
+        }
         save_settings(self.output / "render.yaml", self, **settings)
         print(f"{len(request)} frames of {w}x{h} at {fps:g} fps in {self.output}")
 
@@ -77,10 +85,13 @@ class Render:
             hw = parse_size(self.size, inputs.hw)
             return make_path(self.path, time, inputs, self.frames, hw, fps), _checked_fps(fps), time
         if not self.path.endswith(".json"):
-            raise InputError(f"path is {self.path!r}; choose {', '.join(PATH_KINDS)} or a camera_path.json file.")
+            raise InputError(
+                f"path is {self.path!r}; choose {', '.join(PATH_KINDS)} or a camera_path.json file."
+            )
         if self.frames is not None:
             raise InputError(
-                f"--frames does not apply to {self.path}, which says how many cameras it has; leave it out."
+                f"--frames does not apply to {self.path}, which says how many cameras it "
+                "has; leave it out."
             )
         views, own_fps, time = self._read(inputs)
         fps = own_fps if self.fps is None else self.fps
@@ -99,16 +110,25 @@ class Render:
         path = read_camera_path(self.path, (first, last))
         if self.time is None or self.time == "follow":
             if self.time == "follow" and path.times_from == "none":
-                raise InputError(f"{self.path} has no time for every camera to follow; choose sweep or freeze=SECONDS.")
+                raise InputError(
+                    f"{self.path} has no time for every camera to follow; choose sweep or "
+                    "freeze=SECONDS."
+                )
             return path.views, path.fps, "sweep" if path.times_from == "none" else "follow"
         frozen = parse_time(self.time, inputs.time)
         moments = (first, last) if frozen is None else (frozen, frozen)
-        return dataclasses.replace(path.views, time=torch.linspace(*moments, len(path.views))), path.fps, self.time
+        return (
+            dataclasses.replace(path.views, time=torch.linspace(*moments, len(path.views))),
+            path.fps,
+            self.time,
+        )
 
     def _write(self, scene: "Scene", request: "Views", fps: float) -> None:
         from fsm.renderers.film import write_film
 
-        film = write_film(scene, request, fps, self.output, self.format, depth=self.depth, batch=self.batch)
+        film = write_film(
+            scene, request, fps, self.output, self.format, depth=self.depth, batch=self.batch
+        )
         with contextlib.closing(film):  # an interrupt must leave no half film
             for _ in progress(film, len(request), "rendering"):
                 pass

@@ -14,13 +14,17 @@ class Train:
     """Train a model from a preset (resumes where the output folder left off)."""
 
     preset: tyro.conf.Positional[Annotated[str, flag("PRESET", "")]]
-    """tiny, tiny-lrm, small, ablation, ablation-small, base, base-lrm, or a YAML file of the same form."""
+    """tiny, tiny-lrm, small, ablation, ablation-small, base, base-lrm, or a YAML file of the same
+    form.
+    """
     output: Annotated[Path | None, flag("FOLDER", "runs/PRESET", short="-o")] = None
     """Run folder: config.json, log.jsonl, state.pt, model/."""
     set: Annotated[tuple[str, ...], flag("KEY=VALUE ...", "none")] = ()
     """Overrides of the preset, such as optim.steps=1000 data.batch=2."""
     data: Annotated[tuple[str, ...], flag("CLIPS[:WEIGHT] ...", "the preset's")] = ()
-    """Clip lists, files or folders (or `synthetic`, `world`) with their weights, in place of the preset's sources."""
+    """Clip lists, files or folders (or `synthetic`, `world`) with their weights, in place of the
+    preset's sources.
+    """
     stop_after: Annotated[int | None, flag("STEPS", "the end")] = None
     """End early after this many further steps."""
     threads: Annotated[int | None, flag("N", "torch's")] = None

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from fsm.viewer import Gallery
 
     Coming = tuple[Iterator[Any], int]
-    """Scenes that are still to be made, and how many frames the last one will have been made from."""
+    """Scenes that are still to be made, and how many frames the last one will have been made from.
+    """
 
 INPUTS = 32
 SPLATS = (".ply", ".splat", ".spz")
@@ -26,10 +27,14 @@ SPLATS = (".ply", ".splat", ".spz")
 
 @dataclass(frozen=True)
 class View:
-    """Explore a scene, a clip, a splat file or a folder of scenes in the browser: any camera at any moment, live."""
+    """Explore a scene, a clip, a splat file or a folder of scenes in the browser: any camera at any
+    moment, live.
+    """
 
     scene: tyro.conf.Positional[Annotated[str, flag("SCENE|CLIP|FILE|FOLDER", "")]]
-    """Scene folder; .ply, .splat or .spz file; a clip, which is reconstructed first; or a folder of scenes and splat files."""
+    """Scene folder; .ply, .splat or .spz file; a clip, which is reconstructed first; or a folder of
+    scenes and splat files.
+    """
     host: Annotated[str, flag("ADDRESS")] = "127.0.0.1"
     """Address to bind; one that others can reach (0.0.0.0) needs --token."""
     port: Annotated[int, flag("PORT")] = 8080
@@ -37,7 +42,9 @@ class View:
     token: Annotated[str | None, flag("WORD", "none")] = None
     """Word of 16 or more letters and digits without which nobody is let in."""
     share: bool = False
-    """Also open a public address through viser's service; whoever has it, with its token, is let in."""
+    """Also open a public address through viser's service; whoever has it, with its token, is let
+    in.
+    """
     model: Annotated[str | None, flag("MODEL", "fsm-tiny")] = None
     """For a clip: bundled name, folder, or hub name owner/name."""
     id: Annotated[str | None, flag("NAME", "the only clip")] = None
@@ -47,13 +54,19 @@ class View:
     size: Annotated[str | None, flag("WxH", "128 pixels high")] = None
     """For a clip: working size; frames are scaled to cover it and cropped about the centre."""
     stream: bool = False
-    """For a clip: serve after the first frames and read on meanwhile, so that one sees the scene being learnt."""
+    """For a clip: serve after the first frames and read on meanwhile, so that one sees the scene
+    being learnt.
+    """
     push: Annotated[int | None, flag("N", "the model's chunk")] = None
     """With --stream: frames read at a time."""
     compare: Annotated[str | None, flag("SCENE|FILE", "nothing")] = None
-    """Scene folder, or .ply, .splat or .spz file, to set beside it under a wipe line; in the same space, on the same clock."""
+    """Scene folder, or .ply, .splat or .spz file, to set beside it under a wipe line; in the same
+    space, on the same clock.
+    """
     clip: Annotated[str | None, flag("CLIP", "none")] = None
-    """For a scene folder: the clip it was made from (--id: which one), for pictures of its inputs and 3D tracks."""
+    """For a scene folder: the clip it was made from (--id: which one), for pictures of its inputs
+    and 3D tracks.
+    """
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
 
@@ -66,7 +79,10 @@ class View:
         Gate(self.host, self.token)  # refuse before a clip is reconstructed, not after
         free_port(self.host, self.port)
         if self.push is not None and not self.stream:
-            raise InputError(f"--push is {self.push}, which says how --stream reads; add --stream or leave it out.")
+            raise InputError(
+                f"--push is {self.push}, which says how --stream reads; add --stream or "
+                "leave it out."
+            )
         served: dict[str, Any] = {"host": self.host, "port": self.port, "token": self.token}
         clip = coming = None
         if self._is_gallery():
@@ -84,22 +100,34 @@ class View:
         viewer.run()
 
     def _is_gallery(self) -> bool:
-        """Whether a folder is meant to be chosen from: it is neither a scene nor a clip, by the files directly in it."""
+        """Whether a folder is meant to be chosen from: it is neither a scene nor a clip, by the
+        files directly in it.
+        """
         from fsm.datasets.open import holds_clip
 
         path = Path(self.scene)
-        return self.scene != "demo" and path.is_dir() and not (path / "scene.json").is_file() and not holds_clip(path)
+        return (
+            self.scene != "demo"
+            and path.is_dir()
+            and not (path / "scene.json").is_file()
+            and not holds_clip(path)
+        )
 
     def _gallery(self) -> "Gallery":
         from fsm.viewer import Gallery
 
         for name in ("model", "id", "inputs", "size", "stream", "compare", "clip"):
             if getattr(self, name) not in (None, False):
-                raise InputError(f"--{name} is for one clip or scene, but {self.scene} is a folder of them; name one.")
+                raise InputError(
+                    f"--{name} is for one clip or scene, but {self.scene} is a folder of "
+                    "them; name one."
+                )
         return Gallery(self.scene, choose_device(self.device))
 
     def _shared(self, viewer: Any) -> str | None:
-        """The public address; where there is none the viewer goes on without, so the error is said here."""
+        """The public address; where there is none the viewer goes on without, so the error is said
+        here.
+        """
         try:
             return viewer.share()
         except InputError as error:
@@ -114,21 +142,37 @@ class View:
             return {}
         path = Path(self.compare)
         name = path.parent.name if path.name == "scene.json" else path.name
-        return {str(path) if name == Path(self.scene).name else name: open_scene(path, choose_device(self.device))}
+        return {
+            str(path) if name == Path(self.scene).name else name: open_scene(
+                path, choose_device(self.device)
+            )
+        }
 
     def _scene(self) -> tuple[Any, "Clip | None", "Coming | None"]:
-        """What to show; the clip it is made from, and the scenes that follow, where it is made now."""
+        """What to show; the clip it is made from, and the scenes that follow, where it is made
+        now.
+        """
         from fsm.open_scene import open_scene
 
         path = Path(self.scene)
-        saved = path.suffix.lower() in SPLATS or path.name == "scene.json" or (path / "scene.json").is_file()
+        saved = (
+            path.suffix.lower() in SPLATS
+            or path.name == "scene.json"
+            or (path / "scene.json").is_file()
+        )
         if not saved:
             if self.clip is not None:
-                raise InputError(f"--clip is for scenes, but {path} is a clip itself; leave it out.")
+                raise InputError(
+                    f"--clip is for scenes, but {path} is a clip itself; leave it out."
+                )
             return self._made(path)
         for name in ("model", "id", "inputs", "size", "stream"):
-            if getattr(self, name) not in (None, False) and not (name == "id" and self.clip is not None):
-                raise InputError(f"--{name} is for clips, but {path} is a scene already; leave it out.")
+            if getattr(self, name) not in (None, False) and not (
+                name == "id" and self.clip is not None
+            ):
+                raise InputError(
+                    f"--{name} is for clips, but {path} is a scene already; leave it out."
+                )
         scene = open_scene(path, choose_device(self.device))
         return scene, self._source(scene), None
 
@@ -142,7 +186,8 @@ class View:
         clip = open_clip(self.clip, self.id)
         if not made_from(scene.inputs, clip):
             raise InputError(
-                f"--clip is {self.clip}, which lacks frames of the moments and places that {self.scene} was made from; "
+                f"--clip is {self.clip}, which lacks frames of the moments and places that "
+                f"{self.scene} was made from; "
                 "name the clip it was made from, or leave it out."
             )
         return clip
@@ -155,12 +200,20 @@ class View:
         from fsm.model import FSM
         from fsm.viewer.clip_stream import scenes_of_clip
 
-        if not path.exists() and self.scene != "demo" and not self.scene.startswith(("synthetic:", "world:")):
-            raise InputError(f"{path} does not exist; give a scene folder, a {', '.join(SPLATS)} file or a clip.")
+        if (
+            not path.exists()
+            and self.scene != "demo"
+            and not self.scene.startswith(("synthetic:", "world:"))
+        ):
+            raise InputError(
+                f"{path} does not exist; give a scene folder, a {', '.join(SPLATS)} file or a clip."
+            )
         clip = open_clip(self.scene, self.id)
         index = choose_frames(len(clip), INPUTS if self.inputs is None else self.inputs, 0)
         hw = parse_size(self.size or "128", clip.cameras.hw)
-        model = FSM.from_pretrained(self.model or DEFAULT_MODELS["lvsm"], device=choose_device(self.device))
+        model = FSM.from_pretrained(
+            self.model or DEFAULT_MODELS["lvsm"], device=choose_device(self.device)
+        )
         hw = model.working_size(hw)
         began = time.perf_counter()
         coming = None
@@ -169,5 +222,7 @@ class View:
             scene, coming = next(scenes), (scenes, len(index))
         else:
             scene = model.reconstruct(clip.views(index, hw))
-        print(f"{len(scene.inputs)} of {len(clip)} frames read in {time.perf_counter() - began:.2f} s")
+        print(
+            f"{len(scene.inputs)} of {len(clip)} frames read in {time.perf_counter() - began:.2f} s"
+        )
         return scene, clip, coming

@@ -1,7 +1,8 @@
-"""What costs nothing: predictions from the two input frames nearest in time, without any model or camera.
+"""What costs nothing: predictions from the two input frames nearest in time, without any model or
+camera.
 
-A PSNR means little until these stand beside it: on slow clips the nearest input alone is already close. Outside the
-inputs' time span all three give the nearest input.
+A PSNR means little until these stand beside it: on slow clips the nearest input alone is already
+close. Outside the inputs' time span all three give the nearest input.
 """
 
 from collections.abc import Callable
@@ -36,10 +37,12 @@ def blend(inputs: Views, requests: Views) -> Float[Tensor, "v 3 h w"]:
 
 
 def flow(inputs: Views, requests: Views) -> Float[Tensor, "v 3 h w"]:
-    """Optical flow between the inputs before and after; both are warped to the requested time and blended.
+    """Optical flow between the inputs before and after; both are warped to the requested time and
+    blended.
 
-    Flow by OpenCV's dense inverse search (preset medium, Kroeger et al. 2016) in both directions; the flow from the
-    requested time is combined from the two for motion linear in time (Jiang et al. 2018, arXiv:1712.00080, equation 4).
+    Flow by OpenCV's dense inverse search (preset medium, Kroeger et al. 2016) in both directions;
+    the flow from the requested time is combined from the two for motion linear in time (Jiang et
+    al. 2018, arXiv:1712.00080, equation 4).
     """
     rgb = _rgb(inputs, requests)
     images = rgb.permute(0, 2, 3, 1).float().cpu().numpy()
@@ -64,7 +67,9 @@ BASELINES: dict[str, Baseline] = {"nearest": nearest, "blend": blend, "flow": fl
 
 @dataclass(frozen=True)
 class _Pair:
-    """Inputs about a requested time; ``weight`` is how far from ``before`` towards ``after`` it lies, in [0, 1]."""
+    """Inputs about a requested time; ``weight`` is how far from ``before`` towards ``after`` it
+    lies, in [0, 1].
+    """
 
     before: int
     after: int
@@ -87,12 +92,17 @@ def _rgb(inputs: Views, requests: Views) -> Tensor:
     if inputs.rgb is None or inputs.rgb.ndim != 4:
         raise InputError("a baseline needs input views with rgb and without a batch axis.")
     if inputs.hw != requests.hw:
-        raise InputError(f"a baseline copies pixels: inputs of {inputs.hw} cannot answer requests of {requests.hw}.")
+        raise InputError(
+            f"a baseline copies pixels: inputs of {inputs.hw} cannot answer requests of "
+            f"{requests.hw}."
+        )
     return inputs.rgb
 
 
 def _flow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[h, w, 2] displacement (x, y) in pixels from each pixel of ``a`` to its place in ``b``; images [h, w, 3]."""
+    """[h, w, 2] displacement (x, y) in pixels from each pixel of ``a`` to its place in ``b``;
+    images [h, w, 3].
+    """
     import cv2
 
     def grey(image: np.ndarray) -> np.ndarray:
@@ -108,5 +118,8 @@ def _warp(image: np.ndarray, displacement: np.ndarray) -> np.ndarray:
 
     h, w = image.shape[:2]
     x, y = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
-    where_x, where_y = x + displacement[..., 0].astype(np.float32), y + displacement[..., 1].astype(np.float32)
+    where_x, where_y = (
+        x + displacement[..., 0].astype(np.float32),
+        y + displacement[..., 1].astype(np.float32),
+    )
     return cv2.remap(image, where_x, where_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -1,8 +1,10 @@
-"""LPIPS v0.1, the learned perceptual distance of Zhang et al. 2018 (arXiv:1801.03924), without torchvision.
+"""LPIPS v0.1, the learned perceptual distance of Zhang et al. 2018 (arXiv:1801.03924), without
+torchvision.
 
-A trunk classifies ImageNet, small linear heads weigh its feature differences. Trunk files are torchvision's own, found
-by path, environment variable or torch hub's cache; the heads come with the ``lpips`` and ``torchmetrics`` packages.
-Nothing is ever downloaded or drawn at random: a distance from random weights would look like a number and mean nothing.
+A trunk classifies ImageNet, small linear heads weigh its feature differences. Trunk files are
+torchvision's own, found by path, environment variable or torch hub's cache; the heads come with the
+``lpips`` and ``torchmetrics`` packages. Nothing is ever downloaded or drawn at random: a distance
+from random weights would look like a number and mean nothing.
 """
 
 import hashlib
@@ -48,9 +50,11 @@ SCALE = (0.458, 0.448, 0.450)
 
 
 class LPIPS(nn.Module):
-    """Perceptual distance of image pairs; build it with ``LPIPS.load``, a bare constructor has no weights to trust.
+    """Perceptual distance of image pairs; build it with ``LPIPS.load``, a bare constructor has no
+    weights to trust.
 
-    Frozen, differentiable in both images, fp32 outside the trunk's convolutions (which follow autocast).
+    Frozen, differentiable in both images, fp32 outside the trunk's convolutions (which follow
+    autocast).
     """
 
     shift: Tensor
@@ -70,13 +74,15 @@ class LPIPS(nn.Module):
     def load(net: Net, weights: Path | str | None = None) -> "LPIPS":
         """LPIPS with published weights, on the CPU.
 
-        ``weights`` is a trunk file (.npz or torchvision's .pth) or a folder that holds one; without it the environment
-        variable FSM_LPIPS_WEIGHTS (file or folder), then torch hub's cache are looked through. Raises ``InputError``
-        that lists the places where the trunk or the heads were missed, or says what is wrong with a file.
+        ``weights`` is a trunk file (.npz or torchvision's .pth) or a folder that holds one; without
+        it the environment variable FSM_LPIPS_WEIGHTS (file or folder), then torch hub's cache are
+        looked through. Raises ``InputError`` that lists the places where the trunk or the heads
+        were missed, or says what is wrong with a file.
         """
         trunk = _find_trunk(net, weights)
         heads = _read_heads(net, trunk.parent)
-        with torch.device("meta"):  # no random initialisation: whatever is not in the files has no values at all
+        # no random initialisation: whatever is not in the files has no values at all
+        with torch.device("meta"):
             model = LPIPS(net)
         expected = {k: v for k, v in model.state_dict().items() if k.startswith("features.")}
         state = _checked(_read_tensors(trunk), expected, trunk)
@@ -85,12 +91,20 @@ class LPIPS(nn.Module):
         model.load_state_dict({**state, **heads}, strict=True, assign=True)
         return model.requires_grad_(False).eval()
 
-    def forward(self, a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n"]:
-        """Distance of each pair of sRGB images in [0, 1]; 0 for equal ones. Sides of at least 32 pixels."""
+    def forward(
+        self, a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"]
+    ) -> Float[Tensor, "n"]:
+        """Distance of each pair of sRGB images in [0, 1]; 0 for equal ones. Sides of at least 32
+        pixels.
+        """
         if min(a.shape[-2:]) < MIN_SIZE:
-            raise InputError(f"LPIPS needs images of at least {MIN_SIZE} pixels a side, found {tuple(a.shape[-2:])}.")
+            raise InputError(
+                f"LPIPS needs images of at least {MIN_SIZE} pixels a side, found "
+                f"{tuple(a.shape[-2:])}."
+            )
         total = a.new_zeros(a.shape[0], dtype=torch.float32)
-        # One pass per image instead of one of both: a target without gradient then costs no backward.
+        # One pass per image instead of one of both: a target without gradient then costs no
+        # backward.
         for i, (fa, fb) in enumerate(zip(self._taps(a), self._taps(b), strict=True)):
             weighted = (_unit(fa) - _unit(fb)).square() * self.get_buffer(f"lin{i}")
             total = total + weighted.sum(1).mean((1, 2))
@@ -122,7 +136,9 @@ def available(net: Net, weights: Path | str | None = None) -> bool:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Unit length over channels. The constant keeps the gradient finite where a ReLU left nothing but zeros."""
+    """Unit length over channels. The constant keeps the gradient finite where a ReLU left nothing
+    but zeros.
+    """
     return x / (x.square().sum(1, keepdim=True) + 1e-16).sqrt()
 
 
@@ -141,20 +157,45 @@ class _Fire(nn.Module):
 
 
 def _trunk(net: Net) -> nn.Sequential:
-    """Convolutional part of torchvision's network up to the last tap, with its numbering of layers."""
+    """Convolutional part of torchvision's network up to the last tap, with its numbering of
+    layers.
+    """
 
     def pool(ceil: bool = False) -> nn.Module:
         return nn.MaxPool2d(3, 2, ceil_mode=ceil)
 
     if net == "alex":
         stem = [nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), pool()]
-        middle = [nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), pool(), nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()]
-        tail = [nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()]
+        middle = [
+            nn.Conv2d(64, 192, 5, padding=2),
+            nn.ReLU(),
+            pool(),
+            nn.Conv2d(192, 384, 3, padding=1),
+            nn.ReLU(),
+        ]
+        tail = [
+            nn.Conv2d(384, 256, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(),
+        ]
         return nn.Sequential(*stem, *middle, *tail)
     if net == "squeeze":
-        stem = [nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(), pool(True), _Fire(64, 16, 64), _Fire(128, 16, 64)]
+        stem = [
+            nn.Conv2d(3, 64, 3, stride=2),
+            nn.ReLU(),
+            pool(True),
+            _Fire(64, 16, 64),
+            _Fire(128, 16, 64),
+        ]
         middle = [pool(True), _Fire(128, 32, 128), _Fire(256, 32, 128)]
-        tail = [pool(True), _Fire(256, 48, 192), _Fire(384, 48, 192), _Fire(384, 64, 256), _Fire(512, 64, 256)]
+        tail = [
+            pool(True),
+            _Fire(256, 48, 192),
+            _Fire(384, 48, 192),
+            _Fire(384, 64, 256),
+            _Fire(512, 64, 256),
+        ]
         return nn.Sequential(*stem, *middle, *tail)
     layers: list[nn.Module] = []
     width = 3
@@ -180,7 +221,8 @@ def _find_trunk(net: Net, weights: Path | str | None) -> Path:
             return place
         if not place.is_dir() and origin != "torch hub's cache":
             raise InputError(
-                f"LPIPS weights: {origin} {place} does not exist; name a trunk file or the folder with it."
+                f"LPIPS weights: {origin} {place} does not exist; name a trunk file or the "
+                "folder with it."
             )
         for name in TRUNK_FILES[net]:
             if (place / name).is_file():
@@ -188,7 +230,8 @@ def _find_trunk(net: Net, weights: Path | str | None) -> Path:
         searched.append(f"{place} ({origin})")
     names = " or ".join(TRUNK_FILES[net])
     raise InputError(
-        f"LPIPS ({net}) finds no trunk {names} in {' or '.join(searched)}; put torchvision's file there, or name "
+        f"LPIPS ({net}) finds no trunk {names} in {' or '.join(searched)}; put "
+        "torchvision's file there, or name "
         f"it with {WEIGHTS_VARIABLE}."
     )
 
@@ -197,7 +240,8 @@ def _read_heads(net: Net, folder: Path) -> dict[str, Tensor]:
     """Heads as ``lin0`` ...: from ``folder``, else from the installed packages that carry them."""
 
     def packaged(package: str, inner: str) -> Path | None:
-        spec = importlib.util.find_spec(package)  # locates without importing: torchmetrics alone takes a second
+        # locates without importing: torchmetrics alone takes a second
+        spec = importlib.util.find_spec(package)
         roots = [] if spec is None else list(spec.submodule_search_locations or [])
         return Path(roots[0]) / inner if roots else None
 
@@ -209,25 +253,33 @@ def _read_heads(net: Net, folder: Path) -> dict[str, Tensor]:
     for path, prefix in candidates:
         if path is not None and path.is_file():
             names = {f"{prefix}lin{i}.model.1.weight": w for i, w in enumerate(HEAD_WIDTHS[net])}
-            expected = {name: torch.empty(1, width, 1, 1, device="meta") for name, width in names.items()}
+            expected = {
+                name: torch.empty(1, width, 1, 1, device="meta") for name, width in names.items()
+            }
             tensors = _checked(_read_tensors(path), expected, path)
             return {f"lin{i}": tensors[name] for i, name in enumerate(names)}
     raise InputError(
-        f"LPIPS ({net}) finds no linear heads: neither {folder / HEADS_FILE} nor an installed lpips or torchmetrics "
+        f"LPIPS ({net}) finds no linear heads: neither {folder / HEADS_FILE} nor an "
+        "installed lpips or torchmetrics "
         "package has them; pip install torchmetrics."
     )
 
 
-def _checked(found: Callable[[str], Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _checked(
+    found: Callable[[str], Tensor], expected: Mapping[str, Tensor], path: Path
+) -> dict[str, Tensor]:
     result = {}
     for name, wanted in expected.items():
         try:
             value = found(name)
         except KeyError:
-            raise InputError(f"{path} lacks {name!r}; it is not the LPIPS file that was asked for.") from None
+            raise InputError(
+                f"{path} lacks {name!r}; it is not the LPIPS file that was asked for."
+            ) from None
         if value.shape != wanted.shape or not value.is_floating_point():
             raise InputError(
-                f"{path}: {name} has shape {tuple(value.shape)}, expected floats of {tuple(wanted.shape)}; wrong file."
+                f"{path}: {name} has shape {tuple(value.shape)}, expected floats of "
+                f"{tuple(wanted.shape)}; wrong file."
             )
         if not bool(torch.isfinite(value).all()):
             raise InputError(f"{path}: {name} has non-finite values; the file is damaged.")
@@ -246,7 +298,9 @@ def _read_tensors(path: Path) -> Callable[[str], Tensor]:
             return arrays.__getitem__
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-            raise InputError(f"{path} holds {type(state).__name__}, expected a flat state dict of tensors.")
+            raise InputError(
+                f"{path} holds {type(state).__name__}, expected a flat state dict of tensors."
+            )
         return state.__getitem__
     except (
         OSError,
@@ -260,4 +314,6 @@ def _read_tensors(path: Path) -> Callable[[str], Tensor]:
         if isinstance(error, InputError):
             raise
         sentence = " ".join(str(error).split())[:120]
-        raise InputError(f"{path} cannot be read as LPIPS weights ({sentence}); use torchvision's file.") from error
+        raise InputError(
+            f"{path} cannot be read as LPIPS weights ({sentence}); use torchvision's file."
+        ) from error

@@ -13,20 +13,43 @@ from fsm.files import atomic_folder
 
 ERROR_GAIN = 4.0
 """Error maps saturate at a mean absolute error of 1 / ERROR_GAIN."""
-TITLES = {"truth": "ground truth", "nearest": "nearest input", "blend": "time blend", "flow": "flow blend"}
+TITLES = {
+    "truth": "ground truth",
+    "nearest": "nearest input",
+    "blend": "time blend",
+    "flow": "flow blend",
+}
 _GAP, _STRIP, _INK, _PAPER = 4, 22, (40, 40, 40), 255
 
 
 def to_bytes(rgb: Float[Tensor, "*b 3 h w"]) -> UInt8[np.ndarray, "*b h w 3"]:
     """8-bit images, channels last: clamped and rounded as the metrics do."""
-    return (rgb.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
+    return (
+        (rgb.detach().float().clamp(0, 1) * 255)
+        .round()
+        .to(torch.uint8)
+        .movedim(-3, -1)
+        .cpu()
+        .numpy()
+    )
 
 
-def error_map(prediction: Float[Tensor, "v 3 h w"], truth: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3 h w"]:
-    """Absolute error averaged over channels, times ``ERROR_GAIN``, as a colour map from black (none) to yellow."""
+def error_map(
+    prediction: Float[Tensor, "v 3 h w"], truth: Float[Tensor, "v 3 h w"]
+) -> Float[Tensor, "v 3 h w"]:
+    """Absolute error averaged over channels, times ``ERROR_GAIN``, as a colour map from black
+    (none) to yellow.
+    """
     import cv2
 
-    error = ((prediction - truth).abs().mean(1) * ERROR_GAIN * 255).clamp(0, 255).round().byte().cpu().numpy()
+    error = (
+        ((prediction - truth).abs().mean(1) * ERROR_GAIN * 255)
+        .clamp(0, 255)
+        .round()
+        .byte()
+        .cpu()
+        .numpy()
+    )
     maps = np.stack([cv2.applyColorMap(e, cv2.COLORMAP_INFERNO)[..., ::-1] for e in error])
     return torch.from_numpy(maps.copy()).permute(0, 3, 1, 2).float() / 255.0
 
@@ -34,10 +57,11 @@ def error_map(prediction: Float[Tensor, "v 3 h w"], truth: Float[Tensor, "v 3 h 
 def contact_sheet(
     rows: Mapping[str, Float[Tensor, "v 3 h w"]], columns: Sequence[str] = (), least: int = 128
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Rows of pictures under their labels, columns under theirs; small pictures are enlarged to ``least`` pixels.
+    """Rows of pictures under their labels, columns under theirs; small pictures are enlarged to
+    ``least`` pixels.
 
-    ``rows`` maps a label to images in [0, 1]; all rows have the same number and size of images. Raises ``InputError``
-    where they do not.
+    ``rows`` maps a label to images in [0, 1]; all rows have the same number and size of images.
+    Raises ``InputError`` where they do not.
     """
     shapes = {tuple(images.shape) for images in rows.values()}
     if len(shapes) != 1 or 0 in next(iter(shapes)):
@@ -61,7 +85,9 @@ def contact_sheet(
     return sheet
 
 
-def save_pictures(folder: Path, frames: Sequence[int], rows: Mapping[str, Float[Tensor, "v 3 h w"]]) -> None:
+def save_pictures(
+    folder: Path, frames: Sequence[int], rows: Mapping[str, Float[Tensor, "v 3 h w"]]
+) -> None:
     """Write ``FRAME-ROW.png`` for every frame and row, the folder whole or not at all."""
     import cv2
 

@@ -1,7 +1,8 @@
 """Which frames a model sees and which it is asked for: protocols as values, index plans as files.
 
-A plan follows from protocol, clip and seed alone: frames are ordered by the SHA-256 of ``seed/clip/frame``, so the same
-plan comes out on every machine and with every version of every library.
+A plan follows from protocol, clip and seed alone: frames are ordered by the SHA-256 of
+``seed/clip/frame``, so the same plan comes out on every machine and with every version of every
+library.
 """
 
 import dataclasses
@@ -27,11 +28,15 @@ class Protocol:
     """What all protocols share; subclasses say how frames are chosen."""
 
     hw: tuple[int, int] = (128, 128)
-    """Height and width of inputs and targets: frames are scaled to cover it, then cropped about the centre."""
+    """Height and width of inputs and targets: frames are scaled to cover it, then cropped about the
+    centre.
+    """
     name: ClassVar[str] = ""
 
     def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
-        """Input and target frames of a clip, both in ascending order; ``InputError`` for a clip that is too short."""
+        """Input and target frames of a clip, both in ascending order; ``InputError`` for a clip
+        that is too short.
+        """
         raise NotImplementedError
 
     def plan_for(self, clip: Clip, seed: int = 0) -> IndexPlan:
@@ -49,10 +54,11 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Dense(Protocol):
-    """Random inputs and random targets in the middle ``window`` frames of a clip (all of a shorter clip).
+    """Random inputs and random targets in the middle ``window`` frames of a clip (all of a shorter
+    clip).
 
-    A window with fewer than ``inputs + targets`` frames is shared out in their proportion, at least two inputs and one
-    target.
+    A window with fewer than ``inputs + targets`` frames is shared out in their proportion, at least
+    two inputs and one target.
     """
 
     window: int = 136
@@ -68,15 +74,18 @@ class Dense(Protocol):
             targets = min(max(1, length * targets // (inputs + targets)), length - 2)
             inputs = length - targets
         order = sorted(range(start, start + length), key=lambda i: _hash(seed, clip_id, i))
-        return IndexPlan(tuple(sorted(order[:inputs])), tuple(sorted(order[inputs : inputs + targets])))
+        return IndexPlan(
+            tuple(sorted(order[:inputs])), tuple(sorted(order[inputs : inputs + targets]))
+        )
 
 
 @dataclass(frozen=True)
 class Sparse(Protocol):
-    """Inputs spread evenly over the middle ``window`` frames, first and last included; targets half-way between them.
+    """Inputs spread evenly over the middle ``window`` frames, first and last included; targets
+    half-way between them.
 
-    A window with fewer than ``2 * inputs - 1`` frames takes every other frame as input. Nothing is random: the seed is
-    unused.
+    A window with fewer than ``2 * inputs - 1`` frames takes every other frame as input. Nothing is
+    random: the seed is unused.
     """
 
     window: int = 136
@@ -84,7 +93,9 @@ class Sparse(Protocol):
     name: ClassVar[str] = "sparse"
 
     def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
-        """Even inputs and the frames half-way between neighbours (the earlier of two middle frames)."""
+        """Even inputs and the frames half-way between neighbours (the earlier of two middle
+        frames).
+        """
         start, length = _middle(clip_length, self.window, clip_id)
         gaps = min(self.inputs, (length + 1) // 2) - 1
         inputs = [start + (2 * i * (length - 1) + gaps) // (2 * gaps) for i in range(gaps + 1)]
@@ -94,11 +105,12 @@ class Sparse(Protocol):
 
 @dataclass(frozen=True)
 class Novel(Protocol):
-    """Inputs as in ``sparse``, targets beside the path: cameras moved away from it, at moments half-way between inputs.
+    """Inputs as in ``sparse``, targets beside the path: cameras moved away from it, at moments
+    half-way between inputs.
 
-    No frame is near such a target in space, so there is no neighbour to copy. Only clips that can be drawn from any camera
-    have it; for others ``requests`` raises ``InputError``. Of the moments between inputs ``targets`` are taken, spread
-    evenly. Nothing is random: the seed is unused.
+    No frame is near such a target in space, so there is no neighbour to copy. Only clips that can
+    be drawn from any camera have it; for others ``requests`` raises ``InputError``. Of the moments
+    between inputs ``targets`` are taken, spread evenly. Nothing is random: the seed is unused.
     """
 
     window: int = 136
@@ -121,14 +133,19 @@ class Novel(Protocol):
 
 @dataclass(frozen=True)
 class Given(Protocol):
-    """The split that comes with the clip: its ``index_plan``, or the train and test frames of its data set."""
+    """The split that comes with the clip: its ``index_plan``, or the train and test frames of its
+    data set.
+    """
 
     name: ClassVar[str] = "given"
 
     def plan_for(self, clip: Clip, seed: int = 0) -> IndexPlan:
         """The clip's own plan; ``InputError`` where it has none."""
         if clip.index_plan is None:
-            raise InputError(f"{clip.source} brings no index_plan or split; use the protocol dense or sparse instead.")
+            raise InputError(
+                f"{clip.source} brings no index_plan or split; use the protocol dense or "
+                "sparse instead."
+            )
         return clip.index_plan
 
     def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
@@ -140,7 +157,9 @@ PROTOCOLS: dict[str, type[Protocol]] = {kind.name: kind for kind in (Dense, Spar
 
 
 def protocol(name: str, **options: Any) -> Protocol:
-    """Protocol by name with options from the command line or a file; unknown names and options are ``InputError``."""
+    """Protocol by name with options from the command line or a file; unknown names and options are
+    ``InputError``.
+    """
     if name not in PROTOCOLS:
         raise InputError(f"there is no protocol {name!r}; choose one of {', '.join(PROTOCOLS)}.")
     made = from_dict(PROTOCOLS[name], options, f"protocol {name}")
@@ -150,12 +169,15 @@ def protocol(name: str, **options: Any) -> Protocol:
         for number in value if isinstance(value, tuple) else (value,):
             if number < smallest.get(field.name, 1):
                 raise InputError(
-                    f"protocol {name}: {field.name} is {value}; it must be at least {smallest.get(field.name, 1)}."
+                    f"protocol {name}: {field.name} is {value}; it must be at least "
+                    f"{smallest.get(field.name, 1)}."
                 )
     return made
 
 
-def save_plans(path: Path | str, chosen: Protocol, seed: int, plans: Mapping[str, IndexPlan]) -> None:
+def save_plans(
+    path: Path | str, chosen: Protocol, seed: int, plans: Mapping[str, IndexPlan]
+) -> None:
     """Write plans with the protocol and seed they came from; ``load_plans`` reads them back."""
     entries = {
         id: {"input_index": list(plan.input_index), "target_index": list(plan.target_index)}
@@ -165,17 +187,28 @@ def save_plans(path: Path | str, chosen: Protocol, seed: int, plans: Mapping[str
 
 
 def load_plans(path: Path | str) -> dict[str, IndexPlan]:
-    """Plans by clip id; ``InputError`` naming file, clip and field for anything else than disjoint frame numbers."""
+    """Plans by clip id; ``InputError`` naming file, clip and field for anything else than disjoint
+    frame numbers.
+    """
     value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("plans"), dict):
-        raise InputError(f"{path} is not a file of index plans: it needs an object 'plans' with one entry per clip.")
+        raise InputError(
+            f"{path} is not a file of index plans: it needs an object 'plans' with one "
+            "entry per clip."
+        )
     plans = {}
     for id, entry in value["plans"].items():
         where = f"{path}: plans.{id}"
         plan = _plan_from(entry, where)
-        for name, indices in (("input_index", plan.input_index), ("target_index", plan.target_index)):
+        for name, indices in (
+            ("input_index", plan.input_index),
+            ("target_index", plan.target_index),
+        ):
             if not indices or min(indices) < 0 or len(set(indices)) != len(indices):
-                raise InputError(f"{where}.{name} is {list(indices)[:8]}; it needs different frame numbers from 0.")
+                raise InputError(
+                    f"{where}.{name} is {list(indices)[:8]}; it needs different frame "
+                    "numbers from 0."
+                )
         plans[id] = plan
     return plans
 
@@ -197,7 +230,8 @@ def _middle(clip_length: int, window: int, clip_id: str) -> tuple[int, int]:
     """First frame and length of the window about the middle of the clip."""
     if clip_length < MIN_FRAMES:
         raise InputError(
-            f"clip {clip_id} has {clip_length} frames; a protocol needs at least {MIN_FRAMES}, use a longer clip."
+            f"clip {clip_id} has {clip_length} frames; a protocol needs at least "
+            f"{MIN_FRAMES}, use a longer clip."
         )
     length = min(window, clip_length)
     return (clip_length - length) // 2, length

@@ -42,7 +42,9 @@ class Timings:
 
 @dataclass(frozen=True)
 class SceneResult:
-    """Scores of one clip: for each row (model and baselines) one score per target, in the order of ``target_index``."""
+    """Scores of one clip: for each row (model and baselines) one score per target, in the order of
+    ``target_index``.
+    """
 
     id: str
     frames: int
@@ -74,7 +76,9 @@ class MissingScene:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Everything a report needs. Means run over the scored scenes; ``missing`` says which ones they leave out."""
+    """Everything a report needs. Means run over the scored scenes; ``missing`` says which ones they
+    leave out.
+    """
 
     header: dict[str, Any]
     scenes: tuple[SceneResult, ...]
@@ -125,7 +129,10 @@ class EvaluationResult:
             "missing": [to_dict(m) for m in self.missing],
             "mean": {row: to_dict(score) for row, score in self.mean.items()},
             "timings": to_dict(self.timings),
-            "scenes": [{**scene_to_json(s), "mean": {r: to_dict(m) for r, m in s.mean.items()}} for s in self.scenes],
+            "scenes": [
+                {**scene_to_json(s), "mean": {r: to_dict(m) for r, m in s.mean.items()}}
+                for s in self.scenes
+            ],
         }
         write_json(folder / "results.json", value)
         _write_csv(folder / "results.csv", self)
@@ -135,12 +142,17 @@ class EvaluationResult:
         """Read ``results.json`` back (means are computed anew)."""
         value = read_json(path)
         if not isinstance(value, dict) or not {"header", "scenes", "missing"} <= set(value):
-            raise InputError(f"{path} is not a results.json of fsm eval; it lacks header, scenes or missing.")
+            raise InputError(
+                f"{path} is not a results.json of fsm eval; it lacks header, scenes or missing."
+            )
         scenes = [{k: v for k, v in entry.items() if k != "mean"} for entry in value["scenes"]]
         return EvaluationResult(
             value["header"],
             tuple(from_dict(SceneResult, s, f"{path}: scenes[{i}]") for i, s in enumerate(scenes)),
-            tuple(from_dict(MissingScene, m, f"{path}: missing[{i}]") for i, m in enumerate(value["missing"])),
+            tuple(
+                from_dict(MissingScene, m, f"{path}: missing[{i}]")
+                for i, m in enumerate(value["missing"])
+            ),
         )
 
 
@@ -155,7 +167,9 @@ def scene_from_json(path: Path) -> SceneResult:
 
 
 def without_timings(value: Any) -> Any:
-    """Plain JSON value less every ``timings`` entry: what two runs of one evaluation share exactly."""
+    """Plain JSON value less every ``timings`` entry: what two runs of one evaluation share
+    exactly.
+    """
     if isinstance(value, dict):
         return {k: without_timings(v) for k, v in value.items() if k != "timings"}
     if isinstance(value, list):
@@ -164,16 +178,25 @@ def without_timings(value: Any) -> Any:
 
 
 def _write_csv(path: Path, result: EvaluationResult) -> None:
-    """One line per image, per scene and for the whole, told apart by ``scope``; ``missing`` scenes have no numbers."""
+    """One line per image, per scene and for the whole, told apart by ``scope``; ``missing`` scenes
+    have no numbers.
+    """
     lines: list[list[Any]] = []
     for scene in result.scenes:
         for row, scores in scene.scores.items():
-            for frame, time, score in zip(scene.target_index, scene.target_time, scores, strict=True):
+            for frame, time, score in zip(
+                scene.target_index, scene.target_time, scores, strict=True
+            ):
                 lines.append(["frame", scene.id, frame, time, row, *dataclasses.astuple(score)])
             lines.append(["scene", scene.id, "", "", row, *dataclasses.astuple(scene.mean[row])])
     lines += [["missing", scene.id, *[""] * (3 + len(METRIC_NAMES))] for scene in result.missing]
-    lines += [["mean", "", "", "", row, *dataclasses.astuple(score)] for row, score in result.mean.items()]
-    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
+    lines += [
+        ["mean", "", "", "", row, *dataclasses.astuple(score)] for row, score in result.mean.items()
+    ]
+    with (
+        atomic_file(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as handle,
+    ):
         writer = csv.writer(handle)
         writer.writerow(["scope", "scene", "frame", "time", "row", *METRIC_NAMES])
         writer.writerows(lines)

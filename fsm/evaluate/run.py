@@ -1,7 +1,9 @@
-"""Run a protocol over a data set: a model's row and the three baselines' rows, on the same frames, always.
+"""Run a protocol over a data set: a model's row and the three baselines' rows, on the same frames,
+always.
 
-Every scene's numbers are written as soon as they are known; a run that was interrupted skips them when started again
-with the same settings and ends with the same numbers. A clip that cannot be loaded is listed as missing.
+Every scene's numbers are written as soon as they are known; a run that was interrupted skips them
+when started again with the same settings and ends with the same numbers. A clip that cannot be
+loaded is listed as missing.
 """
 
 import contextlib
@@ -63,25 +65,32 @@ def evaluate(
     shard: Shard = WHOLE,
     progress: bool | None = None,
 ) -> EvaluationResult:
-    """Score ``make_scene`` (None: baselines only) on every clip of ``dataset``, or on those named by ``ids``.
+    """Score ``make_scene`` (None: baselines only) on every clip of ``dataset``, or on those named
+    by ``ids``.
 
-    ``make_scene`` gets the input views with rgb, the scene it returns is asked for the targets without; inputs and
-    targets are of ``protocol.hw``. ``plans`` replaces the protocol's own choice of frames. Of each scene ``pictures``
-    targets are kept as PNG. Several processes share the clips where each is given its ``shard``; the result of each
-    holds what all have done so far, so that the last one's is that of a single process. ``progress`` shows a bar (by
-    default on a terminal only).
+    ``make_scene`` gets the input views with rgb, the scene it returns is asked for the targets
+    without; inputs and targets are of ``protocol.hw``. ``plans`` replaces the protocol's own choice
+    of frames. Of each scene ``pictures`` targets are kept as PNG. Several processes share the clips
+    where each is given its ``shard``; the result of each holds what all have done so far, so that
+    the last one's is that of a single process. ``progress`` shows a bar (by default on a terminal
+    only).
 
-    Writes ``scenes/*.json``, ``pictures/``, ``plans.json``, ``results.json`` and ``results.csv`` to ``out``. Raises
-    ``InputError`` if ``out`` holds scenes of other settings, if a plan is lacking, or if no scene could be scored.
+    Writes ``scenes/*.json``, ``pictures/``, ``plans.json``, ``results.json`` and ``results.csv`` to
+    ``out``. Raises ``InputError`` if ``out`` holds scenes of other settings, if a plan is lacking,
+    or if no scene could be scored.
     """
     if (make_scene is None) != (model is None):
-        raise InputError("evaluate needs make_scene and model (its description) together, or neither.")
+        raise InputError(
+            "evaluate needs make_scene and model (its description) together, or neither."
+        )
     out = Path(out)
     wanted = tuple(dataset.ids if ids is None else ids)
     check_ids(wanted)
     for id in wanted:
         if plans is not None and id not in plans:
-            raise InputError(f"the plans have no entry for clip {id!r}; make them anew or leave the clip out.")
+            raise InputError(
+                f"the plans have no entry for clip {id!r}; make them anew or leave the clip out."
+            )
     header = _header(protocol, seed, metrics, model, plans)
     mine = shard.part(wanted)
     with locked(out, wait=True):
@@ -90,7 +99,11 @@ def evaluate(
     for id in _tracked(mine, progress):
         try:
             clip = dataset.clip(id)
-            plan = protocol.plan_for(clip, seed) if plans is None else plans[id].checked(len(clip), clip.source)
+            plan = (
+                protocol.plan_for(clip, seed)
+                if plans is None
+                else plans[id].checked(len(clip), clip.source)
+            )
             _scene(make_scene, clip, plan, protocol, out, metrics, pictures)
         except InputError as error:  # one bad clip must not stop the others
             note_missing(out, id, str(error))
@@ -176,13 +189,20 @@ def _scene(
     write_json(path, scene_to_json(result))
 
 
-def _read(clip: Clip, plan: IndexPlan, protocol: Protocol) -> tuple[Views, Views, Float[Tensor, "v 1 h w"] | None]:
+def _read(
+    clip: Clip, plan: IndexPlan, protocol: Protocol
+) -> tuple[Views, Views, Float[Tensor, "v 1 h w"] | None]:
     """Inputs, targets with rgb, and the targets' true z-depth where the clip knows it."""
     requests, seen = protocol.requests(clip, plan), len(plan.input_index)
     if isinstance(clip, DrawnClip):
         truth = clip.truth(requests)
-        return clip.views(plan.input_index, protocol.hw), replace(requests, rgb=truth.rgb), truth.depth
-    both = clip.views((*plan.input_index, *plan.target_index), protocol.hw)  # one pass through the video
+        return (
+            clip.views(plan.input_index, protocol.hw),
+            replace(requests, rgb=truth.rgb),
+            truth.depth,
+        )
+    # one pass through the video
+    both = clip.views((*plan.input_index, *plan.target_index), protocol.hw)
     return both[list(range(seen))], both[list(range(seen, len(both)))], None
 
 
@@ -197,8 +217,12 @@ def _score(
     return tuple(replace(score, depth=error) for score, error in zip(scores, errors, strict=True))
 
 
-def _predictions(make_scene: MakeScene | None, inputs: Views, requests: Views) -> tuple[dict[str, Rendering], Timings]:
-    """Each row's pictures (and depth) of the requests, on the CPU. Nothing here has seen the targets' pixels."""
+def _predictions(
+    make_scene: MakeScene | None, inputs: Views, requests: Views
+) -> tuple[dict[str, Rendering], Timings]:
+    """Each row's pictures (and depth) of the requests, on the CPU. Nothing here has seen the
+    targets' pixels.
+    """
     rows: dict[str, Rendering] = {}
     encode = render = None
     if torch.cuda.is_available():
@@ -211,7 +235,10 @@ def _predictions(make_scene: MakeScene | None, inputs: Views, requests: Views) -
         encode, render = encoded - start, (_clock() - encoded) / len(requests)
         expected = (len(requests), 3, *requests.hw)
         if tuple(rendering.rgb.shape) != expected:
-            raise InputError(f"the scene rendered rgb of shape {tuple(rendering.rgb.shape)}, expected {expected}.")
+            raise InputError(
+                f"the scene rendered rgb of shape {tuple(rendering.rgb.shape)}, expected "
+                f"{expected}."
+            )
         depth = None if rendering.depth is None else rendering.depth.detach().float().cpu()
         rows[MODEL_ROW] = Rendering(rendering.rgb.detach().float().cpu(), depth=depth)
     for name, baseline in BASELINES.items():
@@ -221,13 +248,19 @@ def _predictions(make_scene: MakeScene | None, inputs: Views, requests: Views) -
 
 
 def _header(
-    protocol: Protocol, seed: int, metrics: Metrics, model: ModelInfo | None, plans: Mapping[str, IndexPlan] | None
+    protocol: Protocol,
+    seed: int,
+    metrics: Metrics,
+    model: ModelInfo | None,
+    plans: Mapping[str, IndexPlan] | None,
 ) -> dict[str, Any]:
     import cv2
 
     source = "of the protocol"
     if plans is not None:
-        frames = repr([(id, plan.input_index, plan.target_index) for id, plan in sorted(plans.items())])
+        frames = repr(
+            [(id, plan.input_index, plan.target_index) for id, plan in sorted(plans.items())]
+        )
         source = f"from a file ({hashlib.sha256(frames.encode()).hexdigest()[:16]})"
     return {
         "protocol": {**protocol.describe(), "seed": seed, "plans": source},
@@ -236,7 +269,9 @@ def _header(
         "baselines": {
             "nearest": "copy of the input nearest in time",
             "blend": "the inputs before and after, weighted by time",
-            "flow": "the same two, warped by optical flow (OpenCV DIS, preset medium) before blending",
+            "flow": (
+                "the same two, warped by optical flow (OpenCV DIS, preset medium) before blending"
+            ),
         },
         "software": {
             "fsm-toolkit": importlib.metadata.version("fsm-toolkit"),
@@ -248,7 +283,9 @@ def _header(
 
 
 def _claim(out: Path, header: dict[str, Any]) -> bool:
-    """Note the settings in ``out`` (true), or check that the ones noted there are the same (false)."""
+    """Note the settings in ``out`` (true), or check that the ones noted there are the same
+    (false).
+    """
     path = out / SETTINGS
     if not path.exists():
         write_json(path, header)
@@ -257,7 +294,8 @@ def _claim(out: Path, header: dict[str, Any]) -> bool:
     for part in header:
         if not isinstance(stored, dict) or stored.get(part) != header[part]:
             raise InputError(
-                f"{out} holds results of another {part} ({path.name} differs); choose another folder or remove it."
+                f"{out} holds results of another {part} ({path.name} differs); choose "
+                "another folder or remove it."
             )
     return False
 

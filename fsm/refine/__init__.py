@@ -1,7 +1,17 @@
-"""Per-scene refinement: feed-forward Gaussians are the start, gradient steps on the input frames do the rest."""
+"""Per-scene refinement: feed-forward Gaussians are the start, gradient steps on the input frames do
+the rest.
+"""
 
 from fsm.refine.config import Density, Rates, RefineConfig
 from fsm.refine.initialise import constant_background, random_gaussians
 from fsm.refine.run import Refined, refine
 
-__all__ = ["Density", "Rates", "RefineConfig", "Refined", "constant_background", "random_gaussians", "refine"]
+__all__ = [
+    "Density",
+    "Rates",
+    "RefineConfig",
+    "Refined",
+    "constant_background",
+    "random_gaussians",
+    "refine",
+]

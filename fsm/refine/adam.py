@@ -1,4 +1,5 @@
-"""Adam over those Gaussians that are there, and the Gaussians of a moment with gradients: what every step runs through.
+"""Adam over those Gaussians that are there, and the Gaussians of a moment with gradients: what
+every step runs through.
 
 On a processor both are compiled (``fsm.refine.kernels``); elsewhere the same is done by torch.
 """
@@ -18,15 +19,18 @@ from fsm.refine.kernels import BETA1, BETA2, EPSILON, MOVING, SH
 from fsm.refine.parameters import WIDTHS, FreeGaussians
 from fsm.renderers.gaussians import MIN_WEIGHT, Gaussians3D
 
-REACH = math.sqrt(-2.0 * math.log(MIN_WEIGHT))  # in standard deviations: how far in time a Gaussian is there
+# in standard deviations: how far in time a Gaussian is there
+REACH = math.sqrt(-2.0 * math.log(MIN_WEIGHT))
 LENGTHS = 6  # columns that are lengths: centres and velocities
 TIMED = ("means", "velocities", "times", "log_time_scales")
 
 
 class Adam:
-    """Adam (arXiv 1412.6980) over rows: Gaussians that took no part in a step keep values, moments and age.
+    """Adam (arXiv 1412.6980) over rows: Gaussians that took no part in a step keep values, moments
+    and age.
 
-    A Gaussian that is there for a moment would otherwise drift on old momentum during all the steps that look elsewhere.
+    A Gaussian that is there for a moment would otherwise drift on old momentum during all the steps
+    that look elsewhere.
     """
 
     FIELDS = ("values", "first", "second", "age")
@@ -56,9 +60,11 @@ class Adam:
         rates: Float[Tensor, " p"],
         units: Float[Tensor, " n"],
     ) -> None:
-        """One step of the distinct Gaussians ``rows``; each moves in its own unit of length, ``units``.
+        """One step of the distinct Gaussians ``rows``; each moves in its own unit of length,
+        ``units``.
 
-        A Gaussian whose gradient is not finite sits it out; one that is always there does not start to move.
+        A Gaussian whose gradient is not finite sits it out; one that is always there does not start
+        to move.
         """
         if self.values.device.type == "cpu":
             own = (t.numpy() for t in (self.values, self.first, self.second, self.age))
@@ -86,7 +92,12 @@ class Adam:
     def replace(self, kept: Int[Tensor, " m"], added: Float[Tensor, "a p"]) -> None:
         """Keep the Gaussians ``kept`` with their moments, and append new ones without any."""
         zeros = torch.zeros_like(added)
-        for name, more in (("values", added), ("first", zeros), ("second", zeros), ("age", zeros[:, 0])):
+        for name, more in (
+            ("values", added),
+            ("first", zeros),
+            ("second", zeros),
+            ("age", zeros[:, 0]),
+        ):
             setattr(self, name, torch.cat([getattr(self, name)[kept], more]))
 
     def state(self) -> dict[str, Tensor]:
@@ -112,7 +123,9 @@ def rate_columns(rates: Rates, p: int, share: float, others: float) -> Float[Ten
 
 
 def at_moment(columns: Float[Tensor, "m p"], time: Float[Tensor, ""]) -> Gaussians3D:
-    """The Gaussians ``columns``, all of them, as they are at ``time``. Differentiable in ``columns``."""
+    """The Gaussians ``columns``, all of them, as they are at ``time``. Differentiable in
+    ``columns``.
+    """
     if columns.device.type != "cpu":
         return FreeGaussians.unpacked(columns).moving().at(time, 0.0)
     return Gaussians3D(*_AtMoment.apply(columns, float(time)))  # pyright: ignore[reportArgumentType]
@@ -135,5 +148,7 @@ class _AtMoment(torch.autograd.Function):
         n, gradient = workers(), torch.empty_like(columns)
         gradient[:, SH:] = sh.flatten(1)
         given = (t.contiguous().numpy() for t in (means, covariances, opacities))
-        on_threads(kernels.at_moment_backward, n, n, columns.numpy(), ctx.time, *given, gradient.numpy())
+        on_threads(
+            kernels.at_moment_backward, n, n, columns.numpy(), ctx.time, *given, gradient.numpy()
+        )
         return gradient, None

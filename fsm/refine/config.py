@@ -1,4 +1,6 @@
-"""What a refinement is: plain values. Lengths are relative to how far things are from the cameras, so one set fits all clips."""
+"""What a refinement is: plain values. Lengths are relative to how far things are from the cameras,
+so one set fits all clips.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +10,9 @@ from fsm.errors import InputError
 
 @dataclass(frozen=True)
 class Rates:
-    """Adam's learning rates. A Gaussian's unit of length is its distance to the nearest input camera."""
+    """Adam's learning rates. A Gaussian's unit of length is its distance to the nearest input
+    camera.
+    """
 
     means: float = 1.6e-3
     """Centres, in units of length."""
@@ -29,7 +33,9 @@ class Rates:
     background: float = 1e-3
     """The colour behind everything, sRGB."""
     last: float = 0.02
-    """Share of the rates of centres, velocities and times that is left at the last step; they fall exponentially."""
+    """Share of the rates of centres, velocities and times that is left at the last step; they fall
+    exponentially.
+    """
     last_others: float = 0.2
     """The same share for everything else."""
 
@@ -63,11 +69,17 @@ class RefineConfig:
     views: int = 1
     """Frames per step."""
     ssim: float = 0.2
-    """Weight of 1 - SSIM beside that of the absolute error, as in 3D Gaussian splatting (arXiv 2308.04079, Eq. 7)."""
+    """Weight of 1 - SSIM beside that of the absolute error, as in 3D Gaussian splatting (arXiv
+    2308.04079, Eq. 7).
+    """
     opacity_weight: float = 0.0
-    """Weight of the mean opacity in the loss: what nobody needs fades and is used elsewhere (arXiv 2404.09591)."""
+    """Weight of the mean opacity in the loss: what nobody needs fades and is used elsewhere (arXiv
+    2404.09591).
+    """
     least_frames: float = 2.0
-    """A Gaussian is there for at least this many frames (standard deviation), so that moments between frames are covered."""
+    """A Gaussian is there for at least this many frames (standard deviation), so that moments
+    between frames are covered.
+    """
     rates: Rates = Rates()
     """Learning rates."""
     density: Density = Density()
@@ -76,23 +88,47 @@ class RefineConfig:
     """Of the order of frames and of every other draw."""
 
     def __post_init__(self) -> None:
-        _within(self, "a refinement", steps=(1, 10**7), views=(1, 1024), ssim=(0.0, 1.0), opacity_weight=(0.0, 1e3))
+        _within(
+            self,
+            "a refinement",
+            steps=(1, 10**7),
+            views=(1, 1024),
+            ssim=(0.0, 1.0),
+            opacity_weight=(0.0, 1e3),
+        )
         _within(self, "a refinement", least_frames=(0.0, 1e6))
         d = self.density
-        _within(d, "density", every=(0, 10**7), start=(0.0, 1.0), stop=(0.0, 1.0), most=(1, 10**8), growth=(0.0, 1e3))
+        _within(
+            d,
+            "density",
+            every=(0, 10**7),
+            start=(0.0, 1.0),
+            stop=(0.0, 1.0),
+            most=(1, 10**8),
+            growth=(0.0, 1e3),
+        )
         _within(d, "density", in_time=(0.0, 1.0), least_opacity=(0.0, 1.0))
         for name, rate in vars(self.rates).items():
             if not 0.0 <= rate <= 10.0:
-                raise InputError(f"refine config: {name} is {rate} in rates; it must lie between 0 and 10.")
+                raise InputError(
+                    f"refine config: {name} is {rate} in rates; it must lie between 0 and 10."
+                )
 
     def is_round(self, step: int) -> bool:
         """Whether Gaussians are redistributed after ``step`` steps."""
         d = self.density
-        return d.every > 0 and step % d.every == 0 and d.start * self.steps <= step <= d.stop * self.steps
+        return (
+            d.every > 0
+            and step % d.every == 0
+            and d.start * self.steps <= step <= d.stop * self.steps
+        )
 
 
 def _within(config: Any, part: str, **limits: tuple[int | float, int | float]) -> None:
     for name, (least, most) in limits.items():
         value = getattr(config, name)
         if not least <= value <= most:
-            raise InputError(f"refine config: {name} is {value} in {part}; it must lie between {least} and {most}.")
+            raise InputError(
+                f"refine config: {name} is {value} in {part}; it must lie between {least} "
+                f"and {most}."
+            )

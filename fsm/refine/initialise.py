@@ -1,7 +1,9 @@
-"""Gaussians to start from without a model: pixels of the frames, at the depth where frames close in time agree.
+"""Gaussians to start from without a model: pixels of the frames, at the depth where frames close in
+time agree.
 
-A plane sweep (Collins 1996) with random depths: every drawn pixel tries some, looks where they fall in the frames next to
-its own in time, and keeps the one at which those show its colour. Also the background: what all frames have at their border.
+A plane sweep (Collins 1996) with random depths: every drawn pixel tries some, looks where they fall
+in the frames next to its own in time, and keeps the one at which those show its colour. Also the
+background: what all frames have at their border.
 """
 
 import math
@@ -31,12 +33,17 @@ OPACITY, SIZE = 0.6, 1.0  # size in units of the gaps
 
 
 def random_gaussians(inputs: Views, frame: SceneFrame, n: int, seed: int = 0) -> Gaussians4D:
-    """``n`` still Gaussians on surfaces seen in ``inputs`` [v] (the clip's own space, with rgb), in the space of ``frame``.
+    """``n`` still Gaussians on surfaces seen in ``inputs`` [v] (the clip's own space, with rgb), in
+    the space of ``frame``.
 
-    Each has the colour of one pixel of one frame, and that frame's time. What is drawn depends on ``seed`` alone.
+    Each has the colour of one pixel of one frame, and that frame's time. What is drawn depends on
+    ``seed`` alone.
     """
     if inputs.rgb is None or len(inputs) < 2:
-        raise InputError(f"Gaussians are found where frames agree; give at least 2 with colours, found {len(inputs)}.")
+        raise InputError(
+            "Gaussians are found where frames agree; give at least 2 with colours, found "
+            f"{len(inputs)}."
+        )
     views = frame.to_model(inputs)
     shown = _foreground(views, constant_background(views))
     generator = torch.Generator().manual_seed(seed)
@@ -44,7 +51,8 @@ def random_gaussians(inputs: Views, frame: SceneFrame, n: int, seed: int = 0) ->
     rho, disagreement = _sweep(views, pixels, MANY, generator)
     nearby, least = _sweep(views, pixels, FEW, generator)
     moves = disagreement - least > MOVED
-    # What moves is put where it was, for a short time; of what stays fewer are needed for as many at each moment.
+    # What moves is put where it was, for a short time; of what stays fewer are needed for as many
+    # at each moment.
     short = min(STAYS, max(MOVES, MOVES_FRAMES * 2.0 / len(views)))
     durations = torch.where(moves, short, STAYS)
     kept = torch.multinomial(1.0 / durations, n, generator=generator)
@@ -90,7 +98,9 @@ class _Pixels:
     colours: Float[Tensor, "n 3"]
 
     def __getitem__(self, index: Tensor) -> "_Pixels":
-        return _Pixels(self.frames[index], self.origins[index], self.rays[index], self.colours[index])
+        return _Pixels(
+            self.frames[index], self.origins[index], self.rays[index], self.colours[index]
+        )
 
 
 def _foreground(views: Views, background: Tensor | None) -> Float[Tensor, "v h w"]:
@@ -101,7 +111,9 @@ def _foreground(views: Views, background: Tensor | None) -> Float[Tensor, "v h w
         shown = ((views.rgb - background[:, None, None]).abs().amax(1) > 4.0 / 255.0).float()
     shown = shown if views.mask is None else shown * views.mask[:, 0]
     if not bool(shown.any()):
-        raise InputError("every pixel of the input frames is background; there is nothing to refine.")
+        raise InputError(
+            "every pixel of the input frames is background; there is nothing to refine."
+        )
     return shown
 
 
@@ -113,25 +125,34 @@ def _draw_pixels(views: Views, shown: Tensor, n: int, generator: torch.Generator
     counts = torch.bincount(torch.arange(n) % len(useful)).tolist()
     at = [
         torch.multinomial(shown[i], count, replacement=True, generator=generator)
-        for i, count in zip(useful.tolist(), counts, strict=False)  # fewer pixels than frames: the first frames
+        # fewer pixels than frames: the first frames
+        for i, count in zip(useful.tolist(), counts, strict=False)
     ]
     frames = useful[: len(counts)].repeat_interleave(torch.tensor(counts))
     index = torch.cat(at)
     w = views.hw[1]
     fx, fy, cx, cy = views.intrinsics[frames].unbind(-1)
-    local = torch.stack([(index % w + 0.5 - cx) / fx, (index // w + 0.5 - cy) / fy, torch.ones_like(fx)], -1)
+    local = torch.stack(
+        [(index % w + 0.5 - cx) / fx, (index // w + 0.5 - cy) / fy, torch.ones_like(fx)], -1
+    )
     c2w = views.c2w[frames]
     rays = (c2w[:, :3, :3] @ local[..., None])[..., 0]
     return _Pixels(frames, c2w[:, :3, 3], rays, views.rgb.flatten(2)[frames, :, index])
 
 
-def _sweep(views: Views, pixels: _Pixels, neighbours: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Inverse depth [n] of the least disagreement, and that disagreement; the second round looks close to the first's."""
+def _sweep(
+    views: Views, pixels: _Pixels, neighbours: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Inverse depth [n] of the least disagreement, and that disagreement; the second round looks
+    close to the first's.
+    """
     n = len(pixels.frames)
     low, high = torch.zeros(n), torch.full((n,), NEAREST)
     rho, least = torch.full((n,), 0.5 * NEAREST), torch.full((n,), math.inf)
     for _ in range(ROUNDS):
-        share = (torch.arange(CANDIDATES) + torch.rand(n, CANDIDATES, generator=generator)) / CANDIDATES
+        share = (
+            torch.arange(CANDIDATES) + torch.rand(n, CANDIDATES, generator=generator)
+        ) / CANDIDATES
         tried = (low[:, None] + (high - low)[:, None] * share).clamp_min(1e-3)
         found, at = _disagreement(views, pixels, neighbours, tried).min(dim=1)
         better = found < least
@@ -142,7 +163,9 @@ def _sweep(views: Views, pixels: _Pixels, neighbours: int, generator: torch.Gene
     return rho, least
 
 
-def _disagreement(views: Views, pixels: _Pixels, neighbours: int, tried: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+def _disagreement(
+    views: Views, pixels: _Pixels, neighbours: int, tried: Float[Tensor, "n c"]
+) -> Float[Tensor, "n c"]:
     """How different the colours at inverse depths ``tried`` are in the frames next in time."""
     out = torch.empty_like(tried)
     for i in pixels.frames.unique().tolist():
@@ -153,10 +176,16 @@ def _disagreement(views: Views, pixels: _Pixels, neighbours: int, tried: Float[T
     return out
 
 
-def _difference(views: Views, points: Float[Tensor, "p c 3"], colours: Float[Tensor, "p 3"]) -> Float[Tensor, "p c"]:
-    """Mean difference between ``colours`` and what ``views`` show at ``points``; not seen by two of them is the worst."""
+def _difference(
+    views: Views, points: Float[Tensor, "p c 3"], colours: Float[Tensor, "p 3"]
+) -> Float[Tensor, "p c"]:
+    """Mean difference between ``colours`` and what ``views`` show at ``points``; not seen by two of
+    them is the worst.
+    """
     assert views.rgb is not None
-    local = torch.einsum("kij,kpci->kpcj", views.c2w[:, :3, :3], points - views.c2w[:, None, None, :3, 3])
+    local = torch.einsum(
+        "kij,kpci->kpcj", views.c2w[:, :3, :3], points - views.c2w[:, None, None, :3, 3]
+    )
     ahead = local[..., 2] > 1e-3
     fx, fy, cx, cy = views.intrinsics[..., None, None].unbind(1)
     x = local[..., 0] / local[..., 2].clamp_min(1e-3) * fx + cx

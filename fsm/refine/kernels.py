@@ -1,6 +1,8 @@
-"""Compiled for the processor: parameters to the Gaussians of one moment, their gradients, and Adam's step.
+"""Compiled for the processor: parameters to the Gaussians of one moment, their gradients, and
+Adam's step.
 
-Columns are those of ``FreeGaussians.packed``. All threads take equal parts of the rows; no two write to the same place.
+Columns are those of ``FreeGaussians.packed``. All threads take equal parts of the rows; no two
+write to the same place.
 """
 
 import math
@@ -59,7 +61,9 @@ def at_moment(worker, workers, columns, time, means, covariances, opacities):
 
 
 @kernel(f"void(int64, int64, {ROWS}, float64, {ROWS}, {ROWS}, float32[::1], {ROWS})")
-def at_moment_backward(worker, workers, columns, time, g_means, g_covariances, g_opacities, gradient):
+def at_moment_backward(
+    worker, workers, columns, time, g_means, g_covariances, g_opacities, gradient
+):
     """Gradients of the columns before ``SH`` from those of what ``at_moment`` writes."""
     first, last = _share(worker, workers, len(columns))
     a, g, turn = np.empty(16), np.empty((3, 3)), np.empty((3, 3))
@@ -77,7 +81,8 @@ def at_moment_backward(worker, workers, columns, time, g_means, g_covariances, g
         out[6] = g_weight * dt * precision - along
         out[7] = g_weight * dt * dt * precision
         out[15] = g_weight * (1.0 - opacity)
-        # Shape: the covariance is the sum over axes k of s² r rᵀ, so its gradients are s² rᵀ G r and 2 s² G r.
+        # Shape: the covariance is the sum over axes k of s² r rᵀ, so its gradients are s² rᵀ G r
+        # and 2 s² G r.
         place = 0
         for d in range(3):
             for e in range(d, 3):
@@ -91,18 +96,31 @@ def at_moment_backward(worker, workers, columns, time, g_means, g_covariances, g
                 turn[d, k] = 2.0 * squared * total
             out[8 + k] = 2.0 * squared * quadratic
         w, x, y, z = a[12], a[13], a[14], a[15]
-        ws = x * (turn[2, 1] - turn[1, 2]) + y * (turn[0, 2] - turn[2, 0]) + z * (turn[1, 0] - turn[0, 1])
+        ws = (
+            x * (turn[2, 1] - turn[1, 2])
+            + y * (turn[0, 2] - turn[2, 0])
+            + z * (turn[1, 0] - turn[0, 1])
+        )
         xy, xz, yz = turn[0, 1] + turn[1, 0], turn[0, 2] + turn[2, 0], turn[1, 2] + turn[2, 1]
         gw = 2.0 * ws
-        gx = 2.0 * (y * xy + z * xz - 2.0 * x * (turn[1, 1] + turn[2, 2]) + w * (turn[2, 1] - turn[1, 2]))
-        gy = 2.0 * (x * xy + z * yz - 2.0 * y * (turn[0, 0] + turn[2, 2]) + w * (turn[0, 2] - turn[2, 0]))
-        gz = 2.0 * (x * xz + y * yz - 2.0 * z * (turn[0, 0] + turn[1, 1]) + w * (turn[1, 0] - turn[0, 1]))
+        gx = 2.0 * (
+            y * xy + z * xz - 2.0 * x * (turn[1, 1] + turn[2, 2]) + w * (turn[2, 1] - turn[1, 2])
+        )
+        gy = 2.0 * (
+            x * xy + z * yz - 2.0 * y * (turn[0, 0] + turn[2, 2]) + w * (turn[0, 2] - turn[2, 0])
+        )
+        gz = 2.0 * (
+            x * xz + y * yz - 2.0 * z * (turn[0, 0] + turn[1, 1]) + w * (turn[1, 0] - turn[0, 1])
+        )
         radial = w * gw + x * gx + y * gy + z * gz
         out[11], out[12] = (gw - w * radial) / length, (gx - x * radial) / length
         out[13], out[14] = (gy - y * radial) / length, (gz - z * radial) / length
 
 
-@kernel(f"void(int64, int64, {ROWS}, {ROWS}, {ROWS}, float32[::1], int64[::1], {ROWS}, float32[::1], float32[::1])")
+@kernel(
+    f"void(int64, int64, {ROWS}, {ROWS}, {ROWS}, float32[::1], int64[::1], {ROWS}, "
+    "float32[::1], float32[::1])"
+)
 def adam_step(worker, workers, values, firsts, seconds, age, rows, gradient, rates, units):
     """Adam's step of the distinct ``rows``; centres and velocities move in ``units`` of length.
 

@@ -1,4 +1,6 @@
-"""The refinement loop: a frame, its error, a step of the Gaussians that are there; rounds of redistribution; exact resume."""
+"""The refinement loop: a frame, its error, a step of the Gaussians that are there; rounds of
+redistribution; exact resume.
+"""
 
 import dataclasses
 import math
@@ -20,7 +22,9 @@ from fsm.views import Views
 
 
 class Refinement:
-    """A refinement under way: ``scene`` is where it started, ``inputs`` [v] are the only pictures it ever sees."""
+    """A refinement under way: ``scene`` is where it started, ``inputs`` [v] are the only pictures
+    it ever sees.
+    """
 
     def __init__(self, scene: GaussianScene, inputs: Views, config: RefineConfig) -> None:
         if inputs.rgb is None:
@@ -39,7 +43,9 @@ class Refinement:
         self._start_round()
 
     def one_step(self) -> float:
-        """Draw, differentiate, step; every so often redistribute. Returns the PSNR of the drawn frames as they were."""
+        """Draw, differentiate, step; every so often redistribute. Returns the PSNR of the drawn
+        frames as they were.
+        """
         views = self.views[self._drawn()]
         rows = self.adam.there(views.time)
         columns = self.adam.values[rows].requires_grad_()
@@ -73,7 +79,11 @@ class Refinement:
         """Everything needed to continue to the last bit."""
         own = {name: getattr(self, name) for name in ("step", "seconds", "blame", "unit")}
         own["background"] = self.background.detach()
-        return {**own, "background_adam": self.background_adam.state_dict(), "adam": self.adam.state()}
+        return {
+            **own,
+            "background_adam": self.background_adam.state_dict(),
+            "adam": self.adam.state(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from ``state()``."""
@@ -88,7 +98,11 @@ class Refinement:
         pictures = []
         for i in range(len(views)):
             # Of several moments each has its own Gaussians.
-            mine = slice(None) if len(views) == 1 else torch.isin(rows, self.adam.there(views.time[i : i + 1]))
+            mine = (
+                slice(None)
+                if len(views) == 1
+                else torch.isin(rows, self.adam.there(views.time[i : i + 1]))
+            )
             pictures.append(self._picture(at_moment(columns[mine], views.time[i]), views[i]))
         rgb = torch.cat(pictures)
         assert views.rgb is not None
@@ -100,7 +114,9 @@ class Refinement:
 
     def _picture(self, now: Gaussians3D, view: Views) -> Tensor:
         background, backend, projection = self.background, self.scene.backend, self.scene.projection
-        return rasterize(now, view, background=background, backend=backend, projection=projection).rgb
+        return rasterize(
+            now, view, background=background, backend=backend, projection=projection
+        ).rgb
 
     def _drawn(self) -> list[int]:
         """Frames of this step: every frame once, in random order, before any comes again."""
@@ -115,20 +131,30 @@ class Refinement:
 
     def _rates(self) -> Tensor:
         rates, done = self.config.rates, self.step / self.config.steps
-        columns = rate_columns(rates, self.adam.values.shape[1], rates.last**done, rates.last_others**done)
+        columns = rate_columns(
+            rates, self.adam.values.shape[1], rates.last**done, rates.last_others**done
+        )
         return columns.to(self.scene.device)
 
     def _bound(self, rows: Tensor) -> None:
         """Hold durations to what the frames can tell."""
         if self.least_time > 0.0:
             free = self.adam.free
-            free.log_time_scales[rows] = free.log_time_scales[rows].clamp_min(math.log(self.least_time))
+            free.log_time_scales[rows] = free.log_time_scales[rows].clamp_min(
+                math.log(self.least_time)
+            )
 
     def _thin(self, most: int) -> None:
-        """Keep ``most`` Gaussians, drawn by how much they show, so much larger that they cover what all did."""
+        """Keep ``most`` Gaussians, drawn by how much they show, so much larger that they cover what
+        all did.
+        """
         shares = self._shares().clamp_min(1e-6)
-        # The first of exponential waiting times: a draw without replacement, of any number (Efraimidis and Spirakis 2006).
-        waiting = -torch.rand(len(shares), generator=self._generator(2, 0)).log().to(shares.device) / shares
+        # The first of exponential waiting times: a draw without replacement, of any number
+        # (Efraimidis and Spirakis 2006).
+        waiting = (
+            -torch.rand(len(shares), generator=self._generator(2, 0)).log().to(shares.device)
+            / shares
+        )
         kept = waiting.argsort(stable=True)[:most].sort().values
         larger = 0.5 * torch.log(shares.sum() / shares[kept].sum())
         self.adam.replace(kept, self.adam.values[:0])
@@ -137,7 +163,8 @@ class Refinement:
     def _shares(self) -> Tensor:
         """How much of all input frames' pixels is each Gaussian's: its weights, summed over pixels.
 
-        With all colours alike, the gradient of the sum of a picture by a Gaussian's colour is the sum of its weights.
+        With all colours alike, the gradient of the sum of a picture by a Gaussian's colour is the
+        sum of its weights.
         """
         shares = torch.zeros_like(self.adam.age)
         for i in range(len(self.views)):
@@ -152,4 +179,6 @@ class Refinement:
     def _start_round(self) -> None:
         """Nobody is to blame yet; units of length as things lie now."""
         self.blame = torch.zeros(len(self.adam.values), device=self.scene.device)
-        self.unit = torch.cdist(self.adam.free.means, self.views.c2w[:, :3, 3]).amin(1).clamp_min(1e-3)
+        self.unit = (
+            torch.cdist(self.adam.free.means, self.views.c2w[:, :3, 3]).amin(1).clamp_min(1e-3)
+        )

@@ -1,4 +1,6 @@
-"""The refinement loss: absolute error and structural similarity, as in 3D Gaussian splatting (arXiv 2308.04079, Eq. 7)."""
+"""The refinement loss: absolute error and structural similarity, as in 3D Gaussian splatting (arXiv
+2308.04079, Eq. 7).
+"""
 
 from typing import Any
 
@@ -21,11 +23,16 @@ def photometric_loss(
     if mask is not None:
         rgb, target = torch.where(mask, rgb, 0.0), torch.where(mask, target, 0.0)
     loss = (1.0 - ssim_weight) * (rgb - target).abs().mean()
-    return loss if ssim_weight == 0.0 else loss + ssim_weight * (1.0 - similarity(rgb, target).mean())
+    return (
+        loss if ssim_weight == 0.0 else loss + ssim_weight * (1.0 - similarity(rgb, target).mean())
+    )
 
 
-def similarity(a: Float[Tensor, "v 3 h w"], b: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3 h w"]:
-    """SSIM of every pixel (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5) in single precision.
+def similarity(
+    a: Float[Tensor, "v 3 h w"], b: Float[Tensor, "v 3 h w"]
+) -> Float[Tensor, "v 3 h w"]:
+    """SSIM of every pixel (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5) in single
+    precision.
 
     Zeros lie beyond the border. For training; the metric is ``fsm.evaluate.metrics.ssim``.
     """
@@ -49,7 +56,9 @@ class _Blur(torch.autograd.Function):
 
 
 def _blurred(images: Tensor) -> Tensor:
-    """Pictures [... h w] blurred with the window: by OpenCV on a CPU, where it is ten times as fast as a convolution here."""
+    """Pictures [... h w] blurred with the window: by OpenCV on a CPU, where it is ten times as fast
+    as a convolution here.
+    """
     offsets = torch.arange(WINDOW) - WINDOW // 2
     kernel = torch.exp(-0.5 * (offsets / SIGMA).square())
     kernel = (kernel / kernel.sum()).to(images)

@@ -1,7 +1,8 @@
 """What refinement optimises: Gaussians by centre, velocity, duration and shape.
 
-The two quaternions of ``Gaussians4D`` couple velocity, duration and shape: a step in one moves the others. Refinement works
-on the conditional form (``MovingGaussians``), which says the same, and goes back by an eigendecomposition.
+The two quaternions of ``Gaussians4D`` couple velocity, duration and shape: a step in one moves the
+others. Refinement works on the conditional form (``MovingGaussians``), which says the same, and
+goes back by an eigendecomposition.
 """
 
 import dataclasses
@@ -16,14 +17,24 @@ from fsm.rays import full_precision
 from fsm.renderers.factorise import rotations_and_scales
 from fsm.renderers.gaussians import Gaussians4D, MovingGaussians, rotation_4d
 
-LONGEST = 30.0  # standard deviations in model time (a clip lasts 2) beyond this change nothing but rounding
-WIDTHS = {"means": 3, "velocities": 3, "times": 1, "log_time_scales": 1, "log_scales": 3, "quats": 4}
+# standard deviations in model time (a clip lasts 2) beyond this change nothing but rounding
+LONGEST = 30.0
+WIDTHS = {
+    "means": 3,
+    "velocities": 3,
+    "times": 1,
+    "log_time_scales": 1,
+    "log_scales": 3,
+    "quats": 4,
+}
 WIDTHS |= {"logit_opacities": 1}
 
 
 @dataclass(frozen=True)
 class FreeGaussians:
-    """n Gaussians by unconstrained parameters. An infinite ``log_time_scales`` means: always there, and still."""
+    """n Gaussians by unconstrained parameters. An infinite ``log_time_scales`` means: always there,
+    and still.
+    """
 
     means: Float[Tensor, "n 3"]
     """Centres at ``times``, model space."""
@@ -49,7 +60,9 @@ class FreeGaussians:
     @staticmethod
     @torch.no_grad()
     def from_gaussians(gaussians: Gaussians4D) -> "FreeGaussians":
-        """The parameters of Gaussians. Opacities are held to [1e-4, 0.9999], where logits are finite."""
+        """The parameters of Gaussians. Opacities are held to [1e-4, 0.9999], where logits are
+        finite.
+        """
         moving = gaussians.condition()
         quats, scales = rotations_and_scales(moving.covariances)
         always = torch.isinf(gaussians.time_scales)
@@ -74,16 +87,22 @@ class FreeGaussians:
 
     def packed(self) -> Float[Tensor, "n p"]:
         """All parameters of a Gaussian in one row, in the order of the fields."""
-        return torch.cat([getattr(self, f.name).reshape(len(self), -1) for f in dataclasses.fields(self)], dim=1)
+        return torch.cat(
+            [getattr(self, f.name).reshape(len(self), -1) for f in dataclasses.fields(self)], dim=1
+        )
 
     @full_precision
     def moving(self) -> MovingGaussians:
         """As rasterisers want them. Differentiable."""
         x, y, z = (rotation(self.quats) * self.log_scales.exp()[:, None]).unbind(1)
-        covariances = torch.stack([(a * b).sum(-1) for a, b in ((x, x), (x, y), (x, z), (y, y), (y, z), (z, z))], -1)
+        covariances = torch.stack(
+            [(a * b).sum(-1) for a, b in ((x, x), (x, y), (x, z), (y, y), (y, z), (z, z))], -1
+        )
         opacities = torch.sigmoid(self.logit_opacities)
         variances = (2.0 * self.log_time_scales).exp()
-        return MovingGaussians(self.means, self.velocities, self.times, variances, covariances, opacities, self.sh)
+        return MovingGaussians(
+            self.means, self.velocities, self.times, variances, covariances, opacities, self.sh
+        )
 
     @torch.no_grad()
     def gaussians(self) -> Gaussians4D:
@@ -114,12 +133,19 @@ def rotation(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
 
 
 def _four_dimensional(free: FreeGaussians) -> tuple[Tensor, Tensor, Tensor]:
-    """Quaternions left, right [n 4] and the four scales of the 4D covariance, the axis closest to time last. In float64."""
+    """Quaternions left, right [n 4] and the four scales of the 4D covariance, the axis closest to
+    time last. In float64.
+    """
     moving = free.moving()
-    velocity, variance = moving.velocities.double(), moving.time_variances.double().clamp_max(LONGEST**2)
+    velocity, variance = (
+        moving.velocities.double(),
+        moving.time_variances.double().clamp_max(LONGEST**2),
+    )
     space = rotation(free.quats.double()) * free.log_scales.double().exp()[:, None]
     full = velocity.new_zeros(len(free), 4, 4)
-    full[:, :3, :3] = space @ space.mT + variance[:, None, None] * velocity[:, :, None] * velocity[:, None]
+    full[:, :3, :3] = (
+        space @ space.mT + variance[:, None, None] * velocity[:, :, None] * velocity[:, None]
+    )
     full[:, :3, 3] = full[:, 3, :3] = variance[:, None] * velocity
     full[:, 3, 3] = variance
     values, axes = torch.linalg.eigh(full)  # rows x y z t, columns axes
@@ -132,9 +158,11 @@ def _four_dimensional(free: FreeGaussians) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _isoclinic(rotation: Float[Tensor, "n 4 4"]) -> tuple[Tensor, Tensor]:
-    """Unit quaternions with rotation v = left · v · conj(right) (van Elfrinkhof's formula, arXiv math/0501249).
+    """Unit quaternions with rotation v = left · v · conj(right) (van Elfrinkhof's formula, arXiv
+    math/0501249).
 
-    The matrices of  v -> e_i · v · conj(e_j)  are orthogonal, so projecting onto them gives  left_i right_j, of rank one.
+    The matrices of  v -> e_i · v · conj(e_j)  are orthogonal, so projecting onto them gives  left_i
+    right_j, of rank one.
     """
     unit = torch.eye(4, dtype=rotation.dtype)
     pairs = rotation_4d(unit.repeat_interleave(4, 0), unit.repeat(4, 1)).unflatten(0, (4, 4))

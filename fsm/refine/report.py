@@ -26,7 +26,9 @@ def pictures(scene: GaussianScene, views: Views) -> Float[Tensor, "v 3 h w"]:
 def write_report(
     folder: Path, truth: Views, before: Tensor, after: Tensor, about: Mapping[str, Any]
 ) -> dict[str, ImageScore]:
-    """Write metrics.json (``about``, means and every frame's numbers) and pictures.png; the means before and after."""
+    """Write metrics.json (``about``, means and every frame's numbers) and pictures.png; the means
+    before and after.
+    """
     import cv2
 
     if truth.rgb is None:
@@ -49,7 +51,9 @@ def write_report(
     chosen = torch.linspace(0, len(truth) - 1, min(SHOWN, len(truth))).round().long().tolist()
     rows = {"ground truth": truth.rgb[chosen], "before": before[chosen], "after": after[chosen]}
     rows["error after (yellow: 1/4 and more)"] = error_map(after[chosen], truth.rgb[chosen])
-    sheet = contact_sheet(rows, [f"{float(truth.time[i]):.2f} s, {scores['after'][i].psnr:.1f} dB" for i in chosen])
+    sheet = contact_sheet(
+        rows, [f"{float(truth.time[i]):.2f} s, {scores['after'][i].psnr:.1f} dB" for i in chosen]
+    )
     with atomic_file(folder / "pictures.png") as temporary:
         if not cv2.imwrite(str(temporary), sheet[..., ::-1].copy()):
             raise InputError(f"{folder / 'pictures.png'} cannot be written; check the disk.")

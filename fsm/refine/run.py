@@ -43,9 +43,10 @@ def refine(
 ) -> Refined:
     """Fit ``scene`` to the pictures ``inputs`` [v] (the clip's own space, with rgb).
 
-    With ``out`` the run is kept there once a minute and on Ctrl-C, and the same call continues it to the same result, bit for
-    bit. ``identity`` (plain values) says what is refined on what; a folder with a run of another ``identity`` or ``config``
-    raises ``InputError``. ``stop_after`` ends early after that many further steps.
+    With ``out`` the run is kept there once a minute and on Ctrl-C, and the same call continues it
+    to the same result, bit for bit. ``identity`` (plain values) says what is refined on what; a
+    folder with a run of another ``identity`` or ``config`` raises ``InputError``. ``stop_after``
+    ends early after that many further steps.
     """
     run = Refinement(scene, inputs, config)
     with contextlib.nullcontext() if out is None else locked(out):
@@ -84,23 +85,36 @@ def _resume(run: Refinement, out: Path, settings: dict[str, Any]) -> None:
         write_json(where, settings)
         return
     stored = read_json(where)
-    changed = sorted(k for k in settings if not isinstance(stored, dict) or stored.get(k) != settings[k])
+    changed = sorted(
+        k for k in settings if not isinstance(stored, dict) or stored.get(k) != settings[k]
+    )
     if changed:
-        raise InputError(f"{where} is of another refinement (differs in {', '.join(changed)}); choose another folder.")
+        raise InputError(
+            f"{where} is of another refinement (differs in {', '.join(changed)}); choose "
+            "another folder."
+        )
     try:
         run.load_state(read_plain(state, run.scene.device))
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{state} cannot be resumed from ({reason}); move it away to start over.") from error
+        raise InputError(
+            f"{state} cannot be resumed from ({reason}); move it away to start over."
+        ) from error
 
 
 @contextlib.contextmanager
 def _progress(total: int, done: int) -> Iterator[Callable[[float], None]]:
     """A function to report the PSNR of each step to; draws only on a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("refining"),

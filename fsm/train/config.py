@@ -21,7 +21,10 @@ def _within(config: Any, part: str, **limits: tuple[int | float, int | float]) -
     for name, (least, most) in limits.items():
         value = getattr(config, name)
         if not least <= value <= most:
-            raise InputError(f"train config: {name} is {value} in {part}; it must lie between {least} and {most}.")
+            raise InputError(
+                f"train config: {name} is {value} in {part}; it must lie between {least} "
+                f"and {most}."
+            )
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which frames a training sample holds (FSM, appendix A: a random window, inputs and targets disjoint)."""
+    """Which frames a training sample holds (FSM, appendix A: a random window, inputs and targets
+    disjoint).
+    """
 
     sources: tuple[SourceConfig, ...] = (SourceConfig("synthetic"),)
     """Where samples come from."""
@@ -47,8 +52,8 @@ class DataConfig:
     inputs: tuple[int, ...] = (32,)
     """Numbers of input frames; one is drawn per step."""
     chunks: tuple[int, ...] = ()
-    """Numbers of chunks the inputs are written in, each of ceil(inputs / chunks) whole views; one is drawn per step. Empty: the
-    encoder's own chunk_tokens."""
+    """Numbers of chunks the inputs are written in, each of ceil(inputs / chunks) whole views; one
+    is drawn per step. Empty: the encoder's own chunk_tokens."""
     targets: int = 32
     """Target frames per sample."""
     window: tuple[int, int] = (128, 128)
@@ -56,32 +61,49 @@ class DataConfig:
     even: float = 0.0
     """Share of samples with evenly spread inputs instead of random ones."""
     zoom: float = 1.0
-    """Largest random zoom-in: clips are kept this much larger than hw and a random window of hw is cut."""
+    """Largest random zoom-in: clips are kept this much larger than hw and a random window of hw is
+    cut.
+    """
     mirror: bool = False
     """Mirror samples left-right and in time at random, poses included."""
     still: float = 1.0
-    """Share of samples of kind world that are taken as they come, nearly half of them from a camera that only shakes, as half of
-    Stereo4D's do; the cameras of the others move, so that there is depth to be seen."""
+    """Share of samples of kind world that are taken as they come, nearly half of them from a camera
+    that only shakes, as half of Stereo4D's do; the cameras of the others move, so that there is
+    depth to be seen."""
     cache_gib: float = 4.0
-    """Decoded frames kept in memory by each process; clips that do not fit are decoded anew for every sample."""
+    """Decoded frames kept in memory by each process; clips that do not fit are decoded anew for
+    every sample.
+    """
 
     def __post_init__(self) -> None:
         if not self.sources or not self.inputs or min(*self.inputs, self.targets, self.batch) < 1:
-            raise InputError("train config: data needs at least one source, input, target and batch entry.")
+            raise InputError(
+                "train config: data needs at least one source, input, target and batch entry."
+            )
         if min(self.chunks, default=1) < 1:
-            raise InputError(f"train config: data.chunks is {list(self.chunks)}; every number of chunks is at least 1.")
+            raise InputError(
+                f"train config: data.chunks is {list(self.chunks)}; every number of chunks "
+                "is at least 1."
+            )
         if self.window[0] > self.window[1] or self.window[0] < 3:
             raise InputError(
-                f"train config: data.window is {self.window}; give shortest and longest, at least 3 frames."
+                f"train config: data.window is {self.window}; give shortest and longest, "
+                "at least 3 frames."
             )
-        _within(self, "data", zoom=(1.0, 16.0), even=(0.0, 1.0), still=(0.0, 1.0), cache_gib=(0.0, 1e6))
+        _within(
+            self, "data", zoom=(1.0, 16.0), even=(0.0, 1.0), still=(0.0, 1.0), cache_gib=(0.0, 1e6)
+        )
         if min(self.hw) < 1:
-            raise InputError(f"train config: data.hw is {self.hw}; give height and width in pixels.")
+            raise InputError(
+                f"train config: data.hw is {self.hw}; give height and width in pixels."
+            )
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of a curriculum: other values of the options of ``data`` that it names, kept until a later stage names them."""
+    """One stage of a curriculum: other values of the options of ``data`` that it names, kept until
+    a later stage names them.
+    """
 
     from_step: int
     """First step of the stage, counted from 0."""
@@ -102,12 +124,14 @@ class StageConfig:
     zoom: float | None = None
     """As in data."""
     lr: float | None = None
-    """Peak of a learning rate that starts anew here, as with a new run; null goes on with the one before."""
+    """Peak of a learning rate that starts anew here, as with a new run; null goes on with the one
+    before.
+    """
     warmup: int = 0
     """Steps of warm-up where ``lr`` is given."""
     learn: Literal["all", "stereo"] = "all"
-    """What is learnt: the part of the decoder that finds depth in the frames alone (a cheap beginning), or all the rest. A later
-    stage that does not name it learns the rest."""
+    """What is learnt: the part of the decoder that finds depth in the frames alone (a cheap
+    beginning), or all the rest. A later stage that does not name it learns the rest."""
 
     def __post_init__(self) -> None:
         where = f"the stage from step {self.from_step}"
@@ -116,10 +140,14 @@ class StageConfig:
     def applied(self, data: DataConfig) -> DataConfig:
         """``data`` with the values of this stage."""
         values = {
-            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("from_step", "lr", "warmup", "learn")
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("from_step", "lr", "warmup", "learn")
         }
         try:
-            return replace(data, **{name: value for name, value in values.items() if value is not None})
+            return replace(
+                data, **{name: value for name, value in values.items() if value is not None}
+            )
         except InputError as error:
             raise InputError(f"the stage from step {self.from_step}: {error}") from error
 
@@ -139,22 +167,31 @@ class OptimConfig:
     warmup: int = 1000
     """Steps of linear learning-rate warm-up."""
     colours: Literal["mse", "log"] = "mse"
-    """Error of colours: mse, of all pixels alike; or log, the mean logarithm of each target's own (an extension of ours): a clip
-    that is nearly right then counts as much as a world that is far off, as in a mean of PSNRs."""
+    """Error of colours: mse, of all pixels alike; or log, the mean logarithm of each target's own
+    (an extension of ours): a clip that is nearly right then counts as much as a world that is far
+    off, as in a mean of PSNRs."""
     lpips: Literal["none", "alex", "squeeze", "vgg", "auto"] = "vgg"
-    """Perceptual network of the loss; auto is the first of vgg, alex and squeeze whose weights are found, kept when resuming."""
+    """Perceptual network of the loss; auto is the first of vgg, alex and squeeze whose weights are
+    found, kept when resuming.
+    """
     lpips_weight: float = 0.5
     """Weight of LPIPS beside the error of colours."""
     depth_weight: float = 0.0
-    """Weight of the inverse-depth error where a source knows depth and the head predicts it (an extension of ours)."""
+    """Weight of the inverse-depth error where a source knows depth and the head predicts it (an
+    extension of ours).
+    """
     l2_warmup: int = 1000
     """Steps without LPIPS, counted from the first one that learns everything."""
     clip: float = 1.0
-    """Gradient norm is clipped to this after ``clip_from`` steps, and always where only stereo is learnt."""
+    """Gradient norm is clipped to this after ``clip_from`` steps, and always where only stereo is
+    learnt.
+    """
     clip_from: int = 1000
-    """Steps before clipping and skipping start, counted from the first one that learns everything."""
+    """Steps before clipping and skipping start, counted from the first one that learns everything.
+    """
     skip_above: float = 4.0
-    """A step whose gradient norm exceeds this (after ``clip_from``), or is not finite, is skipped."""
+    """A step whose gradient norm exceeds this (after ``clip_from``), or is not finite, is skipped.
+    """
     ema: float = 0.999
     """Decay of the averaged weights that are exported; 0 exports the raw ones."""
     fused: bool = False
@@ -162,9 +199,22 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _within(
-            self, "optim", steps=(1, MANY), warmup=(0, MANY), l2_warmup=(0, MANY), clip_from=(0, MANY), ema=(0.0, 1.0)
+            self,
+            "optim",
+            steps=(1, MANY),
+            warmup=(0, MANY),
+            l2_warmup=(0, MANY),
+            clip_from=(0, MANY),
+            ema=(0.0, 1.0),
         )
-        _within(self, "optim", lr=(0.0, 1e3), weight_decay=(0.0, 1e3), lpips_weight=(0.0, 1e6), depth_weight=(0.0, 1e6))
+        _within(
+            self,
+            "optim",
+            lr=(0.0, 1e3),
+            weight_decay=(0.0, 1e3),
+            lpips_weight=(0.0, 1e6),
+            depth_weight=(0.0, 1e6),
+        )
 
 
 @dataclass(frozen=True)
@@ -180,7 +230,9 @@ class TrainConfig:
     stages: tuple[StageConfig, ...] = ()
     """A curriculum: later stages of ``data``, in order. Empty: the same data throughout."""
     init: str | None = None
-    """Start from these weights (bundled name, folder, hub name) of the same encoder; null starts from random ones."""
+    """Start from these weights (bundled name, folder, hub name) of the same encoder; null starts
+    from random ones.
+    """
     seed: int = 42
     """Seed of initial weights and of every sample drawn."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
@@ -188,14 +240,20 @@ class TrainConfig:
     checkpointing: bool = False
     """Recompute activations chunk by chunk in backward: less memory, same gradients."""
     compile: bool = False
-    """Run the blocks through torch.compile: faster steps after minutes of compilation; equal, and resumed, to rounding only."""
+    """Run the blocks through torch.compile: faster steps after minutes of compilation; equal, and
+    resumed, to rounding only.
+    """
     ahead: bool = False
-    """Draw the next batch in a thread while a step runs: the same samples, for one more core and one more batch in memory."""
+    """Draw the next batch in a thread while a step runs: the same samples, for one more core and
+    one more batch in memory.
+    """
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """What processes keep: ddp the whole model each, fsdp a part of parameters, gradients and optimiser state; changes no curve,
-    and may change on resuming."""
+    """What processes keep: ddp the whole model each, fsdp a part of parameters, gradients and
+    optimiser state; changes no curve, and may change on resuming."""
     token_parallel: int = 1
-    """Processes that share the inputs' tokens and the targets of the same samples; changes no curve, and may change on resuming."""
+    """Processes that share the inputs' tokens and the targets of the same samples; changes no
+    curve, and may change on resuming.
+    """
     log_every: int = 10
     """Steps between log lines."""
     save_every: int = 500
@@ -209,7 +267,8 @@ class TrainConfig:
         begins = [s.from_step for s in self.stages]
         if begins != sorted(set(begins)) or min(begins, default=0) < 0:
             raise InputError(
-                f"train config: stages begin at steps {begins}; give increasing ones, the first at least 0."
+                f"train config: stages begin at steps {begins}; give increasing ones, the "
+                "first at least 0."
             )
         if any(s.learn == "stereo" for s in self.stages):
             self._check_stereo()
@@ -217,13 +276,15 @@ class TrainConfig:
         for step, data in self.data_stages():
             if data.targets % self.token_parallel:
                 raise InputError(
-                    f"train config: data.targets is {data.targets}, which {self.token_parallel} processes (token_parallel) cannot "
+                    f"train config: data.targets is {data.targets}, which "
+                    f"{self.token_parallel} processes (token_parallel) cannot "
                     "share evenly; choose a multiple."
                 )
             if any(side % patch for side in data.hw):
                 where = f" from step {step}" if step else ""
                 raise InputError(
-                    f"train config: data.hw is {data.hw}{where}, not a multiple of the patch size {patch}."
+                    f"train config: data.hw is {data.hw}{where}, not a multiple of the "
+                    f"patch size {patch}."
                 )
 
     def _check_stereo(self) -> None:
@@ -234,11 +295,14 @@ class TrainConfig:
             has = reference is not None and reference.sampling == "depth" and reference.planes > 0
         if not has:
             raise InputError(
-                "train config: a stage has learn: stereo, but the decoder sweeps no planes; it needs a reference_head with "
+                "train config: a stage has learn: stereo, but the decoder sweeps no "
+                "planes; it needs a reference_head with "
                 "sampling depth and at least 2 planes, or a gaussian_head of variant pixel."
             )
         if self.token_parallel > 1:
-            raise InputError("train config: learn: stereo and token_parallel are both given; choose one.")
+            raise InputError(
+                "train config: learn: stereo and token_parallel are both given; choose one."
+            )
 
     def learns(self, step: int) -> Literal["all", "stereo"]:
         """What is learnt at ``step``."""
@@ -246,7 +310,9 @@ class TrainConfig:
         return begun[-1].learn if begun else "all"
 
     def whole_steps(self, step: int) -> int:
-        """How many steps ``step`` is after the first one that learns everything; negative before."""
+        """How many steps ``step`` is after the first one that learns everything; negative
+        before.
+        """
         later = sorted({0, *(s.from_step for s in self.stages)})
         return step - next((s for s in later if self.learns(s) == "all"), MANY)
 
@@ -269,29 +335,41 @@ def load_preset(name_or_path: str) -> TrainConfig:
     if not path.is_file():
         path = Path(name_or_path)
     if not path.is_file():
-        raise InputError(f"no preset or config file {name_or_path!r}; presets are {', '.join(preset_names())}.")
+        raise InputError(
+            f"no preset or config file {name_or_path!r}; presets are {', '.join(preset_names())}."
+        )
     return from_dict(TrainConfig, read_yaml(path) or {}, str(path))
 
 
 def overridden(values: dict, assignments: tuple[str, ...]) -> dict:
-    """Plain config values with ``dotted.key=value`` assignments applied; values are read as YAML."""
+    """Plain config values with ``dotted.key=value`` assignments applied; values are read as
+    YAML.
+    """
     values = copy.deepcopy(values)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
-            raise InputError(f"--set {assignment!r} is not KEY=VALUE; write for instance optim.steps=1000.")
+            raise InputError(
+                f"--set {assignment!r} is not KEY=VALUE; write for instance optim.steps=1000."
+            )
         *parents, last = key.split(".")
         place = values
         for parent, part in zip(parents, [*parents, last][1:], strict=True):
             if place.get(parent) is None:  # an option that is off, such as reference_head: null
                 place[parent] = {}
             place = place[parent]
-            if isinstance(place, list) and all(isinstance(entry, dict) for entry in place):  # stages.0.hw
+            # stages.0.hw
+            if isinstance(place, list) and all(isinstance(entry, dict) for entry in place):
                 place = {str(i): entry for i, entry in enumerate(place)}
                 if part == last or part not in place:
-                    raise InputError(f"--set {assignment!r}: {parent!r} has {len(place)} entries, counted from 0.")
+                    raise InputError(
+                        f"--set {assignment!r}: {parent!r} has {len(place)} entries, "
+                        "counted from 0."
+                    )
             if not isinstance(place, dict):
-                raise InputError(f"--set {assignment!r}: {parent!r} is a single value, it has no part {part!r}.")
+                raise InputError(
+                    f"--set {assignment!r}: {parent!r} is a single value, it has no part {part!r}."
+                )
         try:
             place[last] = yaml.safe_load(text)
         except (ValueError, yaml.YAMLError) as error:  # ValueError: a date that does not exist

@@ -22,7 +22,9 @@ PANELS = {
 
 
 def draw_curve(log: Path, picture: Path, smooth: int = 15) -> None:
-    """Plot every column of a log.jsonl over steps, faint, with a running mean over ``smooth`` entries."""
+    """Plot every column of a log.jsonl over steps, faint, with a running mean over ``smooth``
+    entries.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -30,7 +32,9 @@ def draw_curve(log: Path, picture: Path, smooth: int = 15) -> None:
 
     entries: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
     shown = [name for name in PANELS if sum(name in e for e in entries) > 1]
-    figure, axes = plt.subplots(2, -(-len(shown) // 2), figsize=(11, 5), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        2, -(-len(shown) // 2), figsize=(11, 5), squeeze=False, layout="constrained"
+    )
     for axis, name in zip(axes.flat, shown, strict=False):
         steps, values = np.array([(e["step"], e[name]) for e in entries if name in e]).T
         axis.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=0.8)

@@ -1,4 +1,5 @@
-"""Training samples. Sample i of step s is a pure function of (seed, s, i): resuming needs nothing but the step number.
+"""Training samples. Sample i of step s is a pure function of (seed, s, i): resuming needs nothing
+but the step number.
 
 Processes share out the samples of a step; how many there are changes nothing about the samples.
 """
@@ -26,7 +27,9 @@ USUAL_ERROR = 1e-3  # mean squared error of colours from 0 to 1: 30 dB
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one step in the clips' own space: inputs [b v] and targets [b t], disjoint in time and pose."""
+    """Samples of one step in the clips' own space: inputs [b v] and targets [b t], disjoint in time
+    and pose.
+    """
 
     inputs: Views
     targets: Views
@@ -35,7 +38,9 @@ class Batch:
     input_depth: Float[Tensor, "b v 1 h w"]
     """The same of the inputs."""
     chunks: int | None = None
-    """Number of chunks the inputs are to be written in; None: as the encoder's own chunk_tokens says."""
+    """Number of chunks the inputs are to be written in; None: as the encoder's own chunk_tokens
+    says.
+    """
 
     @property
     def chunk_views(self) -> int | None:
@@ -44,7 +49,9 @@ class Batch:
 
 
 class SampleStream:
-    """Draws batches from weighted sources of clips, stage by stage (``TrainConfig.data_stages``)."""
+    """Draws batches from weighted sources of clips, stage by stage
+    (``TrainConfig.data_stages``).
+    """
 
     def __init__(
         self,
@@ -57,7 +64,8 @@ class SampleStream:
         for _, data in stages:
             if data.batch % part.count:
                 raise InputError(
-                    f"train config: data.batch is {data.batch}, which {part.count} processes cannot share evenly; "
+                    f"train config: data.batch is {data.batch}, which {part.count} "
+                    "processes cannot share evenly; "
                     "choose a multiple (a group of token_parallel counts as one process)."
                 )
         first = self.data(0)
@@ -66,7 +74,9 @@ class SampleStream:
             raise InputError("train config: every data source needs a finite weight above 0.")
         cache = FrameCache(kept_size([data for _, data in stages]), first.cache_gib * 2**30)
         paths = [s.path for s in first.sources]
-        self.sources = [DrawnSource(p, device) if p in DRAWN else ClipSource(p, cache) for p in paths]
+        self.sources = [
+            DrawnSource(p, device) if p in DRAWN else ClipSource(p, cache) for p in paths
+        ]
 
     def data(self, step: int) -> DataConfig:
         """What samples of ``step`` hold."""
@@ -88,26 +98,37 @@ class SampleStream:
             for (i, generator), sample in zip(own, seen, strict=True):
                 samples[i] = _mirrored_at_random(sample, generator) if data.mirror else sample
         ordered = [samples[i] for i in sorted(samples)]
-        inputs, targets = (Views.stack([getattr(s, n).to(self.device) for s in ordered]) for n in ("inputs", "targets"))
+        inputs, targets = (
+            Views.stack([getattr(s, n).to(self.device) for s in ordered])
+            for n in ("inputs", "targets")
+        )
         depth, input_depth = (
-            torch.stack([getattr(s, n).to(self.device) for s in ordered]) for n in ("depth", "input_depth")
+            torch.stack([getattr(s, n).to(self.device) for s in ordered])
+            for n in ("depth", "input_depth")
         )
         return Batch(inputs, targets, depth, input_depth, chunks)
 
 
 class DrawnAhead:
-    """A stream whose next batch is drawn in a thread while the caller works on this one: the same batches."""
+    """A stream whose next batch is drawn in a thread while the caller works on this one: the same
+    batches.
+    """
 
     def __init__(self, stream: SampleStream) -> None:
         self.stream = stream
-        # A thread of its own has the default number of threads for what it computes, not the program's.
-        self.pool = ThreadPoolExecutor(1, "fsm-samples", torch.set_num_threads, (torch.get_num_threads(),))
+        # A thread of its own has the default number of threads for what it computes, not the
+        # program's.
+        self.pool = ThreadPoolExecutor(
+            1, "fsm-samples", torch.set_num_threads, (torch.get_num_threads(),)
+        )
         self.next: tuple[int, Future[Batch]] | None = None
 
     def batch(self, step: int) -> Batch:
         """As of the stream; what goes wrong there is raised here, at its own step."""
         known = self.next is not None and self.next[0] == step
-        batch = self.next[1].result() if self.next is not None and known else self.stream.batch(step)
+        batch = (
+            self.next[1].result() if self.next is not None and known else self.stream.batch(step)
+        )
         self.next = step + 1, self.pool.submit(self.stream.batch, step + 1)
         return batch
 
@@ -119,12 +140,16 @@ def _one_of(numbers: tuple[int, ...], generator: torch.Generator) -> int:
 def _mirrored_at_random(sample: Sample, generator: torch.Generator) -> Sample:
     left_right, in_time = (torch.rand(2, generator=generator) < 0.5).tolist()
     inputs, targets = mirrored(sample.inputs, sample.targets, left_right, in_time)
-    depth, input_depth = (d.flip(-1) if left_right else d for d in (sample.depth, sample.input_depth))
+    depth, input_depth = (
+        d.flip(-1) if left_right else d for d in (sample.depth, sample.input_depth)
+    )
     return Sample(inputs, targets, depth, input_depth.flip(0) if in_time else input_depth)
 
 
 def mirrored(inputs: Views, targets: Views, left_right: bool, in_time: bool) -> tuple[Views, Views]:
-    """The sample as seen in a mirror (x axes of world and camera flipped) and / or played backwards."""
+    """The sample as seen in a mirror (x axes of world and camera flipped) and / or played
+    backwards.
+    """
     last = torch.cat([inputs.time, targets.time]).max()
 
     def one(views: Views) -> Views:
@@ -135,7 +160,11 @@ def mirrored(inputs: Views, targets: Views, left_right: bool, in_time: bool) -> 
             rgb = None if views.rgb is None else views.rgb.flip(-1)
             mask = None if views.mask is None else views.mask.flip(-1)
             views = dataclasses.replace(
-                views, c2w=flip @ views.c2w @ flip, intrinsics=views.intrinsics * sign + shift, rgb=rgb, mask=mask
+                views,
+                c2w=flip @ views.c2w @ flip,
+                intrinsics=views.intrinsics * sign + shift,
+                rgb=rgb,
+                mask=mask,
             )
         return dataclasses.replace(views, time=last - views.time) if in_time else views
 
@@ -149,10 +178,14 @@ def _generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def masked_mse(prediction: Float[Tensor, "*b v 3 h w"], target: Views, group: Group | None = None) -> Float[Tensor, ""]:
-    """Mean over samples *b of the mean squared error of the pixels that count, so that samples may be seen in parts.
+def masked_mse(
+    prediction: Float[Tensor, "*b v 3 h w"], target: Views, group: Group | None = None
+) -> Float[Tensor, ""]:
+    """Mean over samples *b of the mean squared error of the pixels that count, so that samples may
+    be seen in parts.
 
-    Processes of ``group`` have equally many views of each sample: the mean of what they return is that of whole samples.
+    Processes of ``group`` have equally many views of each sample: the mean of what they return is
+    that of whole samples.
     """
     assert target.rgb is not None
     error = (prediction - target.rgb).square()
@@ -163,11 +196,13 @@ def masked_mse(prediction: Float[Tensor, "*b v 3 h w"], target: Views, group: Gr
 
 
 def log_error(prediction: Float[Tensor, "*b v 3 h w"], target: Views) -> Float[Tensor, ""]:
-    """Mean over views of the logarithm of their mean squared error over the pixels that count: what PSNR measures.
+    """Mean over views of the logarithm of their mean squared error over the pixels that count: what
+    PSNR measures.
 
-    With e the error and u ``USUAL_ERROR`` it is 2u log(e + u), below zero as a rule: its gradient is that of e itself where e is u,
-    twice that at most below, and ever less above. Views are judged one by one, so that samples may be seen in parts; one without a
-    pixel that counts has no gradient.
+    With e the error and u ``USUAL_ERROR`` it is 2u log(e + u), below zero as a rule: its gradient
+    is that of e itself where e is u, twice that at most below, and ever less above. Views are
+    judged one by one, so that samples may be seen in parts; one without a pixel that counts has no
+    gradient.
     """
     assert target.rgb is not None
     error = (prediction - target.rgb).square()
@@ -184,10 +219,12 @@ def depth_loss(
     group: Group | None = None,
     slack: float = 0.02,
 ) -> Float[Tensor, ""]:
-    """Mean |log (ρ + slack) / (ρ* + slack)| of inverse depths in model units, over a sample's pixels with both (0 without any).
+    """Mean |log (ρ + slack) / (ρ* + slack)| of inverse depths in model units, over a sample's
+    pixels with both (0 without any).
 
-    Too near and too far by the same ratio cost the same: a relative error, unbounded on one side only, is least where everything
-    is far. Its mean over samples is returned; ``group`` as in ``masked_mse``.
+    Too near and too far by the same ratio cost the same: a relative error, unbounded on one side
+    only, is least where everything is far. Its mean over samples is returned; ``group`` as in
+    ``masked_mse``.
     """
     known = torch.isfinite(truth) & (depth > 0)  # Gaussians leave pixels empty
     error = ((1.0 / depth[known] + slack) / (1.0 / truth[known] + slack)).log().abs()
@@ -196,7 +233,9 @@ def depth_loss(
 
 
 def _count(own: Tensor, group: Group | None) -> Tensor:
-    """What to divide sums over ``own`` pixels by: their number (at least 1), its mean over the processes of ``group``."""
+    """What to divide sums over ``own`` pixels by: their number (at least 1), its mean over the
+    processes of ``group``.
+    """
     if group is None:
         return own.clamp_min(1)
     total = own.clone()

@@ -13,13 +13,17 @@ Entry = Mapping[str, int | float]
 
 
 class Log:
-    """JSON lines, and TensorBoard where it is installed; lines past the resumed step, and one cut short, are dropped."""
+    """JSON lines, and TensorBoard where it is installed; lines past the resumed step, and one cut
+    short, are dropped.
+    """
 
     def __init__(self, out: Path, step: int) -> None:
         path = out / "log.jsonl"
         if path.exists():
             lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            kept = [
+                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
+            ]
             with atomic_file(path) as temporary:
                 temporary.write_text("".join(kept))
         self.handle = open(path, "a", buffering=1)  # noqa: SIM115 - open for the run; closed by close()
@@ -32,7 +36,8 @@ class Log:
 
     def write(self, entry: Entry) -> None:
         """One line."""
-        plain = {k: round(v, 8) if math.isfinite(v) else None for k, v in entry.items()}  # JSON has no NaN
+        # JSON has no NaN
+        plain = {k: round(v, 8) if math.isfinite(v) else None for k, v in entry.items()}
         self.handle.write(json.dumps(plain) + "\n")
         if self.board is not None:
             for name, value in entry.items():
@@ -47,8 +52,16 @@ class Log:
 
 @contextlib.contextmanager
 def progress(total: int, done: int, shown: bool) -> Iterator[Callable[[Entry], None]]:
-    """A function to report each step to; draws only on a terminal, and where it is to be ``shown``."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """A function to report each step to; draws only on a terminal, and where it is to be
+    ``shown``.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("train"),
@@ -64,7 +77,9 @@ def progress(total: int, done: int, shown: bool) -> Iterator[Callable[[Entry], N
 
 def described(entry: Entry) -> str:
     """The few numbers of a step that one watches."""
-    error = f"{entry['psnr']:.2f} dB" if "psnr" in entry else f"colours off by {entry['colour']:.4f}"
+    error = (
+        f"{entry['psnr']:.2f} dB" if "psnr" in entry else f"colours off by {entry['colour']:.4f}"
+    )
     text = f"{error}, {entry['seconds']:.2f} s/step"
     if "utilisation" in entry:
         text += f", {entry['tokens_per_second']:,.0f} tokens/s, {entry['utilisation']:.0%} of peak"

@@ -1,4 +1,6 @@
-"""The training loop: colours + LPIPS, AdamW, EMA, atomic checkpoints, exact resume; in one process or several."""
+"""The training loop: colours + LPIPS, AdamW, EMA, atomic checkpoints, exact resume; in one process
+or several.
+"""
 
 import contextlib
 import math
@@ -37,16 +39,19 @@ SHARING = ("parallel", "token_parallel")
 """Options that say how processes share the work, and change nothing about the curve."""
 
 
-def train(config: TrainConfig, out: Path, device: str = "cpu", stop_after: int | None = None) -> FSM:
+def train(
+    config: TrainConfig, out: Path, device: str = "cpu", stop_after: int | None = None
+) -> FSM:
     """Run or resume a training in folder ``out`` and return the averaged model.
 
-    Writes config.json, log.jsonl, TensorBoard events where installed, state.pt (everything resuming needs) and model/
-    (the averaged weights, ready for ``FSM.from_pretrained``). ``stop_after`` ends early after that many further steps.
-    A folder that holds another config, or that another process writes to, raises ``InputError``; so does missing data or
-    an LPIPS network without weights, before anything is written.
+    Writes config.json, log.jsonl, TensorBoard events where installed, state.pt (everything resuming
+    needs) and model/ (the averaged weights, ready for ``FSM.from_pretrained``). ``stop_after`` ends
+    early after that many further steps. A folder that holds another config, or that another process
+    writes to, raises ``InputError``; so does missing data or an LPIPS network without weights,
+    before anything is written.
 
-    Under torchrun the processes share out every batch and only the first one writes; another number of processes resumes the
-    same curve.
+    Under torchrun the processes share out every batch and only the first one writes; another number
+    of processes resumes the same curve.
     """
     config = resolved(config, out)
     with joined(device, config.token_parallel) as team:
@@ -91,16 +96,26 @@ class _Run:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         optim = self.config.optim
-        return torch.optim.AdamW(parameter_groups(self.model, optim), betas=optim.betas, fused=optim.fused or None)
+        return torch.optim.AdamW(
+            parameter_groups(self.model, optim), betas=optim.betas, fused=optim.fused or None
+        )
 
     def loop(self, stop_after: int | None, log: Log | None) -> None:
-        """Steps until the end, or ``stop_after`` further ones; Ctrl-C and SIGTERM finish the step at hand and save first."""
+        """Steps until the end, or ``stop_after`` further ones; Ctrl-C and SIGTERM finish the step
+        at hand and save first.
+        """
         if self.team.part.count > 1:
             weights = int(weights_hash(self.model)[:12], 16)
-            self.team.agree(step=self.step, weights=weights, config=zlib.crc32(repr(self.config).encode()))
+            self.team.agree(
+                step=self.step, weights=weights, config=zlib.crc32(repr(self.config).encode())
+            )
             if self.config.parallel == "fsdp":
                 self._shard()
-        last = self.config.optim.steps if stop_after is None else min(self.config.optim.steps, self.step + stop_after)
+        last = (
+            self.config.optim.steps
+            if stop_after is None
+            else min(self.config.optim.steps, self.step + stop_after)
+        )
         with (
             progress(self.config.optim.steps, self.step, self.team.leads) as advance,
             stop_requests() as asked,
@@ -123,7 +138,9 @@ class _Run:
         self.ema = {k: part_like(self.ema[k], own) for k, own in self.model.state_dict().items()}
 
     def one_step(self, log: Log | None, asked: Sequence[int] = ()) -> dict[str, int | float]:
-        """Draw, differentiate, update (or skip), average; the log entry of the step. ``asked``: requests to stop."""
+        """Draw, differentiate, update (or skip), average; the log entry of the step. ``asked``:
+        requests to stop.
+        """
         began = time.perf_counter()
         optim, logged = self.config.optim, self.step % self.config.log_every == 0
         batch = self.stream.batch(self.step)
@@ -132,16 +149,22 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         inputs, size = len(batch.inputs), self._reader(batch).encoder.views_per_chunk(batch.inputs)
-        whole, stereo = self.config.whole_steps(self.step), self.config.learns(self.step) == "stereo"
+        whole, stereo = (
+            self.config.whole_steps(self.step),
+            self.config.learns(self.step) == "stereo",
+        )
         phase = (stereo, whole < optim.l2_warmup)
         shape = (batch.inputs.c2w.shape, batch.inputs.hw, len(batch.targets), size, *phase)
         counted = self.meter.knows(shape)
         parts = self._differentiate(batch, shape, logged)
-        # Whether to stop is agreed on with the gradients: a signal may reach one process a step before another.
+        # Whether to stop is agreed on with the gradients: a signal may reach one process a step
+        # before another.
         means = self.team.average(self.model.parameters(), {**parts, "stop": float(bool(asked))})
         self.stopping = means.pop("stop") > 0
         settled = whole >= optim.clip_from
-        norm = clip_gradients(self.model.parameters(), optim.clip if settled or stereo else math.inf)
+        norm = clip_gradients(
+            self.model.parameters(), optim.clip if settled or stereo else math.inf
+        )
         if not math.isfinite(norm) or (settled and norm > optim.skip_above):
             self.skipped += 1
         else:
@@ -166,10 +189,13 @@ class _Run:
         return entry
 
     def _differentiate(self, batch: Batch, shape: Hashable, logged: bool) -> dict[str, float]:
-        """Gradients of a batch; the parts of its loss, and the pull where it is logged. The first of a shape counts its FLOPs."""
+        """Gradients of a batch; the parts of its loss, and the pull where it is logged. The first
+        of a shape counts its FLOPs.
+        """
         count = None if self.meter.knows(shape) else FlopCount()
         with contextlib.ExitStack() as around:
-            # Compiled code can neither be listened to nor counted; blocks run eagerly while somebody listens.
+            # Compiled code can neither be listened to nor counted; blocks run eagerly while
+            # somebody listens.
             pulls = around.enter_context(record_pull_ratio()) if logged or count else []
             if count:
                 around.enter_context(count)
@@ -192,15 +218,24 @@ class _Run:
         return parts
 
     def _backward_stereo(self, batch: Batch) -> dict[str, float]:
-        """Depth of as many inputs as there are targets; only the decoder's stereo is run, and only it gets gradients."""
+        """Depth of as many inputs as there are targets; only the decoder's stereo is run, and only
+        it gets gradients.
+        """
         assert isinstance(self.model.head, ReferenceHead | PixelGaussianHead)
         assert self.model.head.stereo is not None
         inputs, targets, _ = self._normalised(batch)
         scale = SceneFrame.fit(batch.inputs).scale[:, None, None, None, None]
-        some = torch.linspace(0, len(inputs) - 1, min(len(inputs), len(batch.targets))).round().long().to(self.device)
+        some = (
+            torch.linspace(0, len(inputs) - 1, min(len(inputs), len(batch.targets)))
+            .round()
+            .long()
+            .to(self.device)
+        )
         with self._autocast():
             answers = self.call(self.model.head.stereo, inputs[some], inputs)
-            loss, parts = stereo_loss(answers, inputs[some], targets, batch.input_depth[:, some] * scale)
+            loss, parts = stereo_loss(
+                answers, inputs[some], targets, batch.input_depth[:, some] * scale
+            )
         loss.backward()
         return parts
 
@@ -209,10 +244,14 @@ class _Run:
         if batch.chunk_views is None:
             return self.model
         h, w = batch.inputs.hw
-        return self.model.with_chunks(batch.chunk_views * h * w // self.config.model.encoder.patch**2)
+        return self.model.with_chunks(
+            batch.chunk_views * h * w // self.config.model.encoder.patch**2
+        )
 
     def _normalised(self, batch: Batch) -> tuple[Views, Views, Tensor]:
-        """Inputs and own targets in model space, and the targets' true z-depth in model units (NaN where unknown)."""
+        """Inputs and own targets in model space, and the targets' true z-depth in model units (NaN
+        where unknown).
+        """
         frame, own = SceneFrame.fit(batch.inputs), self.team.own(len(batch.targets))
         depth = batch.depth[:, own] * frame.scale[:, None, None, None, None]
         return frame.to_model(batch.inputs), frame.to_model(batch.targets[own]), depth
@@ -223,7 +262,9 @@ class _Run:
             rendering = self.call(self._reader(batch), inputs, targets)
         return self._compare(rendering, targets, truth, self.team.group)
 
-    def _backward_gaussians(self, reader: FSM, inputs: Views, targets: Views, truth: Tensor) -> dict[str, float]:
+    def _backward_gaussians(
+        self, reader: FSM, inputs: Views, targets: Views, truth: Tensor
+    ) -> dict[str, float]:
         """The same view by view: memory does not grow with the number of targets."""
         with self._autocast():
             gaussians, background = self.call(reader.predict_gaussians, inputs)
@@ -246,13 +287,15 @@ class _Run:
     def _compare(
         self, rendering: Rendering, targets: Views, truth: Tensor, group: Group | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Loss of rendered [b t] targets and its parts; ``truth`` is z-depth in model units, NaN where unknown.
+        """Loss of rendered [b t] targets and its parts; ``truth`` is z-depth in model units, NaN
+        where unknown.
 
         With ``group`` the targets are this process's of each sample.
         """
         rgb = rendering.rgb.float()
         plain = self.config.optim.colours == "mse"
-        with torch.set_grad_enabled(plain and torch.is_grad_enabled()):  # else it is told, not differentiated
+        # else it is told, not differentiated
+        with torch.set_grad_enabled(plain and torch.is_grad_enabled()):
             mse = masked_mse(rgb, targets, group)
         loss = mse if plain else log_error(rgb, targets)
         parts = {"mse": mse.item()}
@@ -268,8 +311,11 @@ class _Run:
 
     def _autocast(self) -> torch.autocast:
         dtype = getattr(torch, self.config.precision)
-        whole = self.call is call  # what is gathered is freed soon: no copy of it may stay until the end of the step
-        return torch.autocast(self.device.split(":")[0], dtype, enabled=dtype != torch.float32, cache_enabled=whole)
+        # what is gathered is freed soon: no copy of it may stay until the end of the step
+        whole = self.call is call
+        return torch.autocast(
+            self.device.split(":")[0], dtype, enabled=dtype != torch.float32, cache_enabled=whole
+        )
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -287,7 +333,9 @@ class _Run:
         return model
 
     def save(self) -> None:
-        """Everything resuming needs, and the averaged model, each whole or not at all; written by one process for all."""
+        """Everything resuming needs, and the averaged model, each whole or not at all; written by
+        one process for all.
+        """
         state = {
             "step": self.step,
             "skipped": self.skipped,
@@ -315,23 +363,31 @@ class _Run:
             self.ema, self.step, self.skipped = state["ema"], state["step"], state["skipped"]
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:160]
-            raise InputError(f"{path} cannot be resumed from ({reason}); move it away to start over.") from error
+            raise InputError(
+                f"{path} cannot be resumed from ({reason}); move it away to start over."
+            ) from error
         if state.get("lpips", self.lpips_hash) != self.lpips_hash:
             raise InputError(
-                f"{path} was trained with other weights of LPIPS ({self.config.optim.lpips}) than those found here "
+                f"{path} was trained with other weights of LPIPS "
+                f"({self.config.optim.lpips}) than those found here "
                 f"({state['lpips']}, not {self.lpips_hash}); put the same file in place."
             )
 
 
 def start_from(model: FSM, weights: dict[str, Tensor], where: str) -> None:
-    """Copy the whole encoder, and what the decoders have in common; an encoder of another shape is an ``InputError``."""
+    """Copy the whole encoder, and what the decoders have in common; an encoder of another shape is
+    an ``InputError``.
+    """
     own = model.state_dict()
     load_weights(model.encoder, _part(weights, "encoder."), f"the encoder of {where}")
     shared = {k: t for k, t in weights.items() if k in own and t.shape == own[k].shape}
     model.load_state_dict({**model.state_dict(), **shared})
     fresh = len(own) - len(shared)
     if fresh:
-        print(f"started from {where}: {len(shared)} tensors taken, {fresh} of the decoder are new", file=sys.stderr)
+        print(
+            f"started from {where}: {len(shared)} tensors taken, {fresh} of the decoder are new",
+            file=sys.stderr,
+        )
 
 
 def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -365,11 +421,13 @@ def _same_config(config: TrainConfig, out: Path) -> None:
     path = out / "config.json"
     values = to_dict(config)
     if path.exists() and (out / "state.pt").exists():
-        # Through the config, so that an option newer than the run has its default and is no difference.
+        # Through the config, so that an option newer than the run has its default and is no
+        # difference.
         stored = to_dict(from_dict(TrainConfig, read_json(path), str(path)))
         changed = [k for k in values if k not in SHARING and values[k] != stored[k]]
         if changed:
             raise InputError(
-                f"{path} was written by another config (differs in {', '.join(changed)}); choose another folder."
+                f"{path} was written by another config (differs in {', '.join(changed)}); "
+                "choose another folder."
             )
     write_json(path, values)

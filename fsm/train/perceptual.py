@@ -1,4 +1,6 @@
-"""The network of the perceptual loss: which one ``lpips: auto`` means, and that a run keeps the one it began with."""
+"""The network of the perceptual loss: which one ``lpips: auto`` means, and that a run keeps the one
+it began with.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -13,15 +15,18 @@ ORDER = ("vgg", "alex", "squeeze")
 
 
 def load_perceptual(config: TrainConfig) -> LPIPS | None:
-    """The network that the loss uses, if it ever does; ``InputError`` where its weights are missing."""
+    """The network that the loss uses, if it ever does; ``InputError`` where its weights are
+    missing.
+    """
     return LPIPS.load(config.optim.lpips) if _used(config) else None  # pyright: ignore[reportArgumentType]
 
 
 def resolved(config: TrainConfig, out: Path) -> TrainConfig:
-    """``lpips: auto`` replaced by what the run in ``out`` began with, else by the first of vgg, alex, squeeze with weights here.
+    """``lpips: auto`` replaced by what the run in ``out`` began with, else by the first of vgg,
+    alex, squeeze with weights here.
 
-    The answer goes into the run's config.json, so that another machine looks for the same network or refuses. Without any
-    weights ``InputError``.
+    The answer goes into the run's config.json, so that another machine looks for the same network
+    or refuses. Without any weights ``InputError``.
     """
     if config.optim.lpips != "auto" or not _used(config):
         return config
@@ -47,5 +52,6 @@ def _first() -> str:
         else:
             return net
     raise InputError(
-        f"optim.lpips is auto, but none of {', '.join(ORDER)} has weights here: {reason} Set optim.lpips=none to train without."
+        f"optim.lpips is auto, but none of {', '.join(ORDER)} has weights here: {reason} "
+        "Set optim.lpips=none to train without."
     )

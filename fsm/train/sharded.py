@@ -1,8 +1,10 @@
-"""A training whose parameters, gradients, optimiser state and average lie in parts, one per process (FSDP2).
+"""A training whose parameters, gradients, optimiser state and average lie in parts, one per process
+(FSDP2).
 
-Each block is gathered when a pass through the layers comes to it, and freed after it: once for the inputs, once for the
-targets, and again for each of them in backward, where its gradients are averaged and shared out. What lies outside of blocks
-(embedding and head) is gathered once per step. Scalars stay whole in every process.
+Each block is gathered when a pass through the layers comes to it, and freed after it: once for the
+inputs, once for the targets, and again for each of them in backward, where its gradients are
+averaged and shared out. What lies outside of blocks (embedding and head) is gathered once per step.
+Scalars stay whole in every process.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,7 +30,9 @@ def call(work: Callable[..., T], *arguments: Any) -> T:
 
 
 class _Root(nn.Module):
-    """Around the model, and not the model itself, which keeps its class and may be copied (``FSM.with_chunks``)."""
+    """Around the model, and not the model itself, which keeps its class and may be copied
+    (``FSM.with_chunks``).
+    """
 
     def __init__(self, model: FSM) -> None:
         super().__init__()
@@ -39,19 +43,24 @@ class _Root(nn.Module):
 
 
 def shard(model: FSM, device: str) -> Callable[..., Any]:
-    """Leave this process its part of ``model``, in place; what to ``call`` the model's functions through from now on.
+    """Leave this process its part of ``model``, in place; what to ``call`` the model's functions
+    through from now on.
 
-    Parameters of blocks are there within that call only. All processes must have the same weights, and call alike.
+    Parameters of blocks are there within that call only. All processes must have the same weights,
+    and call alike.
     """
     found = tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2])
     if found < NEEDED:
         raise InputError(
-            f"parallel: fsdp needs torch {NEEDED[0]}.{NEEDED[1]}, found {torch.__version__}; train with ddp."
+            f"parallel: fsdp needs torch {NEEDED[0]}.{NEEDED[1]}, found "
+            f"{torch.__version__}; train with ddp."
         )
     mesh = init_device_mesh(device.split(":")[0], (dist.get_world_size(),))
 
     def place(p: nn.Parameter) -> Shard | None:
-        """The first axis that divides evenly: one fast-weight head would otherwise lie in one process."""
+        """The first axis that divides evenly: one fast-weight head would otherwise lie in one
+        process.
+        """
         return next((Shard(axis) for axis, n in enumerate(p.shape) if n % mesh.size() == 0), None)
 
     root = _Root(model)
@@ -62,7 +71,9 @@ def shard(model: FSM, device: str) -> Callable[..., Any]:
 
 
 def part_like(whole: Tensor, example: Tensor) -> Tensor:
-    """This process's part of a tensor that all have, shared out as ``example`` of the same shape is."""
+    """This process's part of a tensor that all have, shared out as ``example`` of the same shape
+    is.
+    """
     if not isinstance(example, DTensor) or whole.shape != example.shape:
         return whole
     return distribute_tensor(whole, example.device_mesh, example.placements, src_data_rank=None)
@@ -72,14 +83,18 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     """Load the whole state of an optimiser into one whose parameters lie in parts."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     parts = {
-        i: {k: part_like(v, parameters[i]) if isinstance(v, Tensor) else v for k, v in values.items()}
+        i: {
+            k: part_like(v, parameters[i]) if isinstance(v, Tensor) else v
+            for k, v in values.items()
+        }
         for i, values in state["state"].items()
     }
     optimizer.load_state_dict({**state, "state": parts})
 
 
 def gathered(values: Any, keep: bool) -> Any:
-    """Nested dictionaries and lists with their tensors whole: on the CPU where ``keep``, None in the other processes.
+    """Nested dictionaries and lists with their tensors whole: on the CPU where ``keep``, None in
+    the other processes.
 
     Only tensors that lie in parts are touched. Every process must ask for the same.
     """
@@ -95,7 +110,9 @@ def gathered(values: Any, keep: bool) -> Any:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> float:
-    """Scale gradients so that their norm over all processes' parts is at most ``most``; the norm before."""
+    """Scale gradients so that their norm over all processes' parts is at most ``most``; the norm
+    before.
+    """
     learnt = list(parameters)
     grads = [p.grad for p in learnt if p.grad is not None]
     parts = [g.to_local() for g in grads if isinstance(g, DTensor)]

@@ -1,4 +1,6 @@
-"""Where training samples come from: procedural worlds, and clips whose frames are decoded once and kept as bytes."""
+"""Where training samples come from: procedural worlds, and clips whose frames are decoded once and
+kept as bytes.
+"""
 
 import dataclasses
 import math
@@ -43,37 +45,56 @@ class Source(ABC):
     """Draws samples."""
 
     @abstractmethod
-    def draw(self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]) -> list[Sample]:
-        """One sample per generator; each is a function of its own generator alone, whichever are drawn with it."""
+    def draw(
+        self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]
+    ) -> list[Sample]:
+        """One sample per generator; each is a function of its own generator alone, whichever are
+        drawn with it.
+        """
 
 
 class DrawnSource(Source):
-    """A fresh procedural world for every sample: inputs on its camera's path, half of the targets beside it, exact depth."""
+    """A fresh procedural world for every sample: inputs on its camera's path, half of the targets
+    beside it, exact depth.
+    """
 
     def __init__(self, name: str, device: torch.device | str) -> None:
         self.name, self.device = name, device
 
-    def draw(self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]) -> list[Sample]:
-        """All worlds of kind ``world`` at once: their tracer gives the same bits in any company, the older one does not."""
+    def draw(
+        self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]
+    ) -> list[Sample]:
+        """All worlds of kind ``world`` at once: their tracer gives the same bits in any company,
+        the older one does not.
+        """
         if self.name == "world":
             return self._filmed(data, n_inputs, generators)
         return [sample for g in generators for sample in self._filmed(data, n_inputs, [g])]
 
-    def _filmed(self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]) -> list[Sample]:
+    def _filmed(
+        self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]
+    ) -> list[Sample]:
         from fsm.datasets.synthetic import SyntheticWorld
         from fsm.datasets.world.world import World
 
-        seeds, times, shifts = zip(*(self._drawn(data, n_inputs, g) for g in generators), strict=True)
+        seeds, times, shifts = zip(
+            *(self._drawn(data, n_inputs, g) for g in generators), strict=True
+        )
         if self.name == "world":
-            world = World.sample(_seeds_of_moving(seeds, data.still, generators), device=self.device)
+            world = World.sample(
+                _seeds_of_moving(seeds, data.still, generators), device=self.device
+            )
         else:
             world = SyntheticWorld.sample(seeds, device=self.device)
         path = world.camera_path(torch.stack(times).to(self.device), data.hw)
         c2w = path.c2w.clone()
-        # Beyond what the inputs' own parallax tells, a sample would teach guessing: many cameras hardly move.
+        # Beyond what the inputs' own parallax tells, a sample would teach guessing: many cameras
+        # hardly move.
         centre = c2w[:, :n_inputs, :3, 3]
         extent = (centre - centre.mean(1, keepdim=True)).abs().amax((1, 2))[:, None, None]
-        c2w[:, n_inputs:, :3, 3] += torch.stack(shifts).to(c2w) * torch.clamp(EXTENT_SHARE * extent, max=BESIDE)
+        c2w[:, n_inputs:, :3, 3] += torch.stack(shifts).to(c2w) * torch.clamp(
+            EXTENT_SHARE * extent, max=BESIDE
+        )
         seen = world.render(dataclasses.replace(path, c2w=c2w))
         assert seen.depth is not None
         behind = seen.depth.flatten(2).amin(2) < CLEARANCE
@@ -86,8 +107,12 @@ class DrawnSource(Source):
         pairs = zip(views, seen.depth, strict=True)
         return [Sample(v[:n_inputs], v[n_inputs:], d[n_inputs:], d[:n_inputs]) for v, d in pairs]
 
-    def _drawn(self, data: DataConfig, n_inputs: int, generator: torch.Generator) -> tuple[int, Tensor, Tensor]:
-        """Seed of the world, times of inputs and targets, and targets off the path [t 3], in units of ``BESIDE``."""
+    def _drawn(
+        self, data: DataConfig, n_inputs: int, generator: torch.Generator
+    ) -> tuple[int, Tensor, Tensor]:
+        """Seed of the world, times of inputs and targets, and targets off the path [t 3], in units
+        of ``BESIDE``.
+        """
         seed = int(torch.randint(2**40, (1,), generator=generator))
         frames = int(torch.randint(data.window[0], data.window[1] + 1, (1,), generator=generator))
         plan = draw_plan(max(frames, n_inputs + data.targets), n_inputs, data, generator)
@@ -96,8 +121,12 @@ class DrawnSource(Source):
         return seed, torch.tensor(plan[0] + plan[1]) / FPS, beside
 
 
-def _seeds_of_moving(seeds: Sequence[int], still: float, generators: Sequence[torch.Generator]) -> list[int]:
-    """The seeds; all but a share ``still`` of them replaced until their camera moves (after 8 tries the last is taken)."""
+def _seeds_of_moving(
+    seeds: Sequence[int], still: float, generators: Sequence[torch.Generator]
+) -> list[int]:
+    """The seeds; all but a share ``still`` of them replaced until their camera moves (after 8 tries
+    the last is taken).
+    """
     from fsm.datasets.world.world import World
 
     chosen = list(seeds)
@@ -116,7 +145,9 @@ def _seeds_of_moving(seeds: Sequence[int], still: float, generators: Sequence[to
 
 
 class FrameCache:
-    """Clips at size ``hw`` with colours rounded to bytes: decoded once and kept as long as they fit into ``limit`` bytes."""
+    """Clips at size ``hw`` with colours rounded to bytes: decoded once and kept as long as they fit
+    into ``limit`` bytes.
+    """
 
     def __init__(self, hw: tuple[int, int], limit: float) -> None:
         self.hw, self.free = hw, limit
@@ -136,7 +167,9 @@ class FrameCache:
 
 
 class _AsKept(Clip):
-    """A clip that gives the same bits as its kept twin, and decodes the frames asked for at every call."""
+    """A clip that gives the same bits as its kept twin, and decodes the frames asked for at every
+    call.
+    """
 
     def __init__(self, clip: Clip, hw: tuple[int, int]) -> None:
         super().__init__(clip.id, clip.source, clip.cameras.covering(hw), clip.fps)
@@ -146,7 +179,9 @@ class _AsKept(Clip):
         for part in self.clip.observations(indices):
             part = part.covering(self.hw)
             assert part.rgb is not None, "observations carry rgb"
-            yield dataclasses.replace(part, rgb=(part.rgb * 255.0).round_().to(torch.uint8).float() / 255.0)
+            yield dataclasses.replace(
+                part, rgb=(part.rgb * 255.0).round_().to(torch.uint8).float() / 255.0
+            )
 
 
 class ClipSource(Source):
@@ -156,9 +191,13 @@ class ClipSource(Source):
         self.path, self.cache = path, cache
         self.dataset = open_dataset(Path(path))
 
-    def draw(self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]) -> list[Sample]:
+    def draw(
+        self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]
+    ) -> list[Sample]:
         """One clip each; ``InputError`` for a clip with too few frames."""
-        depth, input_depth = (torch.full((n, 1, *data.hw), math.nan) for n in (data.targets, n_inputs))
+        depth, input_depth = (
+            torch.full((n, 1, *data.hw), math.nan) for n in (data.targets, n_inputs)
+        )
         views = [self._views(data, n_inputs, g) for g in generators]
         return [Sample(v[:n_inputs], v[n_inputs:], depth, input_depth) for v in views]
 
@@ -168,7 +207,8 @@ class ClipSource(Source):
         needed = n_inputs + data.targets
         if len(clip) < needed:
             raise InputError(
-                f"{clip.source} has {len(clip)} frames; a training sample needs {needed}: take it off the list."
+                f"{clip.source} has {len(clip)} frames; a training sample needs {needed}: "
+                "take it off the list."
             )
         shortest, longest = (min(max(w, needed), len(clip)) for w in data.window)
         window = int(torch.randint(shortest, longest + 1, (1,), generator=generator))
@@ -178,7 +218,9 @@ class ClipSource(Source):
 
 
 def kept_size(stages: Sequence[DataConfig]) -> tuple[int, int]:
-    """The size that serves all stages: the largest height and width that any of them looks at, zoom included."""
+    """The size that serves all stages: the largest height and width that any of them looks at, zoom
+    included.
+    """
     sizes = [_zoomed(data) for data in stages]
     return max(h for h, _ in sizes), max(w for _, w in sizes)
 
@@ -188,18 +230,28 @@ def _zoomed(data: DataConfig) -> tuple[int, int]:
 
 
 def _window(views: Views, data: DataConfig, generator: torch.Generator) -> Views:
-    """A random zoom: cut a window between hw and hw times zoom, as large as the kept picture allows, and shrink it to hw."""
+    """A random zoom: cut a window between hw and hw times zoom, as large as the kept picture
+    allows, and shrink it to hw.
+    """
     (h, w), zoomed, kept = data.hw, _zoomed(data), views.hw
     if zoomed == (h, w):
         return views.covering((h, w))
     share = float(torch.rand(1, generator=generator))
     finer = min(kept[0] / zoomed[0], kept[1] / zoomed[1])  # 1 where no other stage looks closer
-    size = (round(finer * (h + share * (zoomed[0] - h))), round(finer * (w + share * (zoomed[1] - w))))
-    top, left = (int(torch.randint(k - s + 1, (1,), generator=generator)) for k, s in zip(kept, size, strict=True))
+    size = (
+        round(finer * (h + share * (zoomed[0] - h))),
+        round(finer * (w + share * (zoomed[1] - w))),
+    )
+    top, left = (
+        int(torch.randint(k - s + 1, (1,), generator=generator))
+        for k, s in zip(kept, size, strict=True)
+    )
     return views.cropped(top, left, size).resized((h, w))
 
 
-def draw_plan(frames: int, n_inputs: int, data: DataConfig, generator: torch.Generator) -> tuple[list[int], list[int]]:
+def draw_plan(
+    frames: int, n_inputs: int, data: DataConfig, generator: torch.Generator
+) -> tuple[list[int], list[int]]:
     """Disjoint input (sorted) and target positions in a window of ``frames``."""
     if float(torch.rand(1, generator=generator)) < data.even and n_inputs > 1:
         inputs = torch.linspace(0, frames - 1, n_inputs).round().long()
@@ -210,5 +262,7 @@ def draw_plan(frames: int, n_inputs: int, data: DataConfig, generator: torch.Gen
         inputs, targets = order[:n_inputs].sort().values, order[n_inputs : n_inputs + data.targets]
     plan = inputs.tolist(), targets.tolist()
     if set(plan[0]) & set(plan[1]) or len(plan[1]) != data.targets:
-        raise AssertionError(f"inputs and targets of a sample must be disjoint and complete, drew {plan}")
+        raise AssertionError(
+            f"inputs and targets of a sample must be disjoint and complete, drew {plan}"
+        )
     return plan

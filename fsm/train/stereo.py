@@ -1,4 +1,6 @@
-"""The loss of a stage that learns depth from the frames alone, before the memory: a tenth of the cost of a whole step."""
+"""The loss of a stage that learns depth from the frames alone, before the memory: a tenth of the
+cost of a whole step.
+"""
 
 from collections.abc import Sequence
 
@@ -8,7 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.renderers.plane_sweep import FARTHEST, REACH, Swept
-from fsm.renderers.reference_sampling import averaged, nearest_references, sample_frames, warped_pixels
+from fsm.renderers.reference_sampling import (
+    averaged,
+    nearest_references,
+    sample_frames,
+    warped_pixels,
+)
 from fsm.train.data import depth_loss
 from fsm.views import Views
 
@@ -17,7 +24,8 @@ WITNESSES = 4  # frames of which the one that fits best counts
 OUTSIDE = 0.5  # what a sample outside its frame costs, in colours from 0 to 1
 # Of the error of depth, of an answer before the last; of doubt about the right hypotheses.
 DEPTH_WEIGHT, COARSE, DOUBT_WEIGHT = 0.5, 0.5, 0.05
-# Of colours where depth is known and where it is not: they tell fractions of a pixel that the error of depth hardly feels.
+# Of colours where depth is known and where it is not: they tell fractions of a pixel that the error
+# of depth hardly feels.
 KNOWN, UNKNOWN = 0.5, 2.0
 NEARLY_INFINITE = 1e-3  # inverse depth
 
@@ -28,15 +36,18 @@ def stereo_loss(
     others: Views,
     truth: Float[Tensor, "b v 1 h w"],
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    """Error of the inverse depth of ``views`` where ``truth`` (z-depth, NaN where unknown) is given, and of the colours that the
-    last answer fetches from ``others``, which hold none of the views.
+    """Error of the inverse depth of ``views`` where ``truth`` (z-depth, NaN where unknown) is
+    given, and of the colours that the last answer fetches from ``others``, which hold none of the
+    views.
 
     Everything in model space. Also returns its parts: colour and depth.
     """
     colour = photometric(answers[-1].rho, views, others)
     known = torch.isfinite(truth).flatten(1).any(1)
     within = [truth, *(_within_reach(truth, answer.rho) for answer in answers[:-1])]
-    off = [depth_loss(_depth(a.rho), t, slack=FARTHEST) for a, t in zip(answers, within, strict=True)]
+    off = [
+        depth_loss(_depth(a.rho), t, slack=FARTHEST) for a, t in zip(answers, within, strict=True)
+    ]
     unsure = sum(doubt(a, t) for a, t in zip(answers, within, strict=True))
     loss = (colour * torch.where(known, KNOWN, UNKNOWN)).mean()
     loss = loss + DEPTH_WEIGHT * (off[-1] + COARSE * sum(off[:-1])) + DOUBT_WEIGHT * unsure
@@ -44,13 +55,17 @@ def stereo_loss(
 
 
 def doubt(answer: Swept, truth: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, ""]:
-    """Cross entropy of a sweep's weights and the two hypotheses about the truth (z-depth, NaN where unknown), in nats.
+    """Cross entropy of a sweep's weights and the two hypotheses about the truth (z-depth, NaN where
+    unknown), in nats.
 
-    The two share the truth by ratio, so that their mean is it; one beyond all hypotheses belongs to the nearest. The error of
-    the mean alone would be as small for a guess between two surfaces as for a sharp one of the wrong surface.
+    The two share the truth by ratio, so that their mean is it; one beyond all hypotheses belongs to
+    the nearest. The error of the mean alone would be as small for a guess between two surfaces as
+    for a sharp one of the wrong surface.
     """
     size = answer.logits.shape[-2:]
-    rho = 1.0 / F.interpolate(truth.flatten(0, 1), size=size, mode="nearest").view(*truth.shape[:3], *size)
+    rho = 1.0 / F.interpolate(truth.flatten(0, 1), size=size, mode="nearest").view(
+        *truth.shape[:3], *size
+    )
     known = torch.isfinite(rho)
     tried = (answer.tried + FARTHEST).log().expand(*answer.logits.shape)
     at = (rho.nan_to_num().clamp_min(0.0) + FARTHEST).log()
@@ -64,7 +79,8 @@ def doubt(answer: Swept, truth: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, ""]
 
 
 def photometric(rho: Float[Tensor, "b v 1 h w"], views: Views, others: Views) -> Float[Tensor, "b"]:
-    """Mean distance of the views' colours from those that the best of the nearest others shows at inverse depth ``rho``.
+    """Mean distance of the views' colours from those that the best of the nearest others shows at
+    inverse depth ``rho``.
 
     The best one (Godard et al. 2019): what is hidden from one frame is often seen by another.
     """
@@ -82,8 +98,12 @@ def photometric(rho: Float[Tensor, "b v 1 h w"], views: Views, others: Views) ->
     return (least * counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1.0)
 
 
-def _within_reach(truth: Float[Tensor, "b v 1 h w"], about: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, "b v 1 h w"]:
-    """NaN, too, where a sweep about an answer cannot find the truth: it would learn to point to the edge of what it tries."""
+def _within_reach(
+    truth: Float[Tensor, "b v 1 h w"], about: Float[Tensor, "b v 1 h w"]
+) -> Float[Tensor, "b v 1 h w"]:
+    """NaN, too, where a sweep about an answer cannot find the truth: it would learn to point to the
+    edge of what it tries.
+    """
     off = (1.0 / truth - about.detach()).abs()
     return torch.where(off <= REACH * (about.detach() + FARTHEST), truth, torch.nan)
 

@@ -1,10 +1,12 @@
-"""The processes of one training: each differentiates its part of every batch, and all take the same step.
+"""The processes of one training: each differentiates its part of every batch, and all take the same
+step.
 
-Groups of processes may share samples: each group draws the same ones, shares out the inputs' tokens (``fsm.ttt.parallel``) and
-the targets, and differentiates its mean over its own targets.
+Groups of processes may share samples: each group draws the same ones, shares out the inputs' tokens
+(``fsm.ttt.parallel``) and the targets, and differentiates its mean over its own targets.
 
-Gradients are averaged in float32 whatever they were computed in, and everything that decides (the norm they are clipped by,
-whether a step is skipped, whether to stop) is computed from what all have received, so that the copies of the model stay equal.
+Gradients are averaged in float32 whatever they were computed in, and everything that decides (the
+norm they are clipped by, whether a step is skipped, whether to stop) is computed from what all have
+received, so that the copies of the model stay equal.
 """
 
 import contextlib
@@ -49,25 +51,33 @@ class Team:
         return Shard(self.part.index // self.group_size, self.part.count // self.group_size)
 
     def own(self, targets: int) -> slice:
-        """Which of the targets of its group's samples are its own; all groups of a size share evenly."""
+        """Which of the targets of its group's samples are its own; all groups of a size share
+        evenly.
+        """
         each, place = targets // self.group_size, self.part.index % self.group_size
         return slice(each * place, each * (place + 1))
 
     def agree(self, **values: int) -> None:
         """Refuse to start where processes differ in one of ``values`` (below 2**62)."""
-        ends = torch.tensor([[v, -v] for v in values.values()], dtype=torch.int64, device=self.device)
+        ends = torch.tensor(
+            [[v, -v] for v in values.values()], dtype=torch.int64, device=self.device
+        )
         _exchange(ends, dist.ReduceOp.MAX)
         for name, (most, least) in zip(values, ends.tolist(), strict=True):
             if most != -least:
                 raise InputError(
-                    f"the processes of this training differ in {name}; give all the same command, software and run folder."
+                    f"the processes of this training differ in {name}; give all the same "
+                    "command, software and run folder."
                 )
 
-    def average(self, parameters: Iterable[nn.Parameter], numbers: Mapping[str, float]) -> dict[str, float]:
+    def average(
+        self, parameters: Iterable[nn.Parameter], numbers: Mapping[str, float]
+    ) -> dict[str, float]:
         """Replace gradients by their means over all processes; the means of ``numbers``.
 
-        A parameter that has a gradient in no process keeps none, so that its optimiser state stays untouched. Parameters that lie
-        in parts (``fsm.train.sharded``) have theirs averaged in backward.
+        A parameter that has a gradient in no process keeps none, so that its optimiser state stays
+        untouched. Parameters that lie in parts (``fsm.train.sharded``) have theirs averaged in
+        backward.
         """
         if self.part.count == 1:
             return dict(numbers)
@@ -100,14 +110,18 @@ def joined(device: str, group_size: int = 1) -> Iterator[Team]:
     count = 1 if part is None else part.count
     if count % group_size:
         raise InputError(
-            f"train config: token_parallel is {group_size}, but there are {count} processes; start a multiple of "
+            f"train config: token_parallel is {group_size}, but there are {count} "
+            "processes; start a multiple of "
             f"{group_size} with torchrun, or --set token_parallel=1."
         )
     if part is None or count == 1:
         yield Team(device=device)
         return
     if "MASTER_ADDR" not in os.environ:
-        raise InputError("RANK and WORLD_SIZE are set, but MASTER_ADDR is not; start several processes with torchrun.")
+        raise InputError(
+            "RANK and WORLD_SIZE are set, but MASTER_ADDR is not; start several processes "
+            "with torchrun."
+        )
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
@@ -130,7 +144,8 @@ def noticing_losses() -> Iterator[None]:
         if not (isinstance(error, dist.DistError) or LOST.search(str(error))):
             raise
         raise InputError(
-            "another process of this training has ended; its own message says why, the last checkpoint is whole, and the same "
+            "another process of this training has ended; its own message says why, the "
+            "last checkpoint is whole, and the same "
             "command resumes from it."
         ) from error
 

@@ -1,7 +1,9 @@
-"""How fast a run is: tokens per second, and FLOPs per second against what the matrix units here were measured to do.
+"""How fast a run is: tokens per second, and FLOPs per second against what the matrix units here
+were measured to do.
 
-FLOPs are those of matrix products, attention and convolutions, forward and backward, of the model and of the loss's network. Not
-counted: element-wise work, norms, sampling of pictures, compiled rasterisers, the optimiser, and what checkpointing computes twice.
+FLOPs are those of matrix products, attention and convolutions, forward and backward, of the model
+and of the loss's network. Not counted: element-wise work, norms, sampling of pictures, compiled
+rasterisers, the optimiser, and what checkpointing computes twice.
 """
 
 import functools
@@ -22,7 +24,9 @@ PEAK_SECONDS = 0.3  # spent on measuring, once per process
 
 
 class FlopCount(TorchDispatchMode):
-    """Counts while it is entered. ``FlopCounterMode`` without its table of modules, and without what is computed again."""
+    """Counts while it is entered. ``FlopCounterMode`` without its table of modules, and without
+    what is computed again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +36,8 @@ class FlopCount(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         formula = flop_registry.get(func._overloadpacket)
-        # Differentiating runs without gradients of its own, unless it has to compute activations again.
+        # Differentiating runs without gradients of its own, unless it has to compute activations
+        # again.
         again = torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled()
         if formula is not None and not again:
             self.total += formula(*args, **kwargs, out_val=out)
@@ -58,7 +63,9 @@ class Meter:
         return shape in self.flops
 
     def add(self, shape: Hashable, tokens: int, seconds: float, waiting: float) -> None:
-        """A step of this process took ``seconds``, ``waiting`` of them for data, and looked at ``tokens``."""
+        """A step of this process took ``seconds``, ``waiting`` of them for data, and looked at
+        ``tokens``.
+        """
         self.steps += 1
         self.tokens += tokens * self.processes
         self.done += self.flops[shape]
@@ -66,7 +73,9 @@ class Meter:
         self.waiting += waiting
 
     def rates(self) -> dict[str, float]:
-        """For the log: tokens of all processes, FLOPs and share of the peak of this one; nothing before the first step."""
+        """For the log: tokens of all processes, FLOPs and share of the peak of this one; nothing
+        before the first step.
+        """
         if self.steps == 0:
             return {}
         rate = self.done / self.seconds
@@ -80,7 +89,9 @@ class Meter:
 
 @functools.lru_cache
 def matrix_peak(device: str, dtype: torch.dtype, threads: int) -> float:
-    """FLOPs per second of the best of some large square products, with the ``threads`` torch has now."""
+    """FLOPs per second of the best of some large square products, with the ``threads`` torch has
+    now.
+    """
     side = 8192 if device.startswith("cuda") else 1024
     a, b = torch.ones(2, side, side, device=device, dtype=dtype)
     best, end = float("inf"), time.perf_counter() + PEAK_SECONDS
@@ -100,7 +111,9 @@ def summary(log: Path, precision: str) -> str | None:
         return None
     middle = {name: statistics.median(e[name] for e in entries) for name in MEASURED}
     return (
-        f"{middle['seconds']:.3g} s a step, {middle['waiting'] / middle['seconds']:.0%} of it waiting for data; "
-        f"{middle['tokens_per_second']:,.0f} tokens/s; {middle['flops_per_second'] / 1e12:.3g} TFLOP/s, "
+        f"{middle['seconds']:.3g} s a step, {middle['waiting'] / middle['seconds']:.0%} of "
+        "it waiting for data; "
+        f"{middle['tokens_per_second']:,.0f} tokens/s; "
+        f"{middle['flops_per_second'] / 1e12:.3g} TFLOP/s, "
         f"{middle['utilisation']:.0%} of the {precision} matrix products measured here"
     )

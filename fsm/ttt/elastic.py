@@ -1,10 +1,13 @@
-"""The elastic prior of LaCET: fast weights are pulled back to an anchor, entry by entry, by importance.
+"""The elastic prior of LaCET: fast weights are pulled back to an anchor, entry by entry, by
+importance.
 
-Paper: "Fast Spatial Memory with Elastic Test-Time Training" (arXiv 2604.07350), §3.2, Eq. 5-6. ``fsm.ttt.reference`` is
-the same written for reading. All arguments are stacked fast weights [b h 3 d m]; see ``fsm.ttt.fast_weights``.
+Paper: "Fast Spatial Memory with Elastic Test-Time Training" (arXiv 2604.07350), §3.2, Eq. 5-6.
+``fsm.ttt.reference`` is the same written for reading. All arguments are stacked fast weights [b h 3
+d m]; see ``fsm.ttt.fast_weights``.
 
-The pull as published is a thousandth of an update. What keeps old chunks is how much a new one may change: ``step_decay`` and
-``target``, extensions of ours that work with or without the pull (docs/method.md, benchmarks/retention.py).
+The pull as published is a thousandth of an update. What keeps old chunks is how much a new one may
+change: ``step_decay`` and ``target``, extensions of ours that work with or without the pull
+(docs/method.md, benchmarks/retention.py).
 """
 
 import contextlib
@@ -30,7 +33,8 @@ class ElasticConfig:
     importance: Literal["ewc", "mas", "si"] = "si"
     """Statistic of a chunk's update Δ: Δ² (ewc), |Δ| (mas) or |Δ ∘ (weights - anchor)| (si)."""
     anchor: Literal["global", "streaming", "streaming-ema"] = "streaming-ema"
-    """Fixed at the start, moved to the current weights after every chunk, or moved part of the way."""
+    """Fixed at the start, moved to the current weights after every chunk, or moved part of the way.
+    """
     lam: float = 0.5
     """λ, strength of the pull; 0 is LaCT bit for bit."""
     alpha: float = 0.5
@@ -40,15 +44,20 @@ class ElasticConfig:
     initial_importance: float = 0.0
     """Importance before the first chunk."""
     timing: Literal["updated", "previous"] = "updated"
-    """Pull with the importance after this chunk (released weights) or before it (Eq. 5 as printed)."""
+    """Pull with the importance after this chunk (released weights) or before it (Eq. 5 as printed).
+    """
     importance_scale: Literal["none", "mean"] = "none"
-    """Extension of ours: 'mean' divides the importance by its mean per matrix, so that λ carries over between widths."""
+    """Extension of ours: 'mean' divides the importance by its mean per matrix, so that λ carries
+    over between widths.
+    """
     step_decay: float = 0.0
-    """Extension of ours: the step of the c-th chunk is c^-step_decay times the first. At 0, as published, every chunk takes the
-    same share of the weights' norm, and what earlier ones wrote fades exponentially; 0.5 shares the norm among all."""
+    """Extension of ours: the step of the c-th chunk is c^-step_decay times the first. At 0, as
+    published, every chunk takes the same share of the weights' norm, and what earlier ones wrote
+    fades exponentially; 0.5 shares the norm among all."""
     target: Target = "value"
-    """What a token writes: v, as published, or, an extension of ours, 'novelty': v without its part along f(k), if f(k) agrees
-    with v. Tokens then count by what they add, in directions; lengths do not matter, as they do not to the read-out."""
+    """What a token writes: v, as published, or, an extension of ours, 'novelty': v without its part
+    along f(k), if f(k) agrees with v. Tokens then count by what they add, in directions; lengths do
+    not matter, as they do not to the read-out."""
 
     def __post_init__(self) -> None:
         for name in ("lam", "alpha", "beta", "step_decay"):
@@ -62,9 +71,11 @@ _RECORDER: ContextVar[list[Float[Tensor, " b"]] | None] = ContextVar("fsm_pull_r
 
 @contextlib.contextmanager
 def record_pull_ratio() -> Iterator[list[Float[Tensor, " b"]]]:
-    """Collect ‖pull‖ / ‖update‖ of every elastic step inside the block, one entry [b] per layer and chunk.
+    """Collect ‖pull‖ / ‖update‖ of every elastic step inside the block, one entry [b] per layer and
+    chunk.
 
-    Compiled code cannot look for a listener: callers that compile check ``recording`` and run eagerly inside.
+    Compiled code cannot look for a listener: callers that compile check ``recording`` and run
+    eagerly inside.
     """
     ratios: list[Float[Tensor, " b"]] = []
     token = _RECORDER.set(ratios)
@@ -109,7 +120,9 @@ def consolidate(
 
 
 def next_anchor(anchor: Stacked, weights: Stacked, config: ElasticConfig) -> Stacked:
-    """The anchor for the next chunk, from the weights this chunk ended with; a constant for autograd."""
+    """The anchor for the next chunk, from the weights this chunk ended with; a constant for
+    autograd.
+    """
     if config.anchor == "global":
         return anchor
     if config.anchor == "streaming":

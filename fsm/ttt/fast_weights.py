@@ -2,12 +2,13 @@
 
     f_W(x) = W_down [ SiLU(W_gate x) ∘ (W_up x) ]          inner loss per token  L = -⟨f_W(k), v⟩
 
-The three matrices are kept stacked as [b heads 3 d m] in the order gate, up, downᵀ. They share one shape, so that
-Newton-Schulz, the elastic step and the norms are single batched calls, and so that the three gradients are one product
-each of tokens and hidden values: kᵀP₀, kᵀP₂, vᵀP₁.
+The three matrices are kept stacked as [b heads 3 d m] in the order gate, up, downᵀ. They share one
+shape, so that Newton-Schulz, the elastic step and the norms are single batched calls, and so that
+the three gradients are one product each of tokens and hidden values: kᵀP₀, kᵀP₂, vᵀP₁.
 
-Shape suffixes: b batch, heads, n tokens of a chunk, d head width, m hidden width. Sources: LaCT (arXiv 2505.23884) and
-FSM (arXiv 2604.07350); ``fsm.ttt.reference`` is the plain twin, tested equal in values and gradients.
+Shape suffixes: b batch, heads, n tokens of a chunk, d head width, m hidden width. Sources: LaCT
+(arXiv 2505.23884) and FSM (arXiv 2604.07350); ``fsm.ttt.reference`` is the plain twin, tested equal
+in values and gradients.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +18,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fsm.ttt.elastic import ElasticConfig, Stacked, Target, consolidate, next_anchor, next_importance
+from fsm.ttt.elastic import (
+    ElasticConfig,
+    Stacked,
+    Target,
+    consolidate,
+    next_anchor,
+    next_importance,
+)
 from fsm.ttt.parallel import Group, summed
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -48,8 +56,12 @@ class FastWeightState:
         return replace(self, weights=self.weights.detach())
 
 
-def initial_state(initial: Float[Tensor, "heads 3 d m"], batch: int, elastic: ElasticConfig | None) -> FastWeightState:
-    """State before the first chunk: every sample starts from the learnt initial weights, which are also the anchor."""
+def initial_state(
+    initial: Float[Tensor, "heads 3 d m"], batch: int, elastic: ElasticConfig | None
+) -> FastWeightState:
+    """State before the first chunk: every sample starts from the learnt initial weights, which are
+    also the anchor.
+    """
     weights = initial.to(_at_least_float32(initial)).expand(batch, *initial.shape)
     gate_up_norms, down_norms = _norms(weights.detach())
     anchor = weights.detach() if elastic else None
@@ -68,12 +80,15 @@ def write_chunk(
     ns_dtype: torch.dtype,
     group: Group | None = None,
 ) -> FastWeightState:
-    """Write one chunk: gradient at the current weights, Newton-Schulz, add, elastic pull, norm restoration, anchor.
+    """Write one chunk: gradient at the current weights, Newton-Schulz, add, elastic pull, norm
+    restoration, anchor.
 
-    With ``group`` the tokens are this process's part of the chunk (none is a part, too) and all of the group end with the same
-    state: that of the whole chunk.
+    With ``group`` the tokens are this process's part of the chunk (none is a part, too) and all of
+    the group end with the same state: that of the whole chunk.
     """
-    gradient = fast_weight_gradient(state.weights, k, v, rates, "value" if elastic is None else elastic.target)
+    gradient = fast_weight_gradient(
+        state.weights, k, v, rates, "value" if elastic is None else elastic.target
+    )
     if group is not None:
         gradient = summed(gradient, group)
     with torch.autocast(k.device.type, enabled=False):
@@ -91,14 +106,20 @@ def write_chunk(
         weights = restore_norms(weights, state.gate_up_norms, state.down_norms)
         if elastic is not None and anchor is not None:
             anchor = next_anchor(anchor, weights, elastic)
-    return replace(state, weights=weights, anchor=anchor, importance=importance, step=state.step + 1)
+    return replace(
+        state, weights=weights, anchor=anchor, importance=importance, step=state.step + 1
+    )
 
 
 def fast_weight_gradient(
-    weights: Stacked, k: Tokens, v: Tokens, rates: Float[Tensor, "b heads n 3"], target: Target = "value"
+    weights: Stacked,
+    k: Tokens,
+    v: Tokens,
+    rates: Float[Tensor, "b heads n 3"],
+    target: Target = "value",
 ) -> Stacked:
-    """Descent direction of Σ -⟨f_W(k), target⟩ in closed form, the target held fixed, tokens weighted by their rates (gate,
-    down, up).
+    """Descent direction of Σ -⟨f_W(k), target⟩ in closed form, the target held fixed, tokens
+    weighted by their rates (gate, down, up).
 
     A sum over tiles of the chunk, kept in float32 whatever the products run in.
     """
@@ -130,7 +151,9 @@ def _tile_gradient(
 
 
 def _novelty(v: Tokens, said: Tokens) -> Tokens:
-    """What v adds to what the memory says: v without its part along ``said``, where they agree; all of v where they do not."""
+    """What v adds to what the memory says: v without its part along ``said``, where they agree; all
+    of v where they do not.
+    """
     wide, said = v.to(_at_least_float32(v)), said.to(_at_least_float32(said))
     unit = said * torch.rsqrt((said * said).sum(-1, keepdim=True) + UNSAID**2)
     return (wide - (wide * unit).sum(-1, keepdim=True).clamp_min(0.0) * unit).to(v.dtype)
@@ -144,15 +167,18 @@ def fast_weight_apply(weights: Stacked, q: Tokens) -> Tokens:
 
 
 def _tiles(tokens: Float[Tensor, "b heads n _"]) -> tuple[Tensor, ...]:
-    """Cuts along n: on a CPU a tile's hidden values stay in cache; a GPU wants the whole chunk in one product."""
+    """Cuts along n: on a CPU a tile's hidden values stay in cache; a GPU wants the whole chunk in
+    one product.
+    """
     return tokens.split(TILE if tokens.device.type == "cpu" else max(1, tokens.shape[2]), dim=2)
 
 
 def orthogonalise(gradient: Stacked, steps: int, dtype: torch.dtype) -> Stacked:
-    """Muon's Newton-Schulz: singular values of every matrix to about one; the three matrices in one batched call.
+    """Muon's Newton-Schulz: singular values of every matrix to about one; the three matrices in one
+    batched call.
 
-    The quintic iteration runs in ``dtype`` on the shorter side; the result is float32 (float64 if the gradient is). A zero
-    gradient stays zero.
+    The quintic iteration runs in ``dtype`` on the shorter side; the result is float32 (float64 if
+    the gradient is). A zero gradient stays zero.
     """
     flat = gradient.flatten(0, 2).to(_at_least_float32(gradient))
     x = (flat / (torch.linalg.matrix_norm(flat, keepdim=True) + 1e-7)).to(dtype)
@@ -170,7 +196,9 @@ def orthogonalise(gradient: Stacked, steps: int, dtype: torch.dtype) -> Stacked:
 
 
 def restore_norms(
-    weights: Stacked, gate_up_norms: Float[Tensor, "b heads 2 1 m"], down_norms: Float[Tensor, "b heads d 1"]
+    weights: Stacked,
+    gate_up_norms: Float[Tensor, "b heads 2 1 m"],
+    down_norms: Float[Tensor, "b heads d 1"],
 ) -> Stacked:
     """Rescale every column (norm over the input axis) to the norm it had in the initial weights."""
     gate_up_now, down_now = _norms(weights)
@@ -190,6 +218,7 @@ def _at_least_float32(x: Tensor) -> torch.dtype:
 
 def _norms(weights: Stacked) -> tuple[Float[Tensor, "b heads 2 1 m"], Float[Tensor, "b heads d 1"]]:
     gate_up, down = weights[:, :, :2], weights[:, :, 2]
-    # Written out: several times faster than a norm over a strided axis. The floor keeps the gradient of zero finite.
+    # Written out: several times faster than a norm over a strided axis. The floor keeps the
+    # gradient of zero finite.
     gate_up = (gate_up * gate_up).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
     return gate_up, torch.linalg.vector_norm(down, dim=-1, keepdim=True)

@@ -1,8 +1,9 @@
-"""One chunk on several processes: the gradient of a chunk is a sum over its tokens, so parts of it add up.
+"""One chunk on several processes: the gradient of a chunk is a sum over its tokens, so parts of it
+add up.
 
-What follows the sum (Newton-Schulz, elastic pull, norms, anchor) is computed alike by all, from the same bits. One all-reduce of
-3 d m values per head, layer and chunk, in float32: rounding the sum to bfloat16 would move the final weights by per cents,
-since Newton-Schulz amplifies what is small.
+What follows the sum (Newton-Schulz, elastic pull, norms, anchor) is computed alike by all, from the
+same bits. One all-reduce of 3 d m values per head, layer and chunk, in float32: rounding the sum to
+bfloat16 would move the final weights by per cents, since Newton-Schulz amplifies what is small.
 """
 
 from typing import Any, TypeAlias
@@ -18,8 +19,9 @@ Group: TypeAlias = dist.ProcessGroup
 def summed(x: Tensor, group: Group) -> Tensor:
     """Sum of ``x`` over the processes of ``group``, the same bits in all.
 
-    Its gradient is summed likewise, because each process's loss is a part of the whole: gradients of parameters then add up
-    over the group to those of a single process. All processes must differentiate, in the same order.
+    Its gradient is summed likewise, because each process's loss is a part of the whole: gradients
+    of parameters then add up over the group to those of a single process. All processes must
+    differentiate, in the same order.
     """
     total = _Summed.apply(x, group)
     assert isinstance(total, Tensor)

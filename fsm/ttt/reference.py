@@ -1,4 +1,5 @@
-"""The plain twin of ``fsm.ttt.fast_weights``: one matrix at a time, gradients by autograd, float32, written for reading.
+"""The plain twin of ``fsm.ttt.fast_weights``: one matrix at a time, gradients by autograd, float32,
+written for reading.
 
 Slow on purpose. Tests compare the fast path with it in values and in gradients.
 """
@@ -19,8 +20,12 @@ def f(w: Matrices, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     return (F.silu(x @ w["gate"]) * (x @ w["up"])) @ w["down"]
 
 
-def target(said: Float[Tensor, "n d"], v: Float[Tensor, "n d"], elastic: ElasticConfig | None) -> Float[Tensor, "n d"]:
-    """What every token writes: v, or its novelty: v less its projection on what the memory says, where the two agree."""
+def target(
+    said: Float[Tensor, "n d"], v: Float[Tensor, "n d"], elastic: ElasticConfig | None
+) -> Float[Tensor, "n d"]:
+    """What every token writes: v, or its novelty: v less its projection on what the memory says,
+    where the two agree.
+    """
     if elastic is None or elastic.target == "value":
         return v
     agreement = (said * v).sum(-1, keepdim=True)
@@ -29,7 +34,9 @@ def target(said: Float[Tensor, "n d"], v: Float[Tensor, "n d"], elastic: Elastic
 
 
 def newton_schulz(g: Float[Tensor, "rows columns"], steps: int) -> Float[Tensor, "rows columns"]:
-    """X ← aX + (bA + cA²)X with A = XXᵀ, from X = G / ‖G‖, transposed first if there are more rows than columns."""
+    """X ← aX + (bA + cA²)X with A = XXᵀ, from X = G / ‖G‖, transposed first if there are more rows
+    than columns.
+    """
     if g.shape[0] > g.shape[1]:
         return newton_schulz(g.T, steps).T
     x = g / (g.norm() + 1e-7)
@@ -55,7 +62,8 @@ def write_sequence(
         new: Matrices = {}
         for name, matrix in w.items():
             said = f(w, k)
-            # Ascent on Σ rate ⟨f(k), target⟩ is descent on the loss; the target is held, yet outer gradients pass through it.
+            # Ascent on Σ rate ⟨f(k), target⟩ is descent on the loss; the target is held, yet outer
+            # gradients pass through it.
             weighted = rates[name][:, None] * target(said, v, elastic)
             (gradient,) = torch.autograd.grad(said, matrix, weighted, create_graph=True)
             update = newton_schulz(gradient, ns_steps)
@@ -64,7 +72,9 @@ def write_sequence(
             theta = matrix + update
             if elastic is not None:
                 drift = theta - anchor[name]
-                s = {"ewc": update.square(), "mas": update.abs(), "si": (update * drift).abs()}[elastic.importance]
+                s = {"ewc": update.square(), "mas": update.abs(), "si": (update * drift).abs()}[
+                    elastic.importance
+                ]
                 fresh = (elastic.alpha * importance[name] + (1 - elastic.alpha) * s).detach()
                 pull = fresh if elastic.timing == "updated" else importance[name]
                 if elastic.importance_scale == "mean":

@@ -1,8 +1,10 @@
-"""Compressed PLY of PlayCanvas and SuperSplat: 16 bytes a splat, values between the bounds of its chunk of 256.
+"""Compressed PLY of PlayCanvas and SuperSplat: 16 bytes a splat, values between the bounds of its
+chunk of 256.
 
-Elements: ``chunk`` (bounds of position, logarithmic scale and, in newer files, colour), ``vertex`` (packed_position and
-packed_scale 11-10-11 bits, packed_rotation index of the largest component and 10-10-10, packed_color 8-8-8-8 with opacity), and
-optionally ``sh`` (f_rest_* as bytes over [-4, 4]). Facts: developer.playcanvas.com, splat-transform's output.
+Elements: ``chunk`` (bounds of position, logarithmic scale and, in newer files, colour), ``vertex``
+(packed_position and packed_scale 11-10-11 bits, packed_rotation index of the largest component and
+10-10-10, packed_color 8-8-8-8 with opacity), and optionally ``sh`` (f_rest_* as bytes over [-4,
+4]). Facts: developer.playcanvas.com, splat-transform's output.
 """
 
 import math
@@ -31,7 +33,9 @@ def is_compressed(header: PlyHeader) -> bool:
 
 
 def read_compressed_ply(path: Path, header: PlyHeader) -> SplatTable:
-    """Gaussians of a compressed PLY; ``InputError`` where the elements of ``header`` do not go together."""
+    """Gaussians of a compressed PLY; ``InputError`` where the elements of ``header`` do not go
+    together.
+    """
     _check(header, path)
     rows = read_rows(path, header)
     chunk, vertex = rows["chunk"], rows["vertex"]
@@ -43,11 +47,16 @@ def read_compressed_ply(path: Path, header: PlyHeader) -> SplatTable:
         rgb = _between(chunk, "r", "g", "b", of, rgb)
     sh = [((rgb - 0.5) / SH_C0).astype(np.float32)[:, None]]
     if "sh" in rows:
-        sh.append(channel_minor(_harmonics(columns(rows["sh"], rest_names(header.elements["sh"], path)))))
+        sh.append(
+            channel_minor(_harmonics(columns(rows["sh"], rest_names(header.elements["sh"], path))))
+        )
     opacity = _unit(colour, 0, 8)
     with np.errstate(divide="ignore"):
         logits = np.log(opacity) - np.log1p(-opacity)
-    position, scale = _unpack_11_10_11(packed["packed_position"]), _unpack_11_10_11(packed["packed_scale"])
+    position, scale = (
+        _unpack_11_10_11(packed["packed_position"]),
+        _unpack_11_10_11(packed["packed_scale"]),
+    )
     return SplatTable(
         _tensor(_between(chunk, "x", "y", "z", of, position)),
         _tensor(_rotations(packed["packed_rotation"])),
@@ -61,18 +70,29 @@ def _check(header: PlyHeader, path: Path) -> None:
     elements = header.elements
     vertex, chunk = elements["vertex"], elements.get("chunk")
     if chunk is None:
-        raise InputError(f"{path} has packed vertices but no element 'chunk' with their bounds; export it again.")
+        raise InputError(
+            f"{path} has packed vertices but no element 'chunk' with their bounds; export it again."
+        )
     axes = ["x", "y", "z", "scale_x", "scale_y", "scale_z"]
     axes += ["r", "g", "b"] if "min_r" in chunk.properties else []
     bounds = [f"{end}_{axis}" for end in ("min", "max") for axis in axes]
     missing = [n for n in PACKED if vertex.properties.get(n) not in ("uint", "uint32")]
     missing += [n for n in bounds if chunk.properties.get(n) not in ("float", "float32")]
     if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)} in the type of a compressed splat file; export it again.")
+        raise InputError(
+            f"{path} lacks {', '.join(missing)} in the type of a compressed splat file; "
+            "export it again."
+        )
     if chunk.count != math.ceil(vertex.count / CHUNK):
-        raise InputError(f"{path} has {chunk.count} chunks for {vertex.count} splats, expected one for every {CHUNK}.")
+        raise InputError(
+            f"{path} has {chunk.count} chunks for {vertex.count} splats, expected one for "
+            f"every {CHUNK}."
+        )
     if "sh" in elements and elements["sh"].count != vertex.count:
-        raise InputError(f"{path} has {elements['sh'].count} rows of sh for {vertex.count} splats; export it again.")
+        raise InputError(
+            f"{path} has {elements['sh'].count} rows of sh for {vertex.count} splats; "
+            "export it again."
+        )
     if "sh" in elements and set(elements["sh"].properties.values()) - {"uchar", "uint8"}:
         raise InputError(f"{path} has an element sh that is not all bytes; export it again.")
 
@@ -86,9 +106,13 @@ def _unpack_11_10_11(values: UInt32[np.ndarray, " n"]) -> Float[np.ndarray, "n 3
     return np.stack([_unit(values, 21, 11), _unit(values, 11, 10), _unit(values, 0, 11)], axis=-1)
 
 
-def _between(chunk: Any, a: str, b: str, c: str, of: np.ndarray, t: np.ndarray) -> Float[np.ndarray, "n 3"]:
+def _between(
+    chunk: Any, a: str, b: str, c: str, of: np.ndarray, t: np.ndarray
+) -> Float[np.ndarray, "n 3"]:
     """Fractions ``t`` between the bounds of each splat's chunk; exact at both ends."""
-    low, high = (columns(chunk, [f"{end}_{axis}" for axis in (a, b, c)])[of] for end in ("min", "max"))
+    low, high = (
+        columns(chunk, [f"{end}_{axis}" for axis in (a, b, c)])[of] for end in ("min", "max")
+    )
     return low * (1.0 - t) + high * t
 
 
@@ -102,7 +126,8 @@ def _rotations(values: UInt32[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
 def insert_largest(three: Float[np.ndarray, "n 3"], index: np.ndarray) -> Float[np.ndarray, "n 4"]:
     """Unit quaternions from all components but the one at ``index``, which is positive."""
     largest = np.sqrt(np.maximum(0.0, 1.0 - np.square(three).sum(-1)))
-    place = np.arange(4) - (np.arange(4) > index[:, None])  # where component i is found among the three
+    # where component i is found among the three
+    place = np.arange(4) - (np.arange(4) > index[:, None])
     out = np.take_along_axis(three, np.minimum(place, 2), axis=1)
     np.put_along_axis(out, index[:, None], largest[:, None], axis=1)
     return out

@@ -12,15 +12,20 @@ from fsm.renderers.splat_files.splat import read_splat, write_splat
 from fsm.renderers.splat_files.spz import read_spz, write_spz
 from fsm.renderers.splat_files.table import SplatTable
 
-WRITERS: dict[str, Callable[[Path, SplatTable], None]] = {"ply": write_ply, "splat": write_splat, "spz": write_spz}
+WRITERS: dict[str, Callable[[Path, SplatTable], None]] = {
+    "ply": write_ply,
+    "splat": write_splat,
+    "spz": write_spz,
+}
 SUFFIXES = tuple(f".{name}" for name in WRITERS)
 
 
 def read_table(path: Path | str, drop_invalid: bool = False) -> SplatTable:
     """Gaussians of a standard or compressed .ply, a .splat or an .spz, before activation.
 
-    The kind is told by the file's first bytes; .splat has none to tell by, so its suffix counts. Raises ``InputError`` for
-    anything else, for damaged files, and for NaN and infinite values unless ``drop_invalid`` leaves those Gaussians out.
+    The kind is told by the file's first bytes; .splat has none to tell by, so its suffix counts.
+    Raises ``InputError`` for anything else, for damaged files, and for NaN and infinite values
+    unless ``drop_invalid`` leaves those Gaussians out.
     """
     path = Path(path)
     try:
@@ -30,14 +35,17 @@ def read_table(path: Path | str, drop_invalid: bool = False) -> SplatTable:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     if start[:3] == b"ply":
         header = read_header(path)
-        table = read_compressed_ply(path, header) if is_compressed(header) else read_ply(path, header)
+        table = (
+            read_compressed_ply(path, header) if is_compressed(header) else read_ply(path, header)
+        )
     elif start[:2] == b"\x1f\x8b" or start == b"NGSP":
         table = read_spz(path)
     elif path.suffix.lower() == ".splat":
         table = read_splat(path)
     else:
         raise InputError(
-            f"{path} is not a splat file this package knows: standard or compressed .ply, .splat or .spz; convert it first."
+            f"{path} is not a splat file this package knows: standard or compressed .ply, "
+            ".splat or .spz; convert it first."
         )
     return table[~table.invalid()] if drop_invalid else table.check(str(path))
 
@@ -48,9 +56,13 @@ def read_splats(path: Path | str) -> Gaussians4D:
 
 
 def write_table(path: Path | str, table: SplatTable, format: str | None = None) -> None:
-    """Write Gaussians as ``ply``, ``splat`` or ``spz`` (the suffix of ``path`` where not given), whole or not at all."""
+    """Write Gaussians as ``ply``, ``splat`` or ``spz`` (the suffix of ``path`` where not given),
+    whole or not at all.
+    """
     path = Path(path)
     name = path.suffix.lower().removeprefix(".") if format is None else format
     if name not in WRITERS:
-        raise InputError(f"{path}: splats cannot be written as {name!r}; choose one of {', '.join(WRITERS)}.")
+        raise InputError(
+            f"{path}: splats cannot be written as {name!r}; choose one of {', '.join(WRITERS)}."
+        )
     WRITERS[name](path, table)

@@ -1,7 +1,9 @@
-"""Standard 3D Gaussian splatting PLY: the layout of the first implementation (INRIA), read and written by all tools.
+"""Standard 3D Gaussian splatting PLY: the layout of the first implementation (INRIA), read and
+written by all tools.
 
-One element ``vertex``: x y z, nx ny nz (unused), f_dc_0..2, f_rest_0..(3 ((d+1)² - 1) - 1), opacity, scale_0..2, rot_0..3, all
-float32. f_rest is channel-major: all of red, then green, then blue. Opacity is a logit, scales are logarithms, rot is wxyz.
+One element ``vertex``: x y z, nx ny nz (unused), f_dc_0..2, f_rest_0..(3 ((d+1)² - 1) - 1),
+opacity, scale_0..2, rot_0..3, all float32. f_rest is channel-major: all of red, then green, then
+blue. Opacity is a logit, scales are logarithms, rot is wxyz.
 """
 
 from pathlib import Path
@@ -23,19 +25,26 @@ REST_COUNTS = (0, 9, 24, 45)
 
 
 def read_ply(path: Path, header: PlyHeader) -> SplatTable:
-    """Gaussians of a standard PLY, binary of either byte order or ASCII; properties it does not know are left aside.
+    """Gaussians of a standard PLY, binary of either byte order or ASCII; properties it does not
+    know are left aside.
 
     ``header`` is ``read_header(path)``. Raises ``InputError`` where it is not that of such a file.
     """
     vertex = header.elements.get("vertex")
     if vertex is None:
         raise InputError(f"{path} has no element 'vertex'; this is not a Gaussian splat file.")
-    missing = [n for n in (*POSITION, *COLOUR, *OPACITY, *SCALE, *ROTATION) if n not in vertex.properties]
+    missing = [
+        n for n in (*POSITION, *COLOUR, *OPACITY, *SCALE, *ROTATION) if n not in vertex.properties
+    ]
     if missing:
-        raise InputError(f"{path} lacks the properties {', '.join(missing)}; this is not a Gaussian splat file.")
+        raise InputError(
+            f"{path} lacks the properties {', '.join(missing)}; this is not a Gaussian splat file."
+        )
     rest = rest_names(vertex, path)
     rows = read_rows(path, header)["vertex"]
-    sh = np.concatenate([columns(rows, COLOUR)[:, None], channel_minor(columns(rows, rest))], axis=1)
+    sh = np.concatenate(
+        [columns(rows, COLOUR)[:, None], channel_minor(columns(rows, rest))], axis=1
+    )
     return SplatTable(
         torch.from_numpy(columns(rows, POSITION)),
         torch.from_numpy(columns(rows, ROTATION)),
@@ -46,12 +55,22 @@ def read_ply(path: Path, header: PlyHeader) -> SplatTable:
 
 
 def write_ply(path: Path, table: SplatTable) -> None:
-    """Write a standard binary little-endian PLY, whole or not at all; what ``read_ply`` gave is written back bit for bit."""
+    """Write a standard binary little-endian PLY, whole or not at all; what ``read_ply`` gave is
+    written back bit for bit.
+    """
     from plyfile import PlyData
     from plyfile import PlyElement as Element
 
     n, rest = len(table), 3 * (table.sh.shape[1] - 1)
-    names = [*POSITION, *NORMAL, *COLOUR, *(f"f_rest_{i}" for i in range(rest)), *OPACITY, *SCALE, *ROTATION]
+    names = [
+        *POSITION,
+        *NORMAL,
+        *COLOUR,
+        *(f"f_rest_{i}" for i in range(rest)),
+        *OPACITY,
+        *SCALE,
+        *ROTATION,
+    ]
     parts = [
         table.means,
         torch.zeros(n, 3),
@@ -68,13 +87,17 @@ def write_ply(path: Path, table: SplatTable) -> None:
 
 
 def read_rows(path: Path, header: PlyHeader) -> dict[str, Any]:
-    """The structured array of every element, memory-mapped where the file is binary. ``header`` has been checked."""
+    """The structured array of every element, memory-mapped where the file is binary. ``header`` has
+    been checked.
+    """
     from plyfile import PlyData, PlyParseError
 
     try:
         data = PlyData.read(str(path), mmap="r")
     except (PlyParseError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as PLY ({' '.join(str(error).split())}); export it again.") from error
+        raise InputError(
+            f"{path} cannot be read as PLY ({' '.join(str(error).split())}); export it again."
+        ) from error
     found = {e.name: (e.count, [p.name for p in e.properties]) for e in data.elements}
     expected = {e.name: (e.count, list(e.properties)) for e in header.elements.values()}
     if found != expected:  # two readers of one header must not differ
@@ -83,12 +106,15 @@ def read_rows(path: Path, header: PlyHeader) -> dict[str, Any]:
 
 
 def rest_names(element: PlyElement, path: Path) -> list[str]:
-    """f_rest_0, f_rest_1, ... as many as there are; a number that is no degree of spherical harmonics is refused."""
+    """f_rest_0, f_rest_1, ... as many as there are; a number that is no degree of spherical
+    harmonics is refused.
+    """
     count = sum(name.startswith("f_rest_") for name in element.properties)
     names = [f"f_rest_{i}" for i in range(count)]
     if count not in REST_COUNTS or any(name not in element.properties for name in names):
         raise InputError(
-            f"{path} has {count} properties f_rest_*; expected f_rest_0 onwards, {', '.join(map(str, REST_COUNTS))} "
+            f"{path} has {count} properties f_rest_*; expected f_rest_0 onwards, "
+            f"{', '.join(map(str, REST_COUNTS))} "
             "of them (spherical harmonics of degree 0 to 3)."
         )
     return names
@@ -105,7 +131,11 @@ def columns(rows: Any, names: tuple[str, ...] | list[str]) -> Float[np.ndarray, 
 
 def channel_minor(rest: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n k 3"]:
     """f_rest as coefficients of three channels each."""
-    return np.ascontiguousarray(rest.reshape(len(rest), 3, -1).transpose(0, 2, 1)) if rest.size else _none(len(rest))
+    return (
+        np.ascontiguousarray(rest.reshape(len(rest), 3, -1).transpose(0, 2, 1))
+        if rest.size
+        else _none(len(rest))
+    )
 
 
 def _none(n: int) -> Float[np.ndarray, "n 0 3"]:

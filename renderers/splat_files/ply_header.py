@@ -36,10 +36,11 @@ class PlyHeader:
 
 
 def read_header(path: Path) -> PlyHeader:
-    """The header of a PLY file that holds the rows it declares (ASCII: as many bytes as they need at least).
+    """The header of a PLY file that holds the rows it declares (ASCII: as many bytes as they need
+    at least).
 
-    Headers over 64 KiB, list properties, unknown types and counts that are no numbers or that the file is too short for are
-    refused; bytes that follow the last row get a warning.
+    Headers over 64 KiB, list properties, unknown types and counts that are no numbers or that the
+    file is too short for are refused; bytes that follow the last row get a warning.
     """
     try:
         with open(path, "rb") as handle:
@@ -54,11 +55,15 @@ def read_header(path: Path) -> PlyHeader:
     found, least = size - length, "at least " if header.format == "ascii" else ""
     if found < needed:
         raise InputError(
-            f"{path} declares {declared}, which take {least}{needed} bytes, but {found} bytes follow the header; "
+            f"{path} declares {declared}, which take {least}{needed} bytes, but {found} "
+            "bytes follow the header; "
             "the file is truncated or damaged, fetch or export it again."
         )
     if found > needed and header.format != "ascii":
-        text = f"{path} holds {found - needed} bytes after the declared {declared}; they are left aside."
+        text = (
+            f"{path} holds {found - needed} bytes after the declared {declared}; they are left "
+            "aside."
+        )
         warnings.warn(text, stacklevel=2)
     return header
 
@@ -67,15 +72,24 @@ def _lines(start: bytes, path: Path) -> tuple[list[str], int]:
     """Lines of the header after the first, without the last, and its length in bytes."""
     newline = b"\r\n" if start[3:5] == b"\r\n" else start[3:4]
     if start[:3] != b"ply" or newline not in (b"\n", b"\r", b"\r\n"):
-        raise InputError(f"{path} is not a PLY file (it does not begin with 'ply'); check what it holds.")
+        raise InputError(
+            f"{path} is not a PLY file (it does not begin with 'ply'); check what it holds."
+        )
     mark = newline + b"end_header" + newline
     end = start.find(mark)
     if end < 0:
-        raise InputError(f"{path} has no end_header within {MAX_HEADER} bytes; the file is damaged or no splat file.")
+        raise InputError(
+            f"{path} has no end_header within {MAX_HEADER} bytes; the file is damaged or "
+            "no splat file."
+        )
     try:
-        return start[3 + len(newline) : end].decode("ascii").split(newline.decode()), end + len(mark)
+        return start[3 + len(newline) : end].decode("ascii").split(newline.decode()), end + len(
+            mark
+        )
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} has a header that is not ASCII; the file is damaged or no PLY file.") from error
+        raise InputError(
+            f"{path} has a header that is not ASCII; the file is damaged or no PLY file."
+        ) from error
 
 
 def _parse(lines: list[str], path: Path) -> PlyHeader:
@@ -89,25 +103,36 @@ def _parse(lines: list[str], path: Path) -> PlyHeader:
                 format_ = name
             case ["element", name, count] if format_ and name not in elements:
                 if not (count.isdecimal() and len(count) <= 12):
-                    raise InputError(f"{path} declares {count[:40]} of {name}; the count of a splat file is a number.")
+                    raise InputError(
+                        f"{path} declares {count[:40]} of {name}; the count of a splat "
+                        "file is a number."
+                    )
                 elements[name] = PlyElement(name, int(count), {})
             case ["property", "list", *_] if elements:
                 raise InputError(
-                    f"{path} has the list property {words[-1]!r} in {list(elements)[-1]}; splat files have none, "
+                    f"{path} has the list property {words[-1]!r} in {list(elements)[-1]}; "
+                    "splat files have none, "
                     "this is a mesh or another kind of PLY."
                 )
             case ["property", kind, name] if elements and kind in SIZES:
                 properties = elements[list(elements)[-1]].properties
                 if name in properties:
-                    raise InputError(f"{path} declares the property {name!r} twice; the file is damaged.")
+                    raise InputError(
+                        f"{path} declares the property {name!r} twice; the file is damaged."
+                    )
                 properties[name] = kind
             case _:
-                raise InputError(f"{path} has the header line {line[:60]!r}, which is not PLY 1.0; export it again.")
+                raise InputError(
+                    f"{path} has the header line {line[:60]!r}, which is not PLY 1.0; "
+                    "export it again."
+                )
     if not format_:
         raise InputError(f"{path} has no format line; the file is damaged, export it again.")
     for element in elements.values():
         if not element.properties:
-            raise InputError(f"{path} declares the element {element.name!r} without properties; export it again.")
+            raise InputError(
+                f"{path} declares the element {element.name!r} without properties; export it again."
+            )
     return PlyHeader(format_, elements)
 
 

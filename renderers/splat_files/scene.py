@@ -24,8 +24,11 @@ FROM, TO = 5.0, 95.0  # percent: few stray splats far away must not decide
 MARGIN = 1.15
 
 
-def open_splats(path: Path | str, device: torch.device | str = "cpu", *, drop_invalid: bool = False) -> GaussianScene:
-    """The Gaussians of a splat file as a scene without motion, seen by ``default_views``; bad files raise ``InputError``.
+def open_splats(
+    path: Path | str, device: torch.device | str = "cpu", *, drop_invalid: bool = False
+) -> GaussianScene:
+    """The Gaussians of a splat file as a scene without motion, seen by ``default_views``; bad files
+    raise ``InputError``.
 
     ``drop_invalid`` leaves out what is NaN or infinite instead of refusing the file.
     """
@@ -41,9 +44,11 @@ def open_splats(path: Path | str, device: torch.device | str = "cpu", *, drop_in
 
 
 def default_views(table: SplatTable) -> Views:
-    """A level ring of cameras around the Gaussians, y down, from where nearly all of them are in the picture.
+    """A level ring of cameras around the Gaussians, y down, from where nearly all of them are in
+    the picture.
 
-    It surrounds the box from the 5th to the 95th percentile of the centres with a margin; the first camera looks along +z.
+    It surrounds the box from the 5th to the 95th percentile of the centres with a margin; the first
+    camera looks along +z.
     """
     means = table.means.double().cpu().numpy()
     low, high = (torch.from_numpy(np.percentile(means, p, axis=0)) for p in (FROM, TO))
@@ -55,7 +60,9 @@ def default_views(table: SplatTable) -> Views:
 def _ring(middle: Float[Tensor, " 3"], distance: float) -> Views:
     h, w = HW
     angle = 2 * math.pi * torch.arange(CAMERAS, dtype=torch.float64)[:, None] / CAMERAS
-    back, right, down = (torch.tensor(v, dtype=torch.float64) for v in ((0.0, 0, -1), (1.0, 0, 0), (0.0, 1, 0)))
+    back, right, down = (
+        torch.tensor(v, dtype=torch.float64) for v in ((0.0, 0, -1), (1.0, 0, 0), (0.0, 1, 0))
+    )
     position = middle + distance * (angle.cos() * back + angle.sin() * right)
     c2w = look_at(position, middle.expand_as(position), down.expand_as(position)).float()
     focal = 0.5 * h / math.tan(math.radians(FIELD_OF_VIEW / 2))

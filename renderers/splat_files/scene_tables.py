@@ -16,7 +16,9 @@ from fsm.views import SceneFrame
 
 @dataclass(frozen=True)
 class SceneTables:
-    """Everything that does not depend on time, made once: so frames are cheap, and rotations and scales do not flicker."""
+    """Everything that does not depend on time, made once: so frames are cheap, and rotations and
+    scales do not flicker.
+    """
 
     moving: MovingGaussians
     """Centres and velocities in the clip's space; times and velocities still in model time."""
@@ -33,9 +35,11 @@ class SceneTables:
 
     @staticmethod
     def of(scene: GaussianScene, rotation: Float[Tensor, "3 3"] | None = None) -> "SceneTables":
-        """The Gaussians of ``scene``; ``rotation`` turns the clip's space afterwards (see ``up_rotation``).
+        """The Gaussians of ``scene``; ``rotation`` turns the clip's space afterwards (see
+        ``up_rotation``).
 
-        Plain 3D Gaussians keep the rotations and scales they have; where no space is turned or scaled, to the bit.
+        Plain 3D Gaussians keep the rotations and scales they have; where no space is turned or
+        scaled, to the bit.
         """
         g, moving, frame = scene.gaussians.detach(), scene.moving, scene.frame
         static = g.is_static
@@ -55,7 +59,8 @@ class SceneTables:
                 velocities / frame.scale,
                 moving.times,
                 moving.time_variances,
-                moving.covariances,  # of the model's space; the tables have rotations and scales instead
+                # of the model's space; the tables have rotations and scales instead
+                moving.covariances,
                 moving.opacities,
                 moving.sh if same else rotate_sh(moving.sh, turn),
             ),
@@ -72,7 +77,14 @@ class SceneTables:
         index = (self.moving.weights(time) >= min_weight).nonzero()[:, 0]
         there = self.moving[index].at(time, 0.0)
         opacities = there.opacities.clamp(0.0, 1.0)
-        return SplatTable.of(there.means, self.quats[index], self.scales[index], opacities, there.sh, self.antialiased)
+        return SplatTable.of(
+            there.means,
+            self.quats[index],
+            self.scales[index],
+            opacities,
+            there.sh,
+            self.antialiased,
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """The scene and its motion as plain fields; docs/gaussians.md says what they mean."""

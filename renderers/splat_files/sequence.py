@@ -1,4 +1,6 @@
-"""What no splat format of other tools holds, motion: one PLY per frame, or our own safetensors file."""
+"""What no splat format of other tools holds, motion: one PLY per frame, or our own safetensors
+file.
+"""
 
 import math
 import re
@@ -20,17 +22,23 @@ MOVING_FORMAT = "fsm moving gaussians 1"
 
 
 def frame_times(times: Float[Tensor, " v"], fps: float) -> list[float]:
-    """Seconds of the frames of a clip with input ``times`` at ``fps``: from the first on, as far as the last."""
+    """Seconds of the frames of a clip with input ``times`` at ``fps``: from the first on, as far as
+    the last.
+    """
     first, last = float(times.min()), float(times.max())
     if not (math.isfinite(fps) and 0 < fps <= 1000):
         raise InputError(f"fps is {fps}; choose a positive rate of at most 1000 frames per second.")
     count = math.floor((last - first) * fps + 1e-4) + 1
     if count < 2:
         raise InputError(
-            f"the scene lasts {last - first:.3f} s, which at {fps:g} fps is one frame; write a single ply."
+            f"the scene lasts {last - first:.3f} s, which at {fps:g} fps is one frame; "
+            "write a single ply."
         )
     if count > MAX_FRAMES:
-        raise InputError(f"the scene would take {count} frames at {fps:g} fps, more than {MAX_FRAMES}; lower fps.")
+        raise InputError(
+            f"the scene would take {count} frames at {fps:g} fps, more than {MAX_FRAMES}; "
+            "lower fps."
+        )
     return [min(first + i / fps, last) for i in range(count)]
 
 
@@ -40,10 +48,12 @@ def write_ply_sequence(
     fps: float,
     extra: Callable[[Path], None] | None = None,
 ) -> list[int]:
-    """Write ``frame_00000.ply`` ... and ``frames.json``, whole or not at all; returns the numbers of Gaussians.
+    """Write ``frame_00000.ply`` ... and ``frames.json``, whole or not at all; returns the numbers
+    of Gaussians.
 
-    ``frames`` are seconds and tables, taken one at a time. ``extra`` may add a file to the folder before it appears. An older
-    sequence is replaced; a folder that holds anything else is an ``InputError``.
+    ``frames`` are seconds and tables, taken one at a time. ``extra`` may add a file to the folder
+    before it appears. An older sequence is replaced; a folder that holds anything else is an
+    ``InputError``.
     """
     folder = Path(folder)
     check_sequence_folder(folder)
@@ -64,13 +74,21 @@ def check_sequence_folder(folder: Path) -> None:
     """Refuse a place that holds anything other than a PLY sequence."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the PLY sequence.")
-    strangers = sorted(p.name for p in folder.iterdir() if not OURS.fullmatch(p.name)) if folder.exists() else []
+    strangers = (
+        sorted(p.name for p in folder.iterdir() if not OURS.fullmatch(p.name))
+        if folder.exists()
+        else []
+    )
     if strangers:
-        raise InputError(f"{folder} holds {strangers[0]!r}, not only a PLY sequence; name another folder.")
+        raise InputError(
+            f"{folder} holds {strangers[0]!r}, not only a PLY sequence; name another folder."
+        )
 
 
 def write_moving(path: Path | str, tables: SceneTables) -> None:
-    """Write the scene and its motion as one safetensors file (fields: ``SceneTables.tensors``), whole or not at all."""
+    """Write the scene and its motion as one safetensors file (fields: ``SceneTables.tensors``),
+    whole or not at all.
+    """
     from safetensors.torch import save_file
 
     tensors = {k: t.detach().cpu().contiguous().clone() for k, t in tables.tensors().items()}

@@ -1,6 +1,8 @@
-"""The .splat file of antimatter15's viewer: 32 bytes a splat, no header, no spherical harmonics beyond the colour.
+"""The .splat file of antimatter15's viewer: 32 bytes a splat, no header, no spherical harmonics
+beyond the colour.
 
-Position 3 x float32, scale 3 x float32, colour and opacity 4 x uint8, quaternion (wxyz, q · 128 + 128) 4 x uint8.
+Position 3 x float32, scale 3 x float32, colour and opacity 4 x uint8, quaternion (wxyz, q · 128 +
+128) 4 x uint8.
 """
 
 from pathlib import Path
@@ -17,12 +19,15 @@ RECORD = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), (
 
 
 def read_splat(path: Path) -> SplatTable:
-    """Gaussians of a .splat file. Raises ``InputError`` where its size is not a multiple of 32 bytes or scales are negative."""
+    """Gaussians of a .splat file. Raises ``InputError`` where its size is not a multiple of 32
+    bytes or scales are negative.
+    """
     try:
         size = path.stat().st_size
         if size % RECORD.itemsize:
             raise InputError(
-                f"{path} is {size} bytes, not a multiple of {RECORD.itemsize}; it is truncated or no .splat."
+                f"{path} is {size} bytes, not a multiple of {RECORD.itemsize}; it is "
+                "truncated or no .splat."
             )
         rows = np.fromfile(path, dtype=RECORD)
     except OSError as error:
@@ -35,12 +40,18 @@ def read_splat(path: Path) -> SplatTable:
         logits = np.log(rgba[:, 3]) - np.log1p(-rgba[:, 3])
     quats = (rows["quat"].astype(np.float64) - 128.0) / 128.0
     sh = ((rgba[:, :3] - 0.5) / SH_C0)[:, None]
-    return SplatTable(_tensor(rows["mean"]), _tensor(quats), _tensor(log_scales), _tensor(logits), _tensor(sh))
+    return SplatTable(
+        _tensor(rows["mean"]), _tensor(quats), _tensor(log_scales), _tensor(logits), _tensor(sh)
+    )
 
 
 def write_splat(path: Path, table: SplatTable) -> None:
-    """Write a .splat file, whole or not at all: largest volume times opacity first, as viewers load it progressively."""
-    weight = table.log_scales.double().sum(-1) + torch.nn.functional.logsigmoid(table.logits.double())
+    """Write a .splat file, whole or not at all: largest volume times opacity first, as viewers load
+    it progressively.
+    """
+    weight = table.log_scales.double().sum(-1) + torch.nn.functional.logsigmoid(
+        table.logits.double()
+    )
     table = table[torch.argsort(weight, descending=True, stable=True)]
     rows = np.zeros(len(table), dtype=RECORD)
     rows["mean"] = table.means.cpu().numpy()

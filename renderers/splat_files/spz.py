@@ -1,9 +1,12 @@
-"""SPZ (Niantic): about a tenth of a PLY. Versions 1 to 4 are read, version 3 is written, which most readers know.
+"""SPZ (Niantic): about a tenth of a PLY. Versions 1 to 4 are read, version 3 is written, which most
+readers know.
 
-Attributes one after the other (github.com/nianticlabs/spz, README): positions 3 x 24-bit fixed point (version 1: float16),
-opacity uint8, colour 3 x uint8, log scale 3 x uint8, rotation (from version 3: index of the largest component and three of
-10 bits; before: x y z as uint8), spherical harmonics uint8. Up to version 3 they are one gzip stream after a header of 16 bytes,
-in version 4 a Zstandard stream each. Axes are RUB (y up, z back) unless an extension says otherwise; they become OpenCV's here.
+Attributes one after the other (github.com/nianticlabs/spz, README): positions 3 x 24-bit fixed
+point (version 1: float16), opacity uint8, colour 3 x uint8, log scale 3 x uint8, rotation (from
+version 3: index of the largest component and three of 10 bits; before: x y z as uint8), spherical
+harmonics uint8. Up to version 3 they are one gzip stream after a header of 16 bytes, in version 4 a
+Zstandard stream each. Axes are RUB (y up, z back) unless an extension says otherwise; they become
+OpenCV's here.
 """
 
 import math
@@ -53,8 +56,8 @@ class _Packed:
 def read_spz(path: Path) -> SplatTable:
     """Gaussians of an SPZ file of version 1 to 4.
 
-    Raises ``InputError`` for damaged files, degrees above 3, unknown flags, and where the declared number of splats would unpack
-    to more than a hundred times the file (and more than 64 MiB).
+    Raises ``InputError`` for damaged files, degrees above 3, unknown flags, and where the declared
+    number of splats would unpack to more than a hundred times the file (and more than 64 MiB).
     """
     try:
         data = path.read_bytes()
@@ -65,15 +68,19 @@ def read_spz(path: Path) -> SplatTable:
     elif data[:4] == MAGIC.to_bytes(4, "little"):
         packed = _read_zstd(data, path)
     else:
-        raise InputError(f"{path} is not an SPZ file (neither gzip nor 'NGSP' at its start); check what it holds.")
+        raise InputError(
+            f"{path} is not an SPZ file (neither gzip nor 'NGSP' at its start); check what "
+            "it holds."
+        )
     return _decode(packed, _signs(packed, path))
 
 
 def write_spz(path: Path, table: SplatTable) -> None:
-    """Write SPZ version 3, whole or not at all, with as many fraction bits (8 to 16) as the farthest centre leaves.
+    """Write SPZ version 3, whole or not at all, with as many fraction bits (8 to 16) as the
+    farthest centre leaves.
 
-    Log scales are held to [-10, 5.9] in steps of 1/16, harmonics beyond the colour to [-1, 1] in steps of 1/128. Centres further
-    than 32768 from the origin are an ``InputError``.
+    Log scales are held to [-10, 5.9] in steps of 1/16, harmonics beyond the colour to [-1, 1] in
+    steps of 1/128. Centres further than 32768 from the origin are an ``InputError``.
     """
     bits = _fraction_bits(table, path)
     n, degree = len(table), table.sh_degree
@@ -91,7 +98,8 @@ def write_spz(path: Path, table: SplatTable) -> None:
     )
     flags = ANTIALIASED if table.antialiased else 0
     body = HEADER.pack(MAGIC, 3, n, degree, bits, flags, 0) + b"".join(s.tobytes() for s in streams)
-    packer = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)  # 16: gzip, without name and time
+    # 16: gzip, without name and time
+    packer = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     with atomic_file(path) as temporary:
         temporary.write_bytes(packer.compress(body) + packer.flush())
 
@@ -112,18 +120,27 @@ def _sizes(version: int, points: int, degree: int) -> tuple[int, ...]:
     return tuple(points * k for k in (position, 1, 3, 3, rotation, 3 * ((degree + 1) ** 2 - 1)))
 
 
-def _check(path: Path, size: int, version: int, points: int, degree: int, bits: int, flags: int) -> tuple[int, ...]:
+def _check(
+    path: Path, size: int, version: int, points: int, degree: int, bits: int, flags: int
+) -> tuple[int, ...]:
     """Bytes of each stream, after every number of the header has been found sensible."""
     if degree > 3:
-        raise InputError(f"{path} has spherical harmonics of degree {degree}; up to 3 are read, convert it first.")
+        raise InputError(
+            f"{path} has spherical harmonics of degree {degree}; up to 3 are read, convert "
+            "it first."
+        )
     if bits > 23:
         raise InputError(f"{path} declares {bits} fraction bits of 24; the file is damaged.")
     if flags & ~(ANTIALIASED | EXTENSIONS):
-        raise InputError(f"{path} has flags {flags:#04x}, of which this package knows 0x01 and 0x02; convert it first.")
+        raise InputError(
+            f"{path} has flags {flags:#04x}, of which this package knows 0x01 and 0x02; "
+            "convert it first."
+        )
     sizes = _sizes(version, points, degree)
     if sum(sizes) > max(FREE, MAX_RATIO * size):
         raise InputError(
-            f"{path} declares {points} splats, {sum(sizes)} bytes, in a file of {size}; the file is damaged or forged."
+            f"{path} declares {points} splats, {sum(sizes)} bytes, in a file of {size}; "
+            "the file is damaged or forged."
         )
     return sizes
 
@@ -145,10 +162,13 @@ def _read_gzip(data: bytes, path: Path) -> _Packed:
         if flags & EXTENSIONS:
             extensions = inflate.decompress(inflate.unconsumed_tail, MAX_EXTENSIONS)
     except zlib.error as error:
-        raise InputError(f"{path} cannot be unpacked ({error}); it is damaged, fetch it again.") from error
+        raise InputError(
+            f"{path} cannot be unpacked ({error}); it is damaged, fetch it again."
+        ) from error
     if len(body) < sum(sizes):
         raise InputError(
-            f"{path} declares {points} splats, {sum(sizes)} bytes, but holds {len(body)}; it is truncated, fetch it again."
+            f"{path} declares {points} splats, {sum(sizes)} bytes, but holds {len(body)}; "
+            "it is truncated, fetch it again."
         )
     ends = np.cumsum(sizes).tolist()
     view = memoryview(body)
@@ -168,23 +188,35 @@ def _read_zstd(data: bytes, path: Path) -> _Packed:
     wanted = [size for size in sizes if size]
     start = toc + 16 * streams
     if streams != len(wanted) or toc < HEADER_4.size or start > len(data):
-        raise InputError(f"{path} has {streams} streams at {toc}, expected {len(wanted)}; the file is damaged.")
+        raise InputError(
+            f"{path} has {streams} streams at {toc}, expected {len(wanted)}; the file is damaged."
+        )
     unpacked, view = [], memoryview(data)
     for i, size in enumerate(wanted):
         length, declared = struct.unpack_from("<QQ", data, toc + 16 * i)
         if declared != size or start + length > len(data):
-            raise InputError(f"{path}: stream {i} is to hold {declared} bytes, expected {size}; the file is damaged.")
+            raise InputError(
+                f"{path}: stream {i} is to hold {declared} bytes, expected {size}; the "
+                "file is damaged."
+            )
         try:
             with ZstdDecompressor().stream_reader(view[start : start + length]) as reader:
                 unpacked.append(reader.read(size))
         except ZstdError as error:
-            raise InputError(f"{path} cannot be unpacked ({error}); it is damaged, fetch it again.") from error
+            raise InputError(
+                f"{path} cannot be unpacked ({error}); it is damaged, fetch it again."
+            ) from error
         if len(unpacked[-1]) != size:
-            raise InputError(f"{path}: stream {i} holds {len(unpacked[-1])} of {size} bytes; fetch the file again.")
+            raise InputError(
+                f"{path}: stream {i} holds {len(unpacked[-1])} of {size} bytes; fetch the "
+                "file again."
+            )
         start += length
     rest = iter(unpacked)
     whole = tuple(next(rest) if size else b"" for size in sizes)
-    return _Packed(version, points, degree, bits, flags, whole, view[HEADER_4.size : toc][:MAX_EXTENSIONS])
+    return _Packed(
+        version, points, degree, bits, flags, whole, view[HEADER_4.size : toc][:MAX_EXTENSIONS]
+    )
 
 
 def _signs(packed: _Packed, path: Path) -> tuple[float, float, float]:
@@ -197,7 +229,10 @@ def _signs(packed: _Packed, path: Path) -> tuple[float, float, float]:
             if system == 0:  # unspecified: the default
                 return RUB
             if not 1 <= system <= 8:
-                raise InputError(f"{path} has the coordinate system {system}; 1 (LDB) to 8 (RUF) are read, convert it.")
+                raise InputError(
+                    f"{path} has the coordinate system {system}; 1 (LDB) to 8 (RUF) are "
+                    "read, convert it."
+                )
             right, up, front = ((system - 1) >> k & 1 for k in range(3))
             return (1.0 if right else -1.0, -1.0 if up else 1.0, 1.0 if front else -1.0)
         records = records[8 + length :]
@@ -206,7 +241,9 @@ def _signs(packed: _Packed, path: Path) -> tuple[float, float, float]:
 
 def _decode(packed: _Packed, signs: tuple[float, float, float]) -> SplatTable:
     n, degree = packed.points, packed.degree
-    position, opacity, colour, scale, rotation, harmonics = (np.frombuffer(s, np.uint8) for s in packed.streams)
+    position, opacity, colour, scale, rotation, harmonics = (
+        np.frombuffer(s, np.uint8) for s in packed.streams
+    )
     with np.errstate(divide="ignore"):
         levels = np.arange(256) / 255.0
         logits = (np.log(levels) - np.log1p(-levels))[opacity]
@@ -230,25 +267,36 @@ def _positions(stream: UInt8[np.ndarray, " m"], packed: _Packed) -> Float[np.nda
     if packed.version == 1:
         return stream.view("<f2").reshape(packed.points, 3).astype(np.float64)
     wide = np.zeros((packed.points, 3, 4), np.uint8)
-    wide[..., 1:] = stream.reshape(packed.points, 3, 3)  # the top three bytes: the shift back extends the sign
+    # the top three bytes: the shift back extends the sign
+    wide[..., 1:] = stream.reshape(packed.points, 3, 3)
     return (wide.view("<i4")[..., 0] >> 8) / float(1 << packed.fraction_bits)
 
 
-def _rotations(stream: UInt8[np.ndarray, " m"], version: int, n: int, signs: tuple[float, ...]) -> np.ndarray:
+def _rotations(
+    stream: UInt8[np.ndarray, " m"], version: int, n: int, signs: tuple[float, ...]
+) -> np.ndarray:
     """wxyz in OpenCV axes."""
     if version < 3:
         three = stream.reshape(n, 3) / 127.5 - 1.0
         xyzw = insert_largest(three, np.full(n, 3))
     else:
         word = stream.view("<u4")
-        parts = np.stack([word >> np.uint32(shift) & np.uint32(1023) for shift in (20, 10, 0)], axis=-1)
+        parts = np.stack(
+            [word >> np.uint32(shift) & np.uint32(1023) for shift in (20, 10, 0)], axis=-1
+        )
         size = (parts & np.uint32(511)) * (math.sqrt(0.5) / 511.0)
-        xyzw = insert_largest(np.where(parts > 511, -size, size), (word >> np.uint32(30)).astype(np.int64))
+        xyzw = insert_largest(
+            np.where(parts > 511, -size, size), (word >> np.uint32(30)).astype(np.int64)
+        )
     return (xyzw * _turn_signs(signs))[:, [3, 0, 1, 2]]
 
 
-def _pack_rotations(wxyz: Float[np.ndarray, "n 4"], signs: tuple[float, ...]) -> UInt8[np.ndarray, "n 4"]:
-    """The three smaller components of xyzw at 10 bits (sign and size), under the index of the largest, made positive."""
+def _pack_rotations(
+    wxyz: Float[np.ndarray, "n 4"], signs: tuple[float, ...]
+) -> UInt8[np.ndarray, "n 4"]:
+    """The three smaller components of xyzw at 10 bits (sign and size), under the index of the
+    largest, made positive.
+    """
     length = np.linalg.norm(wxyz, axis=-1, keepdims=True)
     unit = np.where(length > 0, wxyz / np.where(length > 0, length, 1.0), [1.0, 0.0, 0.0, 0.0])
     xyzw = unit[:, [1, 2, 3, 0]] * _turn_signs(signs)
@@ -265,7 +313,9 @@ def _pack_rotations(wxyz: Float[np.ndarray, "n 4"], signs: tuple[float, ...]) ->
 
 
 def _turn_signs(signs: tuple[float, ...]) -> np.ndarray:
-    """Signs of a quaternion's xyzw where axes change theirs: each turn lies in the plane of the other two axes."""
+    """Signs of a quaternion's xyzw where axes change theirs: each turn lies in the plane of the
+    other two axes.
+    """
     x, y, z = signs
     return np.array([y * z, x * z, x * y, 1.0])
 
@@ -273,7 +323,9 @@ def _turn_signs(signs: tuple[float, ...]) -> np.ndarray:
 def _parity_signs(signs: tuple[float, ...], degree: int) -> np.ndarray:
     """Signs of the harmonics beyond the first where axes change theirs."""
     values = dict(zip("xyz", signs, strict=True))
-    return np.array([math.prod(values[axis] for axis in axes) for axes in PARITY[1 : (degree + 1) ** 2]])
+    return np.array(
+        [math.prod(values[axis] for axis in axes) for axes in PARITY[1 : (degree + 1) ** 2]]
+    )
 
 
 def _bytes(values: np.ndarray) -> UInt8[np.ndarray, "..."]:

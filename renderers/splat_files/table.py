@@ -1,4 +1,6 @@
-"""What splat files hold: Gaussians of one moment before activation, so that reading and writing again changes no bit."""
+"""What splat files hold: Gaussians of one moment before activation, so that reading and writing
+again changes no bit.
+"""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +22,9 @@ LARGEST_LOGIT = 88.0  # written for opacity 1: float32 activates it to exactly 1
 
 @dataclass(frozen=True)
 class SplatTable:
-    """n Gaussians in OpenCV axes (y points down in most files), fields as standard PLY files keep them."""
+    """n Gaussians in OpenCV axes (y points down in most files), fields as standard PLY files keep
+    them.
+    """
 
     means: Float[Tensor, "n 3"]
     """Centres."""
@@ -33,14 +37,18 @@ class SplatTable:
     sh: Float[Tensor, "n k 3"]
     """Spherical harmonics as in ``Gaussians3D``."""
     antialiased: bool = False
-    """Trained with splats dimmed where they are widened (``Projection.antialiased``); PLY and .splat cannot say."""
+    """Trained with splats dimmed where they are widened (``Projection.antialiased``); PLY and
+    .splat cannot say.
+    """
 
     def __len__(self) -> int:
         return self.means.shape[0]
 
     def __getitem__(self, index: slice | Int[Tensor, " m"] | Bool[Tensor, " n"]) -> "SplatTable":
         """Those chosen by a slice, indices or a mask."""
-        tensors = (t[index] for t in (self.means, self.quats, self.log_scales, self.logits, self.sh))
+        tensors = (
+            t[index] for t in (self.means, self.quats, self.log_scales, self.logits, self.sh)
+        )
         return SplatTable(*tensors, antialiased=self.antialiased)
 
     @property
@@ -57,14 +65,18 @@ class SplatTable:
         sh: Float[Tensor, "n k 3"],
         antialiased: bool = False,
     ) -> "SplatTable":
-        """From activated values. Scales of 0 and opacities of 0 and 1 get the nearest finite numbers."""
+        """From activated values. Scales of 0 and opacities of 0 and 1 get the nearest finite
+        numbers.
+        """
         log_scales = scales.clamp_min(SMALLEST_SCALE).double().log().float()
         logits = torch.logit(opacities.double()).clamp(-LARGEST_LOGIT, LARGEST_LOGIT).float()
         return SplatTable(means, quats, log_scales, logits, sh, antialiased)
 
     def gaussians(self) -> Gaussians4D:
         """Activated: Gaussians that are there at all times."""
-        return Gaussians4D.static(self.means, self.quats, self.log_scales.exp(), torch.sigmoid(self.logits), self.sh)
+        return Gaussians4D.static(
+            self.means, self.quats, self.log_scales.exp(), torch.sigmoid(self.logits), self.sh
+        )
 
     def rotated(self, rotation: Float[Tensor, "3 3"]) -> "SplatTable":
         """The same Gaussians where p has become ``rotation`` p; the identity changes no bit."""
@@ -80,7 +92,9 @@ class SplatTable:
         )
 
     def invalid(self) -> Bool[Tensor, " n"]:
-        """Which hold a value that no Gaussian can have: NaN, or infinite other than opacity 0 or 1 and scale 0."""
+        """Which hold a value that no Gaussian can have: NaN, or infinite other than opacity 0 or 1
+        and scale 0.
+        """
         return torch.stack(list(self._faults().values())).any(0)
 
     def check(self, where: str) -> "SplatTable":
@@ -88,8 +102,10 @@ class SplatTable:
         for name, bad in self._faults().items():
             if bool(bad.any()):
                 raise InputError(
-                    f"{where}: {name} is NaN or infinite for {int(bad.sum())} of {len(self)} Gaussians, first number "
-                    f"{int(bad.nonzero()[0])}; `fsm export {where} -o CLEAN.ply --drop-invalid` leaves them out."
+                    f"{where}: {name} is NaN or infinite for {int(bad.sum())} of "
+                    f"{len(self)} Gaussians, first number "
+                    f"{int(bad.nonzero()[0])}; `fsm export {where} -o CLEAN.ply "
+                    "--drop-invalid` leaves them out."
                 )
         return self
 

@@ -83,7 +83,11 @@ def made_result(variant: Variant, seed: int, settings: str, level: float) -> Res
             k: Cell(("a", "b"), (level, level + 2), (0.5, 0.7))
             for k in ("spread", "consecutive", "random/1", "random/4")
         },
-        counts={f"{k}/{n}": Cell(("a",), (level + n,), (0.5,)) for k in ("spread", "consecutive") for n in (4, 8)},
+        counts={
+            f"{k}/{n}": Cell(("a",), (level + n,), (0.5,))
+            for k in ("spread", "consecutive")
+            for n in (4, 8)
+        },
         streams=streams,
     )
 

@@ -1,4 +1,6 @@
-"""Tables and curves come from result files alone, and their numbers are the means of what these hold."""
+"""Tables and curves come from result files alone, and their numbers are the means of what these
+hold.
+"""
 
 import dataclasses
 import math
@@ -10,7 +12,14 @@ import numpy as np
 import pytest
 
 from fsm.ablation.report import write_report
-from fsm.ablation.results import BASELINES, BaselineScores, Settings, claim, load_results, save_result
+from fsm.ablation.results import (
+    BASELINES,
+    BaselineScores,
+    Settings,
+    claim,
+    load_results,
+    save_result,
+)
 from fsm.ablation.scores import Cell
 from fsm.ablation.stats import gain, grouped, own_random, stat, streams
 from fsm.ablation.variants import VARIANTS, find_variants
@@ -22,7 +31,13 @@ from tests.ablation.small_suite import BASE, made_result
 from tests.cli.small_inputs import refused
 from tests.conftest import REPOSITORY
 
-LEVELS = {("lact1", 0): 20.0, ("lact1", 1): 21.0, ("lact4", 0): 18.0, ("lact4", 1): 18.5, ("lacet4-si-ema", 1): 19.25}
+LEVELS = {
+    ("lact1", 0): 20.0,
+    ("lact1", 1): 21.0,
+    ("lact4", 0): 18.0,
+    ("lact4", 1): 18.5,
+    ("lacet4-si-ema", 1): 19.25,
+}
 
 
 @pytest.fixture
@@ -32,7 +47,9 @@ def folder(tmp_path: Path) -> Path:
     for (name, seed), level in LEVELS.items():
         save_result(out, made_result(find_variants((name,))[0], seed, hashed, level))
     cell = Cell(("a", "b"), (30.0, 31.0), (0.8, 0.9))
-    scores = BaselineScores(hashed, {"nearest": dict.fromkeys(("spread", "consecutive", "random"), cell)})
+    scores = BaselineScores(
+        hashed, {"nearest": dict.fromkeys(("spread", "consecutive", "random"), cell)}
+    )
     write_json(out / BASELINES, to_dict(scores))
     return out
 
@@ -50,7 +67,8 @@ def test_the_table_holds_recomputed_means(folder: Path, capsys: pytest.CaptureFi
     levels = np.array([20.0, 21.0])
     assert one[:3] == ["LaCT", "1", "2"]
     assert one[3] == f"{levels.mean():.2f} ± {levels.std(ddof=1):.2f}"
-    assert one[4] == f"{levels.mean() + 1:.2f} ± {levels.std(ddof=1):.2f}"  # clips at level and level + 2
+    # clips at level and level + 2
+    assert one[4] == f"{levels.mean() + 1:.2f} ± {levels.std(ddof=1):.2f}"
     differences = levels - [18.0, 18.5]
     assert one[5] == f"{differences.mean():+.2f} ± {differences.std(ddof=1):.2f}"
     assert four[5] == "+0.00 ± 0.00"
@@ -89,7 +107,9 @@ def test_missing_and_broken_results_are_one_sentence(folder: Path, tmp_path: Pat
     assert "holds no ablation" in refused(["eval", "ablation", "-o", empty], capsys, tmp_path)
     path = folder / "results" / "lact1-seed0.json"
     path.write_text(path.read_text().replace('"steps": 2', '"steps": "two"'))
-    assert "lact1-seed0.json: steps is 'two'" in refused(["eval", "ablation", "-o", folder], capsys, tmp_path)
+    assert "lact1-seed0.json: steps is 'two'" in refused(
+        ["eval", "ablation", "-o", folder], capsys, tmp_path
+    )
     for path in (folder / "results").iterdir():
         path.unlink()
     assert "holds no results yet" in refused(["eval", "ablation", "-o", folder], capsys, tmp_path)

@@ -57,7 +57,9 @@ def test_results_say_what_was_trained_and_scored(whole: Suite) -> None:
     assert not any(str(whole.folder.parent) in p.read_text() for p in whole.folder.glob("*.json"))
 
 
-def test_shards_and_an_interruption_change_no_number(whole: Suite, tmp_path: Path, monkeypatch) -> None:
+def test_shards_and_an_interruption_change_no_number(
+    whole: Suite, tmp_path: Path, monkeypatch
+) -> None:
     suite = small_suite(tmp_path, start_steps=1)
     run(suite, NAMES, (0,), Shard(1, 2))
     assert list(plain_tree(suite.folder)) == ["lacet4-si-ema-seed0.json"]
@@ -96,7 +98,9 @@ def test_other_settings_and_foreign_results_are_refused(whole: Suite, tmp_path: 
     foreign = result_path(suite.folder, "lact1", 0)
     foreign.parent.mkdir()
     foreign.write_bytes(result_path(whole.folder, "lact1", 0).read_bytes())
-    with pytest.raises(InputError, match=r"belongs to settings .* keep the results of one ablation in one folder"):
+    with pytest.raises(
+        InputError, match=r"belongs to settings .* keep the results of one ablation in one folder"
+    ):
         load_results(suite.folder)
     with pytest.raises(InputError, match="belongs to settings"):
         run(suite, NAMES[:1], (0,))

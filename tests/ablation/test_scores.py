@@ -1,4 +1,6 @@
-"""Plans keep inputs and targets apart; retention is that of a closed form; the pull belongs to the right chunk."""
+"""Plans keep inputs and targets apart; retention is that of a closed form; the pull belongs to the
+right chunk.
+"""
 
 import dataclasses
 
@@ -6,7 +8,14 @@ import pytest
 import torch
 
 from fsm.ablation.protocol import INPUT_COUNTS, TARGETS, consecutive, fits, spread, stream
-from fsm.ablation.scores import Film, drawing, pull_by_chunk, score_plans, score_stream, score_streams
+from fsm.ablation.scores import (
+    Film,
+    drawing,
+    pull_by_chunk,
+    score_plans,
+    score_stream,
+    score_streams,
+)
 from fsm.evaluate.metrics import psnr, quantised
 from fsm.ttt import ElasticConfig
 from fsm.views import SceneFrame, Views
@@ -33,7 +42,8 @@ def test_plans_hold_what_they_say(plan, frames: int) -> None:
         if plan is consecutive:
             both = sorted((*made.input_index, *made.target_index))
             assert both == list(range(both[0], both[0] + n + TARGETS))
-    assert (len(targets) == 1) == (plan is spread)  # spread inputs are asked for the same frames, however many they are
+    # spread inputs are asked for the same frames, however many they are
+    assert (len(targets) == 1) == (plan is spread)
     assert not fits(frames, frames - TARGETS + 1)
 
 
@@ -98,21 +108,28 @@ def test_the_normalisation_is_the_streams_for_all_but_the_early_inputs_alone() -
 
     score_stream(watching, source, plan)
     seconds = [0.1 * (plan.inputs[n - 1] - plan.inputs[0]) for n in (64, 16)]
-    assert seen == [(64, pytest.approx(seconds[0])), (16, pytest.approx(seconds[1])), (16, pytest.approx(seconds[0]))]
+    assert seen == [
+        (64, pytest.approx(seconds[0])),
+        (16, pytest.approx(seconds[1])),
+        (16, pytest.approx(seconds[0])),
+    ]
 
 
 def test_drawing_is_the_models_own_scene() -> None:
     model, source = small_model(), film(40)
     inputs, targets = source.views[list(range(0, 40, 8))], source.views[[3, 11]]
     assert inputs.rgb is not None
-    inputs = dataclasses.replace(inputs, rgb=quantised(inputs.rgb))  # eight bits are what a scene keeps
+    # eight bits are what a scene keeps
+    inputs = dataclasses.replace(inputs, rgb=quantised(inputs.rgb))
     rgb = drawing(model)(inputs, targets.without_rgb(), SceneFrame.fit(inputs))
     torch.testing.assert_close(rgb, model.reconstruct(inputs).render(targets.without_rgb()).rgb)
 
 
 def test_scores_are_means_over_the_targets_of_each_clip() -> None:
     films = [film(80), Film("other", small_views(90, seed=1))]
-    cell = score_plans(lambda i, r, f: torch.full((len(r), 3, *HW), 0.5), films, lambda f: spread(len(f.views), 8))
+    cell = score_plans(
+        lambda i, r, f: torch.full((len(r), 3, *HW), 0.5), films, lambda f: spread(len(f.views), 8)
+    )
     assert cell.clips == ("film", "other")
     for source, value in zip(films, cell.psnr, strict=True):
         truth = source.views[list(spread(len(source.views), 8).target_index)].rgb

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from fsm.ablation.variants import START_CHUNKS, VARIANTS, find_variants, start_config, variant_config
+from fsm.ablation.variants import (
+    START_CHUNKS,
+    VARIANTS,
+    find_variants,
+    start_config,
+    variant_config,
+)
 from fsm.config import from_dict, to_dict
 from fsm.errors import InputError
 from fsm.model import FSM
@@ -17,11 +23,19 @@ SMALL = load_preset("ablation-small")
 def test_names_are_different_and_cover_what_the_paper_compares() -> None:
     names = [v.name for v in VARIANTS]
     assert len(set(names)) == len(names)
-    plain = {(v.elastic.importance, v.elastic.anchor, v.chunks) for v in VARIANTS if v.elastic and v.elastic.lam == 0.5}
+    plain = {
+        (v.elastic.importance, v.elastic.anchor, v.chunks)
+        for v in VARIANTS
+        if v.elastic and v.elastic.lam == 0.5
+    }
     policies = ("global", "streaming", "streaming-ema")
-    assert {(i, a, 4) for i in ("ewc", "mas", "si") for a in policies} | {("mas", "global", 1)} == plain
+    assert {(i, a, 4) for i in ("ewc", "mas", "si") for a in policies} | {
+        ("mas", "global", 1)
+    } == plain
     swept = {
-        (v.elastic.lam, v.elastic.importance_scale) for v in VARIANTS if v.elastic and v.elastic.importance == "si"
+        (v.elastic.lam, v.elastic.importance_scale)
+        for v in VARIANTS
+        if v.elastic and v.elastic.importance == "si"
     }
     assert {(lam, scale) for lam in (0.1, 0.5, 1.0) for scale in ("none", "mean")} <= swept
     assert {v.chunks for v in VARIANTS if v.elastic is None} == {1, 4}

@@ -20,8 +20,12 @@ def write_model(folder: Path, dim: int = 32) -> Path:
     """An untrained model with the reference head."""
     torch.manual_seed(0)
     block = BlockConfig(dim=dim, attention_head_dim=16, mlp_ratio=2, ns_dtype="float32")
-    head = ReferenceHeadConfig(references=2, hidden=16, planes=4, refinements=(4,), refinement_width=8)
-    FSM(ModelConfig(EncoderConfig(block, layers=1, patch=16, chunk_tokens=64), head)).save_pretrained(folder)
+    head = ReferenceHeadConfig(
+        references=2, hidden=16, planes=4, refinements=(4,), refinement_width=8
+    )
+    FSM(
+        ModelConfig(EncoderConfig(block, layers=1, patch=16, chunk_tokens=64), head)
+    ).save_pretrained(folder)
     return folder
 
 
@@ -37,11 +41,16 @@ def write_clip(folder: Path, change=None) -> Path:
 
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Every path under a folder with its content."""
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+        for p in sorted(folder.rglob("*"))
+    }
 
 
 def refused(arguments: list[str | Path], capsys: pytest.CaptureFixture[str], folder: Path) -> str:
-    """Run a command that must fail: status 2, one line on stderr, nothing written under ``folder``; the line."""
+    """Run a command that must fail: status 2, one line on stderr, nothing written under ``folder``;
+    the line.
+    """
     before = tree(folder)
     capsys.readouterr()
     assert main([str(a) for a in arguments]) == 2

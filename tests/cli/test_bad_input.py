@@ -1,4 +1,6 @@
-"""Bad input through the whole command line: status 2, one sentence that names file and field, nothing written."""
+"""Bad input through the whole command line: status 2, one sentence that names file and field,
+nothing written.
+"""
 
 import json
 import re
@@ -40,31 +42,70 @@ def _normalised(clip: dict) -> None:
 
 
 BAD_CLIPS: dict[str, tuple[Change, str]] = {
-    "NaN pose": (_pose(3, 0, 3, float("nan")), r"clip\.json: frame 3, w2c contains NaN or infinity; remove"),
-    "infinite pose": (_pose(3, 1, 1, float("inf")), r"clip\.json: frame 3, w2c contains NaN or infinity"),
-    "scaled rotation": (_scaled_rotation, r"frame 4, w2c is not a rotation \(off by 0\.5.*--fix-poses"),
+    "NaN pose": (
+        _pose(3, 0, 3, float("nan")),
+        r"clip\.json: frame 3, w2c contains NaN or infinity; remove",
+    ),
+    "infinite pose": (
+        _pose(3, 1, 1, float("inf")),
+        r"clip\.json: frame 3, w2c contains NaN or infinity",
+    ),
+    "scaled rotation": (
+        _scaled_rotation,
+        r"frame 4, w2c is not a rotation \(off by 0\.5.*--fix-poses",
+    ),
     "mirrored rotation": (_mirrored_rotation, r"frame 4, w2c has a mirrored or flat rotation"),
     "transposed pose": (_pose(2, 3, 0, 0.5), r"frame 2, w2c has last row .*transposed"),
-    "pose of words": (lambda c: c["frames"][1].update(w2c="identity"), r"frames\[1\]: w2c is 'identity'"),
-    "pose too small": (lambda c: c["frames"][1].update(w2c=[[1.0]]), r"frames\[1\]: w2c has shape \(1, 1\)"),
+    "pose of words": (
+        lambda c: c["frames"][1].update(w2c="identity"),
+        r"frames\[1\]: w2c is 'identity'",
+    ),
+    "pose too small": (
+        lambda c: c["frames"][1].update(w2c=[[1.0]]),
+        r"frames\[1\]: w2c has shape \(1, 1\)",
+    ),
     "focal length zero": (_frame(5, fx=0.0), r"clip\.json: frame 5, fx is 0.* positive"),
     "focal length negative": (_frame(5, fy=-100.0), r"frame 5, fy is -100"),
     "focal length NaN": (_frame(5, fx=float("nan")), r"frames\[5\]: fx is nan"),
-    "normalised intrinsics": (_normalised, r"frame 0, fx is 0\.9.* looks normalised: multiply by the image size"),
+    "normalised intrinsics": (
+        _normalised,
+        r"frame 0, fx is 0\.9.* looks normalised: multiply by the image size",
+    ),
     "centre outside the picture": (_frame(5, cx=5000.0), r"frame 5, cx is 5000"),
-    "more poses than frames": (_frame(19, frame_idx=25), r"frames\[19\]\.frame_idx is 25, but clip\.mp4 has 20 frames"),
-    "fewer frames than stated": (lambda c: c.update(num_video_frames=30), "num_video_frames is 30, .* has 20 frames"),
+    "more poses than frames": (
+        _frame(19, frame_idx=25),
+        r"frames\[19\]\.frame_idx is 25, but clip\.mp4 has 20 frames",
+    ),
+    "fewer frames than stated": (
+        lambda c: c.update(num_video_frames=30),
+        "num_video_frames is 30, .* has 20 frames",
+    ),
     "repeated time": (_frame(7, frame_idx=6), r"frame 7, time 0\.2 s repeats .*sort the frames"),
-    "unsorted times": (_frame(7, frame_idx=3), r"frame 7, time 0\.1 s lies before .*sort the frames"),
+    "unsorted times": (
+        _frame(7, frame_idx=3),
+        r"frame 7, time 0\.1 s lies before .*sort the frames",
+    ),
     "negative time": (_frame(0, frame_idx=-1), r"frames\[0\]: frame_idx is -1"),
     "rate zero": (lambda c: c.update(fps=0), r"clip\.json: fps is 0"),
     "no frames": (lambda c: c.update(frames=[]), "frames should be a list with at least one entry"),
     "no poses": (lambda c: c["frames"][2].pop("w2c"), r"frames\[2\] lacks the field 'w2c'"),
     "no video named": (lambda c: c.pop("video_path"), "lacks the field 'video_path'"),
-    "video missing": (lambda c: c.update(video_path="gone.mp4"), r"video_path: 'gone\.mp4' does not exist"),
-    "video outside": (lambda c: c.update(video_path="../outside.mp4"), r"video_path: .*(leads out|does not exist)"),
-    "video absolute": (lambda c: c.update(video_path="/etc/passwd"), r"video_path: '/etc/passwd' leads out"),
-    "video with a zero byte": (lambda c: c.update(video_path="a\0b.mp4"), "video_path: .*not a usable path"),
+    "video missing": (
+        lambda c: c.update(video_path="gone.mp4"),
+        r"video_path: 'gone\.mp4' does not exist",
+    ),
+    "video outside": (
+        lambda c: c.update(video_path="../outside.mp4"),
+        r"video_path: .*(leads out|does not exist)",
+    ),
+    "video absolute": (
+        lambda c: c.update(video_path="/etc/passwd"),
+        r"video_path: '/etc/passwd' leads out",
+    ),
+    "video with a zero byte": (
+        lambda c: c.update(video_path="a\0b.mp4"),
+        "video_path: .*not a usable path",
+    ),
     "video over the network": (
         lambda c: c.update(video_path="http://localhost:9/a.mp4"),
         r"video_path: 'http://localhost:9/a\.mp4' does not exist",
@@ -104,11 +145,22 @@ def clip(tmp_path: Path, clip_bytes: dict[str, bytes]) -> Path:
 
 
 def _reconstruct(clip: Path, model: Path) -> list[str | Path]:
-    return ["reconstruct", clip, "-o", clip.parent.parent / "scene", "--model", model, "--size", "64x32"]
+    return [
+        "reconstruct",
+        clip,
+        "-o",
+        clip.parent.parent / "scene",
+        "--model",
+        model,
+        "--size",
+        "64x32",
+    ]
 
 
 @pytest.mark.parametrize("kind", BAD_CLIPS)
-def test_bad_clips(kind: str, clip: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_clips(
+    kind: str, clip: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     change, says = BAD_CLIPS[kind]
     value = json.loads(clip.read_text())
     change(value)
@@ -149,7 +201,9 @@ VIDEOS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", VIDEOS)
-def test_damaged_videos(kind: str, clip: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_videos(
+    kind: str, clip: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     video = clip.parent / "clip.mp4"
     video.write_bytes(VIDEOS[kind](video.read_bytes()))
     assert "clip.mp4" in refused(_reconstruct(clip, model), capsys, tmp_path)
@@ -157,7 +211,10 @@ def test_damaged_videos(kind: str, clip: Path, model: Path, tmp_path: Path, caps
 
 LISTS = {
     "missing file": (["clip.json", "gone.json"], r"entry 1: 'gone.json' does not exist"),
-    "path traversal": (["../../../../etc/passwd"], "entry 0: '../../../../etc/passwd' leads out of the data folder"),
+    "path traversal": (
+        ["../../../../etc/passwd"],
+        "entry 0: '../../../../etc/passwd' leads out of the data folder",
+    ),
     "absolute path": (["/etc/passwd"], "entry 0: '/etc/passwd' leads out of the data folder"),
     "link that leaves": (["link.json"], "entry 0: 'link.json' leads out of the data folder"),
     "zero byte": (["a\0b.json"], "entry 0: .* is not a usable path"),
@@ -171,7 +228,12 @@ LISTS = {
 @pytest.mark.parametrize("kind", LISTS)
 @pytest.mark.parametrize("command", ["inspect", "eval", "train"])
 def test_bad_lists(
-    kind: str, command: str, clip: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    command: str,
+    clip: Path,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     entries, says = LISTS[kind]
     (tmp_path / "elsewhere.json").write_bytes(clip.read_bytes())
@@ -197,13 +259,17 @@ def test_eval_reports_the_one_bad_clip_of_a_list_as_missing(
     (clip.parent / "bad.json").write_text(json.dumps(value))
     (clip.parent / "list.json").write_text(json.dumps(["clip.json", "bad.json"]))
     flags = ["--model", "none", "--lpips", "none", "--size", "64x32"]
-    assert main(["eval", str(clip.parent / "list.json"), "-o", str(tmp_path / "report"), *flags]) == 1
+    assert (
+        main(["eval", str(clip.parent / "list.json"), "-o", str(tmp_path / "report"), *flags]) == 1
+    )
     missing = json.loads((tmp_path / "report" / "results.json").read_text())["missing"]
     assert [m["id"] for m in missing] == ["bad"]
     assert "NaN" in missing[0]["reason"]
 
 
-def test_stereo4d_counts_that_disagree(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stereo4d_counts_that_disagree(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "clips"
     folder.mkdir()
     counter_video(folder / "a.mp4", 6)
@@ -216,10 +282,16 @@ def test_stereo4d_counts_that_disagree(model: Path, tmp_path: Path, capsys: pyte
     assert "6" in line
 
 
-@pytest.mark.parametrize("name", ["gone", "gone.json", "gone.npz", "gone.txt", "synthetic:-1", "synthetic:x"])
-def test_clips_that_are_nowhere(name: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "name", ["gone", "gone.json", "gone.npz", "gone.txt", "synthetic:-1", "synthetic:x"]
+)
+def test_clips_that_are_nowhere(
+    name: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = name if ":" in name else str(tmp_path / name)
-    line = refused(["reconstruct", where, "-o", tmp_path / "scene", "--model", model], capsys, tmp_path)
+    line = refused(
+        ["reconstruct", where, "-o", tmp_path / "scene", "--model", model], capsys, tmp_path
+    )
     assert name in line
 
 
@@ -234,7 +306,9 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("kind", FLAGS)
-def test_bad_flags(kind: str, clip: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_flags(
+    kind: str, clip: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags, says = FLAGS[kind]
     assert says in refused([*_reconstruct(clip, model), *flags], capsys, tmp_path)
 
@@ -273,15 +347,23 @@ MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (_truncate, r"model\.safetensors is not a complete safetensors file"),
     "NaN": (_poison, r"encoder\.embed\.weight holds NaN"),
     "another shape": (_other_shape, r"has shape \(64, 3328\) instead of \(32, 3328\)"),
-    "unknown key": (_edit(layrs=2), r"config\.json: encoder has unknown key 'layrs'; did you mean 'layers'\?"),
+    "unknown key": (
+        _edit(layrs=2),
+        r"config\.json: encoder has unknown key 'layrs'; did you mean 'layers'\?",
+    ),
     "wrong type": (_edit(layers="many"), r"layers is 'many' \(str\), expected int"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors cannot be read"),
+    "no weights": (
+        lambda f: (f / "model.safetensors").unlink(),
+        r"model\.safetensors cannot be read",
+    ),
     "no config": (lambda f: (f / "config.json").unlink(), r"config\.json cannot be read"),
 }
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_bad_models(kind: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_models(
+    kind: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = write_model(tmp_path / "model")
     change, says = MODELS[kind]
     change(folder)
@@ -298,11 +380,21 @@ def test_bad_models(kind: str, clip: Path, tmp_path: Path, capsys: pytest.Captur
 CONFIGS = {
     "unknown preset": (
         ["huge"],
-        "no preset or config file 'huge'; presets are ablation, ablation-small, base, base-lrm, small, tiny, tiny-lrm",
+        "no preset or config file 'huge'; presets are ablation, ablation-small, base, "
+        "base-lrm, small, tiny, tiny-lrm",
     ),
-    "unknown key": (["tiny", "--set", "optim.stpes=3"], "unknown key 'stpes'; did you mean 'steps'?"),
-    "unknown part": (["tiny", "--set", "modle.encoder.layers=3"], "unknown key 'modle'; did you mean 'model'?"),
-    "wrong type": (["tiny", "--set", "optim.steps=many"], "optim: steps is 'many' (str), expected int"),
+    "unknown key": (
+        ["tiny", "--set", "optim.stpes=3"],
+        "unknown key 'stpes'; did you mean 'steps'?",
+    ),
+    "unknown part": (
+        ["tiny", "--set", "modle.encoder.layers=3"],
+        "unknown key 'modle'; did you mean 'model'?",
+    ),
+    "wrong type": (
+        ["tiny", "--set", "optim.steps=many"],
+        "optim: steps is 'many' (str), expected int",
+    ),
     "out of range": (["tiny", "--set", "optim.steps=0"], "steps is 0"),
     "no value": (["tiny", "--set", "optim.steps"], "is not KEY=VALUE"),
     "no such source": (["tiny", "--data", "gone.json:2"], "gone.json"),
@@ -312,7 +404,9 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_bad_training_configs(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_training_configs(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments, says = CONFIGS[kind]
     lpips = ["optim.lpips=none"] if "--set" in arguments else ["--set", "optim.lpips=none"]
     line = refused(["train", *arguments, *lpips, "-o", tmp_path / "run"], capsys, tmp_path)
@@ -331,7 +425,9 @@ def test_a_hostile_config_file_is_data(tmp_path: Path, capsys: pytest.CaptureFix
         assert "run.yaml" in refused(["train", path, "-o", tmp_path / "run"], capsys, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["scene.json", "memory.safetensors", "model/model.safetensors", "model/config.json"])
+@pytest.mark.parametrize(
+    "name", ["scene.json", "memory.safetensors", "model/model.safetensors", "model/config.json"]
+)
 @pytest.mark.parametrize("how", ["missing", "empty", "half"])
 def test_damaged_scenes(
     name: str, how: str, clip: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -358,8 +454,23 @@ def test_a_pickled_payload_never_runs(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "canary" not in tree(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"plans": {"clip": {"input_index": [0], "target_index": [0]}}}'])
-def test_bad_plans(content: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"plans": {"clip": {"input_index": [0], "target_index": [0]}}}']
+)
+def test_bad_plans(
+    content: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "plans.json").write_text(content)
-    flags = ["--model", "none", "--lpips", "none", "--size", "64x32", "--plans", tmp_path / "plans.json"]
-    assert "plans.json" in refused(["eval", clip, "-o", tmp_path / "report", *flags], capsys, tmp_path)
+    flags = [
+        "--model",
+        "none",
+        "--lpips",
+        "none",
+        "--size",
+        "64x32",
+        "--plans",
+        tmp_path / "plans.json",
+    ]
+    assert "plans.json" in refused(
+        ["eval", clip, "-o", tmp_path / "report", *flags], capsys, tmp_path
+    )

@@ -1,4 +1,6 @@
-"""``fsm export`` end to end: every format from a scene, from file to file, refusals, interruption."""
+"""``fsm export`` end to end: every format from a scene, from file to file, refusals,
+interruption.
+"""
 
 import dataclasses
 import json
@@ -29,7 +31,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_moments_in_every_format(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_moments_in_every_format(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = SceneTables.of(GaussianScene.load(scene)).at(1.5)
     for kind in ("ply", "splat", "spz"):
         out = tmp_path / f"a.{kind}"
@@ -41,7 +45,9 @@ def test_moments_in_every_format(scene: Path, tmp_path: Path, capsys: pytest.Cap
         assert (settings["command"], settings["format"], settings["time"]) == ("export", kind, 1.5)
 
 
-def test_the_middle_is_the_default_moment_and_flags_do_what_they_say(scene: Path, tmp_path: Path) -> None:
+def test_the_middle_is_the_default_moment_and_flags_do_what_they_say(
+    scene: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "a.bin"
     flags = ["--format", "ply", "--up", "y", "--min-opacity", "0.5"]
     assert main(["export", str(scene), "-o", str(out), *flags]) == 0
@@ -51,20 +57,26 @@ def test_the_middle_is_the_default_moment_and_flags_do_what_they_say(scene: Path
     assert_same_bits(read_table(out), table[opaque])
 
 
-def test_sequence_and_safetensors(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sequence_and_safetensors(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for _ in range(2):  # an older sequence is replaced
         assert main(["export", str(scene), "-o", str(tmp_path / "seq"), "--fps", "5"]) == 0
     assert "11 frames at 5 fps" in capsys.readouterr().out
     document = json.loads((tmp_path / "seq" / "frames.json").read_text())
     assert document["times"] == pytest.approx([1.0 + i / 5 for i in range(11)])
     tables = SceneTables.of(GaussianScene.load(scene))
-    assert_same_bits(read_table(tmp_path / "seq" / "frame_00007.ply"), tables.at(document["times"][7]))
+    assert_same_bits(
+        read_table(tmp_path / "seq" / "frame_00007.ply"), tables.at(document["times"][7])
+    )
     assert yaml.safe_load((tmp_path / "seq" / "export.yaml").read_text())["fps"] == 5.0
     assert main(["export", str(scene), "-o", str(tmp_path / "a.safetensors")]) == 0
     assert load_file(tmp_path / "a.safetensors")["velocities"].shape == (200, 3)
 
 
-def test_a_page_and_a_recording(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_and_a_recording(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ["--min-opacity", "0.1", "--up", "z"]
     for name, more, moments, fps in (("a.html", [], 21, 10.0), ("b.viser", ["--fps", "4"], 9, 4.0)):
         assert main(["export", str(scene), "-o", str(tmp_path / name), *flags, *more]) == 0
@@ -79,15 +91,25 @@ def test_a_page_and_a_recording(scene: Path, tmp_path: Path, capsys: pytest.Capt
             name="scene",
         )
         assert said.err == ""
-        assert f"{moments} moments at {fps:g} a second of up to {film.still + film.moving} Gaussians" in said.out
+        assert (
+            f"{moments} moments at {fps:g} a second of up to {film.still + film.moving} Gaussians"
+            in said.out
+        )
         assert (tmp_path / name).stat().st_size == pytest.approx(len(film.content), rel=0.01)
         settings = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())
         assert (settings["format"], settings["fps"], settings["up"]) == (kind, fps, "z")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "a.html.yaml", "b.viser", "b.viser.yaml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "a.html",
+        "a.html.yaml",
+        "b.viser",
+        "b.viser.yaml",
+    ]
     assert (tmp_path / "a.html").read_bytes()[:15] == b"<!doctype html>"
 
 
-def test_a_splat_file_becomes_a_page_of_one_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_splat_file_becomes_a_page_of_one_moment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = random_table(n=9)
     means = table.means.clone()
     means[4] = float("nan")
@@ -103,15 +125,23 @@ def test_files_become_other_files(tmp_path: Path) -> None:
     write_table(tmp_path / "a.ply", table)
     assert main(["export", str(tmp_path / "a.ply"), "-o", str(tmp_path / "b.ply")]) == 0
     assert (tmp_path / "a.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
-    assert main(["export", str(tmp_path / "a.ply"), "-o", str(tmp_path / "c.spz"), "--up", "y"]) == 0
-    assert main(["export", str(tmp_path / "c.spz"), "-o", str(tmp_path / "d.splat"), "--up", "y"]) == 0  # and back
+    assert (
+        main(["export", str(tmp_path / "a.ply"), "-o", str(tmp_path / "c.spz"), "--up", "y"]) == 0
+    )
+    # and back
+    assert (
+        main(["export", str(tmp_path / "c.spz"), "-o", str(tmp_path / "d.splat"), "--up", "y"]) == 0
+    )
     means = {tuple(np.round(m, 3)) for m in read_table(tmp_path / "d.splat").means.tolist()}
-    assert sum(tuple(np.round(m, 3)) in means for m in table.means.tolist()) > 290  # rounding may fall either way
+    # rounding may fall either way
+    assert sum(tuple(np.round(m, 3)) in means for m in table.means.tolist()) > 290
     assert main(["export", str(tmp_path / "d.splat"), "-o", str(tmp_path / "e.ply")]) == 0
     assert read_table(tmp_path / "e.ply").sh_degree == 0
 
 
-def test_invalid_gaussians_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_gaussians_can_be_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = random_table(n=9)
     means = table.means.clone()
     means[4] = float("nan")
@@ -125,9 +155,15 @@ def test_invalid_gaussians_can_be_left_out(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["-o", "a.obj"], "end it in .ply, .splat, .spz, .safetensors, .html, .viser, or say --format"),
+        (
+            ["-o", "a.obj"],
+            "end it in .ply, .splat, .spz, .safetensors, .html, .viser, or say --format",
+        ),
         (["-o", "a.ply", "--format", "spz"], "leave one of them out"),
-        (["-o", "a.ply", "--time", "9"], "time is 9, outside the clip; choose from 1.000 to 3.000 seconds"),
+        (
+            ["-o", "a.ply", "--time", "9"],
+            "time is 9, outside the clip; choose from 1.000 to 3.000 seconds",
+        ),
         (["-o", "a.ply", "--time", "nan"], "time is nan, outside the clip"),
         (["-o", "a.ply", "--min-opacity", "1.5"], "min-opacity is 1.5"),
         (["-o", "a.ply", "--min-opacity", "nan"], "min-opacity is nan"),
@@ -139,7 +175,10 @@ def test_invalid_gaussians_can_be_left_out(tmp_path: Path, capsys: pytest.Captur
         (["-o", "notes/todo.txt", "--format", "ply-sequence"], "is a file; name a folder"),
         (["-o", "notes", "--format", "ply"], "a folder; name a file for ply"),
         (["-o", "a.safetensors", "--time", "1"], "leave --time and --min-opacity out"),
-        (["-o", "a.html", "--time", "1"], "--time is for a single moment, a html recording has all"),
+        (
+            ["-o", "a.html", "--time", "1"],
+            "--time is for a single moment, a html recording has all",
+        ),
         (["-o", "a.viser", "--fps", "0"], "fps is 0"),
         (["-o", "a.html", "--min-opacity", "1"], "no Gaussians to show"),
         (["-o", "a.html", "--drop-invalid"], "--drop-invalid is for splat files"),
@@ -175,7 +214,9 @@ def test_what_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["-o", tmp_path / "a.ply"], "the scene itself"),
     ):
         assert says in refused(["export", tmp_path / "a.ply", *flags], capsys, tmp_path)
-    assert "is not a scene" in refused(["export", tmp_path / "no", "-o", tmp_path / "b.ply"], capsys, tmp_path)
+    assert "is not a scene" in refused(
+        ["export", tmp_path / "no", "-o", tmp_path / "b.ply"], capsys, tmp_path
+    )
 
 
 def test_interruption_leaves_nothing(
@@ -215,4 +256,5 @@ def test_splat_files_render(shared_data: Path, tmp_path: Path) -> None:
     assert height > 1.5 * width  # standing
     head = pictures[0][shown[:, 0].min() : shown[:, 0].min() + height // 8]
     skin = head[head.max(-1) > 60].mean(0)
-    assert skin[2] > skin[1] > skin[0]  # the head is at the top: its skin is redder than leather (BGR)
+    # the head is at the top: its skin is redder than leather (BGR)
+    assert skin[2] > skin[1] > skin[0]

@@ -1,4 +1,6 @@
-"""``fsm inspect`` on the built-in clip, whose cameras are exact, and on the same clip with spoilt poses."""
+"""``fsm inspect`` on the built-in clip, whose cameras are exact, and on the same clip with spoilt
+poses.
+"""
 
 import json
 

@@ -42,20 +42,31 @@ def _failing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess:
-    code = "import sys; from fsm.cli import main; status = main(); print('torch' in sys.modules); sys.exit(status)"
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    code = (
+        "import sys; from fsm.cli import main; status = main(); print('torch' in sys.modules); "
+        "sys.exit(status)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
 
 
 def test_help_names_every_command_and_does_not_wait_for_torch() -> None:
-    code = "import sys, fsm.cli\ntry: fsm.cli.main(['--help'])\nfinally: print('torch' in sys.modules)"
-    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    code = (
+        "import sys, fsm.cli\ntry: fsm.cli.main(['--help'])\nfinally: print('torch' in sys.modules)"
+    )
+    text = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert text.splitlines()[-1] == "False"
     for name in COMMANDS:
         assert f"• {name}" in text
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_help_of_every_command_explains_every_flag(name: str, capsys: pytest.CaptureFixture) -> None:
+def test_help_of_every_command_explains_every_flag(
+    name: str, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main([name, "--help"])
     assert caught.value.code == 0
@@ -75,7 +86,11 @@ def _field_helps(command: type) -> dict[str, str]:
     helps = {}
     for node, after in itertools.pairwise(body.body):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            text = (
+                after.value.value
+                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                else ""
+            )
             helps[node.target.id] = " ".join(str(text).split())
     assert len(helps) == len(dataclasses.fields(command))
     return helps
@@ -114,7 +129,9 @@ def test_statuses(capsys: pytest.CaptureFixture) -> None:
     assert caught.value.code == 2
 
 
-def test_errors_are_red_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_errors_are_red_only_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setitem(COMMANDS, "failing", _Failing)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)

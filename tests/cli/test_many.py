@@ -42,14 +42,20 @@ def clips(original: Path, tmp_path: Path) -> Path:
 
 
 def reconstruct(clips: Path, out: Path, model: Path, *more: str) -> int:
-    return main(["reconstruct", str(clips), "-o", str(out), "--model", str(model), "--size", "64x32", *more])
+    return main(
+        ["reconstruct", str(clips), "-o", str(out), "--model", str(model), "--size", "64x32", *more]
+    )
 
 
 def files(out: Path) -> dict[str, object]:
-    """Every file of a folder of scenes: to the byte, settings less the folder's own name and the part."""
+    """Every file of a folder of scenes: to the byte, settings less the folder's own name and the
+    part.
+    """
     left_out = {"output", "shard"}
     return {
-        name: {k: v for k, v in yaml.safe_load(data).items() if k not in left_out} if name.endswith(".yaml") else data
+        name: {k: v for k, v in yaml.safe_load(data).items() if k not in left_out}
+        if name.endswith(".yaml")
+        else data
         for name, data in tree(out).items()
         if data is not None
     }
@@ -59,7 +65,9 @@ def files(out: Path) -> dict[str, object]:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one with every clip that is read."""
     genuine, calls = FSM.reconstruct, []
-    monkeypatch.setattr(FSM, "reconstruct", lambda self, inputs: calls.append(1) or genuine(self, inputs))
+    monkeypatch.setattr(
+        FSM, "reconstruct", lambda self, inputs: calls.append(1) or genuine(self, inputs)
+    )
     return calls
 
 
@@ -78,7 +86,9 @@ def test_a_list_becomes_a_folder_of_scenes_the_same_in_parts(
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
 
 
-def test_a_restart_does_only_what_is_not_whole(tmp_path: Path, clips: Path, model: Path, made: list[int]) -> None:
+def test_a_restart_does_only_what_is_not_whole(
+    tmp_path: Path, clips: Path, model: Path, made: list[int]
+) -> None:
     out = tmp_path / "out"
     assert reconstruct(clips, out, model) == 0
     before = files(out)
@@ -96,7 +106,10 @@ def test_scenes_of_other_settings_or_weights_are_kept_and_told_of(
     assert reconstruct(clips, out, model, "--shard", "1/3") == 0
     same = ["reconstruct", clips, "-o", out, "--model", model]
     says = refused([*same, "--size", "64x48"], capsys, tmp_path)
-    assert f"{slug('a/clip')} was made with other settings (size); choose another output or remove it" in says
+    assert (
+        f"{slug('a/clip')} was made with other settings (size); choose another output or remove it"
+        in says
+    )
     assert "(frames)" in refused([*same, "--size", "64x32", "--inputs", "5"], capsys, tmp_path)
     write_model(tmp_path / "wider", dim=48)
     other = ["reconstruct", clips, "-o", out, "--model", tmp_path / "wider", "--size", "64x32"]
@@ -126,9 +139,22 @@ def test_a_bad_clip_costs_itself_alone_and_the_last_part_says_so(
 def test_a_shard_of_one_clip_is_refused(
     tmp_path: Path, clips: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = ["reconstruct", clips, "--id", "c/third", "-o", tmp_path / "out", "--model", model, "--shard", "1/2"]
+    one = [
+        "reconstruct",
+        clips,
+        "--id",
+        "c/third",
+        "-o",
+        tmp_path / "out",
+        "--model",
+        model,
+        "--shard",
+        "1/2",
+    ]
     assert "is one clip" in refused(one, capsys, tmp_path)
-    assert "shard is '5'" in refused(["eval", clips, "-o", tmp_path / "out", "--shard", "5"], capsys, tmp_path)
+    assert "shard is '5'" in refused(
+        ["eval", clips, "-o", tmp_path / "out", "--shard", "5"], capsys, tmp_path
+    )
 
 
 def test_a_slurm_array_reads_each_clip_once(
@@ -140,7 +166,8 @@ def test_a_slurm_array_reads_each_clip_once(
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
         assert reconstruct(clips, tmp_path / "out", model) == 0
     assert len(made) == 3
-    assert reconstruct(clips, tmp_path / "one", model, "--id", "c/third") == 0  # one clip is not shared out
+    # one clip is not shared out
+    assert reconstruct(clips, tmp_path / "one", model, "--id", "c/third") == 0
 
 
 def evaluation(clips: Path, out: Path) -> list[str]:
@@ -169,9 +196,22 @@ def test_the_part_that_comes_last_reports_on_all(
 @pytest.mark.slow
 def test_torchrun_shares_out_an_evaluation(tmp_path: Path, clips: Path) -> None:
     assert main(evaluation(clips, tmp_path / "whole")) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fsm"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "fsm",
+    ]
     done = subprocess.run(
-        [*launch, *evaluation(clips, tmp_path / "parts")], capture_output=True, text=True, timeout=200, check=False
+        [*launch, *evaluation(clips, tmp_path / "parts")],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert set(tree(tmp_path / "parts")) == set(tree(tmp_path / "whole"))

@@ -1,4 +1,6 @@
-"""Every command after the other, as a user would: train, reconstruct, render, inspect, evaluate, check."""
+"""Every command after the other, as a user would: train, reconstruct, render, inspect, evaluate,
+check.
+"""
 
 import json
 import os
@@ -25,7 +27,8 @@ from tests.cli.small_inputs import FRAMES, refused, tree, write_clip, write_mode
 TINY = (
     "model.encoder.layers=1",
     "model.encoder.block={dim: 32, attention_head_dim: 16, mlp_ratio: 2, ns_dtype: float32}",
-    "model.reference_head={references: 2, hidden: 16, planes: 4, refinements: [4], refinement_width: 8}",
+    "model.reference_head={references: 2, hidden: 16, planes: 4, refinements: [4], "
+    "refinement_width: 8}",
     "data.hw=[32, 64]",
     "stages=[]",
     "data.batch=1",
@@ -54,16 +57,33 @@ def _without_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
-def test_from_training_to_numbers(tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_training_to_numbers(
+    tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, scene, film, report = (tmp_path / name for name in ("run", "scene", "film", "report"))
-    train = ["train", "tiny", "-o", str(run), "--data", f"{clip}:2", "synthetic:1", "--device", "cpu", "--set", *TINY]
+    train = [
+        "train",
+        "tiny",
+        "-o",
+        str(run),
+        "--data",
+        f"{clip}:2",
+        "synthetic:1",
+        "--device",
+        "cpu",
+        "--set",
+        *TINY,
+    ]
     assert main([*train, "--stop-after", "2"]) == 0
     assert main(train) == 0
     assert "tokens/s; " in capsys.readouterr().out
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [e["step"] for e in log] == [1, 2, 3]
     config = json.loads((run / "config.json").read_text())
-    assert config["data"]["sources"] == [{"path": str(clip), "weight": 2.0}, {"path": "synthetic", "weight": 1.0}]
+    assert config["data"]["sources"] == [
+        {"path": str(clip), "weight": 2.0},
+        {"path": "synthetic", "weight": 1.0},
+    ]
     assert (config["data"]["hw"], config["optim"]["steps"]) == ([32, 64], 3)
 
     flags = ["--model", str(run / "model"), "--inputs", "5", "--hold-out", "4", "--size", "64x32"]
@@ -76,7 +96,9 @@ def test_from_training_to_numbers(tmp_path: Path, clip: Path, capsys: pytest.Cap
     assert torch.equal(opened.inputs.time, open_clip(clip).cameras.time[settings["frames"]])
     assert weights_hash(opened.model) == weights_hash(load_pretrained(run / "model"))
 
-    assert main(["render", str(scene), "-o", str(film), "--frames", "3", "--path", "interpolate"]) == 0
+    assert (
+        main(["render", str(scene), "-o", str(film), "--frames", "3", "--path", "interpolate"]) == 0
+    )
     with av.open(str(film / "video.mp4")) as container:
         frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
     assert [f.shape for f in frames] == [(32, 64, 3)] * 3
@@ -85,15 +107,32 @@ def test_from_training_to_numbers(tmp_path: Path, clip: Path, capsys: pytest.Cap
     assert main(["inspect", str(clip), "--json"]) in (0, 1)
     assert json.loads(capsys.readouterr().out)["frames"] == FRAMES
 
-    flags = ["--model", str(run / "model"), "--lpips", "none", "--size", "64x32", "--protocol", "sparse"]
+    flags = [
+        "--model",
+        str(run / "model"),
+        "--lpips",
+        "none",
+        "--size",
+        "64x32",
+        "--protocol",
+        "sparse",
+    ]
     assert main(["eval", str(clip), "-o", str(report), *flags]) == 0
     results = json.loads((report / "results.json").read_text())
     said = json.dumps(results)
     for method in ("nearest", "blend", "flow"):
         assert method in said
-    assert {p.name for p in report.iterdir()} >= {"results.json", "results.csv", "report.html", "plans.json"}
+    assert {p.name for p in report.iterdir()} >= {
+        "results.json",
+        "results.csv",
+        "report.html",
+        "plans.json",
+    }
     again = tmp_path / "again"
-    assert main(["eval", str(clip), "-o", str(again), *flags, "--plans", str(report / "plans.json")]) == 0
+    assert (
+        main(["eval", str(clip), "-o", str(again), *flags, "--plans", str(report / "plans.json")])
+        == 0
+    )
     one, other = (json.loads((p / "plans.json").read_text())["plans"] for p in (report, again))
     assert one == other
 
@@ -103,7 +142,20 @@ def test_reconstructing_again_replaces_the_scene_and_nothing_else(
 ) -> None:
     flags = ["--model", str(model), "--size", "64x32"]
     for count in (3, 4):
-        assert main(["reconstruct", str(clip), "-o", str(tmp_path / "scene"), "--inputs", str(count), *flags]) == 0
+        assert (
+            main(
+                [
+                    "reconstruct",
+                    str(clip),
+                    "-o",
+                    str(tmp_path / "scene"),
+                    "--inputs",
+                    str(count),
+                    *flags,
+                ]
+            )
+            == 0
+        )
     assert len(MemoryScene.load(tmp_path / "scene").inputs) == 4
     assert [p.name for p in tmp_path.iterdir()] == ["scene"]
     thesis = tmp_path / "thesis"
@@ -119,8 +171,12 @@ def test_baselines_need_no_model(tmp_path: Path, clip: Path) -> None:
     assert (tmp_path / "report" / "results.csv").is_file()
 
 
-def test_cameras_in_one_point_reconstruct_and_render_without_nan(tmp_path: Path, model: Path) -> None:
-    """A camera on a tripod that only turns, and one that does not even turn: no baseline to normalise by."""
+def test_cameras_in_one_point_reconstruct_and_render_without_nan(
+    tmp_path: Path, model: Path
+) -> None:
+    """A camera on a tripod that only turns, and one that does not even turn: no baseline to
+    normalise by.
+    """
     for turns in (True, False):
 
         def still(value: dict, turns: bool = turns) -> None:
@@ -141,7 +197,10 @@ def test_cameras_in_one_point_reconstruct_and_render_without_nan(tmp_path: Path,
         assert bool(torch.isfinite(rendering.depth).all())
         for path_kind in ("orbit", "spiral", "interpolate", "input"):
             out = tmp_path / f"{path_kind}-{turns}"
-            assert main(["render", str(scene), "-o", str(out), "--frames", "2", "--path", path_kind]) == 0
+            assert (
+                main(["render", str(scene), "-o", str(out), "--frames", "2", "--path", path_kind])
+                == 0
+            )
 
 
 def test_demo_writes_film_sheet_metrics_and_scene(
@@ -151,7 +210,12 @@ def test_demo_writes_film_sheet_metrics_and_scene(
     monkeypatch.setattr(fsm.cli.demo, "HOLD_OUT", 24)
     out = tmp_path / "demo"
     assert main(["demo", "-o", str(out), "--model", str(model)]) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["contact_sheet.png", "demo.mp4", "metrics.json", "scene"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "contact_sheet.png",
+        "demo.mp4",
+        "metrics.json",
+        "scene",
+    ]
     metrics = json.loads((out / "metrics.json").read_text())
     for rows in ("held-out frames", "novel views"):
         assert {"ours", "nearest", "blend", "flow"} <= set(metrics[rows])
@@ -165,9 +229,21 @@ def test_doctor_prints_the_environment(capsys: pytest.CaptureFixture[str]) -> No
         assert name in said
 
 
-def test_doctor_judges_golden_files(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_judges_golden_files(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     good = shared_data / "golden" / "lacet_mas_global.safetensors"
-    assert main(["doctor", "--golden", str(good), str(shared_data / "golden" / "lact_1chunk.safetensors")]) == 0
+    assert (
+        main(
+            [
+                "doctor",
+                "--golden",
+                str(good),
+                str(shared_data / "golden" / "lact_1chunk.safetensors"),
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out.count(" ok") == 2
     tensors = safetensors.torch.load_file(good)
     with safetensors.safe_open(good, framework="pt") as handle:
@@ -215,24 +291,48 @@ def test_an_output_that_cannot_be_written_is_known_before_the_work(
 
 
 def test_ctrl_c_leaves_nothing_half_written(
-    tmp_path: Path, clip: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    clip: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(FSM, "reconstruct", interrupt)
-        assert main(["reconstruct", str(clip), "-o", str(tmp_path / "scene"), "--model", str(model)]) == 130
+        assert (
+            main(["reconstruct", str(clip), "-o", str(tmp_path / "scene"), "--model", str(model)])
+            == 130
+        )
     assert capsys.readouterr().err == "error: interrupted\n"
     with monkeypatch.context() as patch:
         patch.setattr("fsm.memory_scene.write_json", interrupt)
-        assert main(["reconstruct", str(clip), "-o", str(tmp_path / "scene"), "--model", str(model)]) == 130
+        assert (
+            main(["reconstruct", str(clip), "-o", str(tmp_path / "scene"), "--model", str(model)])
+            == 130
+        )
     assert tree(tmp_path) == {}
-    main(["reconstruct", str(clip), "-o", str(tmp_path / "scene"), "--model", str(model), "--size", "64x32"])
+    main(
+        [
+            "reconstruct",
+            str(clip),
+            "-o",
+            str(tmp_path / "scene"),
+            "--model",
+            str(model),
+            "--size",
+            "64x32",
+        ]
+    )
     before = tree(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("fsm.renderers.video.to_uint8", interrupt)
-        assert main(["render", str(tmp_path / "scene"), "-o", str(tmp_path / "film"), "--frames", "2"]) == 130
+        assert (
+            main(["render", str(tmp_path / "scene"), "-o", str(tmp_path / "film"), "--frames", "2"])
+            == 130
+        )
     assert {k: v for k, v in tree(tmp_path).items() if k != "film"} == before
 
 
@@ -240,9 +340,23 @@ def test_ctrl_c_leaves_nothing_half_written(
 def test_ctrl_c_of_a_real_training_saves_and_exits_with_130(tmp_path: Path) -> None:
     out = tmp_path / "run"
     start = "import sys; from fsm.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", start, "train", "tiny", "-o", str(out), "--threads", "1", "--set", *TINY]
+    command = [
+        sys.executable,
+        "-c",
+        start,
+        "train",
+        "tiny",
+        "-o",
+        str(out),
+        "--threads",
+        "1",
+        "--set",
+        *TINY,
+    ]
     command[-1:] = ["log_every=1", "optim.steps=100000", "save_every=100000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 120
         while not (out / "log.jsonl").exists() or (out / "log.jsonl").read_text().count("\n") < 2:
             assert process.poll() is None, process.stderr and process.stderr.read()

@@ -40,7 +40,23 @@ def test_from_a_clip_to_a_scene_and_on_from_there(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], read_frames: list[list[int]]
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    assert main(["refine", "new", str(clip), "-o", str(first), "--steps", "10", "--hold-out", "5", *SMALL]) == 0
+    assert (
+        main(
+            [
+                "refine",
+                "new",
+                str(clip),
+                "-o",
+                str(first),
+                "--steps",
+                "10",
+                "--hold-out",
+                "5",
+                *SMALL,
+            ]
+        )
+        == 0
+    )
     held_out = [2, 7, 12, 17]
     inputs = [i for i in range(FRAMES) if i not in held_out]
     assert sorted(read_frames) == sorted([inputs, held_out])
@@ -55,7 +71,11 @@ def test_from_a_clip_to_a_scene_and_on_from_there(
         "scene.json",
     ]
     settings = yaml.safe_load((first / "refine.yaml").read_text())
-    assert (settings["frames"], settings["held_out"], settings["config"]["steps"]) == (inputs, held_out, 10)
+    assert (settings["frames"], settings["held_out"], settings["config"]["steps"]) == (
+        inputs,
+        held_out,
+        10,
+    )
     numbers = json.loads((first / "metrics.json").read_text())
     assert numbers["after"]["psnr"] > numbers["before"]["psnr"]
     assert [round(f["seconds"], 4) for f in numbers["frames"]] == [
@@ -69,7 +89,22 @@ def test_from_a_clip_to_a_scene_and_on_from_there(
     assert torch.equal(scene.inputs.time, open_clip(clip).cameras.time[inputs])
 
     # What was held out is what the scene was not made from: nothing needs to be said a second time.
-    assert main(["refine", str(first), str(clip), "-o", str(second), "--steps", "6", "--gaussians", "200"]) == 0
+    assert (
+        main(
+            [
+                "refine",
+                str(first),
+                str(clip),
+                "-o",
+                str(second),
+                "--steps",
+                "6",
+                "--gaussians",
+                "200",
+            ]
+        )
+        == 0
+    )
     again = yaml.safe_load((second / "refine.yaml").read_text())
     assert (again["frames"], again["held_out"], again["size"]) == (inputs, held_out, "32x24")
     before = json.loads((second / "metrics.json").read_text())["before"]["psnr"]
@@ -107,11 +142,42 @@ def test_a_scene_that_shows_the_clip_worse_than_the_clip_itself_is_not_started_f
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     black, out = tmp_path / "black", tmp_path / "out"
-    assert main(["refine", "new", str(clip), "-o", str(black), "--steps", "1", "--hold-out", "0", *SMALL]) == 0
+    assert (
+        main(
+            [
+                "refine",
+                "new",
+                str(clip),
+                "-o",
+                str(black),
+                "--steps",
+                "1",
+                "--hold-out",
+                "0",
+                *SMALL,
+            ]
+        )
+        == 0
+    )
     scene = GaussianScene.load(black)
-    GaussianScene(scene.gaussians[:1], scene.frame, scene.inputs, background=torch.zeros(3)).save(black)
-    command = ["refine", str(black), str(clip), "-o", str(out), "--steps", "1", "--gaussians", "200"]
-    for flags, said, started in ((["--start", "scene"], False, "the scene"), ([], True, "Gaussians found in the clip")):
+    GaussianScene(scene.gaussians[:1], scene.frame, scene.inputs, background=torch.zeros(3)).save(
+        black
+    )
+    command = [
+        "refine",
+        str(black),
+        str(clip),
+        "-o",
+        str(out),
+        "--steps",
+        "1",
+        "--gaussians",
+        "200",
+    ]
+    for flags, said, started in (
+        (["--start", "scene"], False, "the scene"),
+        ([], True, "Gaussians found in the clip"),
+    ):
         capsys.readouterr()
         assert main([*command, *flags]) == 0
         assert ("starts from Gaussians found in the clip" in capsys.readouterr().out) == said
@@ -121,7 +187,17 @@ def test_a_scene_that_shows_the_clip_worse_than_the_clip_itself_is_not_started_f
 def test_with_nothing_held_out_the_report_says_so(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["refine", "new", str(clip), "-o", str(tmp_path / "all"), "--steps", "1", "--hold-out", "0"]
+    command = [
+        "refine",
+        "new",
+        str(clip),
+        "-o",
+        str(tmp_path / "all"),
+        "--steps",
+        "1",
+        "--hold-out",
+        "0",
+    ]
     assert main([*command, *SMALL]) == 0
     assert "on 20 the frames refined on (none is held out)" in capsys.readouterr().out
 
@@ -132,7 +208,10 @@ def test_refusals(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
     memory = tmp_path / "memory"
     model = str(write_model(tmp_path / "model"))
-    assert main(["reconstruct", str(clip), "-o", str(memory), "--model", model, "--size", "64x32"]) == 0
+    assert (
+        main(["reconstruct", str(clip), "-o", str(memory), "--model", model, "--size", "64x32"])
+        == 0
+    )
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     out = ["-o", str(tmp_path / "out")]
@@ -150,5 +229,7 @@ def test_refusals(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_settings_that_are_none_are_refused(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], assignment: str
 ) -> None:
-    line = refused(["refine", "new", clip, "-o", tmp_path / "out", "--set", assignment], capsys, tmp_path)
+    line = refused(
+        ["refine", "new", clip, "-o", tmp_path / "out", "--set", assignment], capsys, tmp_path
+    )
     assert "--set" in line

@@ -1,4 +1,6 @@
-"""``fsm render`` end to end on a small untrained model: files, settings, paths from files, refusals."""
+"""``fsm render`` end to end on a small untrained model: files, settings, paths from files,
+refusals.
+"""
 
 import dataclasses
 import json
@@ -34,13 +36,18 @@ def _model(head: ReferenceHeadConfig | None) -> FSM:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "scene"
-    _model(ReferenceHeadConfig()).reconstruct(open_clip("demo").views(CLIP_FRAMES, hw=(48, 64))).save(folder)
+    _model(ReferenceHeadConfig()).reconstruct(
+        open_clip("demo").views(CLIP_FRAMES, hw=(48, 64))
+    ).save(folder)
     return folder
 
 
 def test_everything_is_written_and_agrees(scene: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert main(["render", str(scene), "-o", str(out), "--frames", "3", "--format", "both", "--depth"]) == 0
+    assert (
+        main(["render", str(scene), "-o", str(out), "--frames", "3", "--format", "both", "--depth"])
+        == 0
+    )
     assert sorted(p.name for p in out.iterdir()) == [
         "camera_path.json",
         "depth",
@@ -55,7 +62,8 @@ def test_everything_is_written_and_agrees(scene: Path, tmp_path: Path) -> None:
     assert [p.shape for p in pictures if p is not None] == [(48, 64, 3)] * 3
     # Frame i of the video is picture i and no other.
     errors = [
-        [np.abs(frame.astype(float) - p[..., ::-1]).mean() for p in pictures if p is not None] for frame in decoded
+        [np.abs(frame.astype(float) - p[..., ::-1]).mean() for p in pictures if p is not None]
+        for frame in decoded
     ]
     assert [int(np.argmin(row)) for row in errors] == [0, 1, 2]
     settings = yaml.safe_load((out / "render.yaml").read_text())
@@ -66,13 +74,28 @@ def test_everything_is_written_and_agrees(scene: Path, tmp_path: Path) -> None:
 
 def test_pictures_are_the_scene_seen_from_the_written_path(scene: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    main(["render", str(scene), "-o", str(out), "--path", "input", "--frames", "2", "--format", "png"])
+    main(
+        [
+            "render",
+            str(scene),
+            "-o",
+            str(out),
+            "--path",
+            "input",
+            "--frames",
+            "2",
+            "--format",
+            "png",
+        ]
+    )
     picture = cv2.imread(str(out / "frames" / "frame_00001.png"))
     assert picture is not None
     cameras = json.loads((out / "frames" / "cameras.json").read_text())["frames"]
-    # From the written camera: seen exactly from an input frame every point lands on a pixel's centre, where the last bit decides.
+    # From the written camera: seen exactly from an input frame every point lands on a pixel's
+    # centre, where the last bit decides.
     written = dataclasses.replace(
-        open_clip("demo").views([47], hw=(48, 64)).without_rgb(), c2w=torch.tensor([cameras[1]["camera_to_world"]])
+        open_clip("demo").views([47], hw=(48, 64)).without_rgb(),
+        c2w=torch.tensor([cameras[1]["camera_to_world"]]),
     )
     expected = MemoryScene.load(scene).render(written).rgb[0]
     assert np.abs(picture[..., ::-1].astype(int) - to_uint8(expected)).max() <= 1
@@ -84,7 +107,20 @@ def test_pictures_are_the_scene_seen_from_the_written_path(scene: Path, tmp_path
 def test_written_path_renders_the_same_again(scene: Path, tmp_path: Path) -> None:
     first, again, frozen = (tmp_path / name for name in ("first", "again", "frozen"))
     main(
-        ["render", str(scene), "-o", str(first), "--path", "spiral", "--frames", "3", "--format", "png", "--fps", "12"]
+        [
+            "render",
+            str(scene),
+            "-o",
+            str(first),
+            "--path",
+            "spiral",
+            "--frames",
+            "3",
+            "--format",
+            "png",
+            "--fps",
+            "12",
+        ]
     )
     path = str(first / "camera_path.json")
     assert main(["render", str(scene), "-o", str(again), "--path", path, "--format", "png"]) == 0
@@ -95,7 +131,23 @@ def test_written_path_renders_the_same_again(scene: Path, tmp_path: Path) -> Non
         assert a is not None
         assert b is not None
         assert np.abs(a.astype(int) - b).max() <= 1
-    assert main(["render", str(scene), "-o", str(frozen), "--path", path, "--time", "freeze=1", "--size", "32"]) == 0
+    assert (
+        main(
+            [
+                "render",
+                str(scene),
+                "-o",
+                str(frozen),
+                "--path",
+                path,
+                "--time",
+                "freeze=1",
+                "--size",
+                "32",
+            ]
+        )
+        == 0
+    )
     cameras = json.loads((frozen / "camera_path.json").read_text())
     assert [c["time"] for c in cameras["camera_path"]] == [1.0] * 3
     assert (cameras["render_height"], cameras["render_width"]) == (32, 43)
@@ -117,7 +169,12 @@ def test_written_path_renders_the_same_again(scene: Path, tmp_path: Path) -> Non
     ],
 )
 def test_bad_flags_are_one_sentence_and_write_nothing(
-    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, flags: list, says: str
+    scene: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    flags: list,
+    says: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["render", str(scene), *flags]) == 2
@@ -127,11 +184,28 @@ def test_bad_flags_are_one_sentence_and_write_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_without_a_scene_and_head_without_depth_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_folder_without_a_scene_and_head_without_depth_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert main(["render", str(tmp_path / "nothing")]) == 2
     assert "scene.json" in capsys.readouterr().err
-    _model(None).reconstruct(open_clip("demo").views(CLIP_FRAMES, hw=(32, 32))).save(tmp_path / "plain")
-    assert main(["render", str(tmp_path / "plain"), "-o", str(tmp_path / "out"), "--depth", "--frames", "2"]) == 2
+    _model(None).reconstruct(open_clip("demo").views(CLIP_FRAMES, hw=(32, 32))).save(
+        tmp_path / "plain"
+    )
+    assert (
+        main(
+            [
+                "render",
+                str(tmp_path / "plain"),
+                "-o",
+                str(tmp_path / "out"),
+                "--depth",
+                "--frames",
+                "2",
+            ]
+        )
+        == 2
+    )
     assert "renders no depth" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -146,12 +220,34 @@ def test_a_path_from_a_peer_without_times_sweeps_and_cannot_be_followed(
     peer = tmp_path / "peer.json"
     peer.write_text(json.dumps(document))
     assert main(["render", str(scene), "-o", str(tmp_path / "b"), "--path", str(peer)]) == 0
-    times = [c["time"] for c in json.loads((tmp_path / "b" / "camera_path.json").read_text())["camera_path"]]
+    times = [
+        c["time"]
+        for c in json.loads((tmp_path / "b" / "camera_path.json").read_text())["camera_path"]
+    ]
     last = float(open_clip("demo").cameras.time[47])
     assert times == pytest.approx([0, last / 2, last], abs=1e-5)
-    assert main(["render", str(scene), "-o", str(tmp_path / "c"), "--path", str(peer), "--time", "follow"]) == 2
+    assert (
+        main(
+            [
+                "render",
+                str(scene),
+                "-o",
+                str(tmp_path / "c"),
+                "--path",
+                str(peer),
+                "--time",
+                "follow",
+            ]
+        )
+        == 2
+    )
     assert "no time for every camera" in capsys.readouterr().err
-    assert main(["render", str(scene), "-o", str(tmp_path / "c"), "--path", str(peer), "--frames", "9"]) == 2
+    assert (
+        main(
+            ["render", str(scene), "-o", str(tmp_path / "c"), "--path", str(peer), "--frames", "9"]
+        )
+        == 2
+    )
     assert "--frames does not apply" in capsys.readouterr().err
 
 

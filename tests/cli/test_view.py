@@ -27,7 +27,9 @@ from tests.viewer.fakes import browser, until
 
 @pytest.fixture
 def visited(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> list:
-    """Serve only until a browser has got its first picture; then hold the viewer, its address and the picture."""
+    """Serve only until a browser has got its first picture; then hold the viewer, its address and
+    the picture.
+    """
     seen = []
 
     def run(viewer: fsm.viewer.Viewer) -> None:
@@ -50,7 +52,18 @@ def test_the_files_are_those_that_can_be_opened() -> None:
 
 def test_a_clip_is_reconstructed_and_then_a_scene_like_any(tmp_path: Path, visited: list) -> None:
     model, clip = write_model(tmp_path / "model"), write_clip(tmp_path)
-    flags = ["--model", str(model), "--inputs", "4", "--size", "32", "--device", "cpu", "--port", "0"]
+    flags = [
+        "--model",
+        str(model),
+        "--inputs",
+        "4",
+        "--size",
+        "32",
+        "--device",
+        "cpu",
+        "--port",
+        "0",
+    ]
     assert main(["view", str(clip), *flags]) == 0
     ((viewer, picture, node),) = visited
     stage = viewer._stage
@@ -65,7 +78,8 @@ def test_a_clip_is_reconstructed_and_then_a_scene_like_any(tmp_path: Path, visit
         assert main(["view", str(path), "--device", "cpu", "--port", "0"]) == 0
         again = visited[-1][0]._stage
         assert again.times == stage.times
-        assert again.inputs.views.rgb is not None  # the memory keeps the frames that its model copies from
+        # the memory keeps the frames that its model copies from
+        assert again.inputs.views.rgb is not None
 
 
 def test_a_scene_shows_the_frames_of_the_clip_it_was_made_from(
@@ -96,7 +110,9 @@ def test_a_scene_shows_the_frames_of_the_clip_it_was_made_from(
     assert "--clip is for scenes, but demo is a clip itself" in capsys.readouterr().err
 
 
-def test_a_clip_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_clip_is_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     model, clip = write_model(tmp_path / "model"), write_clip(tmp_path)
     final = []
 
@@ -106,7 +122,18 @@ def test_a_clip_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
             final.append(viewer._stage)
 
     monkeypatch.setattr(fsm.viewer.Viewer, "run", run)
-    flags = ["--model", str(model), "--inputs", "5", "--size", "32", "--device", "cpu", "--port", "0"]
+    flags = [
+        "--model",
+        str(model),
+        "--inputs",
+        "5",
+        "--size",
+        "32",
+        "--device",
+        "cpu",
+        "--port",
+        "0",
+    ]
     assert main(["view", str(clip), "--stream", "--push", "2", *flags]) == 0
     assert "2 of " in capsys.readouterr().out
     (stage,) = final
@@ -114,9 +141,13 @@ def test_a_clip_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert len(stage.times) == 5
     loaded = FSM.from_pretrained(model)
     opened = open_clip(clip)
-    views = opened.views(choose_frames(len(opened), 5, 0), loaded.working_size(parse_size("32", opened.cameras.hw)))
+    views = opened.views(
+        choose_frames(len(opened), 5, 0), loaded.working_size(parse_size("32", opened.cameras.hw))
+    )
     request = views[2:3].without_rgb()
-    assert torch.equal(stage.scene.render(request).rgb, loaded.reconstruct(views).render(request).rgb)
+    assert torch.equal(
+        stage.scene.render(request).rgb, loaded.reconstruct(views).render(request).rgb
+    )
 
 
 def test_a_splat_file_is_opened(tmp_path: Path, visited: list, small_splats: Path) -> None:
@@ -127,7 +158,9 @@ def test_a_splat_file_is_opened(tmp_path: Path, visited: list, small_splats: Pat
     assert node["_image_data"] is None
 
 
-def test_a_scene_to_compare_with_is_opened_under_its_name(tmp_path: Path, visited: list, small_splats: Path) -> None:
+def test_a_scene_to_compare_with_is_opened_under_its_name(
+    tmp_path: Path, visited: list, small_splats: Path
+) -> None:
     other = small_splats.with_name("other.ply")
     other.write_bytes(small_splats.read_bytes())
     flags = ["--device", "cpu", "--port", "0"]
@@ -136,7 +169,8 @@ def test_a_scene_to_compare_with_is_opened_under_its_name(tmp_path: Path, visite
     assert name == "other.ply"
     assert isinstance(scene, GaussianScene)
     assert main(["view", str(small_splats), "--compare", str(small_splats), *flags]) == 0
-    assert list(visited[-1][0]._stage.compare) == [str(small_splats)]  # two of one name are told apart
+    # two of one name are told apart
+    assert list(visited[-1][0]._stage.compare) == [str(small_splats)]
 
 
 @pytest.fixture
@@ -170,11 +204,15 @@ def test_refusals_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "does not exist; give a scene folder" in _complaint(capsys, str(tmp_path / "nothing"))
     (tmp_path / "broken.ply").write_bytes(b"ply\n")
     assert "broken.ply" in _complaint(capsys, str(tmp_path / "broken.ply"))
-    assert "--inputs is for clips" in _complaint(capsys, str(tmp_path / "broken.ply"), "--inputs", "4")
+    assert "--inputs is for clips" in _complaint(
+        capsys, str(tmp_path / "broken.ply"), "--inputs", "4"
+    )
     assert "--stream is for clips" in _complaint(capsys, str(tmp_path / "broken.ply"), "--stream")
     assert "add --stream" in _complaint(capsys, "demo", "--push", "4")
     assert "push is 0" in _complaint(capsys, "demo", "--stream", "--push", "0")
-    assert "nothing is not a scene" in _complaint(capsys, "demo", "--compare", str(tmp_path / "nothing"))
+    assert "nothing is not a scene" in _complaint(
+        capsys, "demo", "--compare", str(tmp_path / "nothing")
+    )
     assert "port is 99999" in _complaint(capsys, "demo", "--port", "99999")
 
 

@@ -1,4 +1,6 @@
-"""``fsm view FOLDER``: which folders are a clip, which a scene, and which are there to choose from."""
+"""``fsm view FOLDER``: which folders are a clip, which a scene, and which are there to choose
+from.
+"""
 
 import re
 from pathlib import Path
@@ -27,11 +29,19 @@ def test_what_a_folder_is_goes_by_the_files_directly_in_it(tmp_path: Path) -> No
     clip = tmp_path / "clip"
     clip.mkdir()
     write_clip(clip)
-    clips = [folder(tmp_path, "nerf", "transforms.json"), folder(tmp_path, "dnerf", "transforms_train.json"), clip]
+    clips = [
+        folder(tmp_path, "nerf", "transforms.json"),
+        folder(tmp_path, "dnerf", "transforms_train.json"),
+        clip,
+    ]
     clips.append(folder(tmp_path, "stereo", "a.npz"))
     write_json(folder(tmp_path, "list") / "all.json", ["a.json", "b.json"])
     clips.append(tmp_path / "list")
-    others = [folder(tmp_path, "empty"), folder(tmp_path, "run", "metrics.json", "notes.txt"), tmp_path]
+    others = [
+        folder(tmp_path, "empty"),
+        folder(tmp_path, "run", "metrics.json", "notes.txt"),
+        tmp_path,
+    ]
     assert all(holds_clip(c) for c in clips)
     assert not any(holds_clip(o) for o in others)
     assert [View(str(p))._is_gallery() for p in (scene, *clips)] == [False] * 6
@@ -53,7 +63,11 @@ def test_a_folder_of_scenes_is_chosen_from(
         with viewer, browser(address[1]) as one:
             one.look()
             until(lambda: one.says("2 scenes"))
-            until(lambda: one.says("**Not opened:**") and all(viewer.gallery.card(i) for i in range(2)))
+            until(
+                lambda: (
+                    one.says("**Not opened:**") and all(viewer.gallery.card(i) for i in range(2))
+                )
+            )
             seen.append([entry.name for entry in viewer.gallery.entries])
 
     monkeypatch.setattr(fsm.viewer.GalleryViewer, "run", run)

@@ -8,8 +8,8 @@ from fsm.datasets.base import Clip
 def check_clip(clip: Clip, starts_at_zero: bool = True, resized: bool = True) -> None:
     """Assert the contract of ``fsm.datasets.base.Clip`` on a few frames of ``clip``.
 
-    ``starts_at_zero`` is off only for splits that share a clock with another split, ``resized`` only for clips that
-    render another size afresh instead of resampling pixels.
+    ``starts_at_zero`` is off only for splits that share a clock with another split, ``resized``
+    only for clips that render another size afresh instead of resampling pixels.
     """
     n, cameras = len(clip), clip.cameras
     h, w = cameras.hw
@@ -52,5 +52,8 @@ def check_clip(clip: Clip, starts_at_zero: bool = True, resized: bool = True) ->
     assert expected.rgb is not None
     assert torch.equal(small.intrinsics, expected.intrinsics)
     assert (small.rgb - expected.rgb).abs().mean() < (1e-6 if resized else 0.05)
-    # Covering scales by the larger ratio (height here) and cuts the sides: the focal follows the height alone.
-    assert torch.allclose(small.intrinsics[:, 1], cameras.intrinsics[some, 1] * (h // 2) / h, rtol=1e-5)
+    # Covering scales by the larger ratio (height here) and cuts the sides: the focal follows the
+    # height alone.
+    assert torch.allclose(
+        small.intrinsics[:, 1], cameras.intrinsics[some, 1] * (h // 2) / h, rtol=1e-5
+    )

@@ -27,7 +27,14 @@ def good() -> dict[str, Any]:
 
 def memory_clip() -> MemoryClip:
     pixels = torch.randint(256, (5, 3, *HW), dtype=torch.uint8)
-    return MemoryClip("a", "a.json", checked_cameras(**good()), pixels, torch.ones(5, 1, *HW, dtype=torch.bool), 30.0)
+    return MemoryClip(
+        "a",
+        "a.json",
+        checked_cameras(**good()),
+        pixels,
+        torch.ones(5, 1, *HW, dtype=torch.bool),
+        30.0,
+    )
 
 
 def test_good_cameras_pass_and_time_starts_at_the_first_frame() -> None:
@@ -62,11 +69,23 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "frame 2, c2w is not a rotation .off by 0.01.*--fix-poses",
     ),
     "mirrored": (changed("c2w", (1, 0, 0), -1.0), r"frame 1, c2w has a mirrored .*determinant -1"),
-    "flat": (changed("c2w", (1, 0, 0), 0.0), r"frame 1, c2w has a mirrored or flat .*determinant 0"),
-    "transposed": (changed("c2w", (1, 3, 0), 0.5), r"frame 1, c2w has last row \[0.5, 0.0, 0.0, 1.0\].*transposed"),
+    "flat": (
+        changed("c2w", (1, 0, 0), 0.0),
+        r"frame 1, c2w has a mirrored or flat .*determinant 0",
+    ),
+    "transposed": (
+        changed("c2w", (1, 3, 0), 0.5),
+        r"frame 1, c2w has last row \[0.5, 0.0, 0.0, 1.0\].*transposed",
+    ),
     "nan focal": (changed("intrinsics", (2, 1), math.nan), "frame 2, fy is nan"),
-    "zero focal": (changed("intrinsics", (2, 0), 0.0), "frame 2, fx is 0; a focal length is positive"),
-    "negative focal": (changed("intrinsics", (4, 1), -50.0), "frame 4, fy is -50; a focal length is positive"),
+    "zero focal": (
+        changed("intrinsics", (2, 0), 0.0),
+        "frame 2, fx is 0; a focal length is positive",
+    ),
+    "negative focal": (
+        changed("intrinsics", (4, 1), -50.0),
+        "frame 4, fy is -50; a focal length is positive",
+    ),
     "normalised": (
         changed("intrinsics", (0,), [0.8, 1.0, 0.5, 0.5]),
         r"frame 0, fx is 0.8; it looks normalised.*64 x 48",
@@ -75,10 +94,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         changed("intrinsics", (3, 2), 500.0),
         "frame 3, cx is 500; that is far outside the 64 x 48 image",
     ),
-    "unsorted": (changed("time", 3, 7.01), r"frame 3, time 7.01 s lies before .* frame 2 \(7.06667 s\)"),
+    "unsorted": (
+        changed("time", 3, 7.01),
+        r"frame 3, time 7.01 s lies before .* frame 2 \(7.06667 s\)",
+    ),
     "repeated": (changed("time", 3, 7.0 + 2 / 30), "frame 3, time 7.06667 s repeats"),
     "nan time": (changed("time", 2, math.nan), "frame 2, time is NaN"),
-    "more poses": ({**good(), "c2w": np.tile(np.eye(4), (6, 1, 1))}, "6 poses, 5 intrinsics and 5 times"),
+    "more poses": (
+        {**good(), "c2w": np.tile(np.eye(4), (6, 1, 1))},
+        "6 poses, 5 intrinsics and 5 times",
+    ),
     "none": (
         {**good(), "c2w": np.zeros((0, 4, 4)), "intrinsics": np.zeros((0, 4)), "time": np.zeros(0)},
         "has no frames",
@@ -101,7 +126,8 @@ def test_fix_poses_finds_the_nearest_rotation_and_leaves_mirrors_alone() -> None
     rotation *= np.linalg.det(rotation)
     poses = np.tile(np.eye(4), (1, 1, 1))
     symmetric = rng.normal(size=(3, 3)) * 0.05
-    poses[0, :3, :3] = rotation @ (1.3 * np.eye(3) + symmetric + symmetric.T)  # polar form: the rotation is the answer
+    # polar form: the rotation is the answer
+    poses[0, :3, :3] = rotation @ (1.3 * np.eye(3) + symmetric + symmetric.T)
     poses[0, :3, 3] = [1, 2, 3]
     kept = poses.copy()
     fixed = checked_poses(poses, "a", "c2w", fix_poses=True)
@@ -116,8 +142,17 @@ def test_index_plans_are_disjoint_and_inside_the_clip() -> None:
     with pytest.raises(InputError, match=r"frames \[2\] both as input and as target"):
         IndexPlan((0, 2), (1, 2))
     plan = IndexPlan((0, 2), (1, 5))
-    with pytest.raises(InputError, match=r"a\.json: index_plan.target_index names frame 5, but the clip has 5 frames"):
-        MemoryClip("a", "a.json", checked_cameras(**good()), torch.zeros(5, 3, *HW, dtype=torch.uint8), index_plan=plan)
+    with pytest.raises(
+        InputError,
+        match=r"a\.json: index_plan.target_index names frame 5, but the clip has 5 frames",
+    ):
+        MemoryClip(
+            "a",
+            "a.json",
+            checked_cameras(**good()),
+            torch.zeros(5, 3, *HW, dtype=torch.uint8),
+            index_plan=plan,
+        )
 
 
 def test_a_clip_in_memory_keeps_the_contract_and_its_masks() -> None:
@@ -134,7 +169,8 @@ def test_a_clip_in_memory_keeps_the_contract_and_its_masks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("indices", "message"), [([5], "frame 5 was asked"), ([-1], "frame -1 was asked"), ([], "no frame")]
+    ("indices", "message"),
+    [([5], "frame 5 was asked"), ([-1], "frame -1 was asked"), ([], "no frame")],
 )
 def test_frames_outside_a_clip_are_refused(indices: list[int], message: str) -> None:
     with pytest.raises(InputError, match=f"a.json: {message}"):

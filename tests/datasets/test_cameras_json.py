@@ -16,17 +16,29 @@ from tests.datasets.media import counter_picture, counter_video, fsm_json, read_
 
 
 def views(count: int = 6, **of_file: Any) -> dict[str, Any]:
-    """A file of images over the camera path of ``fsm_json``, two seconds long, every third view held out."""
+    """A file of images over the camera path of ``fsm_json``, two seconds long, every third view
+    held out.
+    """
     entries = []
     for i, frame in enumerate(fsm_json(count)["frames"]):
         lens = {"w": 128, "h": 64, "fl_x": 100.0, "fl_y": 101.0, "cx": 63.0, "cy": 33.0}
         split = "test" if i % 3 == 1 else "train"
         time = 2 * i / (count - 1)
-        entries.append({"file": f"images/{i:03d}.png", "w2c": frame["w2c"], **lens, "time": time, "split": split})
+        entries.append(
+            {
+                "file": f"images/{i:03d}.png",
+                "w2c": frame["w2c"],
+                **lens,
+                "time": time,
+                "split": split,
+            }
+        )
     return {"scene": "small", "static": False, "frames": entries, **of_file}
 
 
-def changed(value: dict[str, Any], which: int | slice = slice(None), **fields: Any) -> dict[str, Any]:
+def changed(
+    value: dict[str, Any], which: int | slice = slice(None), **fields: Any
+) -> dict[str, Any]:
     """``value`` with other fields in the frames ``which``; None removes one."""
     frames = [dict(f) for f in value["frames"]]
     for frame in [frames[which]] if isinstance(which, int) else frames[which]:
@@ -44,7 +56,9 @@ def of_video(count: int = 6, fps: float | None = 15.0) -> dict[str, Any]:
 
 
 def write(folder: Path, value: dict[str, Any]) -> Path:
-    """The file as ``cameras.json``; images show their place in ``frames``, frames of the video their number."""
+    """The file as ``cameras.json``; images show their place in ``frames``, frames of the video
+    their number.
+    """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for i in range(len(value["frames"])):
         cv2.imwrite(str(folder / "images" / f"{i:03d}.png"), counter_picture(i))
@@ -64,7 +78,9 @@ def test_images_make_a_clip(tmp_path: Path, by_folder: bool) -> None:
     clip = open_clip(folder if by_folder else folder / "cameras.json")
     check_clip(clip)
     assert clip.id == "scene"
-    assert np.allclose(clip.cameras.c2w, np.linalg.inv([f["w2c"] for f in fsm_json(6)["frames"]]), atol=1e-6)
+    assert np.allclose(
+        clip.cameras.c2w, np.linalg.inv([f["w2c"] for f in fsm_json(6)["frames"]]), atol=1e-6
+    )
     assert clip.cameras.intrinsics[2].tolist() == [100, 101, 63, 33]
     assert torch.allclose(clip.cameras.time, torch.arange(6) * 0.4)
     assert clip.fps is None
@@ -84,7 +100,8 @@ def test_frames_of_a_video_make_a_clip_on_the_videos_clock(tmp_path: Path) -> No
     clip = open_clip(write(tmp_path, of_video()))
     check_clip(clip)
     assert clip.fps == 15.0
-    assert torch.allclose(clip.cameras.time, torch.arange(6) * 2 / 15)  # not the 0.4 s of its field time
+    # not the 0.4 s of its field time
+    assert torch.allclose(clip.cameras.time, torch.arange(6) * 2 / 15)
     assert shown(clip, [3, 1]) == [6, 2]
     without = open_clip(write(tmp_path, of_video(fps=None)))
     assert torch.allclose(without.cameras.time, torch.arange(6) * 0.4)
@@ -105,7 +122,9 @@ def test_views_are_put_in_the_order_of_their_times_and_count_from_the_first(tmp_
 
 @pytest.mark.parametrize("time", [0.0, None])
 @pytest.mark.parametrize("fps", [None, 10.0])
-def test_what_stands_still_gets_consecutive_frames(tmp_path: Path, time: float | None, fps: float | None) -> None:
+def test_what_stands_still_gets_consecutive_frames(
+    tmp_path: Path, time: float | None, fps: float | None
+) -> None:
     value = changed(views(static=True), time=time) | ({} if fps is None else {"fps": fps})
     clip = open_clip(write(tmp_path, value))
     check_clip(clip)
@@ -144,21 +163,42 @@ BAD = {
     "no pose": (changed(views(), 2, w2c=None), r"frames\[2\] lacks the field 'w2c'"),
     "scaled pose": (changed(views(), 2, w2c=(2 * np.eye(4)).tolist()), "frame 2, w2c"),
     "no file": (changed(views(), 3, file=None), r"frames\[3\] lacks the field 'file'"),
-    "missing image": (changed(views(), 3, file="images/x.png"), r"frames\[3\]\.file: 'images/x\.png' does not exist"),
-    "image outside": (changed(views(), 3, file="../x.png"), r"frames\[3\]\.file: '\.\./x\.png' leads out of"),
-    "no focal": (changed(views(), 1, fl_x=None), r"frames\[1\] has neither fl_x nor camera_angle_x"),
-    "odd split": (changed(views(), 1, split="dev"), r"frames\[1\]: split is 'dev', expected train, val, test"),
+    "missing image": (
+        changed(views(), 3, file="images/x.png"),
+        r"frames\[3\]\.file: 'images/x\.png' does not exist",
+    ),
+    "image outside": (
+        changed(views(), 3, file="../x.png"),
+        r"frames\[3\]\.file: '\.\./x\.png' leads out of",
+    ),
+    "no focal": (
+        changed(views(), 1, fl_x=None),
+        r"frames\[1\] has neither fl_x nor camera_angle_x",
+    ),
+    "odd split": (
+        changed(views(), 1, split="dev"),
+        r"frames\[1\]: split is 'dev', expected train, val, test",
+    ),
     "times repeat": (changed(views(), split="train", time=0.0), "frame 1, time 0 s repeats"),
     "some times": (changed(views(), 4, time=None), r"frames\[4\] lacks the field 'time'"),
     "no times": (changed(views(), time=None), 'has no times; give every frame "time" in seconds'),
     "fps": ({**of_video(), "fps": 0}, "fps is 0.0"),
-    "no number": (changed(of_video(fps=None), 2, frame=None), r"frames\[2\] lacks the field 'frame'"),
-    "past the end": (changed(of_video(), 5, frame=12), r"frames\[5\]: frame is 12, but clip\.mp4 has 12 frames"),
+    "no number": (
+        changed(of_video(fps=None), 2, frame=None),
+        r"frames\[2\] lacks the field 'frame'",
+    ),
+    "past the end": (
+        changed(of_video(), 5, frame=12),
+        r"frames\[5\]: frame is 12, but clip\.mp4 has 12 frames",
+    ),
     "two sources": (
         changed(of_video(), 5, file="images/001.png"),
         r"frames\[5\]: file is '001\.png', others 'clip\.mp4'",
     ),
-    "size": (changed(views(), 0, w=64), r"frames\[0\] states a size of 64 x 64, but its picture is 128 x 64"),
+    "size": (
+        changed(views(), 0, w=64),
+        r"frames\[0\] states a size of 64 x 64, but its picture is 128 x 64",
+    ),
 }
 
 
@@ -193,11 +233,16 @@ def test_real_folders_open(
     assert len(clip) == frames
     assert float(clip.cameras.time[-1]) == pytest.approx(seconds)
     assert clip.index_plan is not None
-    assert (len(clip.index_plan.input_index), len(clip.index_plan.target_index)) == (inputs, targets)
+    assert (len(clip.index_plan.input_index), len(clip.index_plan.target_index)) == (
+        inputs,
+        targets,
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["stereo4d_5H9F5g7wIrY_625558892", "nrnerf_example", "fox_270x480/cameras.json"])
+@pytest.mark.parametrize(
+    "name", ["stereo4d_5H9F5g7wIrY_625558892", "nrnerf_example", "fox_270x480/cameras.json"]
+)
 def test_real_cameras_agree_with_their_pictures(shared_data: Path, name: str) -> None:
     clip = open_clip(shared_data / name)
     check_clip(clip)

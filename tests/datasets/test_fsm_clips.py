@@ -9,7 +9,13 @@ import torch
 from fsm.datasets.fsm_clips import FsmClips
 from fsm.errors import InputError
 from tests.datasets.contract import check_clip
-from tests.datasets.media import counter_picture, counter_video, fsm_json, read_counter, write_fsm_clip
+from tests.datasets.media import (
+    counter_picture,
+    counter_video,
+    fsm_json,
+    read_counter,
+    write_fsm_clip,
+)
 
 
 def test_a_clip_file_opens_as_a_clip(tmp_path: Path) -> None:
@@ -47,7 +53,9 @@ def test_every_frame_of_the_published_clip(shared_data: Path) -> None:
     clip = FsmClips(folder / "example.json").clip("fZcNop_Aenw_88573338")
     check_clip(clip)
     stored = json.loads((folder / "fZcNop_Aenw_88573338.jsonl").read_text())["frames"]
-    assert np.allclose(np.linalg.inv(clip.cameras.c2w.double()), [f["w2c"] for f in stored], atol=1e-6)
+    assert np.allclose(
+        np.linalg.inv(clip.cameras.c2w.double()), [f["w2c"] for f in stored], atol=1e-6
+    )
     assert len(clip) == 199
     assert clip.cameras.time[-1] == pytest.approx(198 / 30)
 
@@ -85,7 +93,12 @@ def test_intrinsics_stated_for_another_size_are_scaled_to_the_video(tmp_path: Pa
         frame.update(h=256, w=512, fx=400.0, fy=404.0, cx=256.0, cy=128.0)
     counter_video(tmp_path / "clip.mp4", 4)
     (tmp_path / "clip.json").write_text(json.dumps(value))
-    assert FsmClips(tmp_path / "clip.json").clip("clip").cameras.intrinsics[1].tolist() == [100, 101, 64, 32]
+    assert FsmClips(tmp_path / "clip.json").clip("clip").cameras.intrinsics[1].tolist() == [
+        100,
+        101,
+        64,
+        32,
+    ]
 
 
 def test_pictures_in_a_folder(tmp_path: Path) -> None:
@@ -131,10 +144,14 @@ def test_nothing_outside_the_data_folder_is_opened(tmp_path: Path) -> None:
     (data / "links").symlink_to(tmp_path)
     for name in ("../secret.mp4", str(tmp_path / "secret.mp4"), "link.mp4", "links/secret.mp4"):
         (data / "clip.json").write_text(json.dumps(fsm_json(4, video=name)))
-        with pytest.raises(InputError, match=f"clip.json: video_path: '{name}' leads out of the data folder"):
+        with pytest.raises(
+            InputError, match=f"clip.json: video_path: '{name}' leads out of the data folder"
+        ):
             FsmClips(data / "clip.json").clip("clip")
     (data / "list.json").write_text('["../secret.json"]')
-    with pytest.raises(InputError, match=r"list.json: entry 0: '../secret.json' leads out of the data folder"):
+    with pytest.raises(
+        InputError, match=r"list.json: entry 0: '../secret.json' leads out of the data folder"
+    ):
         FsmClips(data / "list.json")
     # The same file inside the folder of the list may be shared by clips of its subfolders.
     write_fsm_clip(data / "sub", 4)
@@ -160,21 +177,45 @@ PLAN = {"input_index": [0, 1], "target_index": [1, 2]}
 BAD: dict[str, tuple[Any, str]] = {
     "nan pose": (changed(3, w2c=np.full((4, 4), np.nan).tolist()), "frame 3, w2c contains NaN"),
     "short pose": (changed(3, w2c=[1, 2, 3]), r"frames\[3\]: w2c has shape \(3,\)"),
-    "text pose": (changed(3, w2c="identity"), r"frames\[3\]: w2c is 'identity', expected a 4x4 matrix"),
-    "zero pose": (changed(3, w2c=np.diag([0.0, 0, 0, 1]).tolist()), "frame 3, w2c has a mirrored or flat"),
-    "scaled pose": (changed(3, w2c=np.diag([2.0, 2, 2, 1]).tolist()), "frame 3, w2c is not a rotation"),
+    "text pose": (
+        changed(3, w2c="identity"),
+        r"frames\[3\]: w2c is 'identity', expected a 4x4 matrix",
+    ),
+    "zero pose": (
+        changed(3, w2c=np.diag([0.0, 0, 0, 1]).tolist()),
+        "frame 3, w2c has a mirrored or flat",
+    ),
+    "scaled pose": (
+        changed(3, w2c=np.diag([2.0, 2, 2, 1]).tolist()),
+        "frame 3, w2c is not a rotation",
+    ),
     "no pose": (lacking(2, "w2c"), r"frames\[2\] lacks the field 'w2c'"),
     "zero focal": (changed(1, fx=0), "frame 1, fx is 0"),
     "nan focal": (changed(1, fx=float("nan")), r"frames\[1\]: fx is nan, expected a finite number"),
-    "normalised": (changed(0, fx=0.8, fy=0.8, cx=0.5, cy=0.5), "frame 0, fx is 0.8; it looks normalised"),
+    "normalised": (
+        changed(0, fx=0.8, fy=0.8, cx=0.5, cy=0.5),
+        "frame 0, fx is 0.8; it looks normalised",
+    ),
     "text focal": (changed(1, fx="100"), r"frames\[1\]: fx is '100', expected a finite number"),
-    "other aspect": (changed(1, h=128), r"frames\[1\] states a size of 128 x 128, but its picture is 128 x 64"),
+    "other aspect": (
+        changed(1, h=128),
+        r"frames\[1\] states a size of 128 x 128, but its picture is 128 x 64",
+    ),
     "repeated frame": (changed(2, frame_idx=1), "frame 2, time 0.0333333 s repeats"),
     "unsorted frames": (changed(2, frame_idx=0), "frame 2, time 0 s lies before"),
-    "beyond the video": (changed(5, frame_idx=6), r"frames\[5\].frame_idx is 6, but clip.mp4 has 6 frames"),
-    "fraction": (changed(2, frame_idx=1.5), r"frames\[2\]: frame_idx is 1.5, expected a whole number"),
+    "beyond the video": (
+        changed(5, frame_idx=6),
+        r"frames\[5\].frame_idx is 6, but clip.mp4 has 6 frames",
+    ),
+    "fraction": (
+        changed(2, frame_idx=1.5),
+        r"frames\[2\]: frame_idx is 1.5, expected a whole number",
+    ),
     "negative": (changed(0, frame_idx=-1), r"frames\[0\]: frame_idx is -1"),
-    "other count": (changed(None, num_video_frames=7), "num_video_frames is 7, but clip.mp4 has 6 frames"),
+    "other count": (
+        changed(None, num_video_frames=7),
+        "num_video_frames is 7, but clip.mp4 has 6 frames",
+    ),
     "fps": (changed(None, fps=0), "fps is 0"),
     "no video": (changed(None, video_path="other.mp4"), "video_path: 'other.mp4' does not exist"),
     "nul": (changed(None, video_path="a\0.mp4"), "video_path: .* is not a usable path"),
@@ -184,10 +225,22 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "no video path": (lacking(None, "video_path"), "lacks the field 'video_path'"),
     "no frames": (changed(None, frames=[]), "frames should be a list with at least one entry"),
-    "frame is a number": (changed(None, frames=[1]), r"frames\[0\] should be a JSON object, found int"),
-    "overlapping plan": (changed(None, index_plan=PLAN), r"frames \[1\] both as input and as target"),
-    "plan outside": (changed(None, index_plan={"input_index": [0], "target_index": [6]}), "target_index names frame 6"),
-    "plan of text": (changed(None, index_plan={"input_index": "all", "target_index": [6]}), "input_index is 'all'"),
+    "frame is a number": (
+        changed(None, frames=[1]),
+        r"frames\[0\] should be a JSON object, found int",
+    ),
+    "overlapping plan": (
+        changed(None, index_plan=PLAN),
+        r"frames \[1\] both as input and as target",
+    ),
+    "plan outside": (
+        changed(None, index_plan={"input_index": [0], "target_index": [6]}),
+        "target_index names frame 6",
+    ),
+    "plan of text": (
+        changed(None, index_plan={"input_index": "all", "target_index": [6]}),
+        "input_index is 'all'",
+    ),
     "number": (3, "should hold one clip .* or a list of clip paths"),
     "empty list": ([], "should hold one clip .* or a list of clip paths"),
     "list of numbers": ([1], "should hold one clip .* or a list of clip paths"),
@@ -209,7 +262,11 @@ def test_bad_clips_are_refused_in_one_sentence_by_file_and_field(tmp_path: Path,
 
 
 def test_broken_json_is_refused(tmp_path: Path) -> None:
-    for name, content in (("a.json", '{"frames": ['), ("b.jsonl", '"x.json"\n{'), ("c.json", "[" * 100_000)):
+    for name, content in (
+        ("a.json", '{"frames": ['),
+        ("b.jsonl", '"x.json"\n{'),
+        ("c.json", "[" * 100_000),
+    ):
         (tmp_path / name).write_text(content)
         with pytest.raises(InputError, match=f"{name} is not valid JSON"):
             FsmClips(tmp_path / name)

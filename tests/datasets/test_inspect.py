@@ -41,12 +41,16 @@ def test_true_cameras_are_consistent_and_measured(kept: MemoryClip) -> None:
 
 
 def test_wrong_conventions_are_named(kept: MemoryClip) -> None:
-    assert inspect_clip(with_poses(kept, opengl_from_opencv)).verdict.startswith("looks like OpenGL axes")
+    assert inspect_clip(with_poses(kept, opengl_from_opencv)).verdict.startswith(
+        "looks like OpenGL axes"
+    )
     assert inspect_clip(with_poses(kept, inverse)).verdict.startswith("looks like world-to-camera")
 
 
 def test_shuffled_poses_fit_no_reading(kept: MemoryClip) -> None:
-    assert not inspect_clip(with_poses(kept, lambda c2w: c2w[::-1])).verdict.startswith("consistent")
+    assert not inspect_clip(with_poses(kept, lambda c2w: c2w[::-1])).verdict.startswith(
+        "consistent"
+    )
 
 
 def test_still_cameras_and_blank_pictures_cannot_be_judged(kept: MemoryClip) -> None:
@@ -75,8 +79,12 @@ def test_real_clips(shared_data: Path, name: str, clip: str | None, verdict: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["8OQSqypY6o8_602869536", "rcVBZfskDPw_607941275", "_T_OfpB194U_408174842"])
+@pytest.mark.parametrize(
+    "name", ["8OQSqypY6o8_602869536", "rcVBZfskDPw_607941275", "_T_OfpB194U_408174842"]
+)
 def test_real_clips_under_wrong_conventions(shared_data: Path, name: str) -> None:
     clip = open_clip(shared_data / "stereo4d_256/val.json", name)
-    assert inspect_clip(with_poses(clip, opengl_from_opencv)).verdict.startswith("looks like OpenGL axes")
+    assert inspect_clip(with_poses(clip, opengl_from_opencv)).verdict.startswith(
+        "looks like OpenGL axes"
+    )
     assert inspect_clip(with_poses(clip, inverse)).verdict.startswith("looks like world-to-camera")

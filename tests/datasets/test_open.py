@@ -8,7 +8,9 @@ from fsm.errors import InputError
 from tests.datasets.contract import check_clip
 
 
-@pytest.mark.parametrize(("name", "clip"), [("demo", "synthetic-0"), ("synthetic:3", "synthetic-3")])
+@pytest.mark.parametrize(
+    ("name", "clip"), [("demo", "synthetic-0"), ("synthetic:3", "synthetic-3")]
+)
 def test_the_built_in_clips(name: str, clip: str) -> None:
     assert open_dataset(name).ids == (clip,)
     check_clip(open_clip(name), resized=False)
@@ -25,13 +27,17 @@ def test_a_range_of_seeds_is_one_data_set() -> None:
     assert open_dataset("synthetic:2-2").ids == ("synthetic-2",)
     assert open_clip("world:4-5", "world-5").id == "world-5"
     for id in ("world-997", "world-1002", "synthetic-1000", "world-01000", "world-x", ""):
-        with pytest.raises(InputError, match=r"world:998-1001 has no clip .*; it has world-998, world-999,"):
+        with pytest.raises(
+            InputError, match=r"world:998-1001 has no clip .*; it has world-998, world-999,"
+        ):
             dataset.clip(id)
     with pytest.raises(InputError, match="holds 4 clips; name one of them: world-998"):
         open_clip("world:998-1001")
 
 
-@pytest.mark.parametrize("name", ["world:5-3", "world:-3", "world:3-", "world:1-2-3", "world:1..4", "synthetic:1-x"])
+@pytest.mark.parametrize(
+    "name", ["world:5-3", "world:-3", "world:3-", "world:1-2-3", "world:1..4", "synthetic:1-x"]
+)
 def test_what_is_no_range_of_seeds_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"has seed .*; write .*or a range, as in "):
         open_dataset(name)
@@ -59,19 +65,26 @@ def test_real_data_is_recognised(shared_data: Path, name: str, clip: str, frames
     assert open_clip(shared_data / name, clip_id=clip).cameras.hw == found.cameras.hw
 
 
-@pytest.mark.parametrize("name", ["nothing", "nothing.mp4", "synthetic:x", "synthetic:-1", "notes.txt"])
+@pytest.mark.parametrize(
+    "name", ["nothing", "nothing.mp4", "synthetic:x", "synthetic:-1", "notes.txt"]
+)
 def test_what_is_no_clip_is_refused_with_what_would_be(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     path = name if name.startswith("synthetic") else tmp_path / name
-    with pytest.raises(InputError, match=r"seed .*; write|FSM clip or list .* D-NeRF .* Stereo4D .*synthetic:SEED"):
+    with pytest.raises(
+        InputError, match=r"seed .*; write|FSM clip or list .* D-NeRF .* Stereo4D .*synthetic:SEED"
+    ):
         open_clip(path)
 
 
-def test_an_empty_folder_and_a_list_without_a_choice_are_refused(tmp_path: Path, shared_data: Path) -> None:
+def test_an_empty_folder_and_a_list_without_a_choice_are_refused(
+    tmp_path: Path, shared_data: Path
+) -> None:
     with pytest.raises(InputError, match="holds no clip; a clip is an FSM clip"):
         open_clip(tmp_path)
     with pytest.raises(
-        InputError, match=r"stereo4d_256 holds lists of clips \(train.json, val.json, val_moving.json\)"
+        InputError,
+        match=r"stereo4d_256 holds lists of clips \(train.json, val.json, val_moving.json\)",
     ):
         open_clip(shared_data / "stereo4d_256")
     with pytest.raises(InputError, match=r"holds several clips .*, \.\.\."):

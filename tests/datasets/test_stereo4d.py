@@ -52,7 +52,9 @@ def test_annotation_and_video_make_a_clip(tmp_path: Path, by_folder: bool) -> No
     assert len(set(np.diff(expected["timestamps"]))) > 1
     # 60 degrees across 128 pixels, centred.
     focal = 64 / np.tan(np.radians(30))
-    assert torch.allclose(clip.cameras.intrinsics[3], torch.tensor([float(focal), float(focal), 64.0, 32.0]))
+    assert torch.allclose(
+        clip.cameras.intrinsics[3], torch.tensor([float(focal), float(focal), 64.0, 32.0])
+    )
     views = clip.views([5])
     assert views.rgb is not None
     assert read_counter((views.rgb[0] * 255).numpy()) == 5
@@ -66,7 +68,9 @@ def test_the_field_of_view_of_the_video_can_be_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_real_cameras_through_the_published_format_agree_with_the_pictures(tmp_path: Path, shared_data: Path) -> None:
+def test_real_cameras_through_the_published_format_agree_with_the_pictures(
+    tmp_path: Path, shared_data: Path
+) -> None:
     folder = shared_data / "stereo4d_sPD8TT3X5nI_128528529"
     frames = json.loads((folder / "cameras.json").read_text())["frames"]
     c2w = np.linalg.inv([f["w2c"] for f in frames])
@@ -81,13 +85,25 @@ def test_real_cameras_through_the_published_format_agree_with_the_pictures(tmp_p
 
 
 BAD = {
-    "fewer poses": ({"camera2world": annotation(11)["camera2world"]}, "11 poses and 12 timestamps.* 12 frames"),
-    "fewer times": ({"timestamps": annotation(11)["timestamps"]}, "12 poses and 11 timestamps.* 12 frames"),
+    "fewer poses": (
+        {"camera2world": annotation(11)["camera2world"]},
+        "11 poses and 12 timestamps.* 12 frames",
+    ),
+    "fewer times": (
+        {"timestamps": annotation(11)["timestamps"]},
+        "12 poses and 11 timestamps.* 12 frames",
+    ),
     "no times": ({"timestamps": None}, "lacks the array 'timestamps'"),
     "repeated time": ({"timestamps": np.zeros(FRAMES, np.int64)}, "frame 1, time 0 s repeats"),
-    "pickle": ({"camera2world": np.array([{"a": 1}], dtype=object)}, "'camera2world' holds pickled objects"),
+    "pickle": (
+        {"camera2world": np.array([{"a": 1}], dtype=object)},
+        "'camera2world' holds pickled objects",
+    ),
     "flat poses": ({"camera2world": np.zeros((FRAMES, 12))}, r"camera2world has shape \(12, 12\)"),
-    "nan": ({"camera2world": np.full((FRAMES, 3, 4), np.nan)}, "frame 0, camera2world contains NaN"),
+    "nan": (
+        {"camera2world": np.full((FRAMES, 3, 4), np.nan)},
+        "frame 0, camera2world contains NaN",
+    ),
 }
 
 
@@ -107,7 +123,9 @@ def test_a_header_that_declares_too_much_is_refused_before_memory_is_taken(tmp_p
     header += b" " * (118 - len(header)) + b"\n"
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         for key in ("timestamps", "camera2world"):
-            archive.writestr(f"{key}.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+            archive.writestr(
+                f"{key}.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+            )
     with pytest.raises(InputError, match="'timestamps' declares 96000000000 bytes"):
         Stereo4D(tmp_path / "a.npz").clip("a")
 
@@ -120,5 +138,7 @@ def test_missing_files_and_rubbish_are_refused(tmp_path: Path) -> None:
         Stereo4D(tmp_path / "b.npz").clip("b")
     path = write(tmp_path)
     (tmp_path / "abc_88573338-left_rectified.mp4").unlink()
-    with pytest.raises(InputError, match=r"no video beside it; expected abc_88573338-left_rectified\.mp4 or"):
+    with pytest.raises(
+        InputError, match=r"no video beside it; expected abc_88573338-left_rectified\.mp4 or"
+    ):
         Stereo4D(path).clip("abc_88573338")

@@ -50,7 +50,9 @@ def looking(eye: Tensor, target: Tensor, time: Tensor, focal: float, hw: tuple[i
 
 
 def rays_and_depth(world: SyntheticWorld, views: Views) -> tuple[Tensor, Tensor, Tensor]:
-    """Origins, unit directions and distances along them, each flat in float64, all from the rendered z-depth."""
+    """Origins, unit directions and distances along them, each flat in float64, all from the
+    rendered z-depth.
+    """
     depth = world.render(views).depth
     assert depth is not None
     origin, direction = (t.double().movedim(-3, -1).reshape(-1, 3) for t in pixel_rays(views))
@@ -65,7 +67,11 @@ def room_distance(world: SyntheticWorld, origin: Tensor, direction: Tensor) -> T
     return ((torch.where(direction > 0, high, low) - origin) / direction).amin(-1)
 
 
-EYE, TARGET, NOON = torch.tensor([[0.3, -1.4, -2.5]]), torch.tensor([[0.0, -0.8, 0.0]]), torch.zeros(1)
+EYE, TARGET, NOON = (
+    torch.tensor([[0.3, -1.4, -2.5]]),
+    torch.tensor([[0.0, -0.8, 0.0]]),
+    torch.zeros(1),
+)
 
 
 def test_depth_of_the_empty_room() -> None:
@@ -81,7 +87,9 @@ def test_depth_of_a_ball() -> None:
     offset = origin - torch.tensor(centre).double()
     b = (offset * direction).sum(-1)
     inside = b * b - (offset * offset).sum(-1) + radius * radius
-    expected = torch.where(inside > 0, -b - inside.clamp_min(0).sqrt(), room_distance(world, origin, direction))
+    expected = torch.where(
+        inside > 0, -b - inside.clamp_min(0).sqrt(), room_distance(world, origin, direction)
+    )
     sure = inside.abs() > 1e-3  # grazing rays are decided by rounding
     assert 100 < int((inside > 0).sum()) < 1000
     assert torch.allclose(found[sure], expected[sure], atol=2e-4)
@@ -89,7 +97,11 @@ def test_depth_of_a_ball() -> None:
 
 @pytest.mark.parametrize(
     ("slot", "size"),
-    [(BOXES.start, (0.5, 0.3, 0.7)), (CYLINDERS.start, (0.5, 0.6, 0.5)), (ROUND.start, (0.3, 0.6, 0.4))],
+    [
+        (BOXES.start, (0.5, 0.3, 0.7)),
+        (CYLINDERS.start, (0.5, 0.6, 0.5)),
+        (ROUND.start, (0.3, 0.6, 0.4)),
+    ],
 )
 def test_depth_of_turned_solids(slot: int, size: tuple[float, float, float]) -> None:
     """Against sphere tracing by bisection of the solid's inside test along densely sampled rays."""
@@ -99,14 +111,15 @@ def test_depth_of_turned_solids(slot: int, size: tuple[float, float, float]) -> 
     axis, angle = torch.tensor([0.6, 0.8, 0.0]).double(), 0.7
     cross = torch.tensor([[0, 0, 0.8], [0, 0, -0.6], [-0.8, 0.6, 0]]).double()
     assert torch.equal(
-        cross @ torch.tensor([1.0, 0, 0]).double(), torch.linalg.cross(axis, torch.tensor([1.0, 0, 0]).double())
+        cross @ torch.tensor([1.0, 0, 0]).double(),
+        torch.linalg.cross(axis, torch.tensor([1.0, 0, 0]).double()),
     )
     rotation = torch.linalg.matrix_exp(angle * cross)
 
     def inside(distance: Tensor) -> Tensor:
-        q = ((origin[:, None] + distance[..., None] * direction[:, None] - centre) @ rotation) / torch.tensor(
-            size
-        ).double()
+        q = (
+            (origin[:, None] + distance[..., None] * direction[:, None] - centre) @ rotation
+        ) / torch.tensor(size).double()
         if slot == BOXES.start:
             return q.abs().amax(-1) < 1
         if slot == CYLINDERS.start:
@@ -131,13 +144,17 @@ def test_depth_of_turned_solids(slot: int, size: tuple[float, float, float]) -> 
 
 
 def one_pixel(eye: Tensor, target: Tensor, time: Tensor) -> Views:
-    """Views [1 v] of one pixel each, whose ray runs exactly from ``eye`` to ``target``; textures at their finest."""
+    """Views [1 v] of one pixel each, whose ray runs exactly from ``eye`` to ``target``; textures at
+    their finest.
+    """
     return looking(eye, target, time, 1e6, (1, 1))
 
 
 def test_a_static_point_looks_the_same_from_everywhere() -> None:
     world = SyntheticWorld.sample([5])
-    world = dataclasses.replace(world, surfaces=dataclasses.replace(world.surfaces, gloss=torch.zeros(1, 13)))
+    world = dataclasses.replace(
+        world, surfaces=dataclasses.replace(world.surfaces, gloss=torch.zeros(1, 13))
+    )
     start = world.camera_path(torch.zeros(1, 1), (24, 32))
     depth = world.render(start).depth
     assert depth is not None
@@ -154,14 +171,17 @@ def test_a_static_point_looks_the_same_from_everywhere() -> None:
     assert int(seen.sum()) > 400
     for colour in colours[1:]:
         difference = (colour - colours[0])[seen].abs().amax(-1)
-        # a ray that misses its point by float32 rounding (1e-6 m) may cross a texel edge, never a whole texture
+        # a ray that misses its point by float32 rounding (1e-6 m) may cross a texel edge, never a
+        # whole texture
         assert difference.quantile(0.98) < 4e-3
     assert colours[0][seen].std(0).min() > 0.05
 
 
 @pytest.mark.parametrize("kind", [ROUND, BOXES])
 def test_texture_is_glued_to_moving_solids(kind: slice) -> None:
-    """Chromaticity under grey light at a point of a solid, followed by its pose, stays through six seconds."""
+    """Chromaticity under grey light at a point of a solid, followed by its pose, stays through six
+    seconds.
+    """
     world = SyntheticWorld.sample([12])
     grey = torch.full((1, 3), 0.5)
     light = dataclasses.replace(world.light, colour=torch.zeros(1, 3), above=grey, below=grey)
@@ -170,7 +190,9 @@ def test_texture_is_glued_to_moving_solids(kind: slice) -> None:
     solids = dataclasses.replace(
         solids, anchor=torch.where(only[:, None], torch.tensor([0.1, -1.2, 0.2]), NOWHERE)[None]
     )
-    solids = dataclasses.replace(solids, spin=torch.full((1, SOLIDS), 0.9), swing=torch.full((1, SOLIDS, 2, 3), 0.1))
+    solids = dataclasses.replace(
+        solids, spin=torch.full((1, SOLIDS), 0.9), swing=torch.full((1, SOLIDS, 2, 3), 0.1)
+    )
     world = dataclasses.replace(world, light=light, solids=solids)
     unit = torch.nn.functional.normalize(torch.randn(400, 3), dim=-1)
     if kind == BOXES:
@@ -214,12 +236,16 @@ def test_a_seed_is_the_same_world_in_any_batch() -> None:
     other = SyntheticWorld.sample([8])
     assert (other.render(other.camera_path(time, (32, 40))).rgb - one.rgb).abs().mean() > 0.05
     picked = together[1]
-    assert torch.allclose(picked.camera_path(time, (32, 40)).c2w, one_pose := alone.camera_path(time, (32, 40)).c2w)
+    assert torch.allclose(
+        picked.camera_path(time, (32, 40)).c2w, one_pose := alone.camera_path(time, (32, 40)).c2w
+    )
     assert one_pose.shape == (1, 2, 4, 4)
 
 
 def test_cameras_and_solids_keep_apart() -> None:
-    """Over 300 worlds: rotations are proper, cameras stay in the room and outside the arena, solids inside it."""
+    """Over 300 worlds: rotations are proper, cameras stay in the room and outside the arena, solids
+    inside it.
+    """
     world = SyntheticWorld.sample(range(300))
     time = torch.linspace(0, 20, 60).expand(300, 60)
     views = world.camera_path(time, (64, 64))
@@ -300,8 +326,14 @@ def test_demo_clip_is_a_hand_held_shot_of_four_seconds() -> None:
         (lambda: SyntheticWorld.sample([]), "no seeds"),
         (lambda: SyntheticClip(frames=0), "frames=0"),
         (lambda: SyntheticClip(fps=0.0), "fps=0.0"),
-        (lambda: SyntheticScene(0, samples_per_pixel=3).render(SyntheticClip(frames=1).cameras), "square number"),
-        (lambda: SyntheticWorld.sample([0, 1]).render(SyntheticClip(frames=1).cameras.batched()), "one row a world"),
+        (
+            lambda: SyntheticScene(0, samples_per_pixel=3).render(SyntheticClip(frames=1).cameras),
+            "square number",
+        ),
+        (
+            lambda: SyntheticWorld.sample([0, 1]).render(SyntheticClip(frames=1).cameras.batched()),
+            "one row a world",
+        ),
     ],
 )
 def test_wrong_requests_are_one_sentence(action, message: str) -> None:
@@ -322,7 +354,9 @@ def test_devices_agree() -> None:
 
 
 def test_sizes_are_filtered_not_aliased() -> None:
-    """A small picture equals the area average of a large one but for outlines: textures are prefiltered."""
+    """A small picture equals the area average of a large one but for outlines: textures are
+    prefiltered.
+    """
     world = SyntheticWorld.sample([9])
     large = world.camera_path(torch.tensor([[1.0]]), (256, 256))
     sharp = world.render(large).rgb

@@ -21,11 +21,25 @@ HW = (64, 128)
 def transforms(frames: int = 6, **more: Any) -> dict[str, Any]:
     """A nerfstudio file over the camera path of ``fsm_json``."""
     poses = opengl_from_opencv(inverse(np.array([f["w2c"] for f in fsm_json(frames)["frames"]])))
-    entries = [{"file_path": f"images/{i:03d}.png", "transform_matrix": T.tolist()} for i, T in enumerate(poses)]
-    return {"fl_x": 100.0, "fl_y": 101.0, "cx": 63.0, "cy": 33.0, "w": 128, "h": 64, "frames": entries, **more}
+    entries = [
+        {"file_path": f"images/{i:03d}.png", "transform_matrix": T.tolist()}
+        for i, T in enumerate(poses)
+    ]
+    return {
+        "fl_x": 100.0,
+        "fl_y": 101.0,
+        "cx": 63.0,
+        "cy": 33.0,
+        "w": 128,
+        "h": 64,
+        "frames": entries,
+        **more,
+    }
 
 
-def write(folder: Path, value: dict[str, Any], hw: tuple[int, int] = HW, images: str = "images") -> Path:
+def write(
+    folder: Path, value: dict[str, Any], hw: tuple[int, int] = HW, images: str = "images"
+) -> Path:
     """The file with pictures that show their place in ``frames``."""
     (folder / images).mkdir(parents=True, exist_ok=True)
     for i in range(len(value["frames"])):
@@ -83,12 +97,16 @@ def test_per_frame_intrinsics_and_field_of_view(tmp_path: Path) -> None:
     clip = opened(write(tmp_path, value))
     assert clip.cameras.intrinsics[:, 0].tolist() == [100, 100, 100, 90, 100, 100]
     value = {"camera_angle_x": math.radians(90), "frames": transforms()["frames"]}
-    assert opened(write(tmp_path, value)).cameras.intrinsics[0].tolist() == pytest.approx([64, 64, 64, 32])
+    assert opened(write(tmp_path, value)).cameras.intrinsics[0].tolist() == pytest.approx(
+        [64, 64, 64, 32]
+    )
 
 
 def test_named_splits_become_an_index_plan(tmp_path: Path) -> None:
     names = [f["file_path"] for f in transforms()["frames"]]
-    value = transforms(train_filenames=[names[4], names[0], names[2]], test_filenames=[names[1], names[3]])
+    value = transforms(
+        train_filenames=[names[4], names[0], names[2]], test_filenames=[names[1], names[3]]
+    )
     plan = opened(write(tmp_path, value)).index_plan
     assert plan is not None
     assert (plan.input_index, plan.target_index) == ((0, 2, 4), (1, 3))
@@ -123,8 +141,12 @@ def test_masks_and_transparency(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("coefficients", [(-0.2, 0.05, 0.0, 0.0), (0.12, -0.03, 0.004, -0.006)])
-def test_lens_distortion_is_undone_in_pictures_and_intrinsics(tmp_path: Path, coefficients: tuple[float, ...]) -> None:
-    """Dots drawn where a distorting lens puts them must stand where the clip's pinhole camera says."""
+def test_lens_distortion_is_undone_in_pictures_and_intrinsics(
+    tmp_path: Path, coefficients: tuple[float, ...]
+) -> None:
+    """Dots drawn where a distorting lens puts them must stand where the clip's pinhole camera
+    says.
+    """
     k1, k2, p1, p2 = coefficients
     h, w, fx, fy, cx, cy = 240, 320, 200.0, 205.0, 163.0, 118.0
     points = np.array([[x, y, 2.0] for x in (-0.9, -0.3, 0.4, 0.9) for y in (-0.6, 0.1, 0.6)])
@@ -134,14 +156,32 @@ def test_lens_distortion_is_undone_in_pictures_and_intrinsics(tmp_path: Path, co
     u = fx * (x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)) + cx
     v = fy * (y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y) + cy
     ys, xs = np.mgrid[:h, :w] + 0.5
-    dots = [np.exp(-((xs - a) ** 2 + (ys - b) ** 2) / (2 * 2.0**2)) for a, b in zip(u, v, strict=True)]
+    dots = [
+        np.exp(-((xs - a) ** 2 + (ys - b) ** 2) / (2 * 2.0**2)) for a, b in zip(u, v, strict=True)
+    ]
     picture = np.sum(dots, axis=0)
     cv2.imwrite(
-        str(tmp_path / "a.png"), np.repeat((picture.clip(0, 1) * 255).round().astype(np.uint8)[..., None], 3, 2)
+        str(tmp_path / "a.png"),
+        np.repeat((picture.clip(0, 1) * 255).round().astype(np.uint8)[..., None], 3, 2),
     )
     pose = opengl_from_opencv(np.eye(4)).tolist()
-    lens = {"fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy, "w": w, "h": h, "k1": k1, "k2": k2, "p1": p1, "p2": p2}
-    value = {"camera_model": "OPENCV", **lens, "frames": [{"file_path": "a.png", "transform_matrix": pose}]}
+    lens = {
+        "fl_x": fx,
+        "fl_y": fy,
+        "cx": cx,
+        "cy": cy,
+        "w": w,
+        "h": h,
+        "k1": k1,
+        "k2": k2,
+        "p1": p1,
+        "p2": p2,
+    }
+    value = {
+        "camera_model": "OPENCV",
+        **lens,
+        "frames": [{"file_path": "a.png", "transform_matrix": pose}],
+    }
     (tmp_path / "transforms.json").write_text(json.dumps(value))
     views = opened(tmp_path).views([0])
     assert views.rgb is not None
@@ -166,10 +206,17 @@ def test_dnerf_splits_share_one_clock(shared_data: Path) -> None:
     for split in clips.ids:
         clip = clips.clip(split)
         check_clip(clip, starts_at_zero=split == "train")
-        stored = json.loads((shared_data / "dnerf_mutant_256" / f"transforms_{split}.json").read_text())["frames"]
-        names = [f["file_path"].removeprefix("./") + ".png" for f in sorted(stored, key=lambda f: f["time"])]
+        stored = json.loads(
+            (shared_data / "dnerf_mutant_256" / f"transforms_{split}.json").read_text()
+        )["frames"]
+        names = [
+            f["file_path"].removeprefix("./") + ".png"
+            for f in sorted(stored, key=lambda f: f["time"])
+        ]
         expected = [by_file[name] for name in names]
-        assert np.allclose(np.linalg.inv(clip.cameras.c2w.double()), [f["w2c"] for f in expected], atol=1e-5)
+        assert np.allclose(
+            np.linalg.inv(clip.cameras.c2w.double()), [f["w2c"] for f in expected], atol=1e-5
+        )
         assert np.allclose(clip.cameras.time, [f["time"] for f in expected], atol=1e-5)
         assert np.allclose(clip.cameras.intrinsics[0, 0], expected[0]["fl_x"], atol=1e-3)
     views = clips.clip("train").views([0])
@@ -182,7 +229,9 @@ def test_fox_cameras_are_those_of_an_independent_reading(shared_data: Path) -> N
     check_clip(clip)
     truth = json.loads((shared_data / "fox_270x480" / "cameras.json").read_text())["frames"]
     truth = sorted(truth, key=lambda f: f["file"])
-    assert np.allclose(np.linalg.inv(clip.cameras.c2w.double()), [f["w2c"] for f in truth], atol=1e-5)
+    assert np.allclose(
+        np.linalg.inv(clip.cameras.c2w.double()), [f["w2c"] for f in truth], atol=1e-5
+    )
 
 
 def without(value: dict[str, Any], key: str) -> dict[str, Any]:
@@ -202,17 +251,35 @@ BAD: dict[str, tuple[Any, str]] = {
     "no focal": (without(transforms(), "fl_x"), "neither fl_x nor camera_angle_x"),
     "degrees": ({**without(transforms(), "fl_x"), "camera_angle_x": 60.0}, "60 radians.*degrees"),
     "negative focal": (transforms(fl_x=-100.0), "frame 0, fx is -100"),
-    "other aspect": (transforms(w=64, h=64), r"frames\[0\] states a size of 64 x 64, but its picture is 128 x 64"),
-    "no frames": ({**transforms(), "frames": []}, "frames should be a list with at least one entry"),
-    "no pose": (at(2, transform_matrix=[[1, 0], [0, 1]]), r"frames\[2\]: transform_matrix has shape \(2, 2\)"),
+    "other aspect": (
+        transforms(w=64, h=64),
+        r"frames\[0\] states a size of 64 x 64, but its picture is 128 x 64",
+    ),
+    "no frames": (
+        {**transforms(), "frames": []},
+        "frames should be a list with at least one entry",
+    ),
+    "no pose": (
+        at(2, transform_matrix=[[1, 0], [0, 1]]),
+        r"frames\[2\]: transform_matrix has shape \(2, 2\)",
+    ),
     "scaled": (
         at(2, transform_matrix=np.diag([2.0, 2.0, 2.0, 1.0]).tolist()),
         "frame 2, transform_matrix is not a rotation",
     ),
-    "missing image": (at(2, file_path="images/x.png"), r"frames\[2\].file_path: 'images/x.png' does not exist"),
-    "outside": (at(2, file_path="../secret.png"), r"frames\[2\].file_path: '../secret.png' leads out of"),
+    "missing image": (
+        at(2, file_path="images/x.png"),
+        r"frames\[2\].file_path: 'images/x.png' does not exist",
+    ),
+    "outside": (
+        at(2, file_path="../secret.png"),
+        r"frames\[2\].file_path: '../secret.png' leads out of",
+    ),
     "some times": (at(2, time=0.5), r"frames\[0\] lacks the field 'time'"),
-    "text time": ({**at(0), "frames": [{**f, "time": "1s"} for f in transforms()["frames"]]}, "time is '1s'"),
+    "text time": (
+        {**at(0), "frames": [{**f, "time": "1s"} for f in transforms()["frames"]]},
+        "time is '1s'",
+    ),
     "same times": (
         {**at(0), "frames": [{**f, "time": 0.5} for f in transforms()["frames"]]},
         "frame 1, time 0.5 s repeats",
@@ -243,7 +310,9 @@ def test_bad_files_are_refused_by_name(tmp_path: Path, case: str) -> None:
     ("content", "message"),
     [(b"", "empty, truncated or not"), (b"rubbish", "empty, truncated or not"), (None, "has size")],
 )
-def test_bad_pictures_are_refused_when_read(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_bad_pictures_are_refused_when_read(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
     clip = opened(write(tmp_path, transforms()))
     if content is None:
         cv2.imwrite(str(tmp_path / "images" / "003.png"), counter_picture(3, (32, 64)))

@@ -8,14 +8,21 @@ from fsm.errors import InputError
 from tests.datasets.media import counter_picture, counter_video, read_counter, write_video
 
 FRAMES = 100
-OPEN_GOP = {"g": "12", "bf": "3", "x264-params": "keyint=12:bframes=3:b-adapt=0:b-pyramid=2:open-gop=1:scenecut=0"}
+OPEN_GOP = {
+    "g": "12",
+    "bf": "3",
+    "x264-params": "keyint=12:bframes=3:b-adapt=0:b-pyramid=2:open-gop=1:scenecut=0",
+}
 ENCODINGS = {
     "mp4": ("a.mp4", {}),
     "open-gop": ("a.mp4", {"options": OPEN_GOP}),
     "mov": ("a.mov", {}),
     "mkv": ("a.mkv", {}),
     "avi": ("a.avi", {}),
-    "webm": ("a.webm", {"codec": "libvpx-vp9", "options": {"g": "12", "deadline": "realtime", "cpu-used": "8"}}),
+    "webm": (
+        "a.webm",
+        {"codec": "libvpx-vp9", "options": {"g": "12", "deadline": "realtime", "cpu-used": "8"}},
+    ),
 }
 
 
@@ -89,10 +96,15 @@ def cut_to(path: Path, size: int) -> None:
 
 
 def moov_first(path: Path) -> None:
-    """Rewrite so that the index precedes the pictures, as for streaming: truncation then spares the index."""
+    """Rewrite so that the index precedes the pictures, as for streaming: truncation then spares the
+    index.
+    """
     import av
 
-    with av.open(str(path)) as given, av.open(str(path) + ".fast.mp4", "w", options={"movflags": "faststart"}) as out:
+    with (
+        av.open(str(path)) as given,
+        av.open(str(path) + ".fast.mp4", "w", options={"movflags": "faststart"}) as out,
+    ):
         stream = out.add_stream_from_template(given.streams.video[0])
         for packet in given.demux(video=0):
             if packet.size:
@@ -113,7 +125,9 @@ def damage(path: Path, how: str) -> Path:
         assert box(path, b"moov")[0] < box(path, b"mdat")[0]
         cut_to(path, path.stat().st_size * 3 // 4)
     elif how == "playlist":
-        path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/hostname\n#EXT-X-ENDLIST\n")
+        path.write_text(
+            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/hostname\n#EXT-X-ENDLIST\n"
+        )
     elif how == "concat":
         path.write_text("ffconcat version 1.0\nfile /etc/hostname\n")
     elif how == "header only":
@@ -151,7 +165,9 @@ def test_bad_videos_are_refused_by_name(tmp_path: Path, how: str, message: str) 
     assert "\n" not in str(error.value)
 
 
-def test_damage_inside_the_pictures_is_an_error_or_a_frame_but_never_a_crash(tmp_path: Path) -> None:
+def test_damage_inside_the_pictures_is_an_error_or_a_frame_but_never_a_crash(
+    tmp_path: Path,
+) -> None:
     path = counter_video(tmp_path / "a.mp4", 30)
     start, length = box(path, b"mdat")
     whole = path.read_bytes()
@@ -188,7 +204,9 @@ def test_a_file_without_pictures_is_refused(tmp_path: Path) -> None:
 
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode())

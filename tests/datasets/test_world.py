@@ -1,4 +1,6 @@
-"""The richer world: compiled against plain tracer, closed forms, seeds, motion, what training and commands get of it."""
+"""The richer world: compiled against plain tracer, closed forms, seeds, motion, what training and
+commands get of it.
+"""
 
 import dataclasses
 
@@ -19,11 +21,16 @@ from tests.datasets.contract import check_clip
 TIMES = torch.tensor([[0.0, 3.5]])
 
 
-def alone(shape: int, size: tuple[float, float, float], at: tuple[float, float, float], turn: float = 0.0) -> World:
+def alone(
+    shape: int, size: tuple[float, float, float], at: tuple[float, float, float], turn: float = 0.0
+) -> World:
     """World 0 in the open with one body at rest."""
     world = World.sample([0])
     bodies = world.bodies
-    zero = {n: torch.zeros_like(getattr(bodies, n)) for n in ("swing", "spin", "rock", "breath", "sway", "pivot")}
+    zero = {
+        n: torch.zeros_like(getattr(bodies, n))
+        for n in ("swing", "spin", "rock", "breath", "sway", "pivot")
+    }
     there = torch.full((1, BODIES), -1e6)
     there[0, 0] = 1e6
     bodies = dataclasses.replace(
@@ -38,10 +45,14 @@ def alone(shape: int, size: tuple[float, float, float], at: tuple[float, float, 
         born=torch.full((1, BODIES), -1e6),
         gone=there,
     )
-    return dataclasses.replace(world, bodies=bodies, around=dataclasses.replace(world.around, open=torch.ones(1)))
+    return dataclasses.replace(
+        world, bodies=bodies, around=dataclasses.replace(world.around, open=torch.ones(1))
+    )
 
 
-def level(eye: tuple[float, float, float], hw: tuple[int, int] = (32, 40), focal: float = 40.0) -> Views:
+def level(
+    eye: tuple[float, float, float], hw: tuple[int, int] = (32, 40), focal: float = 40.0
+) -> Views:
     """One camera that looks along +z."""
     c2w = torch.eye(4).repeat(1, 1, 1, 1)
     c2w[0, 0, :3, 3] = torch.tensor(eye)
@@ -58,7 +69,9 @@ def points_seen(views: Views, depth: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("first", [0, 4, 8])
 def test_the_compiled_tracer_draws_what_the_plain_one_says(first: int) -> None:
-    """To 2e-4 on average; rounding may turn a border or a random cell, in at most one pixel of 500."""
+    """To 2e-4 on average; rounding may turn a border or a random cell, in at most one pixel of
+    500.
+    """
     world = World.sample(range(first, first + 4))
     views = world.camera_path(TIMES.expand(4, 2), (30, 42))
     found, expected = world.render(views), world.render(views, plain=True)
@@ -116,9 +129,13 @@ def test_the_ground_is_a_plane_and_the_sky_is_far() -> None:
     depth, seen = world.render(views).depth, world.surfaces_seen(views)[0, 0, 0]
     assert depth is not None
     rows = torch.arange(32) + 0.5
-    expected = torch.where(rows > 16, 1.7 * 40.0 / (rows - 16), torch.full_like(rows, FAR))[:, None].expand(32, 40)
+    expected = torch.where(rows > 16, 1.7 * 40.0 / (rows - 16), torch.full_like(rows, FAR))[
+        :, None
+    ].expand(32, 40)
     assert torch.allclose(depth[0, 0, 0], expected, rtol=1e-5)
-    assert torch.equal(seen, torch.where(rows > 16, BODIES * PARTS + 3, SKY).int()[:, None].expand(32, 40))
+    assert torch.equal(
+        seen, torch.where(rows > 16, BODIES * PARTS + 3, SKY).int()[:, None].expand(32, 40)
+    )
 
 
 def test_a_seed_is_one_world_in_any_batch_and_at_any_number_of_threads() -> None:
@@ -147,9 +164,18 @@ def test_still_points_reproject_and_moving_ones_follow_their_bodies() -> None:
     flow, visible = world.flow(views, later)
     depth, seen = world.render(views).depth, world.surfaces_seen(views)
     assert depth is not None
-    grid = torch.stack(torch.meshgrid(torch.arange(40), torch.arange(40), indexing="xy"), -1).flatten(0, 1) + 0.5
+    grid = (
+        torch.stack(torch.meshgrid(torch.arange(40), torch.arange(40), indexing="xy"), -1).flatten(
+            0, 1
+        )
+        + 0.5
+    )
     pixels = grid.expand(6, 1, -1, 2)
-    there, _ = project(unproject(pixels, depth.flatten(2), views.c2w, views.intrinsics), later.c2w, later.intrinsics)
+    there, _ = project(
+        unproject(pixels, depth.flatten(2), views.c2w, views.intrinsics),
+        later.c2w,
+        later.intrinsics,
+    )
     still = (there - pixels).transpose(2, 3).unflatten(-1, (40, 40))
     around = (seen >= BODIES * PARTS) & (seen < SKY)
     assert torch.allclose(flow[around.expand_as(flow)], still[around.expand_as(flow)], atol=2e-2)
@@ -157,8 +183,12 @@ def test_still_points_reproject_and_moving_ones_follow_their_bodies() -> None:
     assert float(moved[~around & (seen != SKY)].max()) > 1.0  # pixels
     # Where a point is seen again, the surface drawn there is the same (to a pixel at its border).
     column, row = (pixels + flow.flatten(3).transpose(2, 3)).floor().long().clamp(0, 39).unbind(-1)
-    again = world.surfaces_seen(later).flatten(2).gather(2, (row * 40 + column)[:, :, None].flatten(2))
-    same = torch.div(again, PARTS, rounding_mode="floor") == torch.div(seen.flatten(2), PARTS, rounding_mode="floor")
+    again = (
+        world.surfaces_seen(later).flatten(2).gather(2, (row * 40 + column)[:, :, None].flatten(2))
+    )
+    same = torch.div(again, PARTS, rounding_mode="floor") == torch.div(
+        seen.flatten(2), PARTS, rounding_mode="floor"
+    )
     assert float(same[visible.flatten(2)].float().mean()) > 0.97
     assert 0.3 < float(visible.float().mean()) < 1.0
 
@@ -170,7 +200,10 @@ def test_bodies_come_and_go() -> None:
     world = dataclasses.replace(world, bodies=dataclasses.replace(world.bodies, gone=gone))
     views = level((0.0, -1.5, 0.0))
     assert int((world.surfaces_seen(views) < PARTS).sum()) > 60
-    assert int((world.surfaces_seen(dataclasses.replace(views, time=torch.ones(1, 1))) < PARTS).sum()) == 0
+    assert (
+        int((world.surfaces_seen(dataclasses.replace(views, time=torch.ones(1, 1))) < PARTS).sum())
+        == 0
+    )
 
 
 def test_what_hangs_on_a_body_moves_with_it() -> None:
@@ -183,14 +216,19 @@ def test_what_hangs_on_a_body_moves_with_it() -> None:
         size, pivot = world.bodies.size[:, k], world.bodies.pivot[:, k]
         joint = middle[:, :, k] + (rigid[:, :, k] @ pivot[:, None, :, None])[..., 0]
         torso = world.bodies.parent[0, k]
-        in_torso = (rigid[:, :, torso].transpose(-1, -2) @ (joint - middle[:, :, torso])[..., None])[..., 0]
-        assert torch.allclose(in_torso, world.bodies.anchor[:, None, k].expand_as(in_torso), atol=1e-4)
+        in_torso = (
+            rigid[:, :, torso].transpose(-1, -2) @ (joint - middle[:, :, torso])[..., None]
+        )[..., 0]
+        assert torch.allclose(
+            in_torso, world.bodies.anchor[:, None, k].expand_as(in_torso), atol=1e-4
+        )
         assert float(size.amin()) > 0
 
 
 def test_blocks_with_a_border_are_the_mixed_ones() -> None:
     surface = torch.zeros(1, 12, 12)
-    surface[0, :, 8:] = 1.0  # the border between the second and the third column of blocks belongs to both
+    # the border between the second and the third column of blocks belongs to both
+    surface[0, :, 8:] = 1.0
     assert mixed_blocks(surface).tolist() == [[[False, True, True]] * 3]
 
 

@@ -1,4 +1,6 @@
-"""Patterns of the world's surfaces: in range, finite, filtered; noise against finite differences."""
+"""Patterns of the world's surfaces: in range, finite, filtered; noise against finite
+differences.
+"""
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from fsm.datasets.world.patterns import NAMES, PATTERNS, again, cell_hash, chanc
 
 @pytest.mark.parametrize("kind", range(len(PATTERNS)), ids=NAMES)
 def test_patterns_are_finite_in_range_and_fade_to_their_mean(kind: int) -> None:
-    """With the numbers that worlds draw; averaged over ten thousand places, far and near give the same colour to 0.1."""
+    """With the numbers that worlds draw; averaged over ten thousand places, far and near give the
+    same colour to 0.1.
+    """
     surfaces = draw_worlds(range(40))[1]
     its = (surfaces.pattern == kind) & (torch.arange(SURFACES) != 18)  # 18 is the sky's outdoors
     rows = its.nonzero()[:12]
@@ -18,10 +22,14 @@ def test_patterns_are_finite_in_range_and_fade_to_their_mean(kind: int) -> None:
     for b, s in rows.tolist():
         u, v = torch.rand(2, 10_000) * 60 - 30
         seed = torch.full_like(u, float(surfaces.seed[b, s])).int()
-        first, second = (torch.full_like(u, float(n[b, s])) for n in (surfaces.first, surfaces.second))
+        first, second = (
+            torch.full_like(u, float(n[b, s])) for n in (surfaces.first, surfaces.second)
+        )
         means = []
         for footprint in (1e-3, 0.2, 2.5):
-            position, shade = PATTERNS[kind](u, v, torch.full_like(u, footprint), seed, first, second)
+            position, shade = PATTERNS[kind](
+                u, v, torch.full_like(u, footprint), seed, first, second
+            )
             assert bool(torch.isfinite(position).all())
             assert bool(torch.isfinite(shade).all())
             assert float(position.min()) >= 0.0

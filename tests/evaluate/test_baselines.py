@@ -1,4 +1,6 @@
-"""Baselines on constructed motion where the right answer is known, and on the real clips with known numbers."""
+"""Baselines on constructed motion where the right answer is known, and on the real clips with known
+numbers.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -17,7 +19,9 @@ from fsm.evaluate.protocols import Dense, Protocol, Sparse
 from fsm.views import Views
 
 
-def views(times: list[float], rgb: torch.Tensor | None = None, hw: tuple[int, int] = (8, 8)) -> Views:
+def views(
+    times: list[float], rgb: torch.Tensor | None = None, hw: tuple[int, int] = (8, 8)
+) -> Views:
     n = len(times)
     hw = hw if rgb is None else (rgb.shape[-2], rgb.shape[-1])
     return Views(torch.eye(4).repeat(n, 1, 1), torch.ones(n, 4), torch.tensor(times), hw, rgb)
@@ -46,21 +50,34 @@ def test_blend_is_exact_where_pixels_change_linearly() -> None:
 
 
 def moving_texture(times: list[float], speed: tuple[float, float]) -> torch.Tensor:
-    """A smooth random texture that slides by ``speed`` pixels a second; sampled from a finer, larger picture."""
+    """A smooth random texture that slides by ``speed`` pixels a second; sampled from a finer,
+    larger picture.
+    """
     generator = torch.Generator().manual_seed(5)
-    texture = F.interpolate(torch.rand(1, 3, 24, 24, generator=generator), (192, 192), mode="bicubic").clamp(0, 1)
+    texture = F.interpolate(
+        torch.rand(1, 3, 24, 24, generator=generator), (192, 192), mode="bicubic"
+    ).clamp(0, 1)
     y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
     frames = []
     for t in times:
         at = torch.stack([x + 48 + speed[0] * t, y + 48 + speed[1] * t], dim=-1)
-        frames.append(F.grid_sample(texture, (2 * at + 1)[None] / 192 - 1, align_corners=False, mode="bicubic")[0])
+        frames.append(
+            F.grid_sample(
+                texture, (2 * at + 1)[None] / 192 - 1, align_corners=False, mode="bicubic"
+            )[0]
+        )
     return torch.stack(frames).clamp(0, 1)
 
 
 def test_flow_follows_linear_motion() -> None:
-    """Translation by some pixels between inputs: above 35 dB inside the frame, at least 8 dB above blending."""
+    """Translation by some pixels between inputs: above 35 dB inside the frame, at least 8 dB above
+    blending.
+    """
     times, wanted = [0.0, 1.0, 2.0], [0.25, 0.5, 1.5, 1.75]
-    inputs, truth = views(times, moving_texture(times, (5.0, 3.0))), moving_texture(wanted, (5.0, 3.0))
+    inputs, truth = (
+        views(times, moving_texture(times, (5.0, 3.0))),
+        moving_texture(wanted, (5.0, 3.0)),
+    )
     requests = views(wanted, hw=(96, 96))
     inner = (..., slice(8, -8), slice(8, -8))
     by_flow, by_blend = (psnr(f(inputs, requests)[inner], truth[inner]) for f in (flow, blend))
@@ -85,15 +102,28 @@ def test_every_baseline_copies_where_time_leaves_no_choice() -> None:
 
 @pytest.fixture(scope="module")
 def moving_clips(shared_data: Path) -> list[MemoryClip]:
-    """The nine moving validation clips, reduced 2:1 by area average as the reference numbers' frames were."""
+    """The nine moving validation clips, reduced 2:1 by area average as the reference numbers'
+    frames were.
+    """
     dataset = FsmClips(shared_data / "stereo4d_256" / "val_moving.json")
     clips = []
     for id in dataset.ids:
         clip = dataset.clip(id)
         rgb = F.avg_pool2d(
-            torch.cat([part.rgb for part in clip.observations(list(range(len(clip)))) if part.rgb is not None]), 2
+            torch.cat(
+                [
+                    part.rgb
+                    for part in clip.observations(list(range(len(clip))))
+                    if part.rgb is not None
+                ]
+            ),
+            2,
         )
-        clips.append(MemoryClip(id, clip.source, clip.cameras.resized((128, 128)), (rgb * 255).round().byte()))
+        clips.append(
+            MemoryClip(
+                id, clip.source, clip.cameras.resized((128, 128)), (rgb * 255).round().byte()
+            )
+        )
     return clips
 
 
@@ -104,9 +134,14 @@ def moving_clips(shared_data: Path) -> list[MemoryClip]:
     ids=["sparse", "dense"],
 )
 def test_reference_numbers(
-    moving_clips: list[MemoryClip], protocol: Protocol, seeds: tuple[int, ...], reference: tuple[float, ...]
+    moving_clips: list[MemoryClip],
+    protocol: Protocol,
+    seeds: tuple[int, ...],
+    reference: tuple[float, ...],
 ) -> None:
-    """PSNR on real clips: 0.1 dB from numbers found independently where nothing is random, 0.5 dB over four draws."""
+    """PSNR on real clips: 0.1 dB from numbers found independently where nothing is random, 0.5 dB
+    over four draws.
+    """
     assert len(moving_clips) == 9
     draws = []
     for seed in seeds:

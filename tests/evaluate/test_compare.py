@@ -1,4 +1,6 @@
-"""Several results as one table and picture: their numbers, their places, and what may not stand side by side."""
+"""Several results as one table and picture: their numbers, their places, and what may not stand
+side by side.
+"""
 
 import json
 import shutil
@@ -26,17 +28,23 @@ class Darker(Copier):
     """Half as bright, with a depth."""
 
     def render(self, views: Views) -> Rendering:
-        return Rendering(super().render(views).rgb * 0.5, depth=torch.ones(len(views), 1, *views.hw))
+        return Rendering(
+            super().render(views).rgb * 0.5, depth=torch.ones(len(views), 1, *views.hw)
+        )
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models on sparse, one of them on dense too, and baselines alone on dense of another size."""
+    """Two models on sparse, one of them on dense too, and baselines alone on dense of another
+    size.
+    """
     out = tmp_path_factory.mktemp("runs")
     models = {"copier": (Copier, ModelInfo("copier", "a" * 16, "cpu", "float32"))}
     models["darker"] = (Darker, ModelInfo("/somewhere/darker|1", "b" * 16, "cpu", "float32"))
     for name, (make, info) in models.items():
-        evaluate(make, three(), Sparse(hw=HW), out=out / f"{name}-sparse", metrics=Metrics(), model=info)
+        evaluate(
+            make, three(), Sparse(hw=HW), out=out / f"{name}-sparse", metrics=Metrics(), model=info
+        )
     make, info = models["copier"]
     evaluate(make, three(), Dense(hw=HW), out=out / "copier-dense", metrics=Metrics(), model=info)
     evaluate(None, three(), Dense(hw=(24, 24)), out=out / "none-dense", metrics=Metrics())
@@ -48,18 +56,36 @@ def read(folders: Path, *names: str) -> tuple[Column, ...]:
 
 
 def test_the_table_has_the_numbers_of_the_results(folders: Path, tmp_path: Path) -> None:
-    """Every cell, looked up in the results.json it came from; models not run on a protocol say so."""
-    table = read(folders, "@copier-sparse", "dark=@darker-sparse", "@copier-dense", "@none-dense/results.json")
+    """Every cell, looked up in the results.json it came from; models not run on a protocol say
+    so.
+    """
+    table = read(
+        folders,
+        "@copier-sparse",
+        "dark=@darker-sparse",
+        "@copier-dense",
+        "@none-dense/results.json",
+    )
     text = write_comparison(table, tmp_path, pictures=0)
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == text
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
     titles = [
         "sparse, 40x32, a to ..d (3 clips)",
         "dense, 40x32, a to ..d (3 clips)",
         "dense, 24x24, a to ..d (3 clips)",
     ]
     assert rows[0] == ["PSNR ↑ / SSIM ↑", *titles]
-    assert [row[0] for row in rows[1:]] == ["copier", "dark", "nearest input", "time blend", "flow blend"]
+    assert [row[0] for row in rows[1:]] == [
+        "copier",
+        "dark",
+        "nearest input",
+        "time blend",
+        "flow blend",
+    ]
     cells = {row[0]: row[1:] for row in rows[1:]}
     assert cells["dark"][1:] == cells["copier"][2:] * 2 == ["not run"] * 2
     sources = {
@@ -74,9 +100,16 @@ def test_the_table_has_the_numbers_of_the_results(folders: Path, tmp_path: Path)
             stored = json.loads((folders / name / "results.json").read_text())["mean"][row]
             assert cell.replace("*", "") == f"{stored['psnr']:.2f} / {stored['ssim']:.3f}"
     for place in range(3):  # in bold: the best of each column, and it alone
-        psnr = {label: row[place].split(" / ")[0] for label, row in cells.items() if row[place] != "not run"}
+        psnr = {
+            label: row[place].split(" / ")[0]
+            for label, row in cells.items()
+            if row[place] != "not run"
+        }
         best = max(float(number.strip("*")) for number in psnr.values())
-        assert all(number.startswith("**") == (float(number.strip("*")) == best) for number in psnr.values())
+        assert all(
+            number.startswith("**") == (float(number.strip("*")) == best)
+            for number in psnr.values()
+        )
 
 
 def test_the_picture_shows_truth_models_and_the_best_baseline(folders: Path) -> None:
@@ -101,7 +134,9 @@ def test_the_picture_shows_truth_models_and_the_best_baseline(folders: Path) -> 
         assert np.array_equal(found, (image * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def test_the_command_writes_it_all(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_it_all(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = [str(folders / name) for name in ("copier-sparse", "copier-dense", "none-dense")]
     assert main(["compare", *runs, "-o", str(tmp_path / "card"), "--pictures", "2"]) == 0
     assert "| copier |" in capsys.readouterr().out
@@ -139,14 +174,32 @@ def other_baseline(value: dict) -> None:
     ("name", "change", "complaint"),
     [
         ("darker-sparse", other_baseline, "disagree about the baseline flow"),
-        ("darker-sparse", lambda v: v["header"]["metrics"].update(lpips="LPIPS"), "were measured differently"),
-        ("darker-sparse", lambda v: v["header"]["model"].update(name="copier"), "holds copier on frames that another"),
-        ("copier-dense", lambda v: v["header"]["model"].update(weights="c"), "call different weights 'copier'"),
-        ("copier-dense", lambda v: v["missing"].append({"id": "x", "reason": "gone"}), r"1 clips have no numbers \(x"),
+        (
+            "darker-sparse",
+            lambda v: v["header"]["metrics"].update(lpips="LPIPS"),
+            "were measured differently",
+        ),
+        (
+            "darker-sparse",
+            lambda v: v["header"]["model"].update(name="copier"),
+            "holds copier on frames that another",
+        ),
+        (
+            "copier-dense",
+            lambda v: v["header"]["model"].update(weights="c"),
+            "call different weights 'copier'",
+        ),
+        (
+            "copier-dense",
+            lambda v: v["missing"].append({"id": "x", "reason": "gone"}),
+            r"1 clips have no numbers \(x",
+        ),
         ("copier-dense", lambda v: v.pop("scenes"), "is not a results.json of fsm eval"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(folders: Path, tmp_path: Path, name: str, change, complaint: str) -> None:
+def test_what_cannot_be_compared_is_refused(
+    folders: Path, tmp_path: Path, name: str, change, complaint: str
+) -> None:
     with pytest.raises(InputError, match=complaint):
         read(folders, "@copier-sparse", changed(folders, tmp_path, name, change))
 
@@ -157,7 +210,9 @@ def test_names_and_missing_pictures(folders: Path, tmp_path: Path) -> None:
         read(folders, "x=@none-dense")
     with pytest.raises(InputError, match=r"results\.json cannot be read"):
         read(folders, "@nowhere")
-    bare = changed(folders, tmp_path, "darker-sparse", lambda v: [s.update(pictures=[]) for s in v["scenes"]])
+    bare = changed(
+        folders, tmp_path, "darker-sparse", lambda v: [s.update(pictures=[]) for s in v["scenes"]]
+    )
     (column,) = read(folders, "@copier-sparse", bare)
     with pytest.raises(InputError, match="share no picture of a; evaluate with"):
         picture(column)

@@ -1,4 +1,6 @@
-"""LPIPS against the published example distances, a VGG written out again, and damaged or missing weights."""
+"""LPIPS against the published example distances, a VGG written out again, and damaged or missing
+weights.
+"""
 
 import json
 import pickle
@@ -83,22 +85,35 @@ def plain_vgg_distance(state: dict[str, torch.Tensor], heads: list[torch.Tensor]
             x = F.max_pool2d(x, 2) if stage[0] else x
             for i in stage:
                 x = F.relu(
-                    F.conv2d(x, state[f"features.{i}.weight"].double(), state[f"features.{i}.bias"].double(), padding=1)
+                    F.conv2d(
+                        x,
+                        state[f"features.{i}.weight"].double(),
+                        state[f"features.{i}.bias"].double(),
+                        padding=1,
+                    )
                 )
             out.append(x / x.norm(dim=1, keepdim=True))
         return out
 
-    parts = [((x - y) ** 2 * h).sum(1).mean() for x, y, h in zip(taps(a), taps(b), heads, strict=True)]
+    parts = [
+        ((x - y) ** 2 * h).sum(1).mean() for x, y, h in zip(taps(a), taps(b), heads, strict=True)
+    ]
     return float(sum(parts))
 
 
 def test_vgg_from_torchvision_file(no_weights: Path) -> None:
-    """A state dict with torchvision's VGG16 keys (classifier included) in the hub cache is found and used."""
+    """A state dict with torchvision's VGG16 keys (classifier included) in the hub cache is found
+    and used.
+    """
     generator = torch.Generator().manual_seed(3)
     widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
     state = {}
-    for i, n, m in zip((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), widths[:-1], widths[1:], strict=True):
-        state[f"features.{i}.weight"] = torch.randn(m, n, 3, 3, generator=generator) * (2 / (9 * n)) ** 0.5
+    for i, n, m in zip(
+        (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), widths[:-1], widths[1:], strict=True
+    ):
+        state[f"features.{i}.weight"] = (
+            torch.randn(m, n, 3, 3, generator=generator) * (2 / (9 * n)) ** 0.5
+        )
         state[f"features.{i}.bias"] = torch.randn(m, generator=generator) * 0.1
     state["classifier.0.weight"] = torch.zeros(4, 4)
     assert not available("vgg")
@@ -109,13 +124,20 @@ def test_vgg_from_torchvision_file(no_weights: Path) -> None:
 
     model = LPIPS.load("vgg")
     assert len(TAPS["vgg"]) == 5
-    a, b = torch.rand(1, 3, 64, 48, generator=generator), torch.rand(1, 3, 64, 48, generator=generator)
+    a, b = (
+        torch.rand(1, 3, 64, 48, generator=generator),
+        torch.rand(1, 3, 64, 48, generator=generator),
+    )
     heads = [model.get_buffer(f"lin{i}").double() for i in range(5)]
     assert model(a, b).item() == pytest.approx(plain_vgg_distance(state, heads, a, b), rel=1e-5)
 
 
-def test_found_by_variable_and_by_file(weights: Path, no_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folder, file and variable give one model; heads come from the folder or, where absent, from a package."""
+def test_found_by_variable_and_by_file(
+    weights: Path, no_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folder, file and variable give one model; heads come from the folder or, where absent, from a
+    package.
+    """
     by_folder = LPIPS.load("squeeze", weights)
     lone = no_weights / "trunk.npz"
     lone.write_bytes((weights / "squeezenet1_1_features.npz").read_bytes())
@@ -142,7 +164,9 @@ class Payload:
         return (open, ("/dev/null",))
 
 
-@pytest.mark.parametrize("kind", ["truncated", "pickled", "npz_object", "wrong_net", "non_finite", "not_a_dict"])
+@pytest.mark.parametrize(
+    "kind", ["truncated", "pickled", "npz_object", "wrong_net", "non_finite", "not_a_dict"]
+)
 def test_bad_files(no_weights: Path, kind: str) -> None:
     path = no_weights / ("w.npz" if kind in ("npz_object", "wrong_net", "non_finite") else "w.pth")
     alex = {k: v.numpy() for k, v in LPIPS("alex").features.state_dict(prefix="features.").items()}
@@ -152,7 +176,9 @@ def test_bad_files(no_weights: Path, kind: str) -> None:
     elif kind == "pickled":
         path.write_bytes(pickle.dumps(Payload(), protocol=2))
     elif kind == "npz_object":
-        np.savez(path, allow_pickle=True, **{"features.0.weight": np.array([Payload()], dtype=object)})
+        np.savez(
+            path, allow_pickle=True, **{"features.0.weight": np.array([Payload()], dtype=object)}
+        )
     elif kind == "wrong_net":
         np.savez(path, allow_pickle=False, **{k: v[:1] for k, v in alex.items()})
     elif kind == "non_finite":

@@ -5,20 +5,36 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
 
 from fsm.errors import InputError
 from fsm.evaluate.lpips import LPIPS
-from fsm.evaluate.metrics import PSNR_CEILING, ImageScore, Metrics, RunningScores, mean_score, psnr, quantised, ssim
+from fsm.evaluate.metrics import (
+    PSNR_CEILING,
+    ImageScore,
+    Metrics,
+    RunningScores,
+    mean_score,
+    psnr,
+    quantised,
+    ssim,
+)
 
 
-def pair(n: int = 2, h: int = 40, w: int = 56, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
+def pair(
+    n: int = 2, h: int = 40, w: int = 56, noise: float = 0.1
+) -> tuple[torch.Tensor, torch.Tensor]:
     smooth = torch.nn.functional.interpolate(torch.rand(n, 3, 6, 6), (h, w), mode="bilinear")
     return (smooth + noise * torch.randn_like(smooth)).clamp(0, 1), smooth
 
 
 def test_psnr_closed_form() -> None:
-    """A constant offset d has PSNR -20 log10 d; values outside [0, 1] are clamped; equal images hit the ceiling."""
+    """A constant offset d has PSNR -20 log10 d; values outside [0, 1] are clamped; equal images hit
+    the ceiling.
+    """
     target = torch.full((3, 3, 8, 8), 0.25)
     prediction = target + torch.tensor([0.1, 0.01, 0.0])[:, None, None, None]
     expected = torch.tensor([20.0, 40.0, PSNR_CEILING], dtype=torch.float64)
@@ -26,7 +42,9 @@ def test_psnr_closed_form() -> None:
     white = torch.ones(1, 3, 8, 8)
     assert psnr(white * 7.0, white * 0.9).item() == pytest.approx(20.0, abs=1e-4)
     a, b = pair(1)
-    assert psnr(a, b).item() == pytest.approx(peak_signal_noise_ratio(a, b, data_range=1.0).item(), abs=1e-4)
+    assert psnr(a, b).item() == pytest.approx(
+        peak_signal_noise_ratio(a, b, data_range=1.0).item(), abs=1e-4
+    )
 
 
 def test_psnr_masked_counts_only_mask_pixels() -> None:
@@ -45,7 +63,9 @@ def test_psnr_masked_counts_only_mask_pixels() -> None:
 @pytest.mark.parametrize("noise", [0.01, 0.2])
 def test_ssim_equals_torchmetrics(hw: tuple[int, int], noise: float) -> None:
     a, b = pair(3, *hw, noise=noise)
-    oracle = structural_similarity_index_measure(a.double(), b.double(), data_range=1.0, reduction="none")
+    oracle = structural_similarity_index_measure(
+        a.double(), b.double(), data_range=1.0, reduction="none"
+    )
     torch.testing.assert_close(ssim(a, b), oracle, rtol=0, atol=1e-7)
     torch.testing.assert_close(ssim(a, a), torch.ones(3, dtype=torch.float64))
     with pytest.raises(InputError, match="at least 11"):
@@ -70,7 +90,9 @@ def test_mean_is_independent_of_batches(shared_data: Path) -> None:
         assert len(scores.images) == 7
         results.append((tuple(scores.images), scores.mean()))
     assert all(r == results[0] for r in results)
-    assert results[0][1].psnr == pytest.approx(psnr(quantised(a), quantised(b)).mean().item(), abs=1e-9)
+    assert results[0][1].psnr == pytest.approx(
+        psnr(quantised(a), quantised(b)).mean().item(), abs=1e-9
+    )
     assert "squeeze" in metrics.describe()["lpips"]
     assert "window 11, sigma 1.5" in metrics.describe()["ssim"]
 

@@ -24,7 +24,9 @@ SMALL = Novel(hw=HW, inputs=3, targets=2)
 
 
 class Corridor(DrawnClip):
-    """Cameras that look along +z between two walls at x = -left and x = right; there is nothing ahead, depth is exact."""
+    """Cameras that look along +z between two walls at x = -left and x = right; there is nothing
+    ahead, depth is exact.
+    """
 
     def __init__(self, left: float, right: float, frames: int = 9) -> None:
         self.left, self.right = left, right
@@ -37,12 +39,22 @@ class Corridor(DrawnClip):
         super().__init__("corridor", "corridor", cameras, 10.0)
 
     def truth(self, requests: Views) -> Rendering:
-        """Distance along each camera's z axis to the wall that its rays meet; a camera behind a wall sees nothing of it."""
+        """Distance along each camera's z axis to the wall that its rays meet; a camera behind a
+        wall sees nothing of it.
+        """
         h, w = requests.hw
-        x = torch.stack(torch.meshgrid(torch.arange(w), torch.arange(h), indexing="xy"), -1).float() + 0.5
+        x = (
+            torch.stack(torch.meshgrid(torch.arange(w), torch.arange(h), indexing="xy"), -1).float()
+            + 0.5
+        )
         fx, fy, cx, cy = (requests.intrinsics[:, None, None, i] for i in range(4))
         rays = torch.stack(
-            [(x[..., 0] - cx) / fx, (x[..., 1] - cy) / fy, torch.ones_like(x[..., 0]).expand(len(fx), h, w)], -1
+            [
+                (x[..., 0] - cx) / fx,
+                (x[..., 1] - cy) / fy,
+                torch.ones_like(x[..., 0]).expand(len(fx), h, w),
+            ],
+            -1,
         )
         along = (rays @ requests.c2w[:, None, :3, :3].mT)[..., 0]
         start = requests.c2w[:, None, None, 0, 3]
@@ -69,9 +81,14 @@ class Truth:
 
 
 def test_cameras_stand_beside_their_frames() -> None:
-    """Left and right in turn, by the asked distance across the viewing direction, at the same moments."""
+    """Left and right in turn, by the asked distance across the viewing direction, at the same
+    moments.
+    """
     clip = drawn(open_clip("synthetic:0"))
-    path, moved = clip.cameras[[3, 9, 20]].covering((32, 32)), cameras_beside(clip, [3, 9, 20], (32, 32))
+    path, moved = (
+        clip.cameras[[3, 9, 20]].covering((32, 32)),
+        cameras_beside(clip, [3, 9, 20], (32, 32)),
+    )
     way = moved.c2w[:, :3, 3] - path.c2w[:, :3, 3]
     in_camera = torch.einsum("vji,vj->vi", path.c2w[:, :3, :3], way)
     side = torch.tensor([1.0, -1.0, 1.0])[:, None]
@@ -93,7 +110,9 @@ def test_cameras_stand_beside_their_frames() -> None:
         (9.0, 0.1, -0.25),
     ],
 )
-def test_cameras_keep_clear_of_what_is_in_the_way(left: float, right: float, expected: float) -> None:
+def test_cameras_keep_clear_of_what_is_in_the_way(
+    left: float, right: float, expected: float
+) -> None:
     """A camera behind a wall would not notice by its own picture; the way there does."""
     clip = Corridor(left, right)
     moved = cameras_beside(clip, [4], HW)
@@ -113,7 +132,9 @@ def test_cameras_of_worlds_have_nothing_right_before_them() -> None:
 
 @pytest.mark.parametrize("name", ["synthetic:0", "world:1"])
 def test_the_truth_scores_perfectly_beside_the_path(tmp_path: Path, name: str) -> None:
-    """Pictures and depth are those of the moved cameras, drawn anew; nothing else comes near them."""
+    """Pictures and depth are those of the moved cameras, drawn anew; nothing else comes near
+    them.
+    """
     dataset = open_dataset(name)
     clip = drawn(dataset.clip(dataset.ids[0]))
     Truth.clip = clip
@@ -122,7 +143,11 @@ def test_the_truth_scores_perfectly_beside_the_path(tmp_path: Path, name: str) -
     plan = SMALL.plan_for(clip)
     assert all((s.psnr, s.ssim) == (100.0, 1.0) for s in scene.scores["model"])
     assert all(s.depth == 0.0 for s in scene.scores["model"])
-    assert all(s.psnr < 40 and s.depth is None for row in ("nearest", "blend", "flow") for s in scene.scores[row])
+    assert all(
+        s.psnr < 40 and s.depth is None
+        for row in ("nearest", "blend", "flow")
+        for s in scene.scores[row]
+    )
     shown = load_pictures(tmp_path / "pictures" / clip.id, scene.pictures, "truth")
     moved = cameras_beside(clip, list(plan.target_index), HW)
     assert torch.allclose(shown, clip.truth(moved).rgb, atol=0.5 / 255 + 1e-6)

@@ -26,7 +26,9 @@ def clip(frames: int, plan: IndexPlan | None = None) -> MemoryClip:
 @pytest.mark.parametrize("length", [3, 4, 5, 14, 15, 16, 36, 39, 40, 66, 135, 136, 199, 1000])
 @pytest.mark.parametrize("name", ["dense", "sparse"])
 def test_plans_are_valid_at_every_length(name: str, length: int) -> None:
-    """Disjoint, ascending, inside the middle window; full counts wherever the clip has room for them."""
+    """Disjoint, ascending, inside the middle window; full counts wherever the clip has room for
+    them.
+    """
     made = protocol(name)
     plan = made.plan(length, "clip", 0).checked(length, "clip")
     start = max(0, (length - 136) // 2)
@@ -58,7 +60,9 @@ def test_short_dense_clips_keep_the_proportion() -> None:
 
 
 def test_dense_is_random_but_repeatable() -> None:
-    """Fixed by clip and seed for all time (these numbers are part of the protocol), different for others."""
+    """Fixed by clip and seed for all time (these numbers are part of the protocol), different for
+    others.
+    """
     plan = Dense(inputs=4, targets=2).plan(199, "8OQSqypY6o8", 0)
     assert plan == Dense(inputs=4, targets=2).plan(199, "8OQSqypY6o8", 0)
     assert plan == IndexPlan((96, 97, 103, 135), (146, 155))
@@ -76,7 +80,9 @@ def test_too_short_and_wrong_options() -> None:
     for name in ("dense", "sparse", "novel"):
         with pytest.raises(InputError, match="clip a has 2 frames; a protocol needs at least 3"):
             protocol(name).plan(2, "a", 0)
-    with pytest.raises(InputError, match="no protocol 'densest'; choose one of dense, sparse, novel, given"):
+    with pytest.raises(
+        InputError, match="no protocol 'densest'; choose one of dense, sparse, novel, given"
+    ):
         protocol("densest")
     with pytest.raises(InputError, match="did you mean 'inputs'"):
         protocol("sparse", input=3)

@@ -1,4 +1,6 @@
-"""The runner against stub scenes: what it counts, what it shows a scene, how it resumes, what it reports."""
+"""The runner against stub scenes: what it counts, what it shows a scene, how it resumes, what it
+reports.
+"""
 
 import csv
 import json
@@ -97,10 +99,14 @@ class Oracle(Copier):
 
 
 def test_rows_counts_and_means(tmp_path: Path) -> None:
-    """Each image of the plan is scored once for the model and each baseline; a copy of a baseline gets its numbers."""
+    """Each image of the plan is scored once for the model and each baseline; a copy of a baseline
+    gets its numbers.
+    """
     result = evaluate(Copier, three(), Dense(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO)
     assert result.rows == ("model", "nearest", "blend", "flow")
-    for scene, (id, length) in zip(result.scenes, (("a", 20), ("b/c", 30), ("..d", 41)), strict=True):
+    for scene, (id, length) in zip(
+        result.scenes, (("a", 20), ("b/c", 30), ("..d", 41)), strict=True
+    ):
         plan = Dense().plan(length, id, 0)
         assert (scene.id, scene.frames) == (id, length)
         assert (scene.input_index, scene.target_index) == (plan.input_index, plan.target_index)
@@ -108,16 +114,22 @@ def test_rows_counts_and_means(tmp_path: Path) -> None:
         assert scene.scores["model"] == scene.scores["nearest"]
         assert scene.scores["flow"] != scene.scores["blend"]
         assert scene.timings.encode_seconds is not None
-    expected = np.mean([np.mean([s.psnr for s in scene.scores["model"]]) for scene in result.scenes])
+    expected = np.mean(
+        [np.mean([s.psnr for s in scene.scores["model"]]) for scene in result.scenes]
+    )
     assert result.mean["model"].psnr == pytest.approx(expected, rel=1e-12)
     assert load_plans(tmp_path / "plans.json")["b/c"] == Dense().plan(30, "b/c", 0)
 
 
 def test_the_truth_scores_perfectly(tmp_path: Path) -> None:
-    """The right frames at the right times at the right size give the ceiling, so nothing is shifted or swapped."""
+    """The right frames at the right times at the right size give the ceiling, so nothing is shifted
+    or swapped.
+    """
     clips = three()
     Oracle.clip = clips.clip("a")
-    result = evaluate(Oracle, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO, ids=["a"])
+    result = evaluate(
+        Oracle, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO, ids=["a"]
+    )
     assert all(s.psnr == 100.0 and s.ssim == 1.0 for s in result.scenes[0].scores["model"])
     assert all(s.psnr < 50 for s in result.scenes[0].scores["blend"])
 
@@ -132,8 +144,12 @@ def test_the_scene_never_sees_a_target(tmp_path: Path) -> None:
     assert request.rgb is None
     assert request.mask is None
     plan = Sparse().plan(20, "a", 0)
-    torch.testing.assert_close(Copier.last.inputs.time * 30, torch.tensor(plan.input_index, dtype=torch.float32))
-    torch.testing.assert_close(request.time * 30, torch.tensor(plan.target_index, dtype=torch.float32))
+    torch.testing.assert_close(
+        Copier.last.inputs.time * 30, torch.tensor(plan.input_index, dtype=torch.float32)
+    )
+    torch.testing.assert_close(
+        request.time * 30, torch.tensor(plan.target_index, dtype=torch.float32)
+    )
     seen = Copier.last.inputs.rgb
     assert seen is not None
     assert seen.untyped_storage().nbytes() == seen.numel() * 4  # not even behind the tensor's end
@@ -147,7 +163,9 @@ class Interrupted(Exception):
 
 
 def test_interrupted_run_resumes_to_the_same_json(tmp_path: Path) -> None:
-    whole = evaluate(Copier, three(), Dense(hw=HW), out=tmp_path / "whole", metrics=Metrics(), model=INFO)
+    whole = evaluate(
+        Copier, three(), Dense(hw=HW), out=tmp_path / "whole", metrics=Metrics(), model=INFO
+    )
     before = Copier.made
 
     def falls_over(inputs: Views) -> Copier:
@@ -156,15 +174,23 @@ def test_interrupted_run_resumes_to_the_same_json(tmp_path: Path) -> None:
         return Copier(inputs)
 
     with pytest.raises(Interrupted):
-        evaluate(falls_over, three(), Dense(hw=HW), out=tmp_path / "parts", metrics=Metrics(), model=INFO)
+        evaluate(
+            falls_over, three(), Dense(hw=HW), out=tmp_path / "parts", metrics=Metrics(), model=INFO
+        )
     assert not (tmp_path / "parts" / "results.json").exists()
     assert len(list((tmp_path / "parts" / "scenes").iterdir())) == 2
-    resumed = evaluate(Copier, three(), Dense(hw=HW), out=tmp_path / "parts", metrics=Metrics(), model=INFO)
+    resumed = evaluate(
+        Copier, three(), Dense(hw=HW), out=tmp_path / "parts", metrics=Metrics(), model=INFO
+    )
     assert Copier.made == before + 3
     assert resumed.mean == whole.mean
-    first, second = (json.loads((tmp_path / f / "results.json").read_text()) for f in ("whole", "parts"))
+    first, second = (
+        json.loads((tmp_path / f / "results.json").read_text()) for f in ("whole", "parts")
+    )
     assert without_timings(first) == without_timings(second)
-    assert (tmp_path / "whole/results.csv").read_bytes() == (tmp_path / "parts/results.csv").read_bytes()
+    assert (tmp_path / "whole/results.csv").read_bytes() == (
+        tmp_path / "parts/results.csv"
+    ).read_bytes()
     assert without_timings(first) != first
     loaded = EvaluationResult.load(tmp_path / "parts" / "results.json")
     assert loaded == resumed
@@ -180,12 +206,16 @@ def test_other_settings_do_not_mix(tmp_path: Path) -> None:
         evaluate(Copier, three(), Sparse(hw=HW), out=tmp_path, metrics=Metrics())
 
 
-def test_unreadable_scene_is_missing_not_averaged_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_scene_is_missing_not_averaged_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     clips = three()
     clips.broken.add("b/c")
     result = evaluate(None, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics())
     assert [s.id for s in result.scenes] == ["a", "..d"]
-    assert [(m.id, m.reason) for m in result.missing] == [("b/c", "b/c.json cannot be read; check the path.")]
+    assert [(m.id, m.reason) for m in result.missing] == [
+        ("b/c", "b/c.json cannot be read; check the path.")
+    ]
     stored = json.loads((tmp_path / "results.json").read_text())
     assert stored["scenes_counted"] == {"expected": 3, "scored": 2}
     assert stored["missing"][0]["id"] == "b/c"
@@ -208,20 +238,34 @@ def test_diverged_or_misshapen_renderings_are_missing(tmp_path: Path) -> None:
 
     clips = Clips({"a": moving_clip("a", 20), "b": moving_clip("b", 60)})
     with pytest.raises(InputError, match="diverged"):
-        evaluate(Broken, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO, ids=["a"])
+        evaluate(
+            Broken, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO, ids=["a"]
+        )
     with pytest.raises(InputError, match="rendered rgb of shape"):
-        evaluate(Broken, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO, ids=["b"])
+        evaluate(
+            Broken, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO, ids=["b"]
+        )
 
 
 def test_plans_from_a_file_and_from_the_clip(tmp_path: Path) -> None:
     plans = {"a": IndexPlan((0, 10, 19), (4, 5))}
-    result = evaluate(None, three(), Sparse(hw=HW), out=tmp_path / "1", metrics=Metrics(), plans=plans, ids=["a"])
+    result = evaluate(
+        None, three(), Sparse(hw=HW), out=tmp_path / "1", metrics=Metrics(), plans=plans, ids=["a"]
+    )
     assert result.scenes[0].target_index == (4, 5)
     with pytest.raises(InputError, match="no entry for clip 'b/c'"):
         evaluate(None, three(), Sparse(hw=HW), out=tmp_path / "2", metrics=Metrics(), plans=plans)
     far = {"a": IndexPlan((0, 99), (4,))}
     with pytest.raises(InputError, match="names frame 99"):
-        evaluate(None, three(), Sparse(hw=HW), out=tmp_path / "3", metrics=Metrics(), plans=far, ids=["a"])
+        evaluate(
+            None,
+            three(),
+            Sparse(hw=HW),
+            out=tmp_path / "3",
+            metrics=Metrics(),
+            plans=far,
+            ids=["a"],
+        )
     clips = Clips({"a": moving_clip("a", 20, plans["a"])})
     given = evaluate(None, clips, Given(hw=HW), out=tmp_path / "4", metrics=Metrics())
     assert given.scenes[0].scores == result.scenes[0].scores
@@ -240,7 +284,8 @@ def test_csv_and_report(tmp_path: Path, shared_data: Path) -> None:
     assert float(mean["lpips"]) == result.mean["flow"].lpips
 
     page = write_report(result, tmp_path).read_text()
-    assert page.count("data:image/png;base64,") == 3 * 3 * (1 + 4 + 1)  # scenes, pictures, truth + rows + error
+    # scenes, pictures, truth + rows + error
+    assert page.count("data:image/png;base64,") == 3 * 3 * (1 + 4 + 1)
     assert "my_model &lt;b&gt;" in page
     assert "<b>&lt;" not in page
     assert 'src="http' not in page
@@ -270,7 +315,9 @@ def test_pictures_survive_the_disk(tmp_path: Path) -> None:
 
 
 def test_contact_sheet_places_pictures() -> None:
-    """Every picture stands in its place, enlarged by whole pixels; labels leave ink in the strips above."""
+    """Every picture stands in its place, enlarged by whole pixels; labels leave ink in the strips
+    above.
+    """
     rows = {"ours": torch.rand(2, 3, 64, 48), "truth": torch.rand(2, 3, 64, 48)}
     sheet = contact_sheet(rows, ["left", "right"])
     zoom = 3

@@ -1,4 +1,6 @@
-"""Several processes score one list: the same files and numbers as one process, nothing lost, nothing twice."""
+"""Several processes score one list: the same files and numbers as one process, nothing lost,
+nothing twice.
+"""
 
 import json
 from pathlib import Path
@@ -25,13 +27,17 @@ def clips() -> Clips:
 def scored(out: Path, shard: Shard = WHOLE, found: Clips | None = None, **more) -> EvaluationResult:
     dataset = clips() if found is None else found
     settings = {"metrics": Metrics(), "model": INFO, "pictures": 1, "shard": shard, **more}
-    return evaluate(settings.pop("make_scene", Copier), dataset, Sparse(hw=HW, inputs=3), out=out, **settings)
+    return evaluate(
+        settings.pop("make_scene", Copier), dataset, Sparse(hw=HW, inputs=3), out=out, **settings
+    )
 
 
 def contents(out: Path) -> dict[str, Any]:
     """Every file of a run: pictures and tables to the byte, JSON less the timings."""
     return {
-        str(p.relative_to(out)): without_timings(json.loads(p.read_text())) if p.suffix == ".json" else p.read_bytes()
+        str(p.relative_to(out)): without_timings(json.loads(p.read_text()))
+        if p.suffix == ".json"
+        else p.read_bytes()
         for p in sorted(out.rglob("*"))
         if p.is_file()
     } | {".lock": b""}
@@ -45,7 +51,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("order", [(0, 1), (2, 0, 1), (6, 0, 5, 1, 4, 2, 3)])
-def test_all_shards_together_leave_what_one_process_leaves(whole: Path, tmp_path: Path, order: tuple[int, ...]) -> None:
+def test_all_shards_together_leave_what_one_process_leaves(
+    whole: Path, tmp_path: Path, order: tuple[int, ...]
+) -> None:
     before, opened = Copier.made, set()
     for done, index in enumerate(order, start=1):
         mine = Shard(index, len(order)).part(IDS)
@@ -93,13 +101,22 @@ def test_other_numbers_of_shards_finish_what_was_begun(whole: Path, tmp_path: Pa
     assert contents(tmp_path) == contents(whole)
 
 
-def test_a_bad_clip_of_one_shard_is_missing_in_the_result_of_the_last(whole: Path, tmp_path: Path) -> None:
+def test_a_bad_clip_of_one_shard_is_missing_in_the_result_of_the_last(
+    whole: Path, tmp_path: Path
+) -> None:
     bad = clips()
     bad.broken.add("b/c")
     first = scored(tmp_path, Shard(1, 2), bad)
-    assert {m.id: m.pending for m in first.missing} == {"a": True, "b/c": False, "..d": True, "b_c": True}
+    assert {m.id: m.pending for m in first.missing} == {
+        "a": True,
+        "b/c": False,
+        "..d": True,
+        "b_c": True,
+    }
     last = scored(tmp_path, Shard(0, 2), bad)
-    assert [(m.id, m.reason) for m in last.missing] == [("b/c", "b/c.json cannot be read; check the path.")]
+    assert [(m.id, m.reason) for m in last.missing] == [
+        ("b/c", "b/c.json cannot be read; check the path.")
+    ]
     assert scored(tmp_path, Shard(1, 2)).missing == ()  # repaired
     assert contents(tmp_path) == contents(whole)
 
@@ -129,7 +146,9 @@ def test_shards_of_other_settings_do_not_mix(tmp_path: Path) -> None:
         scored(tmp_path / "twice", ids=["a", "b_c", "a"])
 
 
-def test_a_damaged_scene_of_another_shard_is_missing_until_its_owner_comes(whole: Path, tmp_path: Path) -> None:
+def test_a_damaged_scene_of_another_shard_is_missing_until_its_owner_comes(
+    whole: Path, tmp_path: Path
+) -> None:
     scored(tmp_path, Shard(0, 2))
     damaged = tmp_path / "scenes" / "a.json"
     damaged.write_text('{"half')

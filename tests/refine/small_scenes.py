@@ -38,9 +38,13 @@ def ring(v: int = 12, hw: tuple[int, int] = (24, 32)) -> Views:
     return Views(c2w, intrinsics, torch.arange(v) / 2.0, hw)
 
 
-def scene_of(gaussians: Gaussians4D, cameras: Views, background: torch.Tensor | None = None) -> GaussianScene:
+def scene_of(
+    gaussians: Gaussians4D, cameras: Views, background: torch.Tensor | None = None
+) -> GaussianScene:
     """A scene in the cameras' own space, their times as model time -1 to 1."""
-    frame = SceneFrame.identity((), float(cameras.time.min()), float(cameras.time.max() - cameras.time.min()))
+    frame = SceneFrame.identity(
+        (), float(cameras.time.min()), float(cameras.time.max() - cameras.time.min())
+    )
     return GaussianScene(gaussians, frame, cameras, background=background)
 
 

@@ -36,7 +36,9 @@ def test_adam_of_all_rows_is_torchs() -> None:
     adam = Adam(FreeGaussians.from_gaussians(some_gaussians(9)))
     rates = rate_columns(Rates(), adam.values.shape[1], 1.0, 1.0)
     columns = [adam.values[:, i].clone().requires_grad_() for i in range(len(rates))]
-    theirs = torch.optim.Adam([{"params": [c], "lr": float(r)} for c, r in zip(columns, rates, strict=True)], eps=1e-15)
+    theirs = torch.optim.Adam(
+        [{"params": [c], "lr": float(r)} for c, r in zip(columns, rates, strict=True)], eps=1e-15
+    )
     for step in range(5):
         gradients = torch.randn(adam.values.shape, generator=torch.Generator().manual_seed(step))
         for i, column in enumerate(columns):
@@ -74,7 +76,9 @@ def test_moments_follow_the_gaussians_that_stay_and_new_ones_start_without() -> 
         assert not bool(adam.state()[name][3:].any())
 
 
-@pytest.mark.parametrize("name", ["means", "velocities", "times", "log_scales", "quats", "sh", "background"])
+@pytest.mark.parametrize(
+    "name", ["means", "velocities", "times", "log_scales", "quats", "sh", "background"]
+)
 def test_rates_reach_their_columns(name: str) -> None:
     zero = Rates(*([0.0] * 9))
     columns = rate_columns(dataclasses.replace(zero, **{name: 2.0}), 20, 0.5, 0.25)
@@ -100,7 +104,11 @@ def test_a_moment_is_that_of_plain_torch_in_values_and_gradients(static: bool) -
     time, weights, results = torch.tensor(0.3), None, []
     for compiled in (True, False):
         columns = free.packed().requires_grad_()
-        now = at_moment(columns, time) if compiled else FreeGaussians.unpacked(columns).moving().at(time, 0.0)
+        now = (
+            at_moment(columns, time)
+            if compiled
+            else FreeGaussians.unpacked(columns).moving().at(time, 0.0)
+        )
         fields = [getattr(now, f.name) for f in dataclasses.fields(Gaussians3D)]
         weights = weights or [torch.randn_like(t) for t in fields]
         total = torch.stack([(t * w).sum() for t, w in zip(fields, weights, strict=True)]).sum()
@@ -116,8 +124,13 @@ def test_a_moment_is_that_of_plain_torch_in_values_and_gradients(static: bool) -
 def test_a_compiled_step_is_that_of_torch() -> None:
     g = some_gaussians(12)
     moving = FreeGaussians.from_gaussians(g)
-    static = FreeGaussians.from_gaussians(Gaussians4D.static(g.means, g.left, g.scales, g.opacities, g.sh))
-    pair = [Adam(FreeGaussians.unpacked(torch.cat([moving.packed(), static.packed()]))) for _ in range(2)]
+    static = FreeGaussians.from_gaussians(
+        Gaussians4D.static(g.means, g.left, g.scales, g.opacities, g.sh)
+    )
+    pair = [
+        Adam(FreeGaussians.unpacked(torch.cat([moving.packed(), static.packed()])))
+        for _ in range(2)
+    ]
     rates, units = rate_columns(Rates(), 19, 0.5, 0.25), torch.rand(24)
     for step in range(4):
         rows = torch.randperm(24)[:15].sort().values

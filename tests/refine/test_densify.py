@@ -44,19 +44,26 @@ def test_numbers_follow_the_plan() -> None:
 
 def test_halves_in_space_look_like_the_whole() -> None:
     g = some_gaussians(1)
-    g = dataclasses.replace(g, times=torch.zeros(1), time_scales=torch.full((1,), math.inf), right=g.left)
+    g = dataclasses.replace(
+        g, times=torch.zeros(1), time_scales=torch.full((1,), math.inf), right=g.left
+    )
     g = dataclasses.replace(g, means=torch.zeros(1, 3), scales=torch.tensor([[0.5, 0.2, 0.2]]))
     g = dataclasses.replace(g, opacities=torch.tensor([0.5]))
     camera = ring(3)
     whole = FreeGaussians.from_gaussians(g)
     halves = FreeGaussians.unpacked(split(whole.packed(), 0.0, 0.0, _generator()))
-    pictures = [rasterize(f.moving().at(0.0), camera, backend="reference").alpha for f in (whole, halves)]
+    pictures = [
+        rasterize(f.moving().at(0.0), camera, backend="reference").alpha for f in (whole, halves)
+    ]
     assert pictures[0] is not None
     assert pictures[1] is not None
     # Two Gaussians are never one: some light moves, but not more than this.
     assert float((pictures[0] - pictures[1]).abs().mean()) < 0.2 * float(pictures[0].mean())
     # Along a line the sum of the optical depth, -log(1 - opacity) times the width, is the same.
-    thick = [-torch.log1p(-torch.sigmoid(f.logit_opacities)) * f.log_scales.exp().amax(1) for f in (whole, halves)]
+    thick = [
+        -torch.log1p(-torch.sigmoid(f.logit_opacities)) * f.log_scales.exp().amax(1)
+        for f in (whole, halves)
+    ]
     torch.testing.assert_close(thick[1].sum(), thick[0].sum(), rtol=1e-5, atol=0)
     assert not torch.equal(halves.means[0], halves.means[1])
 
@@ -68,7 +75,9 @@ def test_halves_in_time_lie_on_the_path_and_share_the_shape() -> None:
     for at in (-0.5, 0.7):
         expected = whole.means + (at - whole.times)[:, None] * whole.velocities
         for part in (slice(0, 50), slice(50, 100)):
-            found = halves.means[part] + (at - halves.times[part])[:, None] * halves.velocities[part]
+            found = (
+                halves.means[part] + (at - halves.times[part])[:, None] * halves.velocities[part]
+            )
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert bool((halves.times[:50] < whole.times).all())
     assert bool((halves.times[50:] > whole.times).all())
@@ -77,7 +86,9 @@ def test_halves_in_time_lie_on_the_path_and_share_the_shape() -> None:
 
 def test_static_and_short_gaussians_are_split_in_space_only() -> None:
     g = some_gaussians(10)
-    static = FreeGaussians.from_gaussians(Gaussians4D.static(g.means, g.left, g.scales, g.opacities, g.sh))
+    static = FreeGaussians.from_gaussians(
+        Gaussians4D.static(g.means, g.left, g.scales, g.opacities, g.sh)
+    )
     short = FreeGaussians.from_gaussians(g)
     for whole, least in ((static, 0.0), (short, 100.0)):
         halves = FreeGaussians.unpacked(split(whole.packed(), least, 1.0, _generator()))

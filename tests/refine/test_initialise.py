@@ -1,4 +1,6 @@
-"""Gaussians from frames alone: they lie on surfaces, in the colours of the pixels, or say why they cannot."""
+"""Gaussians from frames alone: they lie on surfaces, in the colours of the pixels, or say why they
+cannot.
+"""
 
 import dataclasses
 
@@ -66,7 +68,10 @@ def test_background_is_what_borders_share() -> None:
 
 def test_pixels_of_the_background_are_not_taken() -> None:
     cloud = some_gaussians(20)
-    white = filmed(scene_of(dataclasses.replace(cloud, sh=-1.5 * torch.ones(20, 1, 3)), ring(), torch.ones(3)), ring())
+    white = filmed(
+        scene_of(dataclasses.replace(cloud, sh=-1.5 * torch.ones(20, 1, 3)), ring(), torch.ones(3)),
+        ring(),
+    )
     found = random_gaussians(white, SceneFrame.fit(white), 200)
     assert float((found.sh * SH_C0 + 0.5).max()) < 1.0
 
@@ -76,5 +81,7 @@ def test_what_cannot_be_started_from_is_refused(what: str) -> None:
     views = ring(3)
     empty = dataclasses.replace(views, rgb=torch.ones(3, 3, *views.hw))
     given: Views = {"one": empty[0], "blind": views, "empty": empty}[what]
-    with pytest.raises(InputError, match="nothing to refine" if what == "empty" else "at least 2 with colours"):
+    with pytest.raises(
+        InputError, match="nothing to refine" if what == "empty" else "at least 2 with colours"
+    ):
         random_gaussians(given, SceneFrame.fit(given), 10)

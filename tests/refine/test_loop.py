@@ -1,4 +1,6 @@
-"""Refinement as a whole: one step by hand, recovery of a scene, exact resume, and frames that are never read."""
+"""Refinement as a whole: one step by hand, recovery of a scene, exact resume, and frames that are
+never read.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -50,7 +52,9 @@ def _start(world: tuple[GaussianScene, Views]) -> GaussianScene:
     return scene_of(_blurred_copy(world[0].gaussians, 0.4), ring(), torch.full((3,), 0.9))
 
 
-def test_a_step_is_adam_on_the_gradient_of_the_loss_in_plain_torch(world: tuple[GaussianScene, Views]) -> None:
+def test_a_step_is_adam_on_the_gradient_of_the_loss_in_plain_torch(
+    world: tuple[GaussianScene, Views],
+) -> None:
     start, inputs = _start(world), world[1]
     config = RefineConfig(steps=10, density=STILL, ssim=0.0, opacity_weight=0.01, least_frames=0.0)
     run = Refinement(start, inputs, config)
@@ -66,7 +70,9 @@ def test_a_step_is_adam_on_the_gradient_of_the_loss_in_plain_torch(world: tuple[
     rgb = colour + (1.0 - alpha) * background[:, None, None]
     assert view.rgb is not None
     there = (view.time[0] - free.times).abs() < 2.4477468 * free.log_time_scales.exp()
-    loss = (rgb - view.rgb[0]).abs().mean() + 0.01 * torch.sigmoid(free.logit_opacities)[there].mean()
+    loss = (rgb - view.rgb[0]).abs().mean() + 0.01 * torch.sigmoid(free.logit_opacities)[
+        there
+    ].mean()
     loss.backward()
     assert columns.grad is not None
     assert background.grad is not None
@@ -76,29 +82,41 @@ def test_a_step_is_adam_on_the_gradient_of_the_loss_in_plain_torch(world: tuple[
     torch.testing.assert_close(run.adam.first[used] / 0.1, columns.grad[used], rtol=1e-3, atol=1e-7)
     # Adam's first step is the rate, against the sign of the gradient.
     distance = torch.cdist(start.gaussians.means, start.frame.to_model(inputs).c2w[:, :3, 3])
-    expected = columns[:, :3] - Rates().means * distance.amin(1)[:, None] * columns.grad[:, :3].sign()
+    expected = (
+        columns[:, :3] - Rates().means * distance.amin(1)[:, None] * columns.grad[:, :3].sign()
+    )
     clear = used[columns.grad[used, :3].abs().amin(1) > 1e-6]
     assert len(clear) > 10
-    torch.testing.assert_close(run.adam.free.means[clear], expected[clear].detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        run.adam.free.means[clear], expected[clear].detach(), rtol=0, atol=1e-6
+    )
     moved = start.background - Rates().background * background.grad.sign()
     torch.testing.assert_close(run.background.detach(), moved, rtol=0, atol=1e-6)
 
 
-def test_refinement_finds_a_scene_again_and_improves_unseen_views(world: tuple[GaussianScene, Views]) -> None:
+def test_refinement_finds_a_scene_again_and_improves_unseen_views(
+    world: tuple[GaussianScene, Views],
+) -> None:
     truth, inputs = world
     unseen = ring(36)[torch.tensor([4, 13, 19, 31])]
     unseen = filmed(truth, dataclasses.replace(unseen, time=unseen.time / 3.0))
     start = _start(world)
     rates = Rates(means=8e-3, log_scales=4e-2, sh=2e-2, background=1e-2)
-    refined = refine(start, inputs, RefineConfig(steps=150, rates=rates, density=STILL, least_frames=0.0)).scene
+    refined = refine(
+        start, inputs, RefineConfig(steps=150, rates=rates, density=STILL, least_frames=0.0)
+    ).scene
     for views, gain in ((inputs, 10.0), (unseen, 6.0)):
         assert views.rgb is not None
-        before, after = (psnr(s.render(views.without_rgb()).rgb, views.rgb).mean() for s in (start, refined))
+        before, after = (
+            psnr(s.render(views.without_rgb()).rgb, views.rgb).mean() for s in (start, refined)
+        )
         assert float(after - before) > gain
     torch.testing.assert_close(refined.background, torch.ones(3), atol=0.03, rtol=0)
 
 
-def test_a_result_is_a_scene_that_can_be_kept(world: tuple[GaussianScene, Views], tmp_path: Path) -> None:
+def test_a_result_is_a_scene_that_can_be_kept(
+    world: tuple[GaussianScene, Views], tmp_path: Path
+) -> None:
     refined = refine(_start(world), world[1], QUICK).scene
     refined.save(tmp_path / "scene")
     again = GaussianScene.load(tmp_path / "scene")
@@ -108,16 +126,27 @@ def test_a_result_is_a_scene_that_can_be_kept(world: tuple[GaussianScene, Views]
 
 def _same(a: GaussianScene, b: GaussianScene) -> None:
     for field in dataclasses.fields(Gaussians4D):
-        assert torch.equal(getattr(a.gaussians, field.name), getattr(b.gaussians, field.name)), field.name
+        assert torch.equal(getattr(a.gaussians, field.name), getattr(b.gaussians, field.name)), (
+            field.name
+        )
     assert torch.equal(a.background, b.background)
 
 
 @pytest.mark.parametrize("parts", [(5,), (4, 4), (1, 2, 3, 20)])
-def test_resuming_changes_no_bit(world: tuple[GaussianScene, Views], tmp_path: Path, parts: tuple[int, ...]) -> None:
+def test_resuming_changes_no_bit(
+    world: tuple[GaussianScene, Views], tmp_path: Path, parts: tuple[int, ...]
+) -> None:
     whole = refine(_start(world), world[1], QUICK).scene
     for part in parts:
         torch.manual_seed(part)  # the world outside must not matter
-        refine(_start(world), world[1], QUICK, out=tmp_path / "run", identity={"clip": "a"}, stop_after=part)
+        refine(
+            _start(world),
+            world[1],
+            QUICK,
+            out=tmp_path / "run",
+            identity={"clip": "a"},
+            stop_after=part,
+        )
     resumed = refine(_start(world), world[1], QUICK, out=tmp_path / "run", identity={"clip": "a"})
     _same(resumed.scene, whole)
     assert resumed.seconds > 0.0
@@ -162,7 +191,13 @@ def test_a_folder_keeps_one_run(world: tuple[GaussianScene, Views], tmp_path: Pa
     with pytest.raises(InputError, match=r"differs in clip\); choose another folder"):
         refine(_start(world), world[1], QUICK, out=tmp_path, identity={"clip": "b"})
     with pytest.raises(InputError, match="differs in config"):
-        refine(_start(world), world[1], dataclasses.replace(QUICK, steps=13), out=tmp_path, identity={"clip": "a"})
+        refine(
+            _start(world),
+            world[1],
+            dataclasses.replace(QUICK, steps=13),
+            out=tmp_path,
+            identity={"clip": "a"},
+        )
     state = tmp_path / fsm.refine.run.STATE
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(InputError, match="refused or cannot be read"):
@@ -172,7 +207,9 @@ def test_a_folder_keeps_one_run(world: tuple[GaussianScene, Views], tmp_path: Pa
         refine(_start(world), world[1], QUICK, out=tmp_path, identity={"clip": "a"})
 
 
-def test_a_scene_with_too_many_gaussians_keeps_those_that_show(world: tuple[GaussianScene, Views]) -> None:
+def test_a_scene_with_too_many_gaussians_keeps_those_that_show(
+    world: tuple[GaussianScene, Views],
+) -> None:
     truth, inputs = world
     hidden = dataclasses.replace(some_gaussians(80, seed=3), opacities=torch.full((80,), 0.0005))
     crowd = scene_of(Gaussians4D.cat([hidden, truth.gaussians]), ring(), torch.ones(3))
@@ -217,12 +254,21 @@ def test_a_mask_keeps_pixels_out(world: tuple[GaussianScene, Views]) -> None:
     results = []
     for outside in (0.0, 1.0):
         rgb = torch.where(mask, inputs.rgb, torch.full_like(inputs.rgb, outside))
-        results.append(refine(_start(world), dataclasses.replace(inputs, rgb=rgb, mask=mask), QUICK).scene)
+        results.append(
+            refine(_start(world), dataclasses.replace(inputs, rgb=rgb, mask=mask), QUICK).scene
+        )
     _same(*results)
 
 
 @pytest.mark.parametrize(
-    "change", [{"steps": 0}, {"ssim": 1.5}, {"views": 0}, {"rates": Rates(means=-1.0)}, {"density": Density(stop=2.0)}]
+    "change",
+    [
+        {"steps": 0},
+        {"ssim": 1.5},
+        {"views": 0},
+        {"rates": Rates(means=-1.0)},
+        {"density": Density(stop=2.0)},
+    ],
 )
 def test_settings_out_of_range_are_refused(change: dict) -> None:
     with pytest.raises(InputError, match="must lie between"):

@@ -8,7 +8,9 @@ from fsm.refine.loss import photometric_loss, similarity
 
 
 def _plain(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """SSIM as its authors write it: window weights on all 11 x 11 neighbours, zeros beyond the border."""
+    """SSIM as its authors write it: window weights on all 11 x 11 neighbours, zeros beyond the
+    border.
+    """
     line = torch.exp(-0.5 * ((torch.arange(11.0, dtype=a.dtype) - 5.0) / 1.5) ** 2)
     window = torch.outer(line, line) / line.sum() ** 2
 

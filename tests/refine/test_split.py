@@ -18,7 +18,11 @@ FRAMES = 12
 def _clip(name: str = "walk", plan: IndexPlan | None = None) -> MemoryClip:
     cameras = ring(FRAMES)
     return MemoryClip(
-        name, f"{name}.json", cameras, torch.zeros(FRAMES, 3, *cameras.hw, dtype=torch.uint8), index_plan=plan
+        name,
+        f"{name}.json",
+        cameras,
+        torch.zeros(FRAMES, 3, *cameras.hw, dtype=torch.uint8),
+        index_plan=plan,
     )
 
 
@@ -50,13 +54,17 @@ SEEN = (0, 2, 4, 6, 8, 10)
         ("all", 0, tuple(range(12)), ()),
     ],
 )
-def test_frames_of_a_plain_clip(frames, hold_out, inputs: tuple[int, ...], held_out: tuple[int, ...]) -> None:
+def test_frames_of_a_plain_clip(
+    frames, hold_out, inputs: tuple[int, ...], held_out: tuple[int, ...]
+) -> None:
     clip = _clip()
     split = split_clip(_Clips(clip), clip, clip.cameras[list(SEEN)], frames, hold_out)
     assert (split.inputs, split.held_out, split.judge) == (inputs, held_out, clip)
 
 
-@pytest.mark.parametrize(("frames", "inputs"), [("inputs", (0, 2)), ("all", (0, 1, 2, 3)), ("auto", (0, 1, 2, 3))])
+@pytest.mark.parametrize(
+    ("frames", "inputs"), [("inputs", (0, 2)), ("all", (0, 1, 2, 3)), ("auto", (0, 1, 2, 3))]
+)
 def test_the_clips_own_split_comes_first(frames, inputs: tuple[int, ...]) -> None:
     clip = _clip(plan=IndexPlan((0, 1, 2, 3), (6, 7)))
     split = split_clip(_Clips(clip), clip, clip.cameras[list(SEEN)], frames, None)
@@ -69,7 +77,9 @@ def test_a_training_split_is_judged_by_the_test_split() -> None:
     cases: list[tuple[Frames, tuple[int, ...] | None, tuple[int, ...]]]
     cases = [("all", None, all_of_it), ("inputs", SEEN, SEEN), ("auto", SEEN, all_of_it)]
     for frames, seen, inputs in cases:
-        split = split_clip(_Clips(train, test), train, train.cameras[list(seen)] if seen else None, frames, None)
+        split = split_clip(
+            _Clips(train, test), train, train.cameras[list(seen)] if seen else None, frames, None
+        )
         assert (split.inputs, split.judge, split.held_out) == (inputs, test, all_of_it)
     assert split_clip(_Clips(train, test), train, None, "all", 6).judge is train
 
@@ -87,7 +97,10 @@ def test_frames_that_are_not_the_clips_are_refused() -> None:
     moved = seen.c2w.clone()
     moved[1, 0, 3] += 0.5
     for strange in (replace(seen, c2w=moved), replace(seen, time=seen.time + 0.2)):
-        with pytest.raises(InputError, match=r"walk\.json: the scene's input view . .* is none of the clip's frames"):
+        with pytest.raises(
+            InputError,
+            match=r"walk\.json: the scene's input view . .* is none of the clip's frames",
+        ):
             split_clip(_Clips(clip), clip, strange, "inputs", None)
         assert len(split_clip(_Clips(clip), clip, strange, "all", 0).inputs) == FRAMES
 

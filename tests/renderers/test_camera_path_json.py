@@ -1,4 +1,6 @@
-"""nerfstudio camera paths: a file in the peer's own format, round trips, the rules for time, refusal of bad files."""
+"""nerfstudio camera paths: a file in the peer's own format, round trips, the rules for time,
+refusal of bad files.
+"""
 
 import copy
 import json
@@ -13,15 +15,32 @@ from fsm.renderers.camera_path_json import read_camera_path, write_camera_path
 from fsm.renderers.camera_paths import make_path
 from fsm.views import Views
 
-# As nerfstudio's render panel writes it: a camera 2 above the origin that looks along world -z (OpenGL's forward), then
-# one that looks along world -x. No field of ours.
+# As nerfstudio's render panel writes it: a camera 2 above the origin that looks along world -z
+# (OpenGL's forward), then one that looks along world -x. No field of ours.
 PEER = {
     "default_fov": 50.0,
     "default_time": 0.0,
     "default_transition_sec": 2.0,
     "keyframes": [
         {
-            "matrix": [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 2.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+            "matrix": [
+                1.0,
+                0.0,
+                0.0,
+                0.0,
+                0.0,
+                1.0,
+                0.0,
+                2.0,
+                0.0,
+                0.0,
+                1.0,
+                0.0,
+                0.0,
+                0.0,
+                0.0,
+                1.0,
+            ],
             "fov": 50.0,
             "aspect": 1.7778,
             "override_transition_enabled": False,
@@ -39,13 +58,47 @@ PEER = {
     "smoothness_value": 0.5,
     "camera_path": [
         {
-            "camera_to_world": [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 2.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+            "camera_to_world": [
+                1.0,
+                0.0,
+                0.0,
+                0.0,
+                0.0,
+                1.0,
+                0.0,
+                2.0,
+                0.0,
+                0.0,
+                1.0,
+                0.0,
+                0.0,
+                0.0,
+                0.0,
+                1.0,
+            ],
             "fov": 90.0,
             "aspect": 1.7778,
             "render_time": 0.25,
         },
         {
-            "camera_to_world": [0.0, 0.0, 1.0, 3.0, 0.0, 1.0, 0.0, 2.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+            "camera_to_world": [
+                0.0,
+                0.0,
+                1.0,
+                3.0,
+                0.0,
+                1.0,
+                0.0,
+                2.0,
+                -1.0,
+                0.0,
+                0.0,
+                0.0,
+                0.0,
+                0.0,
+                0.0,
+                1.0,
+            ],
             "fov": 60.0,
             "aspect": 1.7778,
             "render_time": 1.2,
@@ -61,7 +114,9 @@ def _file(folder: Path, **change: object) -> Path:
 
 
 def _cameras(*changes: dict) -> list[dict]:
-    return [{**camera, **change} for camera, change in zip(PEER["camera_path"], changes, strict=True)]
+    return [
+        {**camera, **change} for camera, change in zip(PEER["camera_path"], changes, strict=True)
+    ]
 
 
 def test_peer_file_is_read_in_our_conventions(tmp_path: Path) -> None:
@@ -73,8 +128,11 @@ def test_peer_file_is_read_in_our_conventions(tmp_path: Path) -> None:
     assert c2w[1, :3, 2].tolist() == [-1, 0, 0]
     assert path.views.hw == (540, 960)
     f = 270 / math.tan(math.radians(30))
-    assert torch.allclose(path.views.intrinsics, torch.tensor([[270.0, 270, 480, 270], [f, f, 480, 270]]))
-    assert path.views.time.tolist() == [11.0, 14.0]  # 0.25 of four seconds; the overshoot 1.2 is held at the end
+    assert torch.allclose(
+        path.views.intrinsics, torch.tensor([[270.0, 270, 480, 270], [f, f, 480, 270]])
+    )
+    # 0.25 of four seconds; the overshoot 1.2 is held at the end
+    assert path.views.time.tolist() == [11.0, 14.0]
     assert path.times_from == "render_time"
     assert path.fps == 24.0
 
@@ -104,7 +162,9 @@ def test_our_paths_come_back_exactly(tmp_path: Path) -> None:
     c2w[:, 0, 0] = c2w[:, 2, 2] = angle.cos()
     c2w[:, 0, 2], c2w[:, 2, 0] = angle.sin(), -angle.sin()
     c2w[:, :3, 3] = torch.randn(5, 3)
-    inputs = Views(c2w, torch.tensor([80.0, 80.0, 48.0, 32.0]).repeat(5, 1), 0.37 * torch.arange(5.0), (64, 96))
+    inputs = Views(
+        c2w, torch.tensor([80.0, 80.0, 48.0, 32.0]).repeat(5, 1), 0.37 * torch.arange(5.0), (64, 96)
+    )
     views = make_path("interpolate", "follow", inputs, 13, (64, 96))
     out = tmp_path / "camera_path.json"
     write_camera_path(out, views, 30.0, (0.0, 1.48))
@@ -123,14 +183,19 @@ def test_our_paths_come_back_exactly(tmp_path: Path) -> None:
 
 
 def test_seconds_win_over_render_time(tmp_path: Path) -> None:
-    path = read_camera_path(_file(tmp_path, camera_path=_cameras({"time": 13.5}, {"time": 11.0})), (10.0, 14.0))
+    path = read_camera_path(
+        _file(tmp_path, camera_path=_cameras({"time": 13.5}, {"time": 11.0})), (10.0, 14.0)
+    )
     assert path.views.time.tolist() == [13.5, 11.0]
     assert path.times_from == "time"
 
 
 def test_times_are_used_only_if_all_cameras_have_them(tmp_path: Path) -> None:
     cameras = _cameras({"time": 13.5}, {})
-    assert read_camera_path(_file(tmp_path, camera_path=cameras), (10.0, 14.0)).times_from == "render_time"
+    assert (
+        read_camera_path(_file(tmp_path, camera_path=cameras), (10.0, 14.0)).times_from
+        == "render_time"
+    )
     del cameras[1]["render_time"]
     path = read_camera_path(_file(tmp_path, camera_path=cameras), (10.0, 14.0))
     assert path.times_from == "none"
@@ -159,11 +224,17 @@ COLUMNS = torch.tensor(PEER["camera_path"][0]["camera_to_world"]).view(4, 4).T.f
             r"camera_path\[1\]: camera_to_world should be 16",
         ),
         ({"camera_path": _cameras({}, {"camera_to_world": [math.nan] * 16})}, "16 finite numbers"),
-        ({"camera_path": _cameras({"camera_to_world": COLUMNS}, {})}, r"camera_path\[0\].*row by row"),
+        (
+            {"camera_path": _cameras({"camera_to_world": COLUMNS}, {})},
+            r"camera_path\[0\].*row by row",
+        ),
         ({"camera_path": _cameras({"camera_to_world": MIRROR}, {})}, "mirror"),
         ({"camera_path": _cameras({"fov": 0}, {})}, r"camera_path\[0\]: fov is 0"),
         ({"camera_path": _cameras({"fov": 180}, {})}, "fov is 180"),
-        ({"camera_path": _cameras({}, {"render_time": "late"})}, r"camera_path\[1\]: render_time is 'late'"),
+        (
+            {"camera_path": _cameras({}, {"render_time": "late"})},
+            r"camera_path\[1\]: render_time is 'late'",
+        ),
     ],
 )
 def test_malformed_files_are_named_with_the_field(tmp_path: Path, change: dict, says: str) -> None:

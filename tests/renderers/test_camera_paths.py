@@ -11,13 +11,19 @@ from fsm.views import Views
 
 
 def _forward_facing(v: int = 9, depth: float = 4.0) -> Views:
-    """Cameras on a gentle sideways arc over two uneven seconds, all looking at the point (0, 0, depth)."""
+    """Cameras on a gentle sideways arc over two uneven seconds, all looking at the point (0, 0,
+    depth).
+    """
     s = torch.linspace(-1, 1, v, dtype=torch.float64)
     position = torch.stack([0.4 * s, 0.05 * s**2, 0.02 * s], dim=-1)
     target = torch.tensor([0.0, 0.0, depth], dtype=torch.float64).expand(v, 3)
-    c2w = look_at(position, target, torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand(v, 3)).float()
+    c2w = look_at(
+        position, target, torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand(v, 3)
+    ).float()
     time = 1 + s + 0.3 * (1 - s**2)
-    return Views(c2w, torch.tensor([200.0, 210.0, 97.0, 71.0]).repeat(v, 1), time.float(), (144, 192))
+    return Views(
+        c2w, torch.tensor([200.0, 210.0, 97.0, 71.0]).repeat(v, 1), time.float(), (144, 192)
+    )
 
 
 def _surrounding(v: int = 24) -> Views:
@@ -25,19 +31,30 @@ def _surrounding(v: int = 24) -> Views:
     position = torch.stack([3 * angle.cos(), 3 * angle.sin(), torch.ones_like(angle)], dim=-1)
     down = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64).expand(v, 3)
     c2w = look_at(position, torch.zeros(v, 3, dtype=torch.float64), down).float()
-    return Views(c2w, torch.tensor([200.0, 200.0, 64.0, 64.0]).repeat(v, 1), torch.linspace(0, 1, v), (128, 128))
+    return Views(
+        c2w,
+        torch.tensor([200.0, 200.0, 64.0, 64.0]).repeat(v, 1),
+        torch.linspace(0, 1, v),
+        (128, 128),
+    )
 
 
 def _parallel(v: int = 5, step: float = 0.1) -> Views:
     c2w = torch.eye(4).repeat(v, 1, 1)
     c2w[:, 0, 3] = step * torch.arange(v)
-    return Views(c2w, torch.tensor([100.0, 100.0, 32.0, 32.0]).repeat(v, 1), 0.5 * torch.arange(v), (64, 64))
+    return Views(
+        c2w, torch.tensor([100.0, 100.0, 32.0, 32.0]).repeat(v, 1), 0.5 * torch.arange(v), (64, 64)
+    )
 
 
 @pytest.mark.parametrize("kind", PATH_KINDS)
 @pytest.mark.parametrize("time", ["sweep", "follow", "freeze=0.75"])
-@pytest.mark.parametrize("inputs", [_forward_facing(), _surrounding(), _parallel(), _parallel(1), _parallel(4, 0.0)])
-def test_every_path_is_rigid_finite_and_within_the_inputs_time(kind: str, time: str, inputs: Views) -> None:
+@pytest.mark.parametrize(
+    "inputs", [_forward_facing(), _surrounding(), _parallel(), _parallel(1), _parallel(4, 0.0)]
+)
+def test_every_path_is_rigid_finite_and_within_the_inputs_time(
+    kind: str, time: str, inputs: Views
+) -> None:
     if time.startswith("freeze") and len(inputs) == 1:
         time = "freeze=0"
     path = make_path(kind, time, inputs, 20, (96, 128))
@@ -45,7 +62,9 @@ def test_every_path_is_rigid_finite_and_within_the_inputs_time(kind: str, time: 
     assert path.hw == (96, 128)
     assert path.rgb is None
     R = path.c2w[:, :3, :3].double()
-    assert torch.allclose(R @ R.transpose(-1, -2), torch.eye(3, dtype=torch.float64).expand(20, 3, 3), atol=1e-6)
+    assert torch.allclose(
+        R @ R.transpose(-1, -2), torch.eye(3, dtype=torch.float64).expand(20, 3, 3), atol=1e-6
+    )
     assert bool((torch.linalg.det(R) > 0).all())
     assert bool(path.intrinsics.isfinite().all())
     assert bool((path.time >= inputs.time.min() - 1e-6).all())
@@ -65,7 +84,8 @@ def test_input_path_does_not_depend_on_the_order_of_the_inputs() -> None:
     inputs = _forward_facing()
     shuffled = inputs[torch.randperm(len(inputs))]
     assert torch.equal(
-        make_path("input", "sweep", shuffled, 7, (144, 192)).c2w, make_path("input", "sweep", inputs, 7, (144, 192)).c2w
+        make_path("input", "sweep", shuffled, 7, (144, 192)).c2w,
+        make_path("input", "sweep", inputs, 7, (144, 192)).c2w,
     )
 
 
@@ -82,12 +102,16 @@ def test_interpolate_visits_its_keys_in_equal_steps_and_follow_tells_their_times
     assert torch.allclose(path.c2w[::10], inputs.c2w[::2], atol=1e-6)
     assert torch.allclose(path.time[::10], inputs.time[::2], atol=1e-6)
     sweep = make_path("interpolate", "sweep", inputs, 51, (144, 192)).time
-    assert torch.allclose(sweep, torch.linspace(float(inputs.time[0]), float(inputs.time[-1]), 51), atol=1e-6)
+    assert torch.allclose(
+        sweep, torch.linspace(float(inputs.time[0]), float(inputs.time[-1]), 51), atol=1e-6
+    )
 
 
 def test_sweep_and_freeze_set_the_clock() -> None:
     inputs = _forward_facing()
-    assert torch.allclose(make_path("spiral", "sweep", inputs, 5, (144, 192)).time, torch.linspace(0, 2, 5), atol=1e-6)
+    assert torch.allclose(
+        make_path("spiral", "sweep", inputs, 5, (144, 192)).time, torch.linspace(0, 2, 5), atol=1e-6
+    )
     assert make_path("orbit", "freeze=1.25", inputs, 3, (144, 192)).time.tolist() == [1.25] * 3
 
 
@@ -115,7 +139,8 @@ def test_orbit_circles_near_forward_facing_inputs_and_looks_at_the_focus() -> No
     radius = (path[:, :3, 3] - centre).norm(dim=-1)
     assert torch.allclose(radius, radius[0].expand(40), atol=1e-5)
     assert 0.03 * 4 - 0.01 <= float(radius[0]) <= 0.15 * 4 + 0.01
-    steps = (path - path.roll(1, 0))[:, :3, 3].norm(dim=-1)  # the last step closes the circle like all others
+    # the last step closes the circle like all others
+    steps = (path - path.roll(1, 0))[:, :3, 3].norm(dim=-1)
     assert torch.allclose(steps, steps[0].expand(40), rtol=1e-3)
 
 
@@ -126,7 +151,9 @@ def test_orbit_around_surrounded_scene_is_a_full_level_turn() -> None:
     assert torch.allclose(path[:, 2, 3], torch.ones(24), atol=1e-4)
     assert torch.allclose(path[:, :2, 3].norm(dim=-1), torch.full((24,), 3.0), atol=1e-4)
     angle = torch.atan2(path[:, 1, 3], path[:, 0, 3])
-    assert sorted(torch.rad2deg(angle % (2 * math.pi - 1e-4)).round().int().tolist()) == list(range(0, 360, 15))
+    assert sorted(torch.rad2deg(angle % (2 * math.pi - 1e-4)).round().int().tolist()) == list(
+        range(0, 360, 15)
+    )
 
 
 def test_frozen_orbit_stands_where_the_clip_is_at_that_moment() -> None:

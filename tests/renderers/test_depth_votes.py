@@ -1,4 +1,6 @@
-"""Which depths other frames contradict: a wall, a board before it, and what was never there, in closed form."""
+"""Which depths other frames contradict: a wall, a board before it, and what was never there, in
+closed form.
+"""
 
 import pytest
 import torch
@@ -39,9 +41,13 @@ def test_a_depth_that_others_look_through_is_contradicted_and_nothing_else() -> 
 
 
 @pytest.mark.parametrize(("step", "lost"), [(0.1, 0.0), (0.6, 1.0)])
-def test_what_moves_by_its_own_size_from_frame_to_frame_loses_the_vote(step: float, lost: float) -> None:
+def test_what_moves_by_its_own_size_from_frame_to_frame_loses_the_vote(
+    step: float, lost: float
+) -> None:
     frames = cameras([0.0, 0.0, 0.0])
-    at = ray(frames) + step * torch.tensor([-1.0, 0.0, 1.0])[:, None, None, None] * torch.tensor([1.0, 0.0])
+    at = ray(frames) + step * torch.tensor([-1.0, 0.0, 1.0])[:, None, None, None] * torch.tensor(
+        [1.0, 0.0]
+    )
     board = at.abs().amax(-1) < HALF / 2
     rho = torch.where(board, BOARD, WALL)[:, :, None]
     inner = at[0, 1].abs().amax(-1) < HALF / 2 - 1.5 / 50.0

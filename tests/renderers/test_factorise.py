@@ -17,7 +17,9 @@ def test_the_factors_give_the_covariance_back() -> None:
     scales = torch.exp(2.0 * torch.randn(500, 3, dtype=torch.float64))
     given = covariances(torch.randn(500, 4), scales)
     quats, found = rotations_and_scales(given)
-    assert torch.allclose(covariances(quats, found), given, rtol=0, atol=1e-12 * float(given.abs().max()))
+    assert torch.allclose(
+        covariances(quats, found), given, rtol=0, atol=1e-12 * float(given.abs().max())
+    )
     assert torch.allclose(found, scales.sort(-1, descending=True).values, rtol=1e-7)
     assert torch.allclose(quats.norm(dim=-1), torch.ones(500, dtype=torch.float64))
     assert bool((quats[:, 0] >= 0).all())
@@ -26,13 +28,22 @@ def test_the_factors_give_the_covariance_back() -> None:
 def test_equal_covariances_give_equal_bits_wherever_they_stand() -> None:
     given = covariances(torch.randn(100, 4), torch.rand(100, 3) + 0.01).float()
     order = torch.randperm(100)
-    for whole, part in zip(rotations_and_scales(given), rotations_and_scales(given[order]), strict=True):
+    for whole, part in zip(
+        rotations_and_scales(given), rotations_and_scales(given[order]), strict=True
+    ):
         assert torch.equal(whole[order], part)
 
 
 @pytest.mark.parametrize(
     "scales",
-    [(1.0, 1.0, 1.0), (1.0, 1.0, 0.1), (0.01, 2.0, 2.0), (1.0, 0.1, 0.1), (0.3, 0.2, 0.1), (0.1, 0.2, 0.3)],
+    [
+        (1.0, 1.0, 1.0),
+        (1.0, 1.0, 0.1),
+        (0.01, 2.0, 2.0),
+        (1.0, 0.1, 0.1),
+        (0.3, 0.2, 0.1),
+        (0.1, 0.2, 0.3),
+    ],
 )
 @pytest.mark.parametrize(
     "quat", [(1.0, 0, 0, 0), (1.0, 1, 0, 0), (1.0, 0, 0, 1), (1.0, 1, 1, 1), (1.0, 0.4142136, 0, 0)]
@@ -44,22 +55,29 @@ def test_rounding_does_not_flip_even_symmetric_ones(scales: tuple, quat: tuple) 
     quats, sizes = rotations_and_scales(shaken)
     expected_quats, expected_sizes = rotations_and_scales(given)
     assert torch.allclose(quats, expected_quats, atol=1e-4)
-    rounding = 2.0**-22 * float(given.amax())  # of a variance; thin axes have fewer digits in float32
+    # of a variance; thin axes have fewer digits in float32
+    rounding = 2.0**-22 * float(given.amax())
     assert torch.allclose(sizes.square(), expected_sizes.square(), rtol=0, atol=rounding)
 
 
 def test_a_ball_is_not_turned_and_a_disc_keeps_its_normal() -> None:
-    quats, scales = rotations_and_scales(covariances(torch.randn(1, 4), torch.tensor([[0.2, 0.2, 0.2]])))
+    quats, scales = rotations_and_scales(
+        covariances(torch.randn(1, 4), torch.tensor([[0.2, 0.2, 0.2]]))
+    )
     assert torch.equal(quats.float(), torch.tensor([[1.0, 0, 0, 0]]))
     assert torch.allclose(scales, torch.full((1, 3), 0.2, dtype=torch.float64))
     turn = torch.randn(50, 4, dtype=torch.float64)
-    quats, _ = rotations_and_scales(covariances(turn, torch.tensor([[0.5, 0.5, 0.01]]).repeat(50, 1)))
+    quats, _ = rotations_and_scales(
+        covariances(turn, torch.tensor([[0.5, 0.5, 0.01]]).repeat(50, 1))
+    )
     normals, expected = rotation_3d(quats)[..., 2], rotation_3d(turn)[..., 2]
     assert torch.allclose((normals * expected).sum(-1).abs(), torch.ones(50, dtype=torch.float64))
 
 
 def test_degenerate_covariances_have_scales_above_zero() -> None:
-    flat = torch.tensor([[1.0, 0, 0, 1.0, 0, -1e-8], [0.0] * 6, [1e-30, 0, 0, 0, 0, 0], [1e20, 0, 0, 1e20, 0, 1e20]])
+    flat = torch.tensor(
+        [[1.0, 0, 0, 1.0, 0, -1e-8], [0.0] * 6, [1e-30, 0, 0, 0, 0, 0], [1e20, 0, 0, 1e20, 0, 1e20]]
+    )
     quats, scales = rotations_and_scales(flat)
     assert bool((scales > 0).all())
     assert bool(torch.isfinite(scales).all())

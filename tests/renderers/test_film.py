@@ -1,4 +1,6 @@
-"""The loop that writes a film: the same frames as asked for, its turn taken per batch, nothing left of half a film."""
+"""The loop that writes a film: the same frames as asked for, its turn taken per batch, nothing left
+of half a film.
+"""
 
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from fsm.renderers.film import write_film
 from tests.viewer.fakes import FakeScene, cameras
 
 
-def test_every_frame_is_the_view_asked_for_and_the_turn_is_given_back_after_each_batch(tmp_path: Path) -> None:
+def test_every_frame_is_the_view_asked_for_and_the_turn_is_given_back_after_each_batch(
+    tmp_path: Path,
+) -> None:
     scene, request = FakeScene(), cameras(6)
     held = []
 
@@ -22,7 +26,9 @@ def test_every_frame_is_the_view_asked_for_and_the_turn_is_given_back_after_each
         def __exit__(self, *_: object) -> None:
             held.append(-len(scene.requests))
 
-    assert list(write_film(scene, request, 30.0, tmp_path / "film", "both", batch=4, turn=Turn())) == [1, 2, 3, 4, 5, 6]
+    assert list(
+        write_film(scene, request, 30.0, tmp_path / "film", "both", batch=4, turn=Turn())
+    ) == [1, 2, 3, 4, 5, 6]
     assert held == [0, -1, 1, -2]
     assert sorted(p.name for p in (tmp_path / "film").iterdir()) == ["frames", "video.mp4"]
     for i, red in enumerate((request.time * 255).round().tolist()):  # red says the time

@@ -79,4 +79,6 @@ def test_near_and_far_replace_the_variants_own() -> None:
 
 def test_background_is_white() -> None:
     views = small_views(2).batched()
-    assert torch.equal(GaussianHead(32, 8, GaussianHeadConfig("fsm")).background(views), torch.ones(1, 3))
+    assert torch.equal(
+        GaussianHead(32, 8, GaussianHeadConfig("fsm")).background(views), torch.ones(1, 3)
+    )

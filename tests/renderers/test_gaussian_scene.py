@@ -1,4 +1,6 @@
-"""Scenes of Gaussians: what is saved comes back, what is drawn is what the rasteriser draws in the clip's own space."""
+"""Scenes of Gaussians: what is saved comes back, what is drawn is what the rasteriser draws in the
+clip's own space.
+"""
 
 import dataclasses
 import json
@@ -41,7 +43,9 @@ def some_scene(n: int = 200, degree: int = 1, **options) -> GaussianScene:
 
 
 def test_a_saved_scene_comes_back_bit_by_bit(tmp_path) -> None:
-    scene = some_scene(background=torch.tensor([0.1, 0.9, 0.3]), projection=Projection(blur=0.1, antialiased=True))
+    scene = some_scene(
+        background=torch.tensor([0.1, 0.9, 0.3]), projection=Projection(blur=0.1, antialiased=True)
+    )
     scene.save(tmp_path / "scene")
     again = GaussianScene.load(tmp_path / "scene")
     for one, other in ((scene.gaussians, again.gaussians), (scene.frame, again.frame)):
@@ -125,7 +129,9 @@ def test_a_damaged_description_is_refused(tmp_path, change: dict, message: str) 
         ("means", torch.full((5, 3), math.nan), "15 values of means are NaN"),
     ],
 )
-def test_damaged_tensors_are_refused(tmp_path, name: str, value: torch.Tensor | None, message: str) -> None:
+def test_damaged_tensors_are_refused(
+    tmp_path, name: str, value: torch.Tensor | None, message: str
+) -> None:
     some_scene(5).save(tmp_path / "scene")
     path = tmp_path / "scene" / FILE
     tensors = load_file(path)

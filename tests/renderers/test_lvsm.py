@@ -14,11 +14,15 @@ def _head() -> PlainHead:
 
 
 def test_pixels_are_where_the_published_layout_puts_them() -> None:
-    """Value (row p, column q, channel c) of token (y, x) is pixel (8y + p, 8x + q); written with loops."""
+    """Value (row p, column q, channel c) of token (y, x) is pixel (8y + p, 8x + q); written with
+    loops.
+    """
     head, tokens = _head(), torch.randn(2, 3, 6, DIM)
     out = head(tokens, small_views(3).batched(), None).rgb
     assert out.shape == (2, 3, 3, *HW)
-    x = (tokens - tokens.mean(-1, keepdim=True)) / (tokens.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    x = (tokens - tokens.mean(-1, keepdim=True)) / (
+        tokens.var(-1, keepdim=True, unbiased=False) + 1e-5
+    ).sqrt()
     values = torch.sigmoid((x * head.norm.weight) @ head.linear.weight.T)
     for y in range(2):
         for x0 in range(3):
@@ -33,7 +37,9 @@ def test_a_token_changes_its_own_patch_only() -> None:
     request = small_views(1).batched()
     changed = tokens.clone()
     changed[:, :, 4] += torch.randn(DIM)
-    difference = (head(tokens, request, None).rgb - head(changed, request, None).rgb).abs().sum(2)[0, 0]
+    difference = (
+        (head(tokens, request, None).rgb - head(changed, request, None).rgb).abs().sum(2)[0, 0]
+    )
     assert bool((difference[8:, 8:16] > 0).all())
     difference[8:, 8:16] = 0
     assert float(difference.max()) == 0.0
@@ -59,6 +65,9 @@ def test_gradients_are_what_finite_differences_say() -> None:
     (head(tokens, request, None).rgb.double() * weight).sum().backward()
     assert tokens.grad is not None
     direction = torch.randn_like(tokens)
-    ends = [(head(tokens.detach() + s * 1e-3 * direction, request, None).rgb.double() * weight).sum() for s in (1, -1)]
+    ends = [
+        (head(tokens.detach() + s * 1e-3 * direction, request, None).rgb.double() * weight).sum()
+        for s in (1, -1)
+    ]
     numeric = (ends[0] - ends[1]) / 2e-3
     torch.testing.assert_close((tokens.grad * direction).sum(), numeric, rtol=1e-2, atol=1e-3)

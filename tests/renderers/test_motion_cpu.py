@@ -9,11 +9,17 @@ from fsm.renderers.motion_cpu import aligned_on_cpu
 from fsm.renderers.motion_guess import plain_aligned
 
 
-def example(seed: int, k: int, margin: float = 5.0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Smooth frames of another size than the level, positions so far from their borders, and velocities to start from."""
+def example(
+    seed: int, k: int, margin: float = 5.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Smooth frames of another size than the level, positions so far from their borders, and
+    velocities to start from.
+    """
     hw, frames = (11, 19), (14, 17)
     g = torch.Generator().manual_seed(seed)
-    maps = F.interpolate(torch.rand(6, 3, 5, 6, generator=g), frames, mode="bicubic").view(2, 3, 3, *frames)
+    maps = F.interpolate(torch.rand(6, 3, 5, 6, generator=g), frames, mode="bicubic").view(
+        2, 3, 3, *frames
+    )
     y, x = torch.meshgrid(torch.arange(hw[0]) + 0.5, torch.arange(hw[1]) + 0.5, indexing="ij")
     start = (
         torch.stack([x, y])
@@ -24,7 +30,14 @@ def example(seed: int, k: int, margin: float = 5.0) -> tuple[Tensor, Tensor, Ten
     start[..., 1, :, :].clamp_(margin, frames[0] - margin)
     gaps = torch.randn(2, 4, k, generator=g).sort(-1).values
     chosen = torch.randint(0, 3, (2, 4, k), generator=g)
-    return maps, chosen, start, 0.3 * torch.randn(2, 4, 2, *hw, generator=g), gaps, 1.0 / (0.25 + gaps.square())
+    return (
+        maps,
+        chosen,
+        start,
+        0.3 * torch.randn(2, 4, 2, *hw, generator=g),
+        gaps,
+        1.0 / (0.25 + gaps.square()),
+    )
 
 
 @pytest.mark.parametrize("iterations", [1, 4])
@@ -34,13 +47,16 @@ def test_steps_are_those_of_plain_torch(k: int, iterations: int) -> None:
         maps, chosen, start, u, gaps, weights = example(seed, k)
         found = aligned_on_cpu(maps, chosen, start, u, gaps, weights, iterations)
         expected = plain_aligned(maps, chosen, start, u, gaps, weights, iterations)
-        # A step multiplies what rounding the one before left where two colour edges are nearly parallel.
+        # A step multiplies what rounding the one before left where two colour edges are nearly
+        # parallel.
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 if iterations == 1 else 1e-3)
         assert float((found - u).abs().max()) > 0.1
 
 
 def test_where_frames_end_steps_are_those_of_plain_torch_but_for_what_a_single_frame_sees() -> None:
-    """One sample inside and the others next to nothing: their gaps have no variance but rounding's."""
+    """One sample inside and the others next to nothing: their gaps have no variance but
+    rounding's.
+    """
     maps, chosen, start, u, gaps, weights = example(5, 4, margin=-9.0)
     found = aligned_on_cpu(maps, chosen, start, u, gaps, weights, 1)
     expected = plain_aligned(maps, chosen, start, u, gaps, weights, 1)

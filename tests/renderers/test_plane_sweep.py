@@ -1,4 +1,6 @@
-"""Parts of the plane sweep in closed form: upsampling, the view from farther away, and what a look at the frames says."""
+"""Parts of the plane sweep in closed form: upsampling, the view from farther away, and what a look
+at the frames says.
+"""
 
 import dataclasses
 
@@ -6,7 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fsm.renderers.plane_sweep import LOOK, OUTLINES, ConvexUpsampling, Hourglass, Outlines, PlaneSweep
+from fsm.renderers.plane_sweep import (
+    LOOK,
+    OUTLINES,
+    ConvexUpsampling,
+    Hourglass,
+    Outlines,
+    PlaneSweep,
+)
 from fsm.renderers.stereo import Stereo
 from tests.small import small_views
 
@@ -16,11 +25,14 @@ def test_untrained_upsampling_is_bilinear(stride: int) -> None:
     coarse = torch.rand(2, 1, 5, 7)
     fine = ConvexUpsampling(8, stride)(coarse, torch.randn(2, 8, 5, 7))
     expected = F.interpolate(coarse, scale_factor=stride, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(fine, expected, atol=1e-3, rtol=0)  # every neighbour keeps a weight of 1e-4
+    # every neighbour keeps a weight of 1e-4
+    torch.testing.assert_close(fine, expected, atol=1e-3, rtol=0)
 
 
 def test_upsampling_can_keep_an_outline_sharp() -> None:
-    """Weights that say 'my own coarse pixel' repeat pixels; bilinear weights would blur the step over two of them."""
+    """Weights that say 'my own coarse pixel' repeat pixels; bilinear weights would blur the step
+    over two of them.
+    """
     upsampling = ConvexUpsampling(8, 4)
     assert upsampling.weights.bias is not None
     with torch.no_grad():
@@ -60,7 +72,9 @@ def test_untrained_outlines_leave_the_answer_as_it_is() -> None:
     logits = torch.randn(3, 5, 4, 6)
     x, finer = outlines(torch.randn(3, 8, 4, 6), logits, outlines.lines(views))
     assert x.shape == (3, OUTLINES, 8, 12)
-    torch.testing.assert_close(finer, F.interpolate(logits, size=(8, 12), mode="bilinear", align_corners=False))
+    torch.testing.assert_close(
+        finer, F.interpolate(logits, size=(8, 12), mode="bilinear", align_corners=False)
+    )
 
 
 def test_a_line_of_the_picture_cuts_the_answer_where_it_is() -> None:
@@ -72,13 +86,17 @@ def test_a_line_of_the_picture_cuts_the_answer_where_it_is() -> None:
     other = dataclasses.replace(views, rgb=rgb)
     x, logits = torch.randn(1, 8, 8, 12), torch.randn(1, 5, 8, 12)
     changed = (
-        (outlines(x, logits, outlines.lines(views))[1] - outlines(x, logits, outlines.lines(other))[1])
+        (
+            outlines(x, logits, outlines.lines(views))[1]
+            - outlines(x, logits, outlines.lines(other))[1]
+        )
         .abs()
         .amax((0, 1))
     )
     rows, columns = (changed > 0).nonzero().unbind(-1)
     assert changed[8, 20] > 0
-    assert (rows - 8).abs().max() <= 5  # one of each of four 3 x 3 convolutions, and one of the first, of 4 x 4
+    # one of each of four 3 x 3 convolutions, and one of the first, of 4 x 4
+    assert (rows - 8).abs().max() <= 5
     assert (columns - 20).abs().max() <= 5
 
 
@@ -99,7 +117,9 @@ def test_a_look_at_infinity_from_a_frames_own_place_shows_that_frame(fine: bool)
     torch.testing.assert_close(shown[4:] + 0.5, expected, atol=1e-5, rtol=0)
     other = dataclasses.replace(views[1], rgb=torch.rand(1, 1, 3, 16, 24))
     assert other.rgb is not None
-    seen = F.pixel_shuffle(sweep._look(other, views, own, torch.zeros(1, 1, 1, *coarse))[0], sweep.detail)[0]
+    seen = F.pixel_shuffle(
+        sweep._look(other, views, own, torch.zeros(1, 1, 1, *coarse))[0], sweep.detail
+    )[0]
     torch.testing.assert_close(seen[:4], shown[:4])
     expected = other.rgb[0, 0] if fine else F.avg_pool2d(other.rgb[0, 0], sweep.stride)
     torch.testing.assert_close(seen[4:] + 0.5, expected, atol=1e-5, rtol=0)

@@ -1,4 +1,6 @@
-"""Gaussians to splats: the torch twin against gsplat's equations, the compiled twin against the torch twin."""
+"""Gaussians to splats: the torch twin against gsplat's equations, the compiled twin against the
+torch twin.
+"""
 
 import dataclasses
 import math
@@ -19,7 +21,9 @@ NAMES = ("centres", "conics", "depths", "opacities", "colours", "radii")
 
 
 def peers(g: Gaussians3D, camera: Views, blur: float = 0.3) -> tuple[torch.Tensor, ...]:
-    """gsplat's torch functions: centres, depths, conics and compensations of all Gaussians, none left out."""
+    """gsplat's torch functions: centres, depths, conics and compensations of all Gaussians, none
+    left out.
+    """
     from gsplat.cuda._torch_impl import _fully_fused_projection
 
     fx, fy, cx, cy = camera.intrinsics[0].tolist()
@@ -56,7 +60,9 @@ def test_centres_conics_depths_and_dimming_are_gsplats(blur: float) -> None:
     assert torch.allclose(splats.depths.double(), depths[index], rtol=1e-5)
     scale = (conics[index, 0] + conics[index, 2])[:, None]
     assert float(((splats.conics - conics[index]) / scale).abs().max()) < 1e-5
-    assert torch.allclose(splats.opacities.double(), double.opacities[index] * dimming[index], rtol=1e-4)
+    assert torch.allclose(
+        splats.opacities.double(), double.opacities[index] * dimming[index], rtol=1e-4
+    )
 
 
 def test_rotations_and_scales_make_gsplats_covariances() -> None:
@@ -65,18 +71,26 @@ def test_rotations_and_scales_make_gsplats_covariances() -> None:
     from fsm.renderers.gaussians import Gaussians4D
 
     quats, scales = torch.randn(100, 4), torch.rand(100, 3) + 0.01
-    g = Gaussians4D.static(torch.zeros(100, 3), quats, scales, torch.ones(100), torch.zeros(100, 1, 3)).at(3.0)
-    expected, _ = _quat_scale_to_covar_preci(quats.double(), scales.double(), True, False, triu=True)
+    g = Gaussians4D.static(
+        torch.zeros(100, 3), quats, scales, torch.ones(100), torch.zeros(100, 1, 3)
+    ).at(3.0)
+    expected, _ = _quat_scale_to_covar_preci(
+        quats.double(), scales.double(), True, False, triu=True
+    )
     assert expected is not None
     assert torch.allclose(g.covariances.double(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("project", TWINS)
 @pytest.mark.parametrize("antialiased", [False, True])
-def test_nothing_that_would_show_in_a_pixel_is_left_out(project: Callable[..., Splats], antialiased: bool) -> None:
+def test_nothing_that_would_show_in_a_pixel_is_left_out(
+    project: Callable[..., Splats], antialiased: bool
+) -> None:
     few = [some_gaussians(400, size=s, seed=i) for i, s in enumerate((0.001, 0.05, 1.0))]
     g, camera = numbered(Gaussians3D.cat(few)), some_camera((24, 32))
-    g = dataclasses.replace(g, opacities=torch.where(torch.arange(len(g)) % 5 == 0, LEAST_ALPHA * 1.01, g.opacities))
+    g = dataclasses.replace(
+        g, opacities=torch.where(torch.arange(len(g)) % 5 == 0, LEAST_ALPHA * 1.01, g.opacities)
+    )
     splats = project(g, camera, Projection(antialiased=antialiased))
     index = numbers(splats, len(g))
     double = Gaussians3D(*(t.double() for t in fields(g)))
@@ -111,7 +125,9 @@ def both(g: Gaussians3D, camera: Views, projection: Projection):
 @pytest.mark.parametrize("antialiased", [False, True])
 def test_compiled_twin_agrees_in_values_and_gradients(degree: int, antialiased: bool) -> None:
     g, camera = some_gaussians(6000, degree), some_camera()
-    (one, one_gradients), (other, other_gradients) = both(g, camera, Projection(antialiased=antialiased))
+    (one, one_gradients), (other, other_gradients) = both(
+        g, camera, Projection(antialiased=antialiased)
+    )
     assert len(one.depths) == len(other.depths) > 1000
     assert one.dropped == other.dropped == 0
     for name in NAMES:
@@ -125,14 +141,20 @@ def test_compiled_twin_agrees_in_values_and_gradients(degree: int, antialiased: 
 def test_gradients_are_those_of_finite_differences(antialiased: bool) -> None:
     g, camera = some_gaussians(60, 2, size=0.2), some_camera()
     double = tuple(t.double() for t in fields(g))
-    camera = dataclasses.replace(camera, c2w=camera.c2w.double(), intrinsics=camera.intrinsics.double())
+    camera = dataclasses.replace(
+        camera, c2w=camera.c2w.double(), intrinsics=camera.intrinsics.double()
+    )
 
     def outputs(*leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        splats = project_gaussians(Gaussians3D(*leaves), camera, Projection(antialiased=antialiased))
+        splats = project_gaussians(
+            Gaussians3D(*leaves), camera, Projection(antialiased=antialiased)
+        )
         return tuple(getattr(splats, name) for name in NAMES[:5])
 
     assert len(outputs(*double)[0]) > 15
-    assert torch.autograd.gradcheck(outputs, tuple(t.requires_grad_() for t in double), fast_mode=True)
+    assert torch.autograd.gradcheck(
+        outputs, tuple(t.requires_grad_() for t in double), fast_mode=True
+    )
 
 
 def test_needles_keep_their_shape_in_float32() -> None:
@@ -158,8 +180,18 @@ def bad_gaussians() -> tuple[Gaussians3D, list[int]]:
     g = some_gaussians(64, 1)
     g = dataclasses.replace(g, means=0.1 * g.means)
     means, covariances, opacities, sh = (t.clone() for t in fields(g))
-    means[3, 1], means[5, 0], covariances[8, 4], covariances[10, 0] = math.nan, math.inf, math.nan, -math.inf
-    opacities[12], opacities[13], sh[20, 2, 1], sh[63, 0, 0] = math.nan, math.inf, math.nan, -math.inf
+    means[3, 1], means[5, 0], covariances[8, 4], covariances[10, 0] = (
+        math.nan,
+        math.inf,
+        math.nan,
+        -math.inf,
+    )
+    opacities[12], opacities[13], sh[20, 2, 1], sh[63, 0, 0] = (
+        math.nan,
+        math.inf,
+        math.nan,
+        -math.inf,
+    )
     covariances[30, 3] = -1.0
     return Gaussians3D(means, covariances, opacities, sh), [3, 5, 8, 10, 12, 13, 20, 30, 63]
 
@@ -184,8 +216,12 @@ def test_values_that_are_none_are_dropped_and_counted(project: Callable[..., Spl
 
 @pytest.mark.parametrize("project", TWINS)
 def test_extremes_are_defined(project: Callable[..., Splats]) -> None:
-    """In order: no extent; all of space; behind; at the camera; on the near plane; just nearer; far away; invisible; a plane."""
-    camera = Views(torch.eye(4)[None], torch.tensor([[30.0, 30.0, 16.0, 12.0]]), torch.zeros(1), (24, 32))
+    """In order: no extent; all of space; behind; at the camera; on the near plane; just nearer; far
+    away; invisible; a plane.
+    """
+    camera = Views(
+        torch.eye(4)[None], torch.tensor([[30.0, 30.0, 16.0, 12.0]]), torch.zeros(1), (24, 32)
+    )
     near = float(torch.tensor(GSPLAT.near))
     depths = torch.tensor([2.0, 2.0, -2.0, 0.0, near, near * 0.999, 3e10, 2.0, 2.0])
     means = torch.stack([torch.zeros(9), torch.zeros(9), depths], -1).requires_grad_()
@@ -224,9 +260,18 @@ def test_clipping_small_splats_and_limiting_depth(project: Callable[..., Splats]
     g = some_gaussians(3000, size=0.02)
     everything = project(g, some_camera())
     large = project(g, some_camera(), Projection(radius_clip=3.0))
-    assert 0 < len(large.depths) == int((everything.radii.amax(-1) > 3.0).sum()) < len(everything.depths)
+    assert (
+        0
+        < len(large.depths)
+        == int((everything.radii.amax(-1) > 3.0).sum())
+        < len(everything.depths)
+    )
     between = project(g, some_camera(), Projection(near=2.0, far=3.0))
-    assert 0 < len(between.depths) == int(((everything.depths >= 2.0) & (everything.depths <= 3.0)).sum())
+    assert (
+        0
+        < len(between.depths)
+        == int(((everything.depths >= 2.0) & (everything.depths <= 3.0)).sum())
+    )
 
 
 def test_compiled_twin_gives_the_same_bits_for_any_number_of_threads() -> None:
@@ -251,6 +296,8 @@ def test_gradients_over_the_camera_come_from_the_torch_twin() -> None:
     c2w = camera.c2w.clone().requires_grad_()
     splats = project_on_cpu(g, dataclasses.replace(camera, c2w=c2w))
     (found,) = torch.autograd.grad(splats.centres.sum(), c2w)
-    (expected,) = torch.autograd.grad(project_gaussians(g, dataclasses.replace(camera, c2w=c2w)).centres.sum(), c2w)
+    (expected,) = torch.autograd.grad(
+        project_gaussians(g, dataclasses.replace(camera, c2w=c2w)).centres.sum(), c2w
+    )
     assert torch.equal(found, expected)
     assert bool(found.any())

@@ -1,4 +1,6 @@
-"""The front door: pictures by gsplat itself, backends against each other, backgrounds, choices and what is left out."""
+"""The front door: pictures by gsplat itself, backends against each other, backgrounds, choices and
+what is left out.
+"""
 
 import dataclasses
 import inspect
@@ -20,7 +22,9 @@ from tests.renderers.gaussian_examples import fields, some_camera, some_gaussian
 BACKENDS: list[Backend] = ["reference", "cpu"]
 
 
-def gradients(g: Gaussians3D, views: Views, backend: Backend, projection: Projection) -> tuple[Rasterization, tuple]:
+def gradients(
+    g: Gaussians3D, views: Views, backend: Backend, projection: Projection
+) -> tuple[Rasterization, tuple]:
     """A picture and the gradients of a random sum of colour, alpha and depth."""
     leaves = tuple(t.detach().clone().requires_grad_() for t in fields(g))
     picture = rasterize(Gaussians3D(*leaves), views, backend=backend, projection=projection)
@@ -49,7 +53,11 @@ def test_the_picture_that_gsplat_made(shared_data, backend: Backend) -> None:
     c2w[0, :3, 3] = torch.tensor([0.123, 0.456, -8.0])
     view = Views(c2w, torch.tensor([[61.5, 61.5, 61.5, 41.0]]), torch.zeros(1), (h, w))
     g = Gaussians4D.static(
-        case["means"], case["quats"], case["scales"].exp(), case["opacities"].flatten().sigmoid(), case["coeffs"]
+        case["means"],
+        case["quats"],
+        case["scales"].exp(),
+        case["opacities"].flatten().sigmoid(),
+        case["coeffs"],
     ).at(0.0)
     picture = rasterize(g, view, backend=backend)
     expected = case["out_img"].permute(2, 0, 1)
@@ -65,7 +73,9 @@ def test_cpu_and_reference_agree_in_pictures_and_gradients(antialiased: bool) ->
     c2w[1, :3, 3] += torch.tensor([0.3, -0.2, -0.5])
     views = dataclasses.replace(views, c2w=c2w)
     projection = Projection(antialiased=antialiased)
-    (one, one_gradients), (other, other_gradients) = (gradients(g, views, b, projection) for b in BACKENDS)
+    (one, one_gradients), (other, other_gradients) = (
+        gradients(g, views, b, projection) for b in BACKENDS
+    )
     assert (one.backend, other.backend) == ("reference", "cpu")
     assert one.rgb.shape == (2, 3, 48, 64)
     assert_same(one, other)
@@ -100,9 +110,14 @@ def test_one_gaussian_by_hand(backend: Backend) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_gaussians_are_background(backend: Backend) -> None:
     picture = rasterize(
-        some_gaussians(0), some_camera((3, 5)), background=torch.tensor([0.1, 0.2, 0.3]), backend=backend
+        some_gaussians(0),
+        some_camera((3, 5)),
+        background=torch.tensor([0.1, 0.2, 0.3]),
+        backend=backend,
     )  # pyright: ignore[reportArgumentType]
-    assert torch.allclose(picture.rgb, torch.tensor([0.1, 0.2, 0.3])[:, None, None].expand(1, 3, 3, 5))
+    assert torch.allclose(
+        picture.rgb, torch.tensor([0.1, 0.2, 0.3])[:, None, None].expand(1, 3, 3, 5)
+    )
     assert picture.depth is not None
     assert not bool(picture.depth.any())
     one = rasterize(some_gaussians(50), some_camera((1, 1)), backend=backend)
@@ -162,7 +177,9 @@ def test_a_gsplat_without_compiler_or_none_at_all_is_said(monkeypatch: pytest.Mo
 
 
 def test_gsplat_is_called_with_what_its_function_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own shape checks and projection, without a GPU: the names and shapes of arguments are right."""
+    """Its own shape checks and projection, without a GPU: the names and shapes of arguments are
+    right.
+    """
     from gsplat.rendering import rasterization
 
     from fsm.renderers import rasterize_gsplat
@@ -182,12 +199,22 @@ def test_gsplat_is_called_with_what_its_function_takes(monkeypatch: pytest.Monke
     means = g.means.clone()
     means[3], means[5, 0] = 0.0, math.nan
     g = Gaussians3D(means, huge, g.opacities, g.sh)
-    rgb, alpha, depth, dropped = rasterize_gsplat.draw(g, view, Projection(antialiased=True, radius_clip=2.0))
+    rgb, alpha, depth, dropped = rasterize_gsplat.draw(
+        g, view, Projection(antialiased=True, radius_clip=2.0)
+    )
     assert [tuple(t.shape) for t in (rgb, alpha, depth)] == [(3, 6, 8), (1, 6, 8), (1, 6, 8)]
     assert dropped == 2
     n = len(g) - 2
-    assert (seen["means"].shape, seen["covars"].shape, seen["colors"].shape) == ((n, 3), (n, 3, 3), (n, 9, 3))
-    assert (seen["viewmats"].shape, seen["Ks"].shape, seen["sh_degree"]) == ((1, 4, 4), (1, 3, 3), 2)
+    assert (seen["means"].shape, seen["covars"].shape, seen["colors"].shape) == (
+        (n, 3),
+        (n, 3, 3),
+        (n, 9, 3),
+    )
+    assert (seen["viewmats"].shape, seen["Ks"].shape, seen["sh_degree"]) == (
+        (1, 4, 4),
+        (1, 3, 3),
+        2,
+    )
     assert (seen["rasterize_mode"], seen["radius_clip"], seen["eps2d"]) == ("antialiased", 2.0, 0.3)
     assert torch.allclose(seen["viewmats"][0] @ view.c2w[0], torch.eye(4), atol=1e-6)
 
@@ -195,8 +222,14 @@ def test_gsplat_is_called_with_what_its_function_takes(monkeypatch: pytest.Monke
 @pytest.mark.gpu
 @pytest.mark.parametrize("antialiased", [False, True])
 @pytest.mark.parametrize("degree", [0, 3])
-def test_gsplat_agrees_with_the_reference_in_pictures_and_gradients(degree: int, antialiased: bool) -> None:
-    g, view, projection = some_gaussians(1500, degree, size=0.08), some_camera(), Projection(antialiased=antialiased)
+def test_gsplat_agrees_with_the_reference_in_pictures_and_gradients(
+    degree: int, antialiased: bool
+) -> None:
+    g, view, projection = (
+        some_gaussians(1500, degree, size=0.08),
+        some_camera(),
+        Projection(antialiased=antialiased),
+    )
     expected, expected_gradients = gradients(g, view, "reference", projection)
     found, found_gradients = gradients(g.to("cuda"), view.to("cuda"), "auto", projection)
     assert found.backend == "gsplat"

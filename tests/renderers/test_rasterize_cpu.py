@@ -1,4 +1,6 @@
-"""The compiled rasteriser against the plain one, finite differences, gsplat's picture and everything odd that a scene may hold."""
+"""The compiled rasteriser against the plain one, finite differences, gsplat's picture and
+everything odd that a scene may hold.
+"""
 
 import dataclasses
 import math
@@ -40,9 +42,14 @@ def threads() -> Iterator[None]:
 
 
 def scene(
-    n: int, hw: tuple[int, int], size: tuple[float, float] = (0.7, 6.0), opacity: tuple[float, float] = (0.02, 1.0)
+    n: int,
+    hw: tuple[int, int],
+    size: tuple[float, float] = (0.7, 6.0),
+    opacity: tuple[float, float] = (0.02, 1.0),
 ) -> Splats:
-    """Random ellipses, some beyond the picture's border; standard deviations log-uniform in ``size``."""
+    """Random ellipses, some beyond the picture's border; standard deviations log-uniform in
+    ``size``.
+    """
     random = torch.rand(11, n, dtype=torch.float64)
     centres = random[:2].T * torch.tensor([hw[1] + 20.0, hw[0] + 20.0]) - 10.0
     deviations = size[0] * (size[1] / size[0]) ** random[2:4].T
@@ -53,7 +60,9 @@ def scene(
     return splats(centres, covariances, 1.0 + 5.0 * random[6], opacities, random[7:10].T)
 
 
-def splats(centres: Tensor, covariances: Tensor, depths: Tensor, opacities: Tensor, colours: Tensor) -> Splats:
+def splats(
+    centres: Tensor, covariances: Tensor, depths: Tensor, opacities: Tensor, colours: Tensor
+) -> Splats:
     inverse = torch.linalg.inv(covariances)
     reach = (2.0 * torch.log((255.0 * opacities).clamp_min(1.0))).sqrt()
     radii = reach[:, None] * covariances[:, [0, 1], [0, 1]].sqrt()
@@ -63,7 +72,9 @@ def splats(centres: Tensor, covariances: Tensor, depths: Tensor, opacities: Tens
 
 
 def with_gradients(s: Splats) -> Splats:
-    return dataclasses.replace(s, **{name: getattr(s, name).clone().requires_grad_() for name in FIELDS})
+    return dataclasses.replace(
+        s, **{name: getattr(s, name).clone().requires_grad_() for name in FIELDS}
+    )
 
 
 def picture(composite, s: Splats, hw: tuple[int, int]) -> Tensor:
@@ -92,7 +103,9 @@ SCENES = {
 def test_as_close_to_the_truth_as_the_plain_rasteriser(name: str) -> None:
     """Truth is the plain one in float64; in float32 needles lose digits, whoever draws them."""
     hw, example = SCENES[name]["hw"], scene(**SCENES[name])
-    exact = dataclasses.replace(example, **{field: getattr(example, field).double() for field in FIELDS})
+    exact = dataclasses.replace(
+        example, **{field: getattr(example, field).double() for field in FIELDS}
+    )
     truth, slopes = gradients(rasterize_reference.composite, exact, hw)
     plain, plain_slopes = gradients(rasterize_reference.composite, example, hw)
     found, found_slopes = gradients(rasterize_cpu.composite, example, hw)
@@ -105,14 +118,22 @@ def test_as_close_to_the_truth_as_the_plain_rasteriser(name: str) -> None:
 
 
 def test_pixels_end_before_their_transmittance_falls_too_low() -> None:
-    """Three layers of alpha 0.97: after two 9e-4 is left, a third would leave 2.7e-5 and is not drawn."""
+    """Three layers of alpha 0.97: after two 9e-4 is left, a third would leave 2.7e-5 and is not
+    drawn.
+    """
     hw, n = (4, 4), 5
     wide = torch.eye(2).expand(n, 2, 2) * 1e8
     layers = splats(
-        torch.full((n, 2), 2.0), wide, torch.arange(1.0, n + 1), torch.full((n,), 0.97), torch.eye(5)[:, :3] + 0.0
+        torch.full((n, 2), 2.0),
+        wide,
+        torch.arange(1.0, n + 1),
+        torch.full((n,), 0.97),
+        torch.eye(5)[:, :3] + 0.0,
     )
     rgb, alpha, _ = rasterize_cpu.composite(layers, hw)
-    torch.testing.assert_close(rgb, torch.tensor([0.97, 0.0291, 0.0])[:, None, None].expand(3, *hw), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        rgb, torch.tensor([0.97, 0.0291, 0.0])[:, None, None].expand(3, *hw), atol=1e-6, rtol=0
+    )
     torch.testing.assert_close(alpha, torch.full((1, *hw), 0.9991), atol=1e-6, rtol=0)
 
 
@@ -130,7 +151,9 @@ def test_gradients_are_finite_differences_of_the_plain_rasteriser() -> None:
         for at in torch.randperm(fields[name].numel())[:8].tolist():
             step = torch.zeros_like(fields[name])
             step.view(-1)[at] = 1e-7  # so small that no pixel crosses the limit of 1/255
-            slope = (loss(**{name: fields[name] + step}) - loss(**{name: fields[name] - step})) / 2e-7
+            slope = (
+                loss(**{name: fields[name] + step}) - loss(**{name: fields[name] - step})
+            ) / 2e-7
             assert float(found[name].view(-1)[at]) == pytest.approx(slope, rel=2e-3, abs=2e-3), name
 
 
@@ -150,7 +173,11 @@ def test_same_bits_for_any_number_of_threads() -> None:
 def test_agrees_with_gsplat(shared_data: Path) -> None:
     case = load_file(shared_data / "gsplat_reference" / "tiny_case.safetensors")
     gaussians = Gaussians4D.static(
-        case["means"], case["quats"], case["scales"].exp(), case["opacities"].sigmoid().flatten(), case["coeffs"]
+        case["means"],
+        case["quats"],
+        case["scales"].exp(),
+        case["opacities"].sigmoid().flatten(),
+        case["coeffs"],
     )
     c2w = torch.eye(4)[None]
     c2w[0, :3, 3] = torch.tensor([0.123, 0.456, -8.0])
@@ -174,7 +201,9 @@ def test_nothing_to_draw() -> None:
 @pytest.mark.parametrize("hw", [(1, 1), (1, 300), (300, 1), (31, 33), (32, 32)])
 def test_any_size_of_picture(hw: tuple[int, int]) -> None:
     example = scene(300, hw)
-    expected, found = (picture(m.composite, example, hw) for m in (rasterize_reference, rasterize_cpu))
+    expected, found = (
+        picture(m.composite, example, hw) for m in (rasterize_reference, rasterize_cpu)
+    )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
 
 
@@ -193,8 +222,12 @@ def test_opacities_of_zero_and_one() -> None:
 
 def test_equal_depths_are_drawn_in_the_given_order() -> None:
     hw, example = (32, 32), scene(500, (32, 32), opacity=(0.5, 1.0))
-    example = dataclasses.replace(example, depths=torch.where(torch.arange(500) % 2 == 0, 0.0, -0.0))
-    expected, found = (picture(m.composite, example, hw) for m in (rasterize_reference, rasterize_cpu))
+    example = dataclasses.replace(
+        example, depths=torch.where(torch.arange(500) % 2 == 0, 0.0, -0.0)
+    )
+    expected, found = (
+        picture(m.composite, example, hw) for m in (rasterize_reference, rasterize_cpu)
+    )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
 
 
@@ -202,7 +235,9 @@ def test_depths_of_either_sign_and_any_size_are_sorted() -> None:
     hw, example = (20, 20), scene(3000, (20, 20), size=(0.5, 3.0))
     depths = torch.randn(3000) * 10.0 ** torch.randint(-30, 30, (3000,))
     example = dataclasses.replace(example, depths=depths)
-    expected, found = (picture(m.composite, example, hw)[:4] for m in (rasterize_reference, rasterize_cpu))
+    expected, found = (
+        picture(m.composite, example, hw)[:4] for m in (rasterize_reference, rasterize_cpu)
+    )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
 
 
@@ -229,9 +264,12 @@ def test_extreme_values_stay_in_their_box(field: str, value: float) -> None:
     broken = dataclasses.replace(example, **{field: broken})
     found, found_gradients = gradients(rasterize_cpu.composite, broken, hw)
     kept = torch.arange(50) != 7
-    alone = dataclasses.replace(example, **{name: getattr(example, name)[kept] for name in (*FIELDS, "radii")})
+    alone = dataclasses.replace(
+        example, **{name: getattr(example, name)[kept] for name in (*FIELDS, "radii")}
+    )
     expected, expected_gradients = gradients(rasterize_cpu.composite, alone, hw)
-    if (field, value) in (("radii", 1e30), ("radii", math.inf)):  # the box is the whole picture, the splat what it was
+    # the box is the whole picture, the splat what it was
+    if (field, value) in (("radii", 1e30), ("radii", math.inf)):
         expected = picture(rasterize_cpu.composite, example, hw)
     assert torch.equal(found[:, :40, :40], expected[:, :40, :40])
     for name in FIELDS:
@@ -241,18 +279,24 @@ def test_extreme_values_stay_in_their_box(field: str, value: float) -> None:
 def test_only_float32_on_the_processor() -> None:
     example = scene(3, (4, 4))
     with pytest.raises(InputError, match="float32"):
-        rasterize_cpu.composite(dataclasses.replace(example, depths=example.depths.double()), (4, 4))
+        rasterize_cpu.composite(
+            dataclasses.replace(example, depths=example.depths.double()), (4, 4)
+        )
 
 
 def test_inputs_need_not_be_contiguous_and_are_not_changed() -> None:
     hw, example = (30, 30), scene(40, (30, 30))
     loose = dataclasses.replace(
-        example, colours=example.colours.T.contiguous().T, centres=example.centres.repeat(1, 2)[:, :2]
+        example,
+        colours=example.colours.T.contiguous().T,
+        centres=example.centres.repeat(1, 2)[:, :2],
     )
     copies = [getattr(example, name).clone() for name in FIELDS]
     expected, found = (picture(rasterize_cpu.composite, s, hw) for s in (example, loose))
     assert torch.equal(expected, found)
-    assert all(torch.equal(a, getattr(example, name)) for a, name in zip(copies, FIELDS, strict=True))
+    assert all(
+        torch.equal(a, getattr(example, name)) for a, name in zip(copies, FIELDS, strict=True)
+    )
 
 
 def test_two_threads_draw_at_once() -> None:
@@ -291,6 +335,11 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     folder = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     assert done.stdout.strip() == "0"

@@ -41,13 +41,17 @@ def everything(n: int) -> torch.Tensor:
 def test_warped_pixels_are_projections_of_the_unprojected_pixels() -> None:
     target, references = views(3)[1], views(3)
     depth = 2.0 + torch.rand(1, 1, 1, *HW)
-    pixels = warped_pixels(target, references, everything(3), 1.0 / depth, torch.zeros(1, 1, 3, *HW))
+    pixels = warped_pixels(
+        target, references, everything(3), 1.0 / depth, torch.zeros(1, 1, 3, *HW)
+    )
     grid = pixel_grid(target).reshape(1, 1, -1, 2)
     points = unproject(grid, depth.reshape(1, 1, -1), target.c2w, target.intrinsics)
     for k in range(3):
         expected, z = project(points, references[k].c2w, references[k].intrinsics)
         assert (z > 0).all()
-        torch.testing.assert_close(pixels[:, :, k].reshape(1, 1, -1, 2), expected, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(
+            pixels[:, :, k].reshape(1, 1, -1, 2), expected, rtol=1e-4, atol=1e-3
+        )
 
 
 def test_motion_is_a_velocity_of_the_point_in_units_of_depth() -> None:
@@ -55,11 +59,18 @@ def test_motion_is_a_velocity_of_the_point_in_units_of_depth() -> None:
     depth, velocity = torch.full((1, 1, 1, *HW), 3.0), torch.tensor([0.4, -0.2, 0.1])
     motion = (velocity / 3.0)[:, None, None].expand(1, 1, 3, *HW)
     pixels = warped_pixels(target, references, everything(3), 1.0 / depth, motion)
-    points = unproject(pixel_grid(target).reshape(1, 1, -1, 2), depth.reshape(1, 1, -1), target.c2w, target.intrinsics)
+    points = unproject(
+        pixel_grid(target).reshape(1, 1, -1, 2),
+        depth.reshape(1, 1, -1),
+        target.c2w,
+        target.intrinsics,
+    )
     for k in range(3):
         moved = points + velocity * (references.time[0, k] - target.time[0, 0])
         expected, _ = project(moved, references[k].c2w, references[k].intrinsics)
-        torch.testing.assert_close(pixels[:, :, k].reshape(1, 1, -1, 2), expected, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(
+            pixels[:, :, k].reshape(1, 1, -1, 2), expected, rtol=1e-4, atol=1e-3
+        )
 
 
 def test_at_infinity_a_turn_of_the_camera_is_a_homography() -> None:
@@ -89,7 +100,9 @@ def test_points_behind_a_reference_are_not_seen_by_it() -> None:
 
 def test_samples_are_bilinear_between_pixel_centres() -> None:
     frame = torch.arange(12.0).reshape(1, 1, 1, 3, 4).expand(1, 1, 3, 3, 4)
-    at = torch.tensor([[1.5, 0.5], [1.0, 0.5], [2.25, 2.0], [0.0, 0.0], [-0.5, 1.0]]).reshape(1, 1, 1, 1, 5, 2)
+    at = torch.tensor([[1.5, 0.5], [1.0, 0.5], [2.25, 2.0], [0.0, 0.0], [-0.5, 1.0]]).reshape(
+        1, 1, 1, 1, 5, 2
+    )
     samples, inside = sample_frames(frame, everything(1), at)
     torch.testing.assert_close(samples[0, 0, 0, 0, 0], torch.tensor([1.0, 0.5, 7.75, 0.0, 2.0]))
     assert inside.flatten().tolist() == [1, 1, 1, 1, 0]
@@ -138,7 +151,8 @@ def test_a_second_look_from_the_same_place_is_another_view() -> None:
 def test_others_of_a_view_that_is_not_among_them_are_all() -> None:
     references = views(6)
     found, expected = (
-        nearest_references(references[[2]], references[[0, 1, 3, 4]], 3, others=o) for o in (True, False)
+        nearest_references(references[[2]], references[[0, 1, 3, 4]], 3, others=o)
+        for o in (True, False)
     )
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
@@ -185,7 +199,9 @@ def test_plane_sweeps_find_a_fronto_parallel_wall_without_training(planes: int) 
     asked = torch.tensor([[[0, 1, 3, 4]]])
     first = sweep(row[2], row, asked).rho
     second = fine(row[2], row, asked, about=first).rho
-    errors = [((found / rho - 1.0).abs()[0, 0, 0, 16:48, 16:48]).mean() for found in (first, second)]
+    errors = [
+        ((found / rho - 1.0).abs()[0, 0, 0, 16:48, 16:48]).mean() for found in (first, second)
+    ]
     assert errors[0] < 0.15
     half_a_step = REACH / 7 * (1.0 + FARTHEST / rho)  # of the second sweep's eight hypotheses
     assert errors[1] < min(half_a_step, 0.5 * errors[0])
@@ -200,7 +216,9 @@ def test_where_nothing_tells_the_sweep_says_far() -> None:
 
 @torch.no_grad()
 def test_the_untrained_sweeps_know_the_depth_of_moving_worlds() -> None:
-    """With parallax they are off by less than half of what the best single depth is; from a tripod they say far, as it is."""
+    """With parallax they are off by less than half of what the best single depth is; from a tripod
+    they say far, as it is.
+    """
     sweep, fine = PlaneSweep(32).eval(), PlaneSweep(8, stride=2, about=True).eval()
     for seed in (1001, 1002, 1005, 1007):
         clip = open_clip(f"world:{seed}")
@@ -213,7 +231,9 @@ def test_the_untrained_sweeps_know_the_depth_of_moving_worlds() -> None:
         who = witnesses(asked, row, 4)
         found = fine(asked, row, who, about=sweep(asked, row, who).rho).rho
         if seed == 1007:  # nothing is nearer than 500 extents of the path
-            assert float(((found + 0.0225) / (rho + 0.0225)).log().abs().mean()) < 0.1, "far: beyond some 45 extents"
+            assert float(((found + 0.0225) / (rho + 0.0225)).log().abs().mean()) < 0.1, (
+                "far: beyond some 45 extents"
+            )
             continue
         off = float(((found + FARTHEST).log() - truth).abs().mean())
         assert off < 0.5 * float((truth - truth.median()).abs().mean()), seed
@@ -221,14 +241,18 @@ def test_the_untrained_sweeps_know_the_depth_of_moving_worlds() -> None:
 
 def head(**options) -> ReferenceHead:
     torch.manual_seed(1)
-    return ReferenceHead(32, 8, ReferenceHeadConfig(hidden=16, refinement_width=8, references=3, **options)).eval()
+    return ReferenceHead(
+        32, 8, ReferenceHeadConfig(hidden=16, refinement_width=8, references=3, **options)
+    ).eval()
 
 
 @pytest.mark.parametrize("sampling", ["depth", "offset"])
 def test_blend_of_one_colour_is_that_colour(sampling: str) -> None:
     """The weights sum to one: where frames and predicted colour agree nothing else can come out."""
     model, references = head(sampling=sampling), views(5)
-    references = dataclasses.replace(references, rgb=torch.full_like(torch.empty(1, 5, 3, *HW), 0.5))
+    references = dataclasses.replace(
+        references, rgb=torch.full_like(torch.empty(1, 5, 3, *HW), 0.5)
+    )
     with torch.no_grad():
         model.colour.weight.zero_()
         model.colour.bias.zero_()  # sigmoid(0) = 0.5
@@ -259,7 +283,9 @@ def test_every_part_of_the_head_but_stereo_gets_a_gradient() -> None:
         for parameter in model.parameters():
             if not parameter.any():
                 parameter.normal_(std=0.05)
-    model(torch.randn(1, 2, 6, 32), views(5)[1:3].without_rgb(), views(5)).rgb.square().sum().backward()
+    model(
+        torch.randn(1, 2, 6, 32), views(5)[1:3].without_rgb(), views(5)
+    ).rgb.square().sum().backward()
     for name, parameter in model.named_parameters():
         if name.startswith("stereo."):  # learnt in stages of its own
             assert parameter.grad is None, name
@@ -299,14 +325,20 @@ def test_plain_head_stays_between_zero_and_one_and_ignores_references() -> None:
     assert torch.equal(out, plain(tokens, views(2), views(3)).rgb)
 
 
-def moving_texture(velocity: tuple[float, float], gaps: list[float], hw: tuple[int, int] = (64, 64)) -> torch.Tensor:
+def moving_texture(
+    velocity: tuple[float, float], gaps: list[float], hw: tuple[int, int] = (64, 64)
+) -> torch.Tensor:
     """Frames [1 n 3 h w] of a smooth texture that has moved by velocity * gap pixels."""
     h, w = hw
     y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
     frames = []
     for gap in gaps:
         u, v = x - velocity[0] * gap, y - velocity[1] * gap
-        channels = [(u / 7 + v / 11).sin(), (u / 5 - v / 9).sin() * (v / 13).cos(), (u / 17).cos() * (v / 6).sin()]
+        channels = [
+            (u / 7 + v / 11).sin(),
+            (u / 5 - v / 9).sin() * (v / 13).cos(),
+            (u / 17).cos() * (v / 6).sin(),
+        ]
         frames.append(0.5 + 0.25 * torch.stack(channels))
     return torch.stack(frames)[None]
 
@@ -315,14 +347,18 @@ def moving_texture(velocity: tuple[float, float], gaps: list[float], hw: tuple[i
 def test_motion_guess_finds_a_translation(velocity: tuple[float, float]) -> None:
     gaps = [-1.5, -0.5, 0.5, 1.5]
     frames = moving_texture(velocity, gaps)
-    base = pixel_grid(dataclasses.replace(views(1), hw=(64, 64), rgb=None)).expand(1, 1, 4, 64, 64, 2)
+    base = pixel_grid(dataclasses.replace(views(1), hw=(64, 64), rgb=None)).expand(
+        1, 1, 4, 64, 64, 2
+    )
     found = motion_guess(frames, everything(4), base, torch.tensor([[gaps]]))
     inner = found[0, 0, 0, 16:48, 16:48]
     assert (inner - torch.tensor(velocity)).norm(dim=-1).median() < 0.15
 
 
 def test_motion_guess_is_still_without_texture_and_without_time() -> None:
-    base = pixel_grid(dataclasses.replace(views(1), hw=(64, 64), rgb=None)).expand(1, 1, 3, 64, 64, 2)
+    base = pixel_grid(dataclasses.replace(views(1), hw=(64, 64), rgb=None)).expand(
+        1, 1, 3, 64, 64, 2
+    )
     flat = torch.full((1, 3, 3, 64, 64), 0.5)
     assert not motion_guess(flat, everything(3), base, torch.tensor([[[-1.0, 0.5, 1.5]]])).any()
     moving = moving_texture((2.0, 0.0), [-1.0, 0.0, 1.0])
@@ -332,5 +368,7 @@ def test_motion_guess_is_still_without_texture_and_without_time() -> None:
 @pytest.mark.parametrize("side", [3, 5])
 def test_means_over_rows_then_columns_are_means_over_windows(side: int) -> None:
     x = torch.randn(2, 3, 5, 9, 7, dtype=torch.float64)
-    window = F.avg_pool2d(x.flatten(0, 1), side, stride=1, padding=side // 2, count_include_pad=False)
+    window = F.avg_pool2d(
+        x.flatten(0, 1), side, stride=1, padding=side // 2, count_include_pad=False
+    )
     torch.testing.assert_close(averaged(x, side), window.view_as(x), rtol=1e-12, atol=1e-12)

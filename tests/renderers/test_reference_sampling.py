@@ -37,7 +37,9 @@ def _random(v: int, seed: int, hw: tuple[int, int] = (16, 24)) -> Views:
 
 def _double(views: Views) -> Views:
     parts = {n: getattr(views, n) for n in ("c2w", "intrinsics", "time", "rgb")}
-    return dataclasses.replace(views, **{n: None if t is None else t.double() for n, t in parts.items()})
+    return dataclasses.replace(
+        views, **{n: None if t is None else t.double() for n, t in parts.items()}
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -108,17 +110,23 @@ def test_a_camera_far_away_looks_to_the_head_as_one_at_the_edge_of_what_it_knows
 
 
 def test_positions_have_exact_gradients() -> None:
-    target, references = (_double(v) for v in (small_views(3, hw=HW).batched()[1], small_views(3, hw=HW).batched()))
+    target, references = (
+        _double(v) for v in (small_views(3, hw=HW).batched()[1], small_views(3, hw=HW).batched())
+    )
     chosen = torch.tensor([[[0, 2]]])
     rho = (0.2 + 0.3 * torch.rand(1, 1, 1, *HW)).double().requires_grad_()
     motion = (0.1 * torch.randn(1, 1, 3, *HW)).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda r, m: warped_pixels(target, references, chosen, r, m), (rho, motion))
+    assert torch.autograd.gradcheck(
+        lambda r, m: warped_pixels(target, references, chosen, r, m), (rho, motion)
+    )
 
 
 def test_samples_have_exact_gradients_in_position_and_colour() -> None:
     frames = torch.rand(1, 3, 2, 5, 7, dtype=torch.float64, requires_grad=True)
     # Between pixel centres, where bilinear interpolation is smooth.
-    whole = torch.stack([torch.randint(0, 5, (1, 1, 2, 3, 3)), torch.randint(0, 3, (1, 1, 2, 3, 3))], -1)
+    whole = torch.stack(
+        [torch.randint(0, 5, (1, 1, 2, 3, 3)), torch.randint(0, 3, (1, 1, 2, 3, 3))], -1
+    )
     pixels = (whole + 0.6 + 0.8 * torch.rand(1, 1, 2, 3, 3, 2)).double().requires_grad_()
     chosen = torch.tensor([[[2, 0]]])
     assert torch.autograd.gradcheck(lambda f, p: sample_frames(f, chosen, p)[0], (frames, pixels))
@@ -128,7 +136,9 @@ def test_samples_at_pixel_centres_are_the_pixels() -> None:
     views = small_views(4).batched()
     assert views.rgb is not None
     chosen = torch.tensor([[[3, 1]]])
-    samples, inside = sample_frames(views.rgb, chosen, pixel_grid(views[:1]).expand(1, 1, 2, 16, 24, 2))
+    samples, inside = sample_frames(
+        views.rgb, chosen, pixel_grid(views[:1]).expand(1, 1, 2, 16, 24, 2)
+    )
     torch.testing.assert_close(samples[0, 0], views.rgb[0, [3, 1]], rtol=0, atol=2e-6)
     assert bool((inside == 1).all())
 
@@ -149,7 +159,9 @@ def test_the_synthesis_starts_at_nothing_and_keeps_colours_in_range() -> None:
     references = small_views(5).batched()
     tokens, requests = torch.randn(1, 2, 6, 32), references[1:3].without_rgb()
     torch.manual_seed(0)
-    head = ReferenceHead(32, 8, ReferenceHeadConfig(hidden=16, refinement_width=8, references=3)).eval()
+    head = ReferenceHead(
+        32, 8, ReferenceHeadConfig(hidden=16, refinement_width=8, references=3)
+    ).eval()
     started = head(tokens, requests, references).rgb
     head.synthesis, synthesis = None, head.synthesis
     assert torch.equal(started, head(tokens, requests, references).rgb)
@@ -163,16 +175,21 @@ def test_the_synthesis_starts_at_nothing_and_keeps_colours_in_range() -> None:
 @torch.no_grad()
 def test_an_untrained_head_between_two_still_neighbours_is_between_their_colours() -> None:
     torch.manual_seed(0)
-    head = ReferenceHead(32, 8, ReferenceHeadConfig(references=2, hidden=16, refinement_width=8)).eval()
+    head = ReferenceHead(
+        32, 8, ReferenceHeadConfig(references=2, hidden=16, refinement_width=8)
+    ).eval()
     one = small_views(1).batched()[[0, 0, 0]]
     assert one.rgb is not None
     shade = torch.tensor([0.2, 0.0, 0.6])[None, :, None, None, None]
-    still = dataclasses.replace(one, time=torch.tensor([[-1.0, 0.0, 1.0]]), rgb=shade.expand_as(one.rgb).contiguous())
+    still = dataclasses.replace(
+        one, time=torch.tensor([[-1.0, 0.0, 1.0]]), rgb=shade.expand_as(one.rgb).contiguous()
+    )
     with torch.no_grad():
         head.colour.weight.zero_()
         head.colour.bias.fill_(-30.0)  # no say for the predicted colour
     out = head(torch.randn(1, 1, 6, 32), still[1:2].without_rgb(), still[[0, 2]]).rgb
-    torch.testing.assert_close(out, torch.full_like(out, 0.4), rtol=0, atol=1e-4)  # both are equally far
+    # both are equally far
+    torch.testing.assert_close(out, torch.full_like(out, 0.4), rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
@@ -192,7 +209,9 @@ def test_targets_do_not_see_each_other_and_samples_of_a_batch_neither() -> None:
 
 @pytest.mark.parametrize("per_pixel", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_planes_at_once_are_warped_one_by_one_with_the_same_gradients(seed: int, per_pixel: bool) -> None:
+def test_planes_at_once_are_warped_one_by_one_with_the_same_gradients(
+    seed: int, per_pixel: bool
+) -> None:
     requests, references = _double(_random(2, seed, HW)), _double(_random(5, seed + 9))
     index, _ = nearest_references(requests, references, 3)
     rho = torch.tensor([0.0, 0.02, 0.3, 2.5], dtype=torch.float64)[:, None, None]

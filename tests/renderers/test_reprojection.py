@@ -1,4 +1,6 @@
-"""Depth carried from frames to targets: planes and boards in closed form, and what fills the holes."""
+"""Depth carried from frames to targets: planes and boards in closed form, and what fills the
+holes.
+"""
 
 import dataclasses
 
@@ -34,17 +36,23 @@ def ray(views: Views) -> torch.Tensor:
 
 
 def slanted(views: Views) -> torch.Tensor:
-    """Inverse depth of the plane z = 2 + 0.4 x as parallel cameras see it: with x = x_c + u d and z = z_c + d."""
+    """Inverse depth of the plane z = 2 + 0.4 x as parallel cameras see it: with x = x_c + u d and z
+    = z_c + d.
+    """
     centre = views.c2w[..., :3, 3]
     u = ray(views)[..., 0]
-    return ((1.0 - 0.4 * u) / (2.0 + 0.4 * centre[..., 0] - centre[..., 2])[..., None, None])[:, :, None]
+    return ((1.0 - 0.4 * u) / (2.0 + 0.4 * centre[..., 0] - centre[..., 2])[..., None, None])[
+        :, :, None
+    ]
 
 
 def test_from_its_own_place_a_frame_shows_its_own_depth() -> None:
     frames = small_views(3).batched()
     rho = 0.2 + torch.rand(1, 3, 1, *frames.hw)
     for i in range(3):
-        torch.testing.assert_close(reprojected(frames[i], frames, torch.tensor([[[i]]]), rho), rho[:, i : i + 1])
+        torch.testing.assert_close(
+            reprojected(frames[i], frames, torch.tensor([[[i]]]), rho), rho[:, i : i + 1]
+        )
 
 
 @pytest.mark.parametrize("z", [0.0, 0.4, -0.5])
@@ -52,7 +60,8 @@ def test_a_slanted_plane_is_carried_to_where_it_is(z: float) -> None:
     frames, targets = cameras([-0.1, 0.2]), cameras([0.0, 0.1], z)
     found = reprojected(targets, frames, everything(2, 2), slanted(frames))
     inner = (..., slice(12, 52), slice(12, 52))
-    # A pixel's value is carried to the pixel nearest to where it lands: off by half a pixel's change of depth, doubled nearby.
+    # A pixel's value is carried to the pixel nearest to where it lands: off by half a pixel's
+    # change of depth, doubled nearby.
     torch.testing.assert_close(found[inner], slanted(targets)[inner], rtol=0, atol=0.4 / 50.0 / 2.0)
 
 
@@ -79,7 +88,9 @@ def test_frames_that_agree_are_averaged_and_a_nearer_one_hides_them() -> None:
 
 
 def test_a_hole_takes_after_the_farthest_of_the_nearest_four() -> None:
-    rho = torch.tensor([[9.0, 0.1, 9.0, 9.0], [0.5, 0.0, 0.0, 0.8], [9.0, 0.6, 0.7, 9.0]])[None, None]
+    rho = torch.tensor([[9.0, 0.1, 9.0, 9.0], [0.5, 0.0, 0.0, 0.8], [9.0, 0.6, 0.7, 9.0]])[
+        None, None
+    ]
     known = rho > 0
     out = filled(rho, known)
     assert torch.equal(out[known], rho[known])
@@ -96,7 +107,9 @@ def test_one_known_pixel_fills_everything(hw: tuple[int, int]) -> None:
 
 
 def test_gradients_are_those_of_the_values_carried_over() -> None:
-    """A camera 0.5 farther back sees inverse depth ρ / (1 + 0.5 ρ); its derivative is 1 / (1 + 0.5 ρ)²."""
+    """A camera 0.5 farther back sees inverse depth ρ / (1 + 0.5 ρ); its derivative is 1 / (1 + 0.5
+    ρ)².
+    """
     frame, target = cameras([0.0]), cameras([0.0], -0.5)
     rho = torch.full((1, 1, 1, *HW), 0.4, requires_grad=True)
     found = reprojected(target, frame, everything(1, 1), rho)

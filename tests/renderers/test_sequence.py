@@ -1,4 +1,6 @@
-"""Sequences through a scene whose pictures tell which view they show; depth colours against the colour map's ends."""
+"""Sequences through a scene whose pictures tell which view they show; depth colours against the
+colour map's ends.
+"""
 
 from pathlib import Path
 
@@ -28,7 +30,9 @@ class Clock:
 
 
 def _path(n: int) -> Views:
-    return Views(torch.eye(4).repeat(n, 1, 1), torch.ones(n, 4), torch.arange(1, n + 1).float(), (4, 6))
+    return Views(
+        torch.eye(4).repeat(n, 1, 1), torch.ones(n, 4), torch.arange(1, n + 1).float(), (4, 6)
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 100])
@@ -36,7 +40,9 @@ def test_frames_come_one_by_one_in_order_in_bounded_batches(batch: int) -> None:
     scene = Clock()
     frames = list(render_sequence(scene, _path(10), batch))
     assert [float(f.rgb[0, 0, 0, 0]) for f in frames] == list(range(1, 11))
-    assert all(f.rgb.shape == (1, 3, 4, 6) and f.depth is not None and f.alpha is None for f in frames)
+    assert all(
+        f.rgb.shape == (1, 3, 4, 6) and f.depth is not None and f.alpha is None for f in frames
+    )
     assert max(scene.sizes) == min(batch, 10)
     assert sum(scene.sizes) == 10
 
@@ -66,7 +72,9 @@ def test_scene_without_depth_is_named() -> None:
 
 
 def test_depth_colours_are_ordered_held_and_black_where_unknown() -> None:
-    depth = torch.tensor([1.0, 2.0, 4.0, 0.5, 9.0, 0.0, -1.0, float("nan"), float("inf")]).view(1, 1, 9)
+    depth = torch.tensor([1.0, 2.0, 4.0, 0.5, 9.0, 0.0, -1.0, float("nan"), float("inf")]).view(
+        1, 1, 9
+    )
     rgb = colourise_depth(depth, 2.0, 4.0)[:, 0].T
     assert torch.equal(rgb[0], rgb[1])  # nearer than near
     assert torch.equal(rgb[3], rgb[1])
@@ -74,7 +82,8 @@ def test_depth_colours_are_ordered_held_and_black_where_unknown() -> None:
     assert float(rgb[5:].abs().max()) == 0
     assert float(rgb[1, 0]) > float(rgb[1, 2])  # near is red
     assert float(rgb[2, 2]) > float(rgb[2, 0])  # far is blue
-    # Linear in inverse depth: 1/d halfway between 1/2 and 1/4 is the middle of the map, whatever the range.
+    # Linear in inverse depth: 1/d halfway between 1/2 and 1/4 is the middle of the map, whatever
+    # the range.
     middle = colourise_depth(torch.full((1, 1, 1), 8 / 3), 2.0, 4.0)
     assert torch.equal(middle, colourise_depth(torch.full((1, 1, 1), 4 / 3), 1.0, 2.0))
 

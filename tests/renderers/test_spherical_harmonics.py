@@ -1,4 +1,6 @@
-"""Harmonics: orthonormal, gsplat's in order and sign, turning as they should, and the compiled copies the same."""
+"""Harmonics: orthonormal, gsplat's in order and sign, turning as they should, and the compiled
+copies the same.
+"""
 
 import numpy as np
 import pytest
@@ -20,10 +22,14 @@ def test_they_are_orthonormal_over_the_sphere() -> None:
     z, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(8))
     around = torch.arange(16, dtype=torch.float64) * (2 * torch.pi / 16)
     across = (1 - z * z).sqrt()[:, None]
-    points = torch.stack([across * around.cos(), across * around.sin(), z[:, None].expand(-1, 16)], -1).view(-1, 3)
+    points = torch.stack(
+        [across * around.cos(), across * around.sin(), z[:, None].expand(-1, 16)], -1
+    ).view(-1, 3)
     values = basis(points, 3)
     area = (weights[:, None].expand(-1, 16) * (2 * torch.pi / 16)).reshape(-1, 1)
-    assert torch.allclose(values.T @ (area * values), torch.eye(16, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(
+        values.T @ (area * values), torch.eye(16, dtype=torch.float64), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])

@@ -26,18 +26,26 @@ def _turn(angle: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
 
 @settings(deadline=None, max_examples=40)
 @given(gaps, finite, finite)
-def test_straight_lines_are_reproduced_however_uneven_the_knots(gaps: list[float], offset: float, slope: float) -> None:
+def test_straight_lines_are_reproduced_however_uneven_the_knots(
+    gaps: list[float], offset: float, slope: float
+) -> None:
     knots = _knots(gaps)
     at = torch.linspace(0, float(knots[-1]), 57, dtype=torch.float64)
     for curve in (hermite, linear):
-        assert torch.allclose(curve(knots, (offset + slope * knots)[:, None], at)[:, 0], offset + slope * at, atol=1e-9)
+        assert torch.allclose(
+            curve(knots, (offset + slope * knots)[:, None], at)[:, 0],
+            offset + slope * at,
+            atol=1e-9,
+        )
 
 
 @settings(deadline=None, max_examples=40)
 @given(gaps, st.integers(0, 1000))
 def test_curve_meets_its_knots_and_its_velocity_does_not_jump(gaps: list[float], seed: int) -> None:
     knots = _knots(gaps)
-    values = torch.randn(len(knots), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    values = torch.randn(
+        len(knots), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     assert torch.allclose(hermite(knots, values, knots), values, atol=1e-12)
     before = _velocity(knots, values, knots[1:-1] - 1e-9)
     after = _velocity(knots, values, knots[1:-1] + 1e-9)
@@ -47,7 +55,9 @@ def test_curve_meets_its_knots_and_its_velocity_does_not_jump(gaps: list[float],
 def _velocity(knots: torch.Tensor, values: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     at = at.clone().requires_grad_()
     curve = hermite(knots, values, at)
-    return torch.stack([torch.autograd.grad(curve[:, i].sum(), at, retain_graph=True)[0] for i in range(3)])
+    return torch.stack(
+        [torch.autograd.grad(curve[:, i].sum(), at, retain_graph=True)[0] for i in range(3)]
+    )
 
 
 def test_curve_of_uneven_knots_stays_near_its_values() -> None:
@@ -63,13 +73,17 @@ def test_values_are_held_outside_the_knots() -> None:
     knots = torch.tensor([0.0, 1.0], dtype=torch.float64)
     values = torch.tensor([[1.0], [5.0]], dtype=torch.float64)
     for curve in (hermite, linear):
-        assert curve(knots, values, torch.tensor([-9.0, 9.0], dtype=torch.float64))[:, 0].tolist() == [1.0, 5.0]
+        assert curve(knots, values, torch.tensor([-9.0, 9.0], dtype=torch.float64))[
+            :, 0
+        ].tolist() == [1.0, 5.0]
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.floats(-math.pi, math.pi), finite, finite, finite)
 def test_quaternions_and_rotations_are_inverses(angle: float, x: float, y: float, z: float) -> None:
-    R = _turn(torch.tensor(angle, dtype=torch.float64), torch.tensor([x + 4, y, z], dtype=torch.float64))
+    R = _turn(
+        torch.tensor(angle, dtype=torch.float64), torch.tensor([x + 4, y, z], dtype=torch.float64)
+    )
     q = quaternions(R)
     assert torch.allclose(rotations(q), R, atol=1e-12)
     # Half-angle formula: |w| = |cos(angle / 2)|.
@@ -101,6 +115,8 @@ def test_poses_are_rigid_and_go_the_short_way_round() -> None:
     c2w = torch.eye(4).repeat(2, 1, 1)
     c2w[1, :3, :3] = _turn(torch.tensor(math.radians(350)), torch.tensor([0.0, 0.0, 1.0])).float()
     R = pose_spline(torch.tensor([0.0, 1.0]), c2w, torch.linspace(0, 1, 11))[:, :3, :3]
-    assert torch.allclose(R @ R.transpose(-1, -2), torch.eye(3, dtype=torch.float64).expand(11, 3, 3), atol=1e-12)
+    assert torch.allclose(
+        R @ R.transpose(-1, -2), torch.eye(3, dtype=torch.float64).expand(11, 3, 3), atol=1e-12
+    )
     assert torch.allclose(torch.linalg.det(R), torch.ones(11, dtype=torch.float64))
     assert math.degrees(math.acos(min(1.0, float(R[5, 0, 0])))) == pytest.approx(5, abs=1e-3)

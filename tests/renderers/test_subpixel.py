@@ -1,4 +1,6 @@
-"""Depth to a fraction of a pixel: a wall in closed form, what it must not touch, and compiled against plain torch."""
+"""Depth to a fraction of a pixel: a wall in closed form, what it must not touch, and compiled
+against plain torch.
+"""
 
 import dataclasses
 import math
@@ -9,7 +11,15 @@ from torch import Tensor
 
 from fsm.renderers import subpixel
 from fsm.renderers.plane_sweep import FARTHEST
-from fsm.renderers.subpixel import LARGEST_STEP, OUTLIER, SURE, aligned, equations, maps_of, plain_equations
+from fsm.renderers.subpixel import (
+    LARGEST_STEP,
+    OUTLIER,
+    SURE,
+    aligned,
+    equations,
+    maps_of,
+    plain_equations,
+)
 from fsm.views import Views
 from tests.renderers.test_sweep_cpu import decided, example
 from tests.train.test_stereo import HW, wall
@@ -20,9 +30,13 @@ INNER = (slice(None), slice(None), slice(None), slice(6, -6), slice(12, -12))
 
 
 def anything(seed: int) -> tuple[Views, Views, Tensor, Tensor]:
-    """Requests [2 3] and references [2 4] of other sizes with random pictures, and inverse depths from zero up."""
+    """Requests [2 3] and references [2 4] of other sizes with random pictures, and inverse depths
+    from zero up.
+    """
     requests, references, maps, own, chosen, rho = example(seed, True, v=3, d=1, channels=3)
-    requests, references = (dataclasses.replace(v, rgb=t) for v, t in ((requests, own), (references, maps)))
+    requests, references = (
+        dataclasses.replace(v, rgb=t) for v, t in ((requests, own), (references, maps))
+    )
     return requests, references, chosen, rho + 0.3 * torch.rand_like(rho)
 
 
@@ -53,7 +67,9 @@ def test_light_that_changes_slowly_across_the_picture_moves_nothing() -> None:
     assert row.rgb is not None
     across = torch.linspace(0.0, 0.2, HW[1])
     lit = dataclasses.replace(
-        row, rgb=row.rgb + torch.stack([across, 0.3 - across, across, -across, 0.1 + 0 * across])[:, None, None]
+        row,
+        rgb=row.rgb
+        + torch.stack([across, 0.3 - across, across, -across, 0.1 + 0 * across])[:, None, None],
     )
     start = torch.full((1, 1, 1, *HW), RHO * 1.08)
     found = aligned(lit[4:], lit[:4], ALL, start)
@@ -74,11 +90,14 @@ def test_all_windows_together_fit_better() -> None:
         subpixel.averaged(equations(*given, r), subpixel.WINDOW)[:, :, 2:]
         for r in (rho, aligned(requests, references, chosen, rho))
     )
-    # Neighbours move on their own, so a window may end a little worse than it was judged; all together must not.
+    # Neighbours move on their own, so a window may end a little worse than it was judged; all
+    # together must not.
     assert float(after.mean()) < float(before.mean())
 
 
-@pytest.mark.parametrize(("gain", "share"), [(-1.0, 0.0), (0.0, 0.5), (math.log(3.0) * SURE, 0.75), (1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("gain", "share"), [(-1.0, 0.0), (0.0, 0.5), (math.log(3.0) * SURE, 0.75), (1.0, 1.0)]
+)
 def test_a_step_counts_by_how_much_better_the_frames_agree(
     gain: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,11 +113,15 @@ def test_a_step_counts_by_how_much_better_the_frames_agree(
     monkeypatch.setattr(subpixel, "STEPS", 1)
     start = torch.full((1, 1, 1, *HW), RHO)
     expected = RHO + share * LARGEST_STEP * (RHO + FARTHEST)
-    torch.testing.assert_close(aligned(row[4:], row[:4], ALL, start), torch.full_like(start, expected))
+    torch.testing.assert_close(
+        aligned(row[4:], row[:4], ALL, start), torch.full_like(start, expected)
+    )
 
 
 def test_equations_are_the_slope_of_the_misfit() -> None:
-    """Of one reference: misfit r / (1 + r) with r = |d|² / 3 c², so its slope is 2 w s d / (3 c² (1 + r))."""
+    """Of one reference: misfit r / (1 + r) with r = |d|² / 3 c², so its slope is 2 w s d / (3 c²
+    (1 + r)).
+    """
     row = wall(RHO, [0.3, 0.0])
     given, chosen = (row[1:], row[:1], maps_of(row[:1])), torch.zeros(1, 1, 1, dtype=torch.long)
     rho, step = torch.full((1, 1, 1, *HW), RHO * 1.02), 1e-3
@@ -107,12 +130,16 @@ def test_equations_are_the_slope_of_the_misfit() -> None:
     slope = ((more - less) / (2 * step))[:, :, 2:]
     expected = 2.0 / OUTLIER**2 * here[:, :, :1] * (1.0 - here[:, :, 2:])
     off = (slope - expected)[INNER].abs().mean() / slope[INNER].abs().mean()
-    assert float(off) < 0.1  # slopes of a bilinear picture jump from pixel to pixel, those of the maps do not
+    # slopes of a bilinear picture jump from pixel to pixel, those of the maps do not
+    assert float(off) < 0.1
 
 
 def test_compiled_equations_are_those_of_plain_torch_for_any_number_of_threads() -> None:
     requests, references, chosen, rho = anything(1)
-    given, threads = (requests, references, maps_of(references), chosen, rho), torch.get_num_threads()
+    given, threads = (
+        (requests, references, maps_of(references), chosen, rho),
+        torch.get_num_threads(),
+    )
     results = []
     try:
         for count in (1, 3):

@@ -1,4 +1,6 @@
-"""The compiled comparison of frames at swept inverse depths against plain torch, in values and in gradients."""
+"""The compiled comparison of frames at swept inverse depths against plain torch, in values and in
+gradients.
+"""
 
 import dataclasses
 
@@ -8,17 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsm.renderers import plane_sweep
-from fsm.renderers.plane_sweep import COLOURS, FEATURES, MOST_CHANNELS, PlaneSweep, disagreement, plain_disagreement
+from fsm.renderers.plane_sweep import (
+    COLOURS,
+    FEATURES,
+    MOST_CHANNELS,
+    PlaneSweep,
+    disagreement,
+    plain_disagreement,
+)
 from fsm.renderers.reference_sampling import plane_pixels
 from fsm.views import Views
 from tests.small import small_views
 
-HW, FRAMES = (7, 21), (9, 14)  # multiples of nothing; frames of another size and shape than the targets
-EDGE = 1e-3  # pixels: nearer to a frame's border, or to the plane of its camera, rounding decides what is seen
+# multiples of nothing; frames of another size and shape than the targets
+HW, FRAMES = (7, 21), (9, 14)
+# pixels: nearer to a frame's border, or to the plane of its camera, rounding decides what is seen
+EDGE = 1e-3
 
 
 def cameras(b: int, v: int, hw: tuple[int, int], seed: int, turn: float = 0.25) -> Views:
-    """Cameras [b v] within a unit of the origin that look along z, each turned by about ``turn`` radians."""
+    """Cameras [b v] within a unit of the origin that look along z, each turned by about ``turn``
+    radians.
+    """
     g = torch.Generator().manual_seed(seed)
     skew = turn * torch.randn(b, v, 3, 3, generator=g)
     c2w = torch.eye(4).repeat(b, v, 1, 1)
@@ -41,10 +54,15 @@ def example(
     channels: int = COLOURS + FEATURES,
     turn: float = 0.25,
 ):
-    """Requests, cameras, maps, own maps, chosen and inverse depths; references may stand more than once among the chosen."""
+    """Requests, cameras, maps, own maps, chosen and inverse depths; references may stand more than
+    once among the chosen.
+    """
     g = torch.Generator().manual_seed(seed)
     requests, references = cameras(b, v, HW, seed, turn), cameras(b, n, FRAMES, seed + 50, turn)
-    maps, own = torch.rand(b, n, channels, *FRAMES, generator=g), torch.rand(b, v, channels, *HW, generator=g)
+    maps, own = (
+        torch.rand(b, n, channels, *FRAMES, generator=g),
+        torch.rand(b, v, channels, *HW, generator=g),
+    )
     rho = torch.linspace(0.0, 3.0, d)[:, None, None]
     if per_pixel:
         rho = rho * (0.8 + 0.4 * torch.rand(b, v, 1, *HW, generator=g)) - 0.05
@@ -55,7 +73,11 @@ def decided(requests: Views, references: Views, chosen: Tensor, rho: Tensor) -> 
     """Points [b v d h w] that are clearly inside or outside of every chosen frame."""
     h, w = references.hw
     pixels = plane_pixels(requests, references, chosen, rho)
-    border = torch.stack([pixels[..., 0], pixels[..., 0] - w, pixels[..., 1], pixels[..., 1] - h], -1).abs().amin(-1)
+    border = (
+        torch.stack([pixels[..., 0], pixels[..., 0] - w, pixels[..., 1], pixels[..., 1] - h], -1)
+        .abs()
+        .amin(-1)
+    )
     return (border > EDGE).all(2)
 
 
@@ -63,11 +85,15 @@ def gradients(form, given, weight: Tensor) -> tuple[Tensor, ...]:
     """Of the maps and of the views' own."""
     requests, references, maps, own, chosen, rho = given
     leaves = [m.clone().requires_grad_() for m in (maps, own)]
-    return torch.autograd.grad((form(requests, references, *leaves, chosen, rho) * weight).sum(), leaves)
+    return torch.autograd.grad(
+        (form(requests, references, *leaves, chosen, rho) * weight).sum(), leaves
+    )
 
 
 def check(given) -> None:
-    """Values and gradients are those of plain torch wherever rounding does not decide what is seen."""
+    """Values and gradients are those of plain torch wherever rounding does not decide what is
+    seen.
+    """
     requests, references, _, _, chosen, rho = given
     sure = decided(requests, references, chosen, rho)[:, :, :, None]
     assert float(sure.float().mean()) > 0.95
@@ -75,7 +101,8 @@ def check(given) -> None:
     torch.testing.assert_close(found * sure, expected * sure, rtol=0, atol=5e-6)
     weight = torch.randn_like(expected) * sure
     for found, expected in zip(
-        *(gradients(form, given, weight) for form in (disagreement, plain_disagreement)), strict=True
+        *(gradients(form, given, weight) for form in (disagreement, plain_disagreement)),
+        strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
 
@@ -85,7 +112,8 @@ def check(given) -> None:
 def test_values_and_gradients_are_those_of_plain_torch(seed: int, per_pixel: bool) -> None:
     given = example(seed, per_pixel)
     expected = plain_disagreement(*given)
-    assert 0.05 < float((expected == plane_sweep.UNSEEN).float().mean()) < 0.9  # some points are seen, some are not
+    # some points are seen, some are not
+    assert 0.05 < float((expected == plane_sweep.UNSEEN).float().mean()) < 0.9
     check(given)
 
 
@@ -107,12 +135,16 @@ def test_any_number_of_features(channels: int) -> None:
 
 
 def test_a_frame_agrees_with_itself_at_infinity_and_half_of_the_others_may_not() -> None:
-    """Two of four references are the view itself: the nearer half agrees with it, all of them do not."""
+    """Two of four references are the view itself: the nearer half agrees with it, all of them do
+    not.
+    """
     requests, _, _, own, _, rho = example(1, False)
     maps = torch.stack([own[:, 0], 1.0 - own[:, 0]], 1)
     chosen = torch.tensor([[[0, 1, 0, 1]]]).expand(2, 1, 4)
     found = disagreement(requests[[0]], requests[[0, 0]], maps, own[:, :1], chosen, rho[:1])
-    torch.testing.assert_close(found[:, :, :, 0::2], torch.zeros(2, 1, 1, 2, *HW), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        found[:, :, :, 0::2], torch.zeros(2, 1, 1, 2, *HW), rtol=0, atol=1e-5
+    )
     other = (1.0 - 2.0 * own[:, :1]).abs() / 2.0
     expected = torch.stack([other[:, :, :3].mean(2), other[:, :, 3:].mean(2)], 2)
     torch.testing.assert_close(found[:, :, 0, 1::2], expected, rtol=0, atol=1e-5)
@@ -122,7 +154,16 @@ def test_a_frame_agrees_with_itself_at_infinity_and_half_of_the_others_may_not()
 def test_frames_of_a_single_row_or_column(hw: tuple[int, int]) -> None:
     requests, references, maps, own, chosen, rho = example(2, True)
     references = references.resized(hw)
-    check((requests, references, F.interpolate(maps.flatten(0, 1), hw).unflatten(0, (2, 4)), own, chosen, rho))
+    check(
+        (
+            requests,
+            references,
+            F.interpolate(maps.flatten(0, 1), hw).unflatten(0, (2, 4)),
+            own,
+            chosen,
+            rho,
+        )
+    )
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:
@@ -163,7 +204,9 @@ def test_other_precisions_and_cameras_that_learn_are_left_to_plain_torch() -> No
     disagreement(requests, with_pose, maps, own, chosen, rho).sum().backward()
     assert with_pose.c2w.grad is not None
     requests, references = (
-        dataclasses.replace(x, c2w=x.c2w.double(), intrinsics=x.intrinsics.double(), time=x.time.double())
+        dataclasses.replace(
+            x, c2w=x.c2w.double(), intrinsics=x.intrinsics.double(), time=x.time.double()
+        )
         for x in (requests, references)
     )
     given = (requests, references, maps.double(), own.double(), chosen, rho.double())

@@ -1,4 +1,6 @@
-"""Written files read back: pixels, colours, tags, order, sizes; and nothing left behind on failure."""
+"""Written files read back: pixels, colours, tags, order, sizes; and nothing left behind on
+failure.
+"""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +22,9 @@ def _smooth(n: int, h: int, w: int) -> Iterator[torch.Tensor]:
     y, x = torch.meshgrid(torch.linspace(0, 1, h), torch.linspace(0, 1, w), indexing="ij")
     for i in range(n):
         t = i / 30
-        yield torch.stack([0.1 + 0.8 * x, 0.9 - 0.8 * y, 0.5 + 0.4 * torch.sin(4 * x + 3 * y + 6 * t)])
+        yield torch.stack(
+            [0.1 + 0.8 * x, 0.9 - 0.8 * y, 0.5 + 0.4 * torch.sin(4 * x + 3 * y + 6 * t)]
+        )
 
 
 def _decode(path: Path) -> np.ndarray:
@@ -38,10 +42,16 @@ def test_smooth_frames_survive_video(tmp_path: Path) -> None:
         assert 10 * np.log10(255**2 / np.mean((mine.astype(float) - theirs) ** 2)) > 38
 
 
-@pytest.mark.parametrize("colour", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (0, 0, 0), (0.8, 0.3, 0.1)])
+@pytest.mark.parametrize(
+    "colour", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (0, 0, 0), (0.8, 0.3, 0.1)]
+)
 def test_flat_colours_are_not_shifted(tmp_path: Path, colour: tuple[float, float, float]) -> None:
     """A wrong matrix or range moves saturated colours by ten levels and more."""
-    write_video(tmp_path / "a.mp4", [torch.tensor(colour).float()[:, None, None].expand(3, 32, 32)] * 3, 30.0)
+    write_video(
+        tmp_path / "a.mp4",
+        [torch.tensor(colour).float()[:, None, None].expand(3, 32, 32)] * 3,
+        30.0,
+    )
     expected = np.round(255 * np.array(colour))
     assert np.abs(_decode(tmp_path / "a.mp4").astype(float) - expected).max() <= 3
 
@@ -62,7 +72,8 @@ def test_video_is_tagged_and_plays_everywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("h", "w"), [(33, 48), (32, 47), (31, 45), (1, 1)])
 def test_odd_sizes_are_padded_by_the_edge(tmp_path: Path, h: int, w: int) -> None:
-    frame = next(_smooth(1, h, w))[2:].expand(3, h, w)  # grey: halved colour resolution is not the matter here
+    # grey: halved colour resolution is not the matter here
+    frame = next(_smooth(1, h, w))[2:].expand(3, h, w)
     write_video(tmp_path / "a.mp4", [frame] * 2, 10.0)
     decoded = _decode(tmp_path / "a.mp4")
     assert decoded.shape == (2, h + h % 2, w + w % 2, 3)
@@ -114,11 +125,18 @@ def test_failure_leaves_nothing_and_keeps_the_old_file(tmp_path: Path) -> None:
         ("a.mp4", [], 30.0, "no frames"),
         ("a.avi", [torch.zeros(3, 4, 4)], 30.0, "not an .mp4"),
         ("a.mp4", [torch.zeros(3, 4, 4)], 0.0, "fps is 0"),
-        ("a.mp4", [torch.zeros(3, 4, 4), torch.zeros(3, 4, 6)], 30.0, "6x4 where the first was 4x4"),
+        (
+            "a.mp4",
+            [torch.zeros(3, 4, 4), torch.zeros(3, 4, 6)],
+            30.0,
+            "6x4 where the first was 4x4",
+        ),
         ("a.mp4", [torch.full((3, 4, 4), torch.nan)], 30.0, "not finite"),
     ],
 )
-def test_bad_video_requests_are_named(tmp_path: Path, name: str, frames: list, fps: float, says: str) -> None:
+def test_bad_video_requests_are_named(
+    tmp_path: Path, name: str, frames: list, fps: float, says: str
+) -> None:
     with pytest.raises(InputError, match=says):
         write_video(tmp_path / name, frames, fps)
     assert list(tmp_path.iterdir()) == []
@@ -137,12 +155,18 @@ def test_png_is_exact(tmp_path: Path) -> None:
 
 
 def test_bytes_are_rounded_and_clamped() -> None:
-    image = torch.tensor([-1.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 7.0, 0.0]).view(1, 1, 6).expand(3, 1, 6)
+    image = (
+        torch.tensor([-1.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 7.0, 0.0])
+        .view(1, 1, 6)
+        .expand(3, 1, 6)
+    )
     assert to_uint8(image)[0, :, 0].tolist() == [0, 0, 1, 255, 255, 0]
 
 
 def test_png_sequence_tells_its_cameras(tmp_path: Path) -> None:
-    cameras = Views(torch.eye(4).repeat(3, 1, 1), torch.rand(3, 4), torch.tensor([0.0, 0.1, 0.7]), (16, 24))
+    cameras = Views(
+        torch.eye(4).repeat(3, 1, 1), torch.rand(3, 4), torch.tensor([0.0, 0.1, 0.7]), (16, 24)
+    )
     frames = list(_smooth(3, 16, 24))
     write_png_sequence(tmp_path / "out", frames, cameras)
     names = sorted(p.name for p in (tmp_path / "out").iterdir())

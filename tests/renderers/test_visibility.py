@@ -1,4 +1,6 @@
-"""Which references see a point: against segments cut with a board, in closed form; and when motion is believed."""
+"""Which references see a point: against segments cut with a board, in closed form; and when motion
+is believed.
+"""
 
 import dataclasses
 
@@ -13,7 +15,8 @@ from fsm.views import Views
 from tests.small import small_views
 
 HW = (64, 64)
-WALL, BOARD, HALF = 4.0, 1.0, 0.25  # depths of a wall and of a square board before it, and half the board's side
+# depths of a wall and of a square board before it, and half the board's side
+WALL, BOARD, HALF = 4.0, 1.0, 0.25
 
 
 def cameras(x: list[float]) -> Views:
@@ -45,7 +48,8 @@ def test_a_board_hides_the_wall_behind_it_from_another_camera(x: float) -> None:
     # The segment from the other camera to a point of the wall crosses the board's plane at:
     crossing = torch.stack([x + (at[..., 0] * WALL - x) * BOARD / WALL, at[..., 1] * BOARD], -1)
     hidden = ~board & (crossing.abs().amax(-1) < HALF)
-    sure = (crossing.abs().amax(-1) - HALF).abs() > 1.5 * BOARD / 50.0  # not within a pixel and a half of the outline
+    # not within a pixel and a half of the outline
+    sure = (crossing.abs().amax(-1) - HALF).abs() > 1.5 * BOARD / 50.0
     fetched = (at[..., 0] * WALL - x) * 50.0 / WALL + 32.0
     sure &= (fetched > 0.0) & (fetched < 64.0)
     assert hidden[sure].sum() > 100
@@ -54,7 +58,8 @@ def test_a_board_hides_the_wall_behind_it_from_another_camera(x: float) -> None:
 
 def test_a_slanted_plane_hides_nothing_of_itself() -> None:
     target, references = cameras([0.0]), cameras([-0.3, 0.1, 0.5])
-    rho = (0.5 + 0.3 * (pixel_grid(target)[..., 0] - 32.0) / 50.0)[:, :, :, :, :]  # a plane's inverse depth is linear
+    # a plane's inverse depth is linear
+    rho = (0.5 + 0.3 * (pixel_grid(target)[..., 0] - 32.0) / 50.0)[:, :, :, :, :]
     assert seen_by(target, references, rho).all()
 
 
@@ -93,7 +98,9 @@ def test_motion_is_believed_where_it_makes_the_frames_agree_and_only_there() -> 
     inner = (0, 0, 0, slice(12, 52), slice(12, 52), 0)
     assert belief(frames.rgb, all_of(frames), base, base + way, counted)[inner].min() > 0.99
     assert belief(frames.rgb, all_of(frames), base, base - way, counted)[inner].mean() < 0.2
-    assert belief(frames.rgb, all_of(frames), base, base, counted)[inner].max() < 0.06, "nothing gained"
+    assert belief(frames.rgb, all_of(frames), base, base, counted)[inner].max() < 0.06, (
+        "nothing gained"
+    )
 
 
 def test_samples_that_do_not_count_have_no_say_in_what_is_believed() -> None:
@@ -110,7 +117,9 @@ def test_samples_that_do_not_count_have_no_say_in_what_is_believed() -> None:
 
 
 def test_leaving_the_picture_is_no_way_to_agree() -> None:
-    """One of three frames shows something else; a motion that carries its samples out of it gains nothing."""
+    """One of three frames shows something else; a motion that carries its samples out of it gains
+    nothing.
+    """
     texture = torch.rand(3, 64, 84, generator=torch.Generator().manual_seed(2))
     frames = shifted(texture, [0, 0, 7])
     assert frames.rgb is not None

@@ -12,10 +12,14 @@ from fsm.train.config import DataConfig, OptimConfig, TrainConfig
 from fsm.train.throughput import MEASURED
 from fsm.ttt import ElasticConfig
 
-BLOCK = BlockConfig(dim=32, attention_head_dim=16, mlp_ratio=2, ns_dtype="float32", elastic=ElasticConfig("mas"))
+BLOCK = BlockConfig(
+    dim=32, attention_head_dim=16, mlp_ratio=2, ns_dtype="float32", elastic=ElasticConfig("mas")
+)
 MODEL = ModelConfig(EncoderConfig(BLOCK, layers=1, patch=8, chunk_tokens=32))
 HEAD = ReferenceHeadConfig(references=2, hidden=16, planes=4, refinements=(4,), refinement_width=8)
-DATA = DataConfig(hw=(32, 32), batch=1, inputs=(2, 3), targets=2, window=(6, 8), even=1.0, mirror=True)
+DATA = DataConfig(
+    hw=(32, 32), batch=1, inputs=(2, 3), targets=2, window=(6, 8), even=1.0, mirror=True
+)
 OPTIM = OptimConfig(steps=6, lr=1e-2, warmup=2, lpips="none", l2_warmup=0, clip_from=100, ema=0.9)
 CONFIG = TrainConfig(MODEL, DATA, OPTIM, seed=1, precision="float32", log_every=1, save_every=2)
 

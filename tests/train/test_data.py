@@ -1,4 +1,6 @@
-"""Training samples: a pure function of seed, step and index; inputs and targets never meet; a mirror is a mirror."""
+"""Training samples: a pure function of seed, step and index; inputs and targets never meet; a
+mirror is a mirror.
+"""
 
 import dataclasses
 import json
@@ -29,7 +31,13 @@ def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _clips(path: Path, **options) -> DataConfig:
-    values = {"hw": (64, 128), "batch": 2, "inputs": (3,), "targets": 2, "window": (6, 12)} | options
+    values = {
+        "hw": (64, 128),
+        "batch": 2,
+        "inputs": (3,),
+        "targets": 2,
+        "window": (6, 12),
+    } | options
     return DataConfig(sources=(SourceConfig(str(path)),), **values)
 
 
@@ -45,7 +53,9 @@ def _equal(a: Batch, b: Batch) -> bool:
         assert y.rgb is not None
         if x.rgb.shape != y.rgb.shape:
             return False
-        same &= all(torch.equal(getattr(x, n), getattr(y, n)) for n in ("c2w", "intrinsics", "time", "rgb"))
+        same &= all(
+            torch.equal(getattr(x, n), getattr(y, n)) for n in ("c2w", "intrinsics", "time", "rgb")
+        )
     return same
 
 
@@ -80,7 +90,9 @@ def test_processes_share_out_the_same_samples(count: int) -> None:
             assert _equal(_one(batch, place), _one(whole, i))
         lengths.add(len(whole.inputs))
     assert lengths == {2, 3}
-    with pytest.raises(InputError, match=r"data\.batch is 4, which 3 processes cannot share evenly"):
+    with pytest.raises(
+        InputError, match=r"data\.batch is 4, which 3 processes cannot share evenly"
+    ):
         stream_of(config, seed=1, part=Shard(0, 3))
 
 
@@ -105,7 +117,9 @@ def test_inputs_and_targets_are_disjoint_and_complete_at_every_size(even: float)
 
 @pytest.mark.parametrize("source", ["synthetic", "world"])
 def test_drawn_samples_are_the_world_and_know_its_depth(source: str) -> None:
-    batch = stream_of(dataclasses.replace(SYNTHETIC, sources=(SourceConfig(source),)), seed=3).batch(0)
+    batch = stream_of(
+        dataclasses.replace(SYNTHETIC, sources=(SourceConfig(source),)), seed=3
+    ).batch(0)
     assert batch.inputs.c2w.shape[:2] == (2, len(batch.inputs))
     assert batch.targets.hw == (16, 24)
     assert bool(torch.isfinite(batch.depth).all())
@@ -134,7 +148,9 @@ def test_clip_samples_are_frames_of_the_clip(clip_file: Path) -> None:
 
 
 def test_a_random_zoom_cuts_pixels_and_intrinsics_together(clip_file: Path) -> None:
-    """Zoomed samples agree with the full picture wherever both look: the number burnt into it stays where it was."""
+    """Zoomed samples agree with the full picture wherever both look: the number burnt into it stays
+    where it was.
+    """
     plain = stream_of(_clips(clip_file, hw=(32, 64)), seed=0)
     zoomed = stream_of(_clips(clip_file, hw=(32, 64), zoom=1.5), seed=0)
     ratios = []
@@ -152,7 +168,9 @@ def test_a_random_zoom_cuts_pixels_and_intrinsics_together(clip_file: Path) -> N
         points = (b.inputs.c2w[..., :3, 3, None, None] + direction).flatten(3).transpose(-1, -2)
         xy, _ = project(points, a.inputs.c2w, a.inputs.intrinsics)
         grid = (xy / xy.new_tensor([64.0, 32.0]) * 2 - 1).view(-1, 32, 64, 2)
-        seen = torch.nn.functional.grid_sample(a.inputs.rgb.flatten(0, 1), grid, align_corners=False)
+        seen = torch.nn.functional.grid_sample(
+            a.inputs.rgb.flatten(0, 1), grid, align_corners=False
+        )
         inside = (grid.abs() < 0.95).all(-1, keepdim=True).permute(0, 3, 1, 2)
         assert (seen - b.inputs.rgb.flatten(0, 1)).abs()[inside.expand_as(seen)].mean() < 0.03
     assert min(ratios) >= 1.0
@@ -162,10 +180,14 @@ def test_a_random_zoom_cuts_pixels_and_intrinsics_together(clip_file: Path) -> N
 
 def test_sources_are_drawn_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = (5.0, 3.0, 2.0)
-    config = dataclasses.replace(SYNTHETIC, sources=tuple(SourceConfig("synthetic", w) for w in weights), batch=3)
+    config = dataclasses.replace(
+        SYNTHETIC, sources=tuple(SourceConfig("synthetic", w) for w in weights), batch=3
+    )
     stream, drawn = stream_of(config, seed=0), [0, 0, 0]
 
-    def draw(self: DrawnSource, data: DataConfig, n_inputs: int, generators: list[torch.Generator]) -> list[Sample]:
+    def draw(
+        self: DrawnSource, data: DataConfig, n_inputs: int, generators: list[torch.Generator]
+    ) -> list[Sample]:
         drawn[stream.sources.index(self)] += len(generators)
         views = small_views(1, hw=(16, 24))
         nowhere = torch.zeros(1, 1, 16, 24)
@@ -192,16 +214,22 @@ def test_samples_drawn_together_are_those_drawn_alone(source: str, still: float)
         (alone,) = drawn.draw(config, 3, [generator])
         assert torch.equal(one.depth, alone.depth)
         for a, b in ((one.inputs, alone.inputs), (one.targets, alone.targets)):
-            assert all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("c2w", "intrinsics", "time", "rgb"))
+            assert all(
+                torch.equal(getattr(a, n), getattr(b, n))
+                for n in ("c2w", "intrinsics", "time", "rgb")
+            )
 
 
 @pytest.mark.parametrize(("still", "expected"), [(1.0, 0.55), (0.4, 0.82), (0.0, 1.0)])
 def test_cameras_move_in_as_many_worlds_as_asked_for(still: float, expected: float) -> None:
     generators = [torch.Generator().manual_seed(s) for s in range(200)]
-    samples = DrawnSource("world", "cpu").draw(dataclasses.replace(SYNTHETIC, hw=(2, 2), still=still), 3, generators)
+    samples = DrawnSource("world", "cpu").draw(
+        dataclasses.replace(SYNTHETIC, hw=(2, 2), still=still), 3, generators
+    )
     centres = torch.stack([s.inputs.c2w[:, :3, 3] for s in samples])
     extents = (centres - centres.mean(1, keepdim=True)).norm(dim=-1).amax(1)
-    # A hand that only shakes stays within two centimetres; 0.1 are three standard deviations of 200 draws.
+    # A hand that only shakes stays within two centimetres; 0.1 are three standard deviations of 200
+    # draws.
     assert abs(float((extents > 0.02).float().mean()) - expected) < 0.1
 
 
@@ -224,7 +252,9 @@ def test_worlds_of_a_step_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 def test_bad_sources_are_named_before_anything_is_drawn(clip_file: Path, tmp_path: Path) -> None:
     for weight in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="weight"):
-            stream_of(dataclasses.replace(SYNTHETIC, sources=(SourceConfig("synthetic", weight),)), seed=0)
+            stream_of(
+                dataclasses.replace(SYNTHETIC, sources=(SourceConfig("synthetic", weight),)), seed=0
+            )
     with pytest.raises(InputError, match="nowhere"):
         stream_of(_clips(tmp_path / "nowhere.json"), seed=0)
     listed = tmp_path / "list.json"
@@ -243,20 +273,28 @@ def _points(views: Views) -> torch.Tensor:
 
 def _pair() -> tuple[Views, Views]:
     views = small_views(6, seed=4)
-    views = dataclasses.replace(views, intrinsics=views.intrinsics + torch.tensor([0.0, 3.0, 2.5, -1.5]))
+    views = dataclasses.replace(
+        views, intrinsics=views.intrinsics + torch.tensor([0.0, 3.0, 2.5, -1.5])
+    )
     return views[[0, 2, 3, 5]], views[[4, 1]]
 
 
 def test_left_right_is_what_a_mirror_shows() -> None:
     inputs, targets = _pair()
-    for before, after in zip((inputs, targets), mirrored(inputs, targets, True, False), strict=True):
+    for before, after in zip(
+        (inputs, targets), mirrored(inputs, targets, True, False), strict=True
+    ):
         assert torch.equal(before.time, after.time)
         assert torch.allclose(torch.linalg.det(after.c2w[:, :3, :3]), torch.ones(len(after)))
         points = _points(before)
         xy, z = project(points, before.c2w, before.intrinsics)
-        mirrored_xy, mirrored_z = project(points * torch.tensor([-1.0, 1.0, 1.0]), after.c2w, after.intrinsics)
+        mirrored_xy, mirrored_z = project(
+            points * torch.tensor([-1.0, 1.0, 1.0]), after.c2w, after.intrinsics
+        )
         torch.testing.assert_close(mirrored_z, z)
-        torch.testing.assert_close(mirrored_xy[..., 0], before.hw[1] - xy[..., 0], rtol=0, atol=2e-5)
+        torch.testing.assert_close(
+            mirrored_xy[..., 0], before.hw[1] - xy[..., 0], rtol=0, atol=2e-5
+        )
         torch.testing.assert_close(mirrored_xy[..., 1], xy[..., 1], rtol=0, atol=2e-5)
         assert before.rgb is not None
         assert after.rgb is not None
@@ -300,7 +338,9 @@ def test_backwards_keeps_frames_with_their_cameras_and_sorts_the_inputs() -> Non
 
 
 def test_depth_of_the_inputs_follows_them_through_every_mirror() -> None:
-    """The depth of a mirrored sample's inputs is what the world, asked for the mirrored cameras' originals, says."""
+    """The depth of a mirrored sample's inputs is what the world, asked for the mirrored cameras'
+    originals, says.
+    """
     data = DataConfig(hw=(32, 32), batch=1, inputs=(5,), targets=2, window=(12, 12), mirror=True)
     plain = dataclasses.replace(data, mirror=False)
     seen = set()
@@ -336,7 +376,9 @@ def test_a_mirrored_clip_is_normalised_to_the_mirror_of_its_normalisation() -> N
 
 
 def test_depth_is_mirrored_with_the_pixels() -> None:
-    plain, mirror = (stream_of(dataclasses.replace(SYNTHETIC, mirror=m), seed=5) for m in (False, True))
+    plain, mirror = (
+        stream_of(dataclasses.replace(SYNTHETIC, mirror=m), seed=5) for m in (False, True)
+    )
     flipped = 0
     for step in range(4):
         a, b = plain.batch(step), mirror.batch(step)
@@ -359,7 +401,9 @@ def test_masked_error_counts_only_pixels_that_count() -> None:
     mask[0, :, 3, 4] = True
     prediction[0, :, 3, 4] = views.rgb[0, :, 3, 4] + torch.tensor([0.1, 0.2, 0.3])
     masked = dataclasses.replace(views, mask=mask)
-    assert float(masked_mse(prediction, masked)) == pytest.approx((0.01 + 0.04 + 0.09) / 3, rel=1e-4)
+    assert float(masked_mse(prediction, masked)) == pytest.approx(
+        (0.01 + 0.04 + 0.09) / 3, rel=1e-4
+    )
     nothing = dataclasses.replace(views, mask=torch.zeros_like(mask))
     assert float(masked_mse(prediction, nothing)) == 0.0
 
@@ -378,7 +422,9 @@ def test_depth_error_in_closed_form() -> None:
 
 
 def test_near_and_far_by_the_same_ratio_cost_the_same() -> None:
-    """Else a model that puts everything far away would be better off than one that is right on average."""
+    """Else a model that puts everything far away would be better off than one that is right on
+    average.
+    """
     truth = torch.full((1, 1, 1, 1, 2), 1e-3)
     near, far = depth_loss(0.5 * truth, truth), depth_loss(2.0 * truth, truth)
     torch.testing.assert_close(near, far, rtol=1e-4, atol=0)
@@ -392,7 +438,9 @@ def test_losses_of_a_batch_are_means_over_its_samples() -> None:
     mask = torch.rand(2, 2, 1, *views.hw) < torch.tensor([0.9, 0.1])[:, None, None, None, None]
     masked = dataclasses.replace(views, mask=mask)
     prediction = views.rgb + torch.rand_like(views.rgb)
-    alone = [masked_mse(prediction[i : i + 1], Views.stack([masked.samples()[i]])) for i in range(2)]
+    alone = [
+        masked_mse(prediction[i : i + 1], Views.stack([masked.samples()[i]])) for i in range(2)
+    ]
     torch.testing.assert_close(masked_mse(prediction, masked), sum(alone) / 2)
     truth = torch.where(mask, torch.rand(2, 2, 1, *views.hw) + 1, math.nan)
     depth = torch.rand_like(truth) + 1

@@ -26,13 +26,18 @@ def some_views(batch: int, views: int, rgb: bool = True) -> Views:
     c2w[..., 0, 3] = torch.linspace(-1, 1, views)
     intrinsics = torch.tensor([16.0, 16.0, 8.0, 8.0]).expand(batch, views, 4)
     time = torch.linspace(-1, 1, views).expand(batch, views)
-    return Views(c2w, intrinsics, time, (16, 16), torch.rand(batch, views, 3, 16, 16) if rgb else None)
+    return Views(
+        c2w, intrinsics, time, (16, 16), torch.rand(batch, views, 3, 16, 16) if rgb else None
+    )
 
 
 @pytest.mark.parametrize("variant", ["pixel", "fsm", "4d-lrm"])
 def test_deferred_gradients_equal_plain_ones(variant: str) -> None:
-    model = FSM(ModelConfig(TRUNK, gaussian_head=GaussianHeadConfig(variant=variant, hidden=16, planes=4)))  # pyright: ignore[reportArgumentType]
-    for name, parameter in model.named_parameters():  # corrections start at zero, where half of the paths carry nothing
+    model = FSM(
+        ModelConfig(TRUNK, gaussian_head=GaussianHeadConfig(variant=variant, hidden=16, planes=4))
+    )  # pyright: ignore[reportArgumentType]
+    # corrections start at zero, where half of the paths carry nothing
+    for name, parameter in model.named_parameters():
         if name.startswith("head.") and not bool(parameter.any()):
             torch.nn.init.normal_(parameter, std=0.05)
     inputs, targets = (
@@ -50,10 +55,18 @@ def test_deferred_gradients_equal_plain_ones(variant: str) -> None:
     samples = targets.samples()
 
     def loss(moving, b: int, i: int) -> torch.Tensor:
-        return draw(moving, samples[b][i], background[b], model.projection).rgb.sub(truth[b, i]).square().mean() / 10
+        return (
+            draw(moving, samples[b][i], background[b], model.projection)
+            .rgb.sub(truth[b, i])
+            .square()
+            .mean()
+            / 10
+        )
 
     total = backward_view_by_view(gaussians, 5, loss)
-    torch.testing.assert_close(total, model(inputs, targets).rgb.sub(truth).square().mean().detach())
+    torch.testing.assert_close(
+        total, model(inputs, targets).rgb.sub(truth).square().mean().detach()
+    )
     deferred = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert deferred.keys() == plain.keys()
     assert any(n.startswith("encoder.") and bool(g.any()) for n, g in plain.items())

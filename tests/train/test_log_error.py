@@ -1,4 +1,6 @@
-"""The error of colours that weighs targets as a mean of PSNRs does: closed form, masks, and samples seen in parts."""
+"""The error of colours that weighs targets as a mean of PSNRs does: closed form, masks, and samples
+seen in parts.
+"""
 
 import dataclasses
 import math
@@ -29,12 +31,16 @@ def test_every_view_counts_by_the_logarithm_of_its_own_error() -> None:
 
 
 @pytest.mark.parametrize("error", [0.02, USUAL_ERROR**0.5, 0.3])
-def test_gradients_are_those_of_the_plain_error_at_thirty_decibels_and_less_above(error: float) -> None:
+def test_gradients_are_those_of_the_plain_error_at_thirty_decibels_and_less_above(
+    error: float,
+) -> None:
     views = small_views(1)
     prediction = off_by(views, [error]).requires_grad_()
     (plain,) = torch.autograd.grad(masked_mse(prediction, views), prediction)
     (found,) = torch.autograd.grad(log_error(prediction, views), prediction)
-    torch.testing.assert_close(found, plain * 2.0 * USUAL_ERROR / (error**2 + USUAL_ERROR), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        found, plain * 2.0 * USUAL_ERROR / (error**2 + USUAL_ERROR), rtol=1e-3, atol=0
+    )
 
 
 def test_pixels_that_do_not_count_cost_nothing() -> None:
@@ -46,7 +52,9 @@ def test_pixels_that_do_not_count_cost_nothing() -> None:
     prediction[0, :, 3:] += 0.5
     prediction.requires_grad_()
     loss = log_error(prediction, masked)
-    assert float(loss.detach()) == pytest.approx(USUAL_ERROR * math.log(0.01 + USUAL_ERROR), rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(
+        USUAL_ERROR * math.log(0.01 + USUAL_ERROR), rel=1e-4
+    )
     loss.backward()
     assert prediction.grad is not None
     assert torch.isfinite(prediction.grad).all()

@@ -21,7 +21,9 @@ from tests.train.small_runs import BLOCK, CONFIG, HEAD, MODEL, OPTIM, changed, r
 
 def test_learning_rate_in_closed_form() -> None:
     config = OptimConfig(steps=110, warmup=10, lr=0.5)
-    assert [learning_rate(s, config) for s in range(10)] == pytest.approx([0.05 * (s + 1) for s in range(10)])
+    assert [learning_rate(s, config) for s in range(10)] == pytest.approx(
+        [0.05 * (s + 1) for s in range(10)]
+    )
     assert learning_rate(10, config) == pytest.approx(0.5)
     assert learning_rate(10 + 25, config) == pytest.approx(0.25 * (1 + math.sqrt(0.5)))
     assert learning_rate(60, config) == pytest.approx(0.25)
@@ -35,8 +37,13 @@ def test_a_stage_can_start_the_learning_rate_anew() -> None:
     """Two runs end to end, with a stage between that changes nothing about it."""
     config = OptimConfig(steps=160, warmup=10, lr=0.5)
     stages = (StageConfig(40, hw=(64, 64)), StageConfig(100, lr=0.2, warmup=5), StageConfig(120))
-    first, second = OptimConfig(steps=100, warmup=10, lr=0.5), OptimConfig(steps=60, warmup=5, lr=0.2)
-    expected = [learning_rate(s, first) for s in range(100)] + [learning_rate(s, second) for s in range(60)]
+    first, second = (
+        OptimConfig(steps=100, warmup=10, lr=0.5),
+        OptimConfig(steps=60, warmup=5, lr=0.2),
+    )
+    expected = [learning_rate(s, first) for s in range(100)] + [
+        learning_rate(s, second) for s in range(60)
+    ]
     assert [learning_rate(s, config, stages) for s in range(160)] == pytest.approx(expected)
 
 
@@ -47,7 +54,9 @@ def test_schedule_equals_torchs_own() -> None:
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cosine], milestones=[10])
     for step in range(50):
-        assert learning_rate(step, config) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        assert learning_rate(step, config) == pytest.approx(
+            optimizer.param_groups[0]["lr"], rel=1e-6
+        )
         optimizer.step()
         schedule.step()
 
@@ -106,7 +115,10 @@ def test_steps_with_exploding_gradients_are_skipped_whole_once_clipping_has_begu
         assert run.one_step(log)["skipped"] == skipped
     assert all(torch.equal(v, weights[k]) for k, v in run.model.state_dict().items())
     assert all(torch.equal(v, ema[k]) for k, v in run.ema.items())
-    assert all(torch.equal(s["exp_avg"], m) for s, m in zip(run.optimizer.state.values(), moments, strict=True))
+    assert all(
+        torch.equal(s["exp_avg"], m)
+        for s, m in zip(run.optimizer.state.values(), moments, strict=True)
+    )
     assert run.step == 3
 
 
@@ -117,7 +129,9 @@ def test_a_step_that_is_not_finite_is_skipped_always_and_the_log_stays_json(
     run, log = steps(CONFIG)
     weights = _state(run)
     genuine = run._loss
-    monkeypatch.setattr(run, "_loss", lambda batch: (genuine(batch)[0] * poison, {"mse": poison, "psnr": poison}))
+    monkeypatch.setattr(
+        run, "_loss", lambda batch: (genuine(batch)[0] * poison, {"mse": poison, "psnr": poison})
+    )
     assert run.one_step(log)["skipped"] == 1
     assert all(torch.equal(v, weights[k]) for k, v in run.model.state_dict().items())
     text = (tmp_path / "log.jsonl").read_text()
@@ -129,7 +143,9 @@ def test_a_step_that_is_not_finite_is_skipped_always_and_the_log_stays_json(
 
 
 def test_averaged_weights_in_closed_form(steps) -> None:
-    """ema = Σᵢ wᵢ (1 - dᵢ) Πⱼ₍ⱼ>ᵢ₎ dⱼ with dᵢ = min(ema, (1 + i) / (10 + i)) and the initial weights at i = -1."""
+    """ema = Σᵢ wᵢ (1 - dᵢ) Πⱼ₍ⱼ>ᵢ₎ dⱼ with dᵢ = min(ema, (1 + i) / (10 + i)) and the initial
+    weights at i = -1.
+    """
     run, log = steps(changed(steps=20, ema=0.2))
     history = [_state(run)]
     for _ in range(5):
@@ -138,7 +154,9 @@ def test_averaged_weights_in_closed_form(steps) -> None:
     decays = [min(0.2, (1 + i) / (10 + i)) for i in range(5)]
     assert decays[0] == pytest.approx(0.1)
     assert decays[-1] == 0.2
-    shares = [math.prod(decays)] + [(1 - d) * math.prod(decays[i + 1 :]) for i, d in enumerate(decays)]
+    shares = [math.prod(decays)] + [
+        (1 - d) * math.prod(decays[i + 1 :]) for i, d in enumerate(decays)
+    ]
     assert sum(shares) == pytest.approx(1.0)
     for name, averaged in run.averaged().state_dict().items():
         expected = sum(w[name].double() * s for w, s in zip(history, shares, strict=True))
@@ -157,9 +175,13 @@ def test_the_averaged_model_is_a_copy(steps) -> None:
 
 
 @pytest.mark.parametrize("head", [None, HEAD])
-def test_one_batch_is_learnt_by_heart(steps, monkeypatch: pytest.MonkeyPatch, head: ReferenceHeadConfig | None) -> None:
+def test_one_batch_is_learnt_by_heart(
+    steps, monkeypatch: pytest.MonkeyPatch, head: ReferenceHeadConfig | None
+) -> None:
     optim = dataclasses.replace(OPTIM, steps=40, lr=3e-3 if head else 1e-2, warmup=3)
-    run, log = steps(dataclasses.replace(CONFIG, model=ModelConfig(MODEL.encoder, head), optim=optim))
+    run, log = steps(
+        dataclasses.replace(CONFIG, model=ModelConfig(MODEL.encoder, head), optim=optim)
+    )
     batch = run.stream.batch(0)
     monkeypatch.setattr(run.stream, "batch", lambda step: batch)
     losses = [run.one_step(log)["mse"] for _ in range(30)]
@@ -167,7 +189,9 @@ def test_one_batch_is_learnt_by_heart(steps, monkeypatch: pytest.MonkeyPatch, he
     assert run.skipped == 0
 
 
-def test_lpips_joins_after_the_warm_up(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lpips_joins_after_the_warm_up(
+    tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(shared_data / "lpips"))
     config = changed(lpips="squeeze", lpips_weight=0.25, l2_warmup=2, steps=4)
     train(config, tmp_path / "run", stop_after=3)
@@ -184,7 +208,9 @@ def test_lpips_joins_after_the_warm_up(tmp_path: Path, shared_data: Path, monkey
     assert all(p.grad is not None for p in run.model.parameters())
 
 
-def test_a_network_that_is_never_used_is_never_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_is_never_used_is_never_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fsm.evaluate.lpips.LPIPS.load", None)
     for unused in (changed(lpips="vgg", l2_warmup=6), changed(lpips="vgg", lpips_weight=0.0)):
         assert _Run(unused, tmp_path, "cpu").lpips is None
@@ -195,7 +221,10 @@ def test_depth_joins_the_loss_where_the_head_predicts_it(tmp_path: Path) -> None
     run = _Run(config, tmp_path, "cpu")
     loss, parts = run._loss(run.stream.batch(0))
     assert float(loss.detach()) == pytest.approx(parts["mse"] + 0.5 * parts["depth"], rel=1e-5)
-    assert "depth" not in _Run(changed(depth_weight=0.5), tmp_path, "cpu")._loss(run.stream.batch(0))[1]
+    assert (
+        "depth"
+        not in _Run(changed(depth_weight=0.5), tmp_path, "cpu")._loss(run.stream.batch(0))[1]
+    )
 
 
 def test_the_pull_is_logged_only_where_there_is_one(steps) -> None:
@@ -217,7 +246,9 @@ def test_bfloat16_autocast_keeps_weights_and_state_in_float32(steps) -> None:
     assert {s["exp_avg"].dtype for s in run.optimizer.state.values()} == {torch.float32}
 
 
-def test_tensorboard_is_written_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_is_written_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written = []
 
     class Writer:
@@ -230,7 +261,9 @@ def test_tensorboard_is_written_where_it_is_installed(tmp_path: Path, monkeypatc
         def close(self) -> None:
             written.append("closed")
 
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", type("m", (), {"SummaryWriter": Writer}))
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", type("m", (), {"SummaryWriter": Writer})
+    )
     train(CONFIG, tmp_path / "run", stop_after=1)
     assert written[0] == (tmp_path / "run", 0)
     assert ("pull_ratio", 1) in written

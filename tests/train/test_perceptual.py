@@ -37,9 +37,13 @@ def written(out: Path) -> str:
     return json.loads((out / "config.json").read_text())["optim"]["lpips"]
 
 
-def test_auto_is_the_first_network_whose_weights_are_found(tmp_path: Path, shared_data: Path) -> None:
+def test_auto_is_the_first_network_whose_weights_are_found(
+    tmp_path: Path, shared_data: Path
+) -> None:
     out = tmp_path / "run"
-    with pytest.raises(InputError, match=r"none of vgg, alex, squeeze has weights here: .* Set optim\.lpips=none"):
+    with pytest.raises(
+        InputError, match=r"none of vgg, alex, squeeze has weights here: .* Set optim\.lpips=none"
+    ):
         train(AUTO, out)
     assert not out.exists()
     put(shared_data, tmp_path / "weights", "squeeze")
@@ -55,7 +59,9 @@ def test_auto_looks_for_nothing_that_the_loss_never_uses(tmp_path: Path) -> None
     assert resolved(named, tmp_path) is named
 
 
-def test_a_resumed_run_keeps_its_network_wherever_it_goes_on(tmp_path: Path, shared_data: Path) -> None:
+def test_a_resumed_run_keeps_its_network_wherever_it_goes_on(
+    tmp_path: Path, shared_data: Path
+) -> None:
     out, weights = tmp_path / "run", tmp_path / "weights"
     put(shared_data, weights, "squeeze")
     train(AUTO, out, stop_after=2)
@@ -79,7 +85,9 @@ def test_other_weights_of_the_same_network_are_refused(tmp_path: Path, shared_da
     train(AUTO, out, stop_after=2)
     tensors = dict(np.load(trunk))
     np.savez(trunk, **{name: 1.01 * value for name, value in tensors.items()})
-    with pytest.raises(InputError, match=r"state\.pt was trained with other weights of LPIPS \(squeeze\)"):
+    with pytest.raises(
+        InputError, match=r"state\.pt was trained with other weights of LPIPS \(squeeze\)"
+    ):
         train(AUTO, out)
     state = torch.load(out / "state.pt", weights_only=True)
     del state["lpips"]  # as written before it was kept
@@ -89,7 +97,9 @@ def test_other_weights_of_the_same_network_are_refused(tmp_path: Path, shared_da
 
 
 def test_a_run_that_had_none_does_not_take_auto_for_none(tmp_path: Path, shared_data: Path) -> None:
-    config: TrainConfig = dataclasses.replace(AUTO, optim=dataclasses.replace(AUTO.optim, lpips="none"))
+    config: TrainConfig = dataclasses.replace(
+        AUTO, optim=dataclasses.replace(AUTO.optim, lpips="none")
+    )
     train(config, tmp_path / "run", stop_after=1)
     put(shared_data, tmp_path / "weights", "squeeze")
     with pytest.raises(InputError, match="differs in optim"):

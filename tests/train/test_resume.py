@@ -33,7 +33,9 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert flat_one[1] == flat_other[1]
     for x, y in zip(flat_one[0], flat_other[0], strict=True):
         assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
-    assert (a / "model" / "model.safetensors").read_bytes() == (b / "model" / "model.safetensors").read_bytes()
+    assert (a / "model" / "model.safetensors").read_bytes() == (
+        b / "model" / "model.safetensors"
+    ).read_bytes()
     assert (a / "config.json").read_bytes() == (b / "config.json").read_bytes()
 
 
@@ -55,7 +57,9 @@ def test_a_run_writes_config_log_state_and_model(whole: Path) -> None:
     ]
     log = read_log(whole)
     assert [e["step"] for e in log] == [1, 2, 3, 4, 5, 6]
-    assert [e["lr"] for e in log] == [pytest.approx(learning_rate(s, OPTIM), abs=1e-8) for s in range(6)]
+    assert [e["lr"] for e in log] == [
+        pytest.approx(learning_rate(s, OPTIM), abs=1e-8) for s in range(6)
+    ]
     for entry in log:
         assert entry["psnr"] == pytest.approx(-10 * math.log10(entry["mse"]), abs=1e-4)
         assert 0.0 < entry["pull_ratio"] < 1.0
@@ -122,7 +126,9 @@ def test_a_crash_costs_the_steps_since_the_last_save_and_nothing_else(
     assert_same_run(whole, tmp_path / "run")
 
 
-def test_a_failed_save_keeps_the_older_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_keeps_the_older_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train(CONFIG, tmp_path / "run", stop_after=2)
     before = (tmp_path / "run" / "state.pt").read_bytes()
 
@@ -143,7 +149,10 @@ def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
     code = "import fcntl, sys; lock = open(sys.argv[1], 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
     code += "print('locked', flush=True); sys.stdin.read()"
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(out / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(out / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
@@ -160,7 +169,8 @@ def test_a_run_older_than_an_option_resumes_with_its_default(tmp_path: Path) -> 
     stored = json.loads((tmp_path / "config.json").read_text())
     del stored["compile"], stored["optim"]["ema"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(InputError, match=r"differs in optim"):  # CONFIG's own ema is not the default
+    # CONFIG's own ema is not the default
+    with pytest.raises(InputError, match=r"differs in optim"):
         train(CONFIG, tmp_path, stop_after=1)
     stored["optim"]["ema"] = CONFIG.optim.ema
     (tmp_path / "config.json").write_text(json.dumps(stored))
@@ -170,9 +180,15 @@ def test_a_run_older_than_an_option_resumes_with_its_default(tmp_path: Path) -> 
 
 def test_another_config_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     train(CONFIG, tmp_path / "run", stop_after=1)
-    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file() and p.name != ".lock"}
+    before = {
+        p.name: p.read_bytes()
+        for p in (tmp_path / "run").iterdir()
+        if p.is_file() and p.name != ".lock"
+    }
     for other, part in ((changed(lr=0.02), "optim"), (dataclasses.replace(CONFIG, seed=2), "seed")):
-        with pytest.raises(InputError, match=rf"config\.json was written by another config \(differs in {part}\)"):
+        with pytest.raises(
+            InputError, match=rf"config\.json was written by another config \(differs in {part}\)"
+        ):
             train(other, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text("[]")
     with pytest.raises(InputError, match=r"config\.json"):
@@ -180,7 +196,11 @@ def test_another_config_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "run" / "config.json").write_text('{"half')
     with pytest.raises(InputError, match=r"config\.json is not valid JSON"):
         train(CONFIG, tmp_path / "run")
-    after = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file() and p.name != ".lock"}
+    after = {
+        p.name: p.read_bytes()
+        for p in (tmp_path / "run").iterdir()
+        if p.is_file() and p.name != ".lock"
+    }
     assert before | {"config.json": b'{"half'} == after
 
 
@@ -189,7 +209,13 @@ def test_a_damaged_state_is_one_sentence(tmp_path: Path) -> None:
     train(CONFIG, out, stop_after=1)
     data = (out / "state.pt").read_bytes()
     damaged = [data[: len(data) * i // 8] for i in range(8)]
-    for wrong in ({}, [], 3, {"model": 3}, {**torch.load(out / "state.pt", weights_only=True), "model": {}}):
+    for wrong in (
+        {},
+        [],
+        3,
+        {"model": 3},
+        {**torch.load(out / "state.pt", weights_only=True), "model": {}},
+    ):
         torch.save(wrong, out / "other.pt")
         damaged.append((out / "other.pt").read_bytes())
     for content in damaged:
@@ -210,8 +236,12 @@ def test_a_folder_that_cannot_be_made_is_known_before_any_step(
         train(CONFIG, tmp_path / place)
 
 
-def test_bad_sources_and_missing_lpips_weights_leave_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = dataclasses.replace(CONFIG, data=dataclasses.replace(DATA, sources=(SourceConfig("gone.json"),)))
+def test_bad_sources_and_missing_lpips_weights_leave_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = dataclasses.replace(
+        CONFIG, data=dataclasses.replace(DATA, sources=(SourceConfig("gone.json"),))
+    )
     with pytest.raises(InputError, match=r"gone\.json"):
         train(gone, tmp_path / "run")
     (tmp_path / "empty").mkdir()
@@ -222,14 +252,21 @@ def test_bad_sources_and_missing_lpips_weights_leave_no_folder(tmp_path: Path, m
     assert [p.name for p in tmp_path.iterdir()] == ["empty"]
 
 
-def test_a_run_can_start_from_given_weights_of_the_same_model_only(whole: Path, tmp_path: Path) -> None:
-    started = dataclasses.replace(CONFIG, init=str(whole / "model"), optim=dataclasses.replace(OPTIM, lr=0.0))
-    model = train(started, tmp_path / "run", stop_after=1)  # at a learning rate of zero nothing moves
+def test_a_run_can_start_from_given_weights_of_the_same_model_only(
+    whole: Path, tmp_path: Path
+) -> None:
+    started = dataclasses.replace(
+        CONFIG, init=str(whole / "model"), optim=dataclasses.replace(OPTIM, lr=0.0)
+    )
+    # at a learning rate of zero nothing moves
+    model = train(started, tmp_path / "run", stop_after=1)
     given = load_pretrained(whole / "model").state_dict()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, given[name], rtol=1e-6, atol=1e-7)
     block = dataclasses.replace(CONFIG.model.encoder.block, mlp_ratio=3)
-    other = dataclasses.replace(CONFIG.model, encoder=dataclasses.replace(CONFIG.model.encoder, block=block))
+    other = dataclasses.replace(
+        CONFIG.model, encoder=dataclasses.replace(CONFIG.model.encoder, block=block)
+    )
     with pytest.raises(InputError, match=r"does not fit this model: .*mlp"):
         train(dataclasses.replace(started, model=other), tmp_path / "other")
     with pytest.raises(InputError, match=r"no checkpoint 'nowhere'"):

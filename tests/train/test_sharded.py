@@ -1,4 +1,6 @@
-"""A training that lies in parts: the curve of a whole one, one file for both, and parts that are parts."""
+"""A training that lies in parts: the curve of a whole one, one file for both, and parts that are
+parts.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -37,7 +39,9 @@ def test_two_processes_with_parts_go_on_with_one_and_one_with_them(tmp_path: Pat
     assert hashes[0] == hashes[1]
     train(config, tmp_path / "two")
     assert_same_curve(tmp_path / "one", tmp_path / "two")
-    one, two = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("one", "two"))
+    one, two = (
+        torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("one", "two")
+    )
     assert one["optimizer"]["param_groups"] == two["optimizer"]["param_groups"]
     for part in ("model", "ema"):
         for name, value in one[part].items():
@@ -75,7 +79,9 @@ def test_a_step_with_parts_is_a_step(tmp_path: Path) -> None:
     _among(1)
     parts._shard()
     found = parts.one_step(None)
-    assert {k: found[k] for k in ("mse", "grad_norm")} == pytest.approx({k: expected[k] for k in ("mse", "grad_norm")})
+    assert {k: found[k] for k in ("mse", "grad_norm")} == pytest.approx(
+        {k: expected[k] for k in ("mse", "grad_norm")}
+    )
     assert all(isinstance(p, DTensor) for p in parts.model.parameters())
     for run in (whole, parts):
         run.out.mkdir()
@@ -89,7 +95,9 @@ def test_a_step_with_parts_is_a_step(tmp_path: Path) -> None:
     again._shard()
     kept = gathered({"ema": again.ema, "optimizer": again.optimizer.state_dict()}, keep=True)
     torch.testing.assert_close(kept["ema"], other["ema"], rtol=0, atol=0)
-    torch.testing.assert_close(kept["optimizer"]["state"], other["optimizer"]["state"], rtol=0, atol=0)
+    torch.testing.assert_close(
+        kept["optimizer"]["state"], other["optimizer"]["state"], rtol=0, atol=0
+    )
 
 
 @pytest.mark.usefixtures("_no_group_is_left")
@@ -99,7 +107,9 @@ def test_a_process_keeps_its_part_of_every_tensor() -> None:
     model = FSM(long(reference_head=HEAD).model)
     whole = {name: value.clone() for name, value in model.state_dict().items()}
     shard(model, "cpu")
-    parts = {name: value for name, value in model.state_dict().items() if isinstance(value, DTensor)}
+    parts = {
+        name: value for name, value in model.state_dict().items() if isinstance(value, DTensor)
+    }
     assert parts.keys() == {name for name, value in whole.items() if value.ndim}
     for name, part in parts.items():
         axis = next((i for i, n in enumerate(part.shape) if n % 2 == 0), 0)
@@ -125,5 +135,7 @@ def test_what_does_not_go_with_parts_is_one_sentence(monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match="compile and parallel: fsdp"):
         dataclasses.replace(long(), compile=True, **FSDP)
     monkeypatch.setattr(torch, "__version__", "2.10.1+cpu")
-    with pytest.raises(InputError, match=r"fsdp needs torch 2\.13, found 2\.10\.1\+cpu; train with ddp"):
+    with pytest.raises(
+        InputError, match=r"fsdp needs torch 2\.13, found 2\.10\.1\+cpu; train with ddp"
+    ):
         shard(FSM(long().model), "cpu")

@@ -25,7 +25,10 @@ MODELS: dict[str, ModelConfig] = {
 }
 
 
-HALF = [pytest.param(kind, "bfloat16", marks=() if kind == "plain head" else pytest.mark.slow) for kind in MODELS]
+HALF = [
+    pytest.param(kind, "bfloat16", marks=() if kind == "plain head" else pytest.mark.slow)
+    for kind in MODELS
+]
 
 
 @pytest.mark.parametrize(("kind", "precision"), [*((kind, "float32") for kind in MODELS), *HALF])
@@ -33,14 +36,20 @@ def test_recomputing_activations_changes_no_step(tmp_path: Path, kind: str, prec
     data = dataclasses.replace(DATA, chunks=(1, 2))
     config = dataclasses.replace(CONFIG, model=MODELS[kind], data=data, precision=precision)
     for recompute in (False, True):
-        train(dataclasses.replace(config, checkpointing=recompute), tmp_path / str(recompute), stop_after=2)
+        train(
+            dataclasses.replace(config, checkpointing=recompute),
+            tmp_path / str(recompute),
+            stop_after=2,
+        )
     plain, recomputed = (read_log(tmp_path / str(r)) for r in (False, True))
     assert len(plain) == 2
     for a, b in zip(plain, recomputed, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
 
 
-def _stepped(config: TrainConfig, out: Path, steps: int) -> tuple[_Run, list[dict[str, int | float]]]:
+def _stepped(
+    config: TrainConfig, out: Path, steps: int
+) -> tuple[_Run, list[dict[str, int | float]]]:
     run = _Run(config, out, "cpu")
     return run, [run.one_step(None) for _ in range(steps)]
 
@@ -75,7 +84,10 @@ def test_a_fused_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     train(config, tmp_path / "parts", stop_after=2)
     train(config, tmp_path / "parts")
     assert read_log(tmp_path / "whole") == read_log(tmp_path / "parts")
-    one, other = (torch.load(tmp_path / n / "state.pt", weights_only=True)["model"] for n in ("whole", "parts"))
+    one, other = (
+        torch.load(tmp_path / n / "state.pt", weights_only=True)["model"]
+        for n in ("whole", "parts")
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -88,9 +100,11 @@ from fsm.train.loop import _Run
 from tests.train.small_runs import CONFIG, DATA, changed
 
 torch.set_num_threads(1)
-# Traced, differentiated and run without code generation, which takes minutes; tests/test_encoder.py has it generated.
+# Traced, differentiated and run without code generation, which takes minutes;
+# tests/test_encoder.py has it generated.
 torch.compile = functools.partial(torch.compile, backend="aot_eager")
-# One chunk of 48 tokens, more than the fast weights are wide: otherwise Newton-Schulz amplifies any rounding.
+# One chunk of 48 tokens, more than the fast weights are wide:
+# otherwise Newton-Schulz amplifies any rounding.
 data = dataclasses.replace(DATA, inputs=(3,), chunks=(1,))
 config = dataclasses.replace(changed(lr=1e-3), data=data, log_every=100)
 curves = []

@@ -1,4 +1,6 @@
-"""Curricula and random chunks: every step sees what its stage says, resumed or not, and clips are decoded once for all."""
+"""Curricula and random chunks: every step sees what its stage says, resumed or not, and clips are
+decoded once for all.
+"""
 
 import dataclasses
 import threading
@@ -36,7 +38,12 @@ def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _shape(batch: Batch) -> tuple:
-    return tuple(batch.inputs.hw), *batch.inputs.c2w.shape[:2], batch.targets.c2w.shape[1], batch.chunks
+    return (
+        tuple(batch.inputs.hw),
+        *batch.inputs.c2w.shape[:2],
+        batch.targets.c2w.shape[1],
+        batch.chunks,
+    )
 
 
 def test_every_step_holds_what_its_stage_says_and_what_earlier_ones_left() -> None:
@@ -57,8 +64,13 @@ def test_every_step_holds_what_its_stage_says_and_what_earlier_ones_left() -> No
 
 
 def test_a_stage_from_step_0_takes_the_place_of_the_first() -> None:
-    config = dataclasses.replace(CONFIG, stages=(StageConfig(0, hw=(16, 16)), StageConfig(3, hw=(64, 64))))
-    assert [(begins, data.hw) for begins, data in config.data_stages()] == [(0, (16, 16)), (3, (64, 64))]
+    config = dataclasses.replace(
+        CONFIG, stages=(StageConfig(0, hw=(16, 16)), StageConfig(3, hw=(64, 64)))
+    )
+    assert [(begins, data.hw) for begins, data in config.data_stages()] == [
+        (0, (16, 16)),
+        (3, (64, 64)),
+    ]
 
 
 def test_stages_are_plain_values_and_back() -> None:
@@ -66,17 +78,30 @@ def test_stages_are_plain_values_and_back() -> None:
     assert from_dict(TrainConfig, to_dict(config), "here") == config
     written = {"stages": [{"from_step": 5, "hw": [64, 64]}, {"from_step": 9, "chunks": []}]}
     stages = from_dict(TrainConfig, written, "here").data_stages()
-    assert [(data.hw, data.chunks) for _, data in stages] == [((128, 128), ()), ((64, 64), ()), ((64, 64), ())]
+    assert [(data.hw, data.chunks) for _, data in stages] == [
+        ((128, 128), ()),
+        ((64, 64), ()),
+        ((64, 64), ()),
+    ]
 
 
 @pytest.mark.parametrize(
     ("stages", "says"),
     [
         ([{"hw": [8, 8]}], "lacks the required key 'from_step'"),
-        ([{"from_step": 3}, {"from_step": 3}], r"stages begin at steps \[3, 3\]; give increasing ones"),
+        (
+            [{"from_step": 3}, {"from_step": 3}],
+            r"stages begin at steps \[3, 3\]; give increasing ones",
+        ),
         ([{"from_step": -1}], r"stages begin at steps \[-1\]"),
-        ([{"from_step": 3, "hw": [20, 16]}], r"data\.hw is \(20, 16\) from step 3, not a multiple of the patch size 8"),
-        ([{"from_step": 3, "window": [9, 4]}], r"the stage from step 3: train config: data\.window is \(9, 4\)"),
+        (
+            [{"from_step": 3, "hw": [20, 16]}],
+            r"data\.hw is \(20, 16\) from step 3, not a multiple of the patch size 8",
+        ),
+        (
+            [{"from_step": 3, "window": [9, 4]}],
+            r"the stage from step 3: train config: data\.window is \(9, 4\)",
+        ),
         ([{"from_step": 3, "chunks": [0]}], r"the stage from step 3: .* data\.chunks is \[0\]"),
         ([{"from_step": 3, "sources": []}], "unknown key 'sources'"),
     ],
@@ -108,7 +133,9 @@ def test_chunks_are_drawn_evenly_and_hold_whole_views() -> None:
 
 
 def test_drawing_chunks_changes_no_sample() -> None:
-    plain, chunked = (SampleStream([(0, dataclasses.replace(DATA, chunks=c))], seed=4) for c in ((), (1, 3)))
+    plain, chunked = (
+        SampleStream([(0, dataclasses.replace(DATA, chunks=c))], seed=4) for c in ((), (1, 3))
+    )
     for step in range(3):
         a, b = plain.batch(step), chunked.batch(step)
         assert torch.equal(a.inputs.time, b.inputs.time)
@@ -119,8 +146,12 @@ def test_drawing_chunks_changes_no_sample() -> None:
 def test_the_inputs_are_written_in_the_chunks_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
 ) -> None:
-    """Both schedules train with random chunks: as many writes per layer as chunks, each of them learning."""
-    model = dataclasses.replace(MODEL, encoder=dataclasses.replace(MODEL.encoder, schedule=schedule))
+    """Both schedules train with random chunks: as many writes per layer as chunks, each of them
+    learning.
+    """
+    model = dataclasses.replace(
+        MODEL, encoder=dataclasses.replace(MODEL.encoder, schedule=schedule)
+    )
     data = dataclasses.replace(DATA, inputs=(4,), chunks=(1, 2, 4))
     config = dataclasses.replace(CONFIG, model=model, data=data)
     written: list[int] = []
@@ -144,11 +175,19 @@ def test_the_inputs_are_written_in_the_chunks_drawn(
 
 
 def _clips(path: Path, **options) -> DataConfig:
-    values = {"hw": (64, 128), "batch": 2, "inputs": (3,), "targets": 2, "window": (6, 12)} | options
+    values = {
+        "hw": (64, 128),
+        "batch": 2,
+        "inputs": (3,),
+        "targets": 2,
+        "window": (6, 12),
+    } | options
     return DataConfig(sources=(SourceConfig(str(path)),), **values)
 
 
-def test_clips_are_decoded_once_for_all_sizes(clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_are_decoded_once_for_all_sizes(
+    clip_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoded, genuine = [], Clip.cached
 
     def cached(self: Clip, hw: tuple[int, int] | None = None):
@@ -157,7 +196,11 @@ def test_clips_are_decoded_once_for_all_sizes(clip_file: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Clip, "cached", cached)
     data = _clips(clip_file, hw=(16, 32))
-    stages = [(0, data), (2, dataclasses.replace(data, hw=(64, 128))), (4, dataclasses.replace(data, hw=(32, 32)))]
+    stages = [
+        (0, data),
+        (2, dataclasses.replace(data, hw=(64, 128))),
+        (4, dataclasses.replace(data, hw=(32, 32))),
+    ]
     stream, clip = SampleStream(stages, seed=0), open_clip(clip_file)
     for step in (0, 2, 4, 5, 1):
         batch = stream.batch(step)
@@ -167,14 +210,20 @@ def test_clips_are_decoded_once_for_all_sizes(clip_file: Path, monkeypatch: pyte
             expected = clip.views(index, hw=batch.inputs.hw)
             assert expected.rgb is not None
             torch.testing.assert_close(batch.inputs.intrinsics[b], expected.intrinsics)
-            torch.testing.assert_close(batch.inputs.rgb[b], expected.rgb, atol=0.5 / 255 + 1e-6, rtol=0)
+            torch.testing.assert_close(
+                batch.inputs.rgb[b], expected.rgb, atol=0.5 / 255 + 1e-6, rtol=0
+            )
     assert decoded == [(clip.id, (64, 128))]
 
 
 def test_a_zoom_looks_as_close_as_its_own_stage_says(clip_file: Path) -> None:
-    """However large the kept picture is: the field of view of a window is between full and full / zoom."""
+    """However large the kept picture is: the field of view of a window is between full and full /
+    zoom.
+    """
     data = _clips(clip_file, hw=(16, 32), zoom=1.5)
-    stream = SampleStream([(0, data), (10, dataclasses.replace(data, hw=(64, 128), zoom=1.0))], seed=0)
+    stream = SampleStream(
+        [(0, data), (10, dataclasses.replace(data, hw=(64, 128), zoom=1.0))], seed=0
+    )
     alone = SampleStream([(0, data)], seed=0)
     full = open_clip(clip_file).cameras.resized((16, 32)).intrinsics[0, 0]
     for step in range(8):
@@ -205,7 +254,10 @@ def test_clips_that_do_not_fit_are_read_anew_with_the_same_bits(
     for step, batch in enumerate(batches):
         again = bounded.batch(step)
         for a, b in ((batch.inputs, again.inputs), (batch.targets, again.targets)):
-            assert all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("c2w", "intrinsics", "time", "rgb"))
+            assert all(
+                torch.equal(getattr(a, n), getattr(b, n))
+                for n in ("c2w", "intrinsics", "time", "rgb")
+            )
     assert set(asked) == {5}  # the frames of the sample and no others
 
 
@@ -216,7 +268,9 @@ def test_memory_for_frames_is_shared_and_bounded(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         sources.append(SourceConfig(str(write_fsm_clip(tmp_path / name))))
     size = 20 * 64 * 128 * 4
-    data = dataclasses.replace(_clips(tmp_path), sources=tuple(sources), cache_gib=1.5 * size / 2**30)
+    data = dataclasses.replace(
+        _clips(tmp_path), sources=tuple(sources), cache_gib=1.5 * size / 2**30
+    )
     stream = SampleStream([(0, data)], seed=0)
     numbers = []
     for step in range(6):
@@ -263,9 +317,13 @@ def test_the_next_batch_is_drawn_while_the_caller_is_busy(monkeypatch: pytest.Mo
 
 
 def test_a_run_with_batches_drawn_ahead_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, steps=3), stages=STAGES[:1])
+    config = dataclasses.replace(
+        CONFIG, optim=dataclasses.replace(CONFIG.optim, steps=3), stages=STAGES[:1]
+    )
     for ahead in (False, True):
         train(dataclasses.replace(config, ahead=ahead), tmp_path / str(ahead))
     assert read_log(tmp_path / "False") == read_log(tmp_path / "True")
-    one, other = ((tmp_path / n / "model" / "model.safetensors").read_bytes() for n in ("False", "True"))
+    one, other = (
+        (tmp_path / n / "model" / "model.safetensors").read_bytes() for n in ("False", "True")
+    )
     assert one == other

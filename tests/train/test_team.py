@@ -1,4 +1,6 @@
-"""Training in several processes: the curve of one, steps in lockstep, and no process that waits for a dead one."""
+"""Training in several processes: the curve of one, steps in lockstep, and no process that waits for
+a dead one.
+"""
 
 import dataclasses
 import json
@@ -32,8 +34,12 @@ def test_two_processes_draw_the_curve_of_one_and_one_goes_on_with_it(tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optim", [{"clip": 1e-3, "clip_from": 1}, {"skip_above": 1e-9, "clip_from": 2}])
-def test_clipping_and_skipping_are_decided_alike_and_two_go_on_with_one(tmp_path: Path, optim: dict) -> None:
+@pytest.mark.parametrize(
+    "optim", [{"clip": 1e-3, "clip_from": 1}, {"skip_above": 1e-9, "clip_from": 2}]
+)
+def test_clipping_and_skipping_are_decided_alike_and_two_go_on_with_one(
+    tmp_path: Path, optim: dict
+) -> None:
     config = shared(changed(**optim))
     train(config, tmp_path / "one")
     train(config, tmp_path / "two", stop_after=1)
@@ -52,7 +58,9 @@ def _wait_for_steps(out: Path, steps: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("victim", "sharing"), [(0, {}), (1, {}), (0, {"parallel": "fsdp"}), (1, {"token_parallel": 2})], ids=str
+    ("victim", "sharing"),
+    [(0, {}), (1, {}), (0, {"parallel": "fsdp"}), (1, {"token_parallel": 2})],
+    ids=str,
 )
 def test_a_killed_process_ends_the_others_with_a_sentence_and_the_run_goes_on(
     tmp_path: Path, victim: int, sharing: dict
@@ -94,13 +102,18 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path) -> N
 def test_processes_with_different_starts_refuse_to_mix(tmp_path: Path) -> None:
     """As when the run folder is on each machine's own disk."""
     train(shared(), tmp_path / "0", stop_after=2)
-    code = WORKER.replace("Path(sys.argv[2])", "Path(sys.argv[2]) / __import__('os').environ['RANK']")
+    code = WORKER.replace(
+        "Path(sys.argv[2])", "Path(sys.argv[2]) / __import__('os').environ['RANK']"
+    )
     preset = tmp_path / "c.yaml"
     preset.write_text(yaml.safe_dump(to_dict(shared())))
     with started(2, ["-c", code, str(preset), str(tmp_path), "1"], tmp_path) as processes:
         assert all(p.wait(SECONDS) for p in processes)
     for rank in range(2):
-        assert "the processes of this training differ in step" in (tmp_path / f"{rank}.err").read_text()
+        assert (
+            "the processes of this training differ in step"
+            in (tmp_path / f"{rank}.err").read_text()
+        )
     assert torch.load(tmp_path / "0" / "state.pt", weights_only=True)["step"] == 2
 
 
@@ -109,9 +122,9 @@ def test_torchrun_starts_a_training(tmp_path: Path) -> None:
     preset = tmp_path / "p.yaml"
     preset.write_text(yaml.safe_dump(to_dict(shared())))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fsm"]
-    with started(1, [*launch, "train", str(preset), "-o", str(tmp_path / "run"), "--device", "cpu"], tmp_path) as (
-        one,
-    ):
+    with started(
+        1, [*launch, "train", str(preset), "-o", str(tmp_path / "run"), "--device", "cpu"], tmp_path
+    ) as (one,):
         assert one.wait(SECONDS) == 0, (tmp_path / "0.err").read_text()
     assert (tmp_path / "0.out").read_text().count("model in ") == 1
     train(shared(), tmp_path / "one")
@@ -154,7 +167,9 @@ def test_gradients_are_averaged_bucket_by_bucket(monkeypatch: pytest.MonkeyPatch
     assert grads == [0.5, 5.0, None, 2.0, 2.5]
 
 
-def test_a_lost_process_and_a_half_environment_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_process_and_a_half_environment_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def closed(*_) -> None:
         raise RuntimeError("Connection closed by peer [127.0.0.1]:50000")
 
@@ -170,4 +185,6 @@ def test_a_lost_process_and_a_half_environment_are_one_sentence(monkeypatch: pyt
 
 def test_a_saved_config_does_not_know_the_number_of_processes(tmp_path: Path) -> None:
     train(shared(), tmp_path / "run", stop_after=1)
-    assert json.loads((tmp_path / "run" / "config.json").read_text()) == json.loads(json.dumps(to_dict(shared())))
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == json.loads(
+        json.dumps(to_dict(shared()))
+    )

@@ -39,7 +39,9 @@ def test_flops_of_a_step_are_torchs_own_count_and_the_same_with_checkpointing(
     tmp_path: Path, head: ReferenceHeadConfig | None
 ) -> None:
     config = dataclasses.replace(CONFIG, model=ModelConfig(MODEL.encoder, head))
-    plain, twice = (_Run(dataclasses.replace(config, checkpointing=c), tmp_path, "cpu") for c in (False, True))
+    plain, twice = (
+        _Run(dataclasses.replace(config, checkpointing=c), tmp_path, "cpu") for c in (False, True)
+    )
     batch = plain.stream.batch(0)
     with FlopCounterMode(display=False) as torchs:
         plain._backward(batch)
@@ -59,7 +61,12 @@ def test_rates_are_sums_over_the_steps_since_the_restart(monkeypatch: pytest.Mon
     assert not meter.knows("other")
     meter.add("small", tokens=10, seconds=1.0, waiting=0.5)
     meter.add("large", tokens=50, seconds=2.0, waiting=0.1)
-    expected = {"waiting": 0.3, "tokens_per_second": 2 * 60 / 3, "flops_per_second": 200.0, "utilisation": 0.2}
+    expected = {
+        "waiting": 0.3,
+        "tokens_per_second": 2 * 60 / 3,
+        "flops_per_second": 200.0,
+        "utilisation": 0.2,
+    }
     assert meter.rates() == pytest.approx(expected)
     meter.restart()
     assert meter.rates() == {}
@@ -82,9 +89,14 @@ def test_the_peak_is_the_best_of_some_products(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_log_says_how_fast_steps_of_known_shapes_were(tmp_path: Path) -> None:
     """Two shapes: the first step of each is counted, and only later ones are timed."""
-    config = dataclasses.replace(changed(steps=6), data=dataclasses.replace(DATA, inputs=(2, 3)), log_every=1)
+    config = dataclasses.replace(
+        changed(steps=6), data=dataclasses.replace(DATA, inputs=(2, 3)), log_every=1
+    )
     train(config, tmp_path)
-    log, seen = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()], set()
+    log, seen = (
+        [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()],
+        set(),
+    )
     for entry in log:
         assert ("utilisation" in entry) == (entry["inputs"] in seen)
         seen.add(entry["inputs"])

@@ -1,4 +1,6 @@
-"""Processes that share samples: the curve of one, alone and beside others that have samples of their own."""
+"""Processes that share samples: the curve of one, alone and beside others that have samples of
+their own.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -56,15 +58,22 @@ def test_who_has_which_samples_and_targets() -> None:
     assert list(range(5))[Team().own(5)] == [0, 1, 2, 3, 4]
 
 
-def test_means_over_parts_of_samples_are_those_of_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes with two of four views each, whose masks and depths leave different numbers of pixels."""
+def test_means_over_parts_of_samples_are_those_of_whole_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two processes with two of four views each, whose masks and depths leave different numbers of
+    pixels.
+    """
     monkeypatch.setattr("torch.distributed.get_world_size", lambda _: 2)
     g = torch.Generator().manual_seed(0)
     views = Views.stack([small_views(4, seed=s) for s in (0, 1)])
     assert views.rgb is not None
     share = torch.tensor([0.1, 0.9, 0.4, 0.7]).view(1, 4, 1, 1, 1)
     mask = torch.rand(2, 4, 1, *views.hw, generator=g) < share
-    prediction, views = torch.rand(views.rgb.shape, generator=g), dataclasses.replace(views, mask=mask)
+    prediction, views = (
+        torch.rand(views.rgb.shape, generator=g),
+        dataclasses.replace(views, mask=mask),
+    )
     depth, truth = torch.rand(2, 2, 4, 1, *views.hw, generator=g) + 0.5
     truth = torch.where(mask, truth, torch.nan)
     counts = {"mse": 3 * mask.sum((1, 2, 3, 4)), "depth": mask.sum((1, 2, 3, 4))}
@@ -72,7 +81,9 @@ def test_means_over_parts_of_samples_are_those_of_whole_ones(monkeypatch: pytest
     for own in (slice(0, 2), slice(2, 4)):
         monkeypatch.setattr("torch.distributed.all_reduce", lambda t, group: t.copy_(counts["mse"]))
         mse.append(masked_mse(prediction[:, own], views[own], NOBODY))
-        monkeypatch.setattr("torch.distributed.all_reduce", lambda t, group: t.copy_(counts["depth"]))
+        monkeypatch.setattr(
+            "torch.distributed.all_reduce", lambda t, group: t.copy_(counts["depth"])
+        )
         off.append(depth_loss(depth[:, own], truth[:, own], NOBODY))
     torch.testing.assert_close(sum(mse) / 2, masked_mse(prediction, views))
     torch.testing.assert_close(sum(off) / 2, depth_loss(depth, truth))
@@ -85,11 +96,17 @@ def test_what_cannot_be_shared_is_one_sentence(monkeypatch: pytest.MonkeyPatch) 
         dataclasses.replace(among(CONFIG, 2), stages=(StageConfig(4, targets=3),))
     with pytest.raises(InputError, match="compile and token_parallel"):
         dataclasses.replace(CONFIG, compile=True, token_parallel=2)
-    with pytest.raises(InputError, match=r"token_parallel is 2, but there are 1 processes"), joined("cpu", 2):
+    with (
+        pytest.raises(InputError, match=r"token_parallel is 2, but there are 1 processes"),
+        joined("cpu", 2),
+    ):
         pass
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(InputError, match=r"token_parallel is 2, but there are 3 processes"), joined("cpu", 2):
+    with (
+        pytest.raises(InputError, match=r"token_parallel is 2, but there are 3 processes"),
+        joined("cpu", 2),
+    ):
         pass
 
 

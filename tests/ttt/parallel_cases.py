@@ -1,6 +1,8 @@
-"""What one process computes of a sequence, and what each of several computes of its part: outputs and gradients.
+"""What one process computes of a sequence, and what each of several computes of its part: outputs
+and gradients.
 
-``python -m tests.ttt.parallel_cases FOLDER`` runs the parts (RANK of WORLD_SIZE) and leaves each process's results there.
+``python -m tests.ttt.parallel_cases FOLDER`` runs the parts (RANK of WORLD_SIZE) and leaves each
+process's results there.
 """
 
 import sys
@@ -31,27 +33,37 @@ def part(n: int, group: Group | None) -> slice:
 def fast_weights(
     group: Group | None, elastic: ElasticConfig | None, dtype: torch.dtype, chunks: tuple[int, ...]
 ) -> Results:
-    """Final weights, this process's outputs (and the axis they join along), and its part of the gradients."""
+    """Final weights, this process's outputs (and the axis they join along), and its part of the
+    gradients.
+    """
     g = torch.Generator().manual_seed(3)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
 
     initial = (random(2, 3, 6, 10) * 0.4).requires_grad_()
-    scale = torch.ones(6, dtype=dtype, requires_grad=True)  # by column: one factor for all would change nothing
+    # by column: one factor for all would change nothing
+    scale = torch.ones(6, dtype=dtype, requires_grad=True)
     state = initial_state(initial, 2, elastic)
     for n in chunks:
         own = part(n, group)
         k, v, rates = (random(2, 2, n, width)[:, :, own] for width in (6, 6, 3))
         k, rates = torch.nn.functional.normalize(k, dim=-1), rates.abs() * 0.02
-        state = write_chunk(state, k, v * scale, rates, elastic=elastic, ns_steps=5, ns_dtype=dtype, group=group)
+        state = write_chunk(
+            state, k, v * scale, rates, elastic=elastic, ns_steps=5, ns_dtype=dtype, group=group
+        )
     queries, wanted = random(2, 2, 7, 6), random(2, 2, 7, 6)
     own = part(7, group)
     seen = fast_weight_apply(state.weights, queries[:, :, own])
     (seen * wanted[:, :, own]).sum().backward()
     assert initial.grad is not None
     assert scale.grad is not None
-    return {"weights": state.weights.detach(), "out2": seen.detach(), "grad0": initial.grad, "grad1": scale.grad}
+    return {
+        "weights": state.weights.detach(),
+        "out2": seen.detach(),
+        "grad0": initial.grad,
+        "grad1": scale.grad,
+    }
 
 
 def views(n: int, seed: int) -> Views:
@@ -63,10 +75,16 @@ def views(n: int, seed: int) -> Views:
     return Views(c2w, intrinsics, torch.linspace(-1, 1, n, dtype=torch.float64)[None], HW, rgb)
 
 
-def encoder(group: Group | None, schedule: Literal["update-all-then-apply", "causal"], checkpointing: bool) -> Results:
-    """The same of a small encoder in float64: memory, tokens of this process's requests, gradients of all parameters."""
+def encoder(
+    group: Group | None, schedule: Literal["update-all-then-apply", "causal"], checkpointing: bool
+) -> Results:
+    """The same of a small encoder in float64: memory, tokens of this process's requests, gradients
+    of all parameters.
+    """
     torch.manual_seed(0)
-    block = BlockConfig(dim=16, attention_head_dim=8, ns_dtype="float32", elastic=ElasticConfig("mas"))
+    block = BlockConfig(
+        dim=16, attention_head_dim=8, ns_dtype="float32", elastic=ElasticConfig("mas")
+    )
     model = Encoder(EncoderConfig(block, layers=2, chunk_tokens=48, schedule=schedule)).double()
     for layer in model.blocks:
         layer.ttt.ns_dtype = torch.float64
@@ -74,9 +92,13 @@ def encoder(group: Group | None, schedule: Literal["update-all-then-apply", "cau
     memory = model.finish(model.update(model.empty(1), views(VIEWS, seed=0)))
     own = part(3, group)
     tokens = model.query(memory, views(3, seed=1)[own].without_rgb())
-    wanted = torch.randn(1, 3, *tokens.shape[2:], generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    wanted = torch.randn(
+        1, 3, *tokens.shape[2:], generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
     (tokens * wanted[:, own]).sum().backward()
-    found = {f"memory {i}": s.weights.detach() for i, s in enumerate(memory.layers)} | {"out1": tokens.detach()}
+    found = {f"memory {i}": s.weights.detach() for i, s in enumerate(memory.layers)} | {
+        "out1": tokens.detach()
+    }
     return found | {f"grad {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
@@ -88,7 +110,8 @@ CASES: dict[str, Callable[[Group | None], Results]] = {
     "si": partial(fast_weights, elastic=SI, dtype=torch.float64, chunks=CHUNKS),
     "ewc": partial(fast_weights, elastic=EWC, dtype=torch.float64, chunks=CHUNKS),
     "ours": partial(fast_weights, elastic=OURS, dtype=torch.float64, chunks=CHUNKS),
-    # One chunk that spans all directions: each Newton-Schulz amplifies the rounding of a sum in another order.
+    # One chunk that spans all directions: each Newton-Schulz amplifies the rounding of a sum in
+    # another order.
     "float32": partial(fast_weights, elastic=SI, dtype=torch.float32, chunks=(200,)),
     "encoder": partial(encoder, schedule="update-all-then-apply", checkpointing=False),
     "recomputed": partial(encoder, schedule="update-all-then-apply", checkpointing=True),
@@ -100,5 +123,8 @@ CASES: dict[str, Callable[[Group | None], Results]] = {
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     world = dist.group.WORLD
-    torch.save({name: case(world) for name, case in CASES.items()}, Path(sys.argv[1]) / f"{dist.get_rank()}.pt")
+    torch.save(
+        {name: case(world) for name, case in CASES.items()},
+        Path(sys.argv[1]) / f"{dist.get_rank()}.pt",
+    )
     dist.destroy_process_group()

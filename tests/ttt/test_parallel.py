@@ -63,7 +63,9 @@ def test_a_sum_over_a_group_has_the_sum_of_all_gradients(monkeypatch: pytest.Mon
     with torch.autocast("cpu", torch.bfloat16):
         k, rates = torch.rand(1, 1, 8, 4, dtype=torch.bfloat16), torch.rand(1, 1, 8, 3)
         state = initial_state(torch.rand(1, 3, 4, 6), 1, elastic)
-        write_chunk(state, k, k, rates, elastic=elastic, ns_steps=5, ns_dtype=torch.bfloat16, group=NOBODY)
+        write_chunk(
+            state, k, k, rates, elastic=elastic, ns_steps=5, ns_dtype=torch.bfloat16, group=NOBODY
+        )
     assert sent == [torch.float32] * 3
 
 

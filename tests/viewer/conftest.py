@@ -1,4 +1,6 @@
-"""A headless Chromium, and pages that must have nothing to complain about. Tests that use them are marked ``browser``."""
+"""A headless Chromium, and pages that must have nothing to complain about. Tests that use them are
+marked ``browser``.
+"""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -35,14 +37,21 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Opens an address in a window of its own; afterwards no page may have complained on its console."""
+    """Opens an address in a window of its own; afterwards no page may have complained on its
+    console.
+    """
     complaints: list[str] = []
     contexts = []
 
     def open_it(url: str, width: int = 1000, height: int = 700) -> Any:
-        contexts.append(chromium.new_context(viewport={"width": width, "height": height}, accept_downloads=True))
+        contexts.append(
+            chromium.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+        )
         page = contexts[-1].new_page()
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: complaints.append(message.text) if message.type == "error" else None,
+        )
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(url)
         return page

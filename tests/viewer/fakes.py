@@ -31,7 +31,9 @@ def cameras(count: int = 5, hw: tuple[int, int] = (32, 48), rgb: bool = False) -
     c2w = torch.eye(4).repeat(count, 1, 1)
     c2w[:, 0, 3] = torch.arange(count) * 0.1
     intrinsics = torch.tensor([40.0, 40.0, hw[1] / 2, hw[0] / 2]).repeat(count, 1)
-    return Views(c2w, intrinsics, torch.arange(count) / 10, hw, torch.rand(count, 3, *hw) if rgb else None)
+    return Views(
+        c2w, intrinsics, torch.arange(count) / 10, hw, torch.rand(count, 3, *hw) if rgb else None
+    )
 
 
 class FakeScene:
@@ -89,7 +91,9 @@ class Download:
 
 
 class FakeBrowser:
-    """Speaks viser's protocol as far as needed: sends cameras and control values, keeps pictures and controls."""
+    """Speaks viser's protocol as far as needed: sends cameras and control values, keeps pictures
+    and controls.
+    """
 
     def __init__(self, socket: Connection, reading: bool = True) -> None:
         self.socket = socket
@@ -103,7 +107,12 @@ class FakeBrowser:
             self.reader.start()
 
     def look(
-        self, x: float = 0.0, y: float = 0.0, fov: float = 0.8, hw: tuple[int, int] = WINDOW, **other: Any
+        self,
+        x: float = 0.0,
+        y: float = 0.0,
+        fov: float = 0.8,
+        hw: tuple[int, int] = WINDOW,
+        **other: Any,
     ) -> None:
         """The user's camera at (x, y, 0), looking along +z."""
         camera = {
@@ -127,13 +136,25 @@ class FakeBrowser:
         control = until(lambda: self.find(label))["uuid"]
         self.send("GuiUpdateMessage", uuid=control, updates={"value": value})
 
-    def upload(self, label: str, name: str, content: bytes, claimed: int | None = None, part: int = 512 << 10) -> None:
+    def upload(
+        self,
+        label: str,
+        name: str,
+        content: bytes,
+        claimed: int | None = None,
+        part: int = 512 << 10,
+    ) -> None:
         """What the page does when the user picks a file for the button called ``label``."""
         button, transfer = until(lambda: self.find(label))["uuid"], str(uuid.uuid4())
         parts = [content[i : i + part] for i in range(0, len(content), part)]
         source = {"source_component_uuid": button, "transfer_uuid": transfer}
         size = len(content) if claimed is None else claimed
-        about = {"filename": name, "mime_type": "application/json", "part_count": len(parts), "size_bytes": size}
+        about = {
+            "filename": name,
+            "mime_type": "application/json",
+            "part_count": len(parts),
+            "size_bytes": size,
+        }
         self.send("FileTransferStartUpload", **source, **about)
         for i, piece in enumerate(parts):
             self.send("FileTransferPart", **source, part_index=i, content=piece)
@@ -153,7 +174,12 @@ class FakeBrowser:
         node = until(lambda: self.nodes.get(name))
         where = {"ray_origin": (0.0, 0, 0), "ray_direction": (0.0, 0, 1), "screen_pos": (0.5, 0.5)}
         self.send(
-            "SceneNodeClickMessage", name=name, instance_index=None, modifier=None, owner=node.get("owner", ""), **where
+            "SceneNodeClickMessage",
+            name=name,
+            instance_index=None,
+            modifier=None,
+            owner=node.get("owner", ""),
+            **where,
         )
 
     def find(self, label: str) -> dict[str, Any] | None:
@@ -191,7 +217,9 @@ class FakeBrowser:
             for fields in (message.get("props"), message.get("updates")):
                 for key, value in (fields or {}).items():
                     if isinstance(value, dict) and "__binary_index" in value:
-                        fields[key] = np.frombuffer(arrays[value["__binary_index"]], dtype=value["dtype"])
+                        fields[key] = np.frombuffer(
+                            arrays[value["__binary_index"]], dtype=value["dtype"]
+                        )
             if kind == "BackgroundImageMessage" and message["rgb_data"] is not None:
                 coded = np.frombuffer(message["rgb_data"], dtype=np.uint8)
                 self.pictures.append(np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[..., ::-1])
@@ -200,12 +228,20 @@ class FakeBrowser:
             elif kind == "GuiRemoveMessage":
                 self.controls.pop(message["uuid"], None)
             elif kind.startswith("Gui") and "uuid" in message:
-                known = {"uuid": message["uuid"], "value": message.get("value"), **(message.get("props") or {})}
+                known = {
+                    "uuid": message["uuid"],
+                    "value": message.get("value"),
+                    **(message.get("props") or {}),
+                }
                 self.controls.setdefault(message["uuid"], {}).update(known)
             elif kind == "FileTransferStartDownload":
-                self.files.append(Download(message["filename"], message["size_bytes"], message["transfer_uuid"]))
+                self.files.append(
+                    Download(message["filename"], message["size_bytes"], message["transfer_uuid"])
+                )
             elif kind == "FileTransferPart":
-                next(f for f in self.files if f.uuid == message["transfer_uuid"]).content += message["content"]
+                next(
+                    f for f in self.files if f.uuid == message["transfer_uuid"]
+                ).content += message["content"]
             elif kind.startswith("SetCamera"):
                 self.moves.append(message)
             elif kind == "RemoveSceneNodeMessage":
@@ -213,7 +249,13 @@ class FakeBrowser:
             elif "name" in message:
                 node = self.nodes.setdefault(message["name"], {})
                 node.update(message.get("props") or {}, **(message.get("updates") or {}))
-                node.update({k: v for k, v in message.items() if k in ("visible", "wxyz", "position", "owner")})
+                node.update(
+                    {
+                        k: v
+                        for k, v in message.items()
+                        if k in ("visible", "wxyz", "position", "owner")
+                    }
+                )
 
 
 @contextlib.contextmanager

@@ -91,7 +91,9 @@ def test_playing_is_seen_and_pausing_stops_it(page: Any, scene: FakeScene) -> No
     until(lambda: reds.add(round(float(seen(page)[0]), 2)) or len(reds) >= 3, seconds=60)
     page.get_by_role("button", name="Pause", exact=True).click()
     page.get_by_role("button", name="Play", exact=True).wait_for()
-    until(lambda: seen(page)[0] == pytest.approx(float(scene.requests[-1].time), abs=0.02), seconds=60)
+    until(
+        lambda: seen(page)[0] == pytest.approx(float(scene.requests[-1].time), abs=0.02), seconds=60
+    )
 
 
 def test_modes_are_seen(page: Any) -> None:

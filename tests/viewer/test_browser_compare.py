@@ -19,7 +19,12 @@ pytestmark = pytest.mark.browser
 
 def inputs_of(page: Any, label: str) -> Any:
     """The fields of the control that is called ``label``."""
-    called = page.locator("label").filter(has_text=re.compile("^" + re.escape(label))).filter(visible=True).first
+    called = (
+        page.locator("label")
+        .filter(has_text=re.compile("^" + re.escape(label)))
+        .filter(visible=True)
+        .first
+    )
     return called.locator("xpath=ancestor::*[.//input][1]").locator("input")
 
 
@@ -36,7 +41,9 @@ def enter(page: Any, label: str, value: str) -> None:
 
 def colours(page: Any) -> tuple[list[float], list[float]]:
     """At the left and right of the lowest part of the window, where no control is."""
-    picture = np.asarray(cv2.imdecode(np.frombuffer(page.screenshot(), dtype=np.uint8), cv2.IMREAD_COLOR))
+    picture = np.asarray(
+        cv2.imdecode(np.frombuffer(page.screenshot(), dtype=np.uint8), cv2.IMREAD_COLOR)
+    )
     low = picture[-40:-20, :, ::-1] / 255
     return low[:, 20:60].mean((0, 1)).tolist(), low[:, -60:-20].mean((0, 1)).tolist()
 
@@ -63,8 +70,14 @@ def test_compare_zoom_up_and_back(open_page: Callable[..., Any]) -> None:
         until(lambda: tall() == pytest.approx(math.tan(math.radians(45)), abs=1e-3), seconds=30)
         page.get_by_role("tab", name="Scene").click()
         choose(page, "Up", "+x")
-        until(lambda: scene.requests[-1].c2w[0, :3, 1].tolist() == pytest.approx([-1, 0, 0], abs=1e-3), seconds=30)
-        assert scene.requests[-1].c2w[0, :3, 2].tolist() == pytest.approx([0, 0, 1], abs=1e-3)  # rolled, not turned
+        until(
+            lambda: (
+                scene.requests[-1].c2w[0, :3, 1].tolist() == pytest.approx([-1, 0, 0], abs=1e-3)
+            ),
+            seconds=30,
+        )
+        # rolled, not turned
+        assert scene.requests[-1].c2w[0, :3, 2].tolist() == pytest.approx([0, 0, 1], abs=1e-3)
 
         page.get_by_role("tab", name="Picture").click()
         page.get_by_role("button", name="Reset view", exact=True).click()

@@ -40,7 +40,10 @@ def test_a_film_is_made_of_two_moments(page: Any, scene: FakeScene, tmp_path: Pa
     page.get_by_role("cell", name="end").wait_for()
     for step in range(4):
         button("Next").click()
-        until(lambda s=step: scene.requests[-1].time.tolist() == pytest.approx([0.1 * (s + 1)]), seconds=60)
+        until(
+            lambda s=step: scene.requests[-1].time.tolist() == pytest.approx([0.1 * (s + 1)]),
+            seconds=60,
+        )
     button("Add keyframe").click()
     page.get_by_role("cell", name="0.400").wait_for()
     with page.expect_download() as received:
@@ -51,7 +54,8 @@ def test_a_film_is_made_of_two_moments(page: Any, scene: FakeScene, tmp_path: Pa
     with av.open(str(tmp_path / "film.mp4")) as film:
         frames = [np.asarray(frame.to_ndarray(format="rgb24")) for frame in film.decode(video=0)]
     assert len(frames) == 61
-    reds = [float(frame[..., 0].mean()) / 255 for frame in frames]  # what the scene says of its time
+    # what the scene says of its time
+    reds = [float(frame[..., 0].mean()) / 255 for frame in frames]
     assert reds == pytest.approx(np.linspace(0, 0.4, 61), abs=0.02)
     with page.expect_download() as saved:
         button("Save path").click()

@@ -37,7 +37,9 @@ def scenes() -> dict[str, FakeScene]:
 
 
 @pytest.fixture
-def viewer(tmp_path: Path, scenes: dict[str, FakeScene], monkeypatch: pytest.MonkeyPatch) -> Iterator[GalleryViewer]:
+def viewer(
+    tmp_path: Path, scenes: dict[str, FakeScene], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[GalleryViewer]:
     for name in scenes:
         (tmp_path / "shelf" / name).mkdir(parents=True)
         write_json(tmp_path / "shelf" / name / "scene.json", {"kind": "memory"})
@@ -49,7 +51,9 @@ def viewer(tmp_path: Path, scenes: dict[str, FakeScene], monkeypatch: pytest.Mon
 def seen(page: Any) -> np.ndarray:
     """Colour at the lower left, 0 to 1."""
     coded = np.frombuffer(page.screenshot(), dtype=np.uint8)
-    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[560:600, 40:80, ::-1].mean((0, 1)) / 255
+    return (
+        np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[560:600, 40:80, ::-1].mean((0, 1)) / 255
+    )
 
 
 def test_into_scenes_and_back(
@@ -65,7 +69,10 @@ def test_into_scenes_and_back(
         page.get_by_text(" px in ").first.wait_for()
         until(lambda blue=blue: seen(page) == pytest.approx([0, 0, blue], abs=0.02), seconds=60)
         wanted = scenes[name].inputs.c2w[0]
-        until(lambda n=name, w=wanted: torch.allclose(scenes[n].requests[-1].c2w[0], w, atol=1e-3), seconds=30)
+        until(
+            lambda n=name, w=wanted: torch.allclose(scenes[n].requests[-1].c2w[0], w, atol=1e-3),
+            seconds=30,
+        )
         page.get_by_role("button", name="Next").click()
         until(lambda blue=blue: seen(page) == pytest.approx([0.1, 0, blue], abs=0.02), seconds=60)
         page.get_by_role("button", name="All scenes").click()

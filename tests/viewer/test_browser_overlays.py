@@ -1,4 +1,6 @@
-"""In a real browser: what it draws itself looks like the server's picture, and 3D tracks stand before the picture."""
+"""In a real browser: what it draws itself looks like the server's picture, and 3D tracks stand
+before the picture.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -32,7 +34,10 @@ def window(chromium: Any) -> Iterator[Any]:
     complaints: list[str] = []
     page = chromium.new_page(viewport=WINDOW)
     page.set_default_timeout(PATIENCE)
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: complaints.append(message.text) if message.type == "error" else None,
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     yield page
     page.close()
@@ -56,14 +61,20 @@ def blobs() -> GaussianScene:
     """Slanting Gaussians of many colours before a blue background."""
     generator = torch.Generator().manual_seed(1)
     n = 60
-    means = torch.rand(n, 3, generator=generator) * torch.tensor([6.0, 4.0, 3.0]) - torch.tensor([3.0, 2.0, -4.0])
+    means = torch.rand(n, 3, generator=generator) * torch.tensor([6.0, 4.0, 3.0]) - torch.tensor(
+        [3.0, 2.0, -4.0]
+    )
     scales = 0.1 + 0.4 * torch.rand(n, 3, generator=generator)
     quats = torch.randn(n, 4, generator=generator)
     colours = torch.rand(n, 3, generator=generator)
-    gaussians = Gaussians4D.static(means, quats, scales, torch.full((n,), 0.9), colour_to_sh(colours))
+    gaussians = Gaussians4D.static(
+        means, quats, scales, torch.full((n,), 0.9), colour_to_sh(colours)
+    )
     c2w = torch.eye(4).repeat(3, 1, 1)
     c2w[:, 0, 3] = torch.arange(3) * 0.2
-    inputs = Views(c2w, torch.tensor([500.0, 500, 500, 350]).expand(3, 4), torch.arange(3) / 10, (700, 1000))
+    inputs = Views(
+        c2w, torch.tensor([500.0, 500, 500, 350]).expand(3, 4), torch.arange(3) / 10, (700, 1000)
+    )
     background = torch.tensor([0.1, 0.2, 0.5])
     return GaussianScene(gaussians, SceneFrame.fit(inputs), inputs, background=background)
 
@@ -89,18 +100,22 @@ def test_what_the_browser_draws_looks_like_the_servers_picture(window: Any) -> N
         window.mouse.down()
         window.mouse.move(380, 430, steps=5)
         window.mouse.up()
-        until(lambda: np.abs(coarse(window) - ours).mean() > 0.05, seconds=60)  # it turns without the server
+        # it turns without the server
+        until(lambda: np.abs(coarse(window) - ours).mean() > 0.05, seconds=60)
         window.wait_for_timeout(1500)
         turned = coarse(window)
         window.get_by_label("Draw in the browser").click()
         window.get_by_text(" px in ").first.wait_for()
-        until(lambda: np.abs(coarse(window) - turned).mean() < 0.01, seconds=60)  # and the server sees the same
+        # and the server sees the same
+        until(lambda: np.abs(coarse(window) - turned).mean() < 0.01, seconds=60)
 
 
 class _Clip(MemoryClip):
     def __init__(self, inputs: Views) -> None:
         h, w = inputs.hw
-        super().__init__("clip", "clip.json", inputs, torch.zeros(len(inputs), 3, h, w, dtype=torch.uint8))
+        super().__init__(
+            "clip", "clip.json", inputs, torch.zeros(len(inputs), 3, h, w, dtype=torch.uint8)
+        )
 
     def tracks(self) -> Tracks:
         """A row of points that moves from left to right, four metres away."""
@@ -114,7 +129,9 @@ class _Clip(MemoryClip):
 
 def test_tracks_stand_before_the_picture_where_they_are_at_its_moment(window: Any) -> None:
     inputs = cameras(5, hw=(70, 100))
-    scene = FakeScene(dataclasses.replace(inputs, intrinsics=torch.tensor([70.0, 70, 50, 35]).expand(5, 4)))
+    scene = FakeScene(
+        dataclasses.replace(inputs, intrinsics=torch.tensor([70.0, 70, 50, 35]).expand(5, 4))
+    )
     with Viewer(scene, clip=_Clip(scene.inputs), port=0) as viewer:
         window.goto(viewer.url)
         window.get_by_text(" px in ").first.wait_for()

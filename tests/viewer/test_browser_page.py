@@ -1,4 +1,6 @@
-"""An exported page in a real browser, headless and from disk: it plays, orbits, sorts, and asks the network for nothing."""
+"""An exported page in a real browser, headless and from disk: it plays, orbits, sorts, and asks the
+network for nothing.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -25,7 +27,8 @@ GREEN = slice(3800, None)
 
 
 def layers() -> GaussianScene:
-    """A grey wall; before it, on the left, a red ball in front of a blue one, on the right a green one that falls for 2 s.
+    """A grey wall; before it, on the left, a red ball in front of a blue one, on the right a green
+    one that falls for 2 s.
 
     The blue splats come after the red ones: drawn in that order, blue would cover red.
     """
@@ -48,8 +51,12 @@ def layers() -> GaussianScene:
     )
     c2w = torch.eye(4).repeat(2, 1, 1)
     c2w[:, 2, 3] = -4.0
-    inputs = Views(c2w, torch.tensor([[120.0, 120, 60, 60]]).repeat(2, 1), torch.tensor([0.0, 2.0]), (120, 120))
-    scene = GaussianScene(gaussians, SceneFrame.identity(), inputs, background=torch.tensor([0.1, 0.1, 0.1]))
+    inputs = Views(
+        c2w, torch.tensor([[120.0, 120, 60, 60]]).repeat(2, 1), torch.tensor([0.0, 2.0]), (120, 120)
+    )
+    scene = GaussianScene(
+        gaussians, SceneFrame.identity(), inputs, background=torch.tensor([0.1, 0.1, 0.1])
+    )
     velocities = torch.zeros(n, 3)
     velocities[GREEN, 1] = 0.6
     scene.__dict__["moving"] = dataclasses.replace(scene.moving, velocities=velocities)
@@ -64,7 +71,9 @@ class Page:
         self.requests: list[str] = []
         self.context = chromium.new_context(viewport={"width": 500, "height": 500}, offline=True)
         self.page = self.context.new_page()
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
+        self.page.on(
+            "console", lambda m: self.complaints.append(m.text) if m.type == "error" else None
+        )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
@@ -88,7 +97,9 @@ class Page:
         self.page.mouse.up()
 
     def seen(self) -> np.ndarray:
-        """The scene as it is shown, 0 to 1, without the corner where the client says that it draws in software."""
+        """The scene as it is shown, 0 to 1, without the corner where the client says that it draws
+        in software.
+        """
         coded = self.page.screenshot(clip=self.page.locator("canvas").first.bounding_box())
         picture = cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_COLOR)
         return without_corner(np.asarray(picture)[..., ::-1] / 255)
@@ -114,7 +125,9 @@ def opened(chromium: Any, tmp_path: Path) -> Iterator[Page]:
 
 
 def off(page: Page, scene: GaussianScene, seconds: float) -> float:
-    """Mean absolute difference between what is seen and what the scene renders from its first camera."""
+    """Mean absolute difference between what is seen and what the scene renders from its first
+    camera.
+    """
     seen = page.seen()
     h, w = seen.shape[:2]
     camera = dataclasses.replace(Camera.of_view(scene.inputs), aspect=w / h)
@@ -129,7 +142,8 @@ def test_a_page_from_disk_shows_what_the_scene_renders(opened: Page) -> None:
         opened.seek(fraction)
         until(lambda at=fraction: opened.seconds == pytest.approx(2.2 * at, abs=0.06), seconds=60)
         moment = int(opened.seconds * 5) / 5
-        # Edges differ by half a pixel of blur, which makes 0.002; the moment before or after makes 0.005.
+        # Edges differ by half a pixel of blur, which makes 0.002; the moment before or after makes
+        # 0.005.
         until(lambda at=moment: off(opened, scene, at) < 0.004, seconds=60)
     seen = opened.seen()
     h, w = seen.shape[:2]
@@ -142,7 +156,8 @@ def test_a_page_plays_and_orbits(opened: Page) -> None:
     page = opened.page
     until(lambda: opened.seen().std() > 0.05, seconds=60)
     stood = set()
-    until(lambda: stood.add(round(opened.seconds, 1)) or len(stood) >= 4, seconds=60)  # it plays by itself
+    # it plays by itself
+    until(lambda: stood.add(round(opened.seconds, 1)) or len(stood) >= 4, seconds=60)
     page.keyboard.press("Space")
     page.wait_for_timeout(1000)
     paused, before = opened.seconds, opened.seen()
@@ -154,4 +169,5 @@ def test_a_page_plays_and_orbits(opened: Page) -> None:
     until(lambda: opened.seconds < paused, seconds=60)  # round once
     page.keyboard.press("Space")
     opened.seek((paused + 0.02) / 2.2)
-    until(lambda: np.abs(opened.seen() - turned).mean() < 0.005, seconds=60)  # the loop leaves the camera alone
+    # the loop leaves the camera alone
+    until(lambda: np.abs(opened.seen() - turned).mean() < 0.005, seconds=60)

@@ -42,7 +42,13 @@ def test_the_edges_of_the_picture_are_half_the_field_of_view_away() -> None:
 
 @given(Q, st.floats(0.1, 2.5), st.sampled_from([(60, 90), (90, 60), (64, 64)]))
 def test_to_views_and_back(q: tuple[float, ...], fov: float, hw: tuple[int, int]) -> None:
-    browser = handle(wxyz=np.array(q), position=np.array([0.5, -1, 2]), fov=fov, image_width=hw[1], image_height=hw[0])
+    browser = handle(
+        wxyz=np.array(q),
+        position=np.array([0.5, -1, 2]),
+        fov=fov,
+        image_width=hw[1],
+        image_height=hw[0],
+    )
     camera = Camera.of_browser(browser)
     back = Camera.of_view(camera.request(hw[0], 0.0))
     assert back.fov == pytest.approx(fov, rel=1e-5)
@@ -58,7 +64,9 @@ def test_oblong_pixels_keep_the_vertical_field_of_view_and_the_shape_of_the_frus
     assert camera.aspect == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("broken", [{"fov": math.nan}, {"wxyz": np.zeros(4)}, {"position": np.array([0, math.inf, 0])}])
+@pytest.mark.parametrize(
+    "broken", [{"fov": math.nan}, {"wxyz": np.zeros(4)}, {"position": np.array([0, math.inf, 0])}]
+)
 def test_what_is_no_camera_is_refused(broken: dict[str, object]) -> None:
     with pytest.raises(InputError, match="not a pose"):
         Camera.of_browser(handle(**broken))
@@ -91,7 +99,8 @@ def test_viewing_distance_is_to_what_the_cameras_look_at() -> None:
 
 def test_placing_turns_the_browser_and_gives_it_something_to_orbit() -> None:
     browser = SimpleNamespace(position=None, wxyz=None, look_at=None, fov=None, up_direction=None)
-    turned = Camera((math.sqrt(0.5), 0.0, math.sqrt(0.5), 0.0), (1.0, 2.0, 3.0), 0.7, 1.5)  # +z to +x
+    # +z to +x
+    turned = Camera((math.sqrt(0.5), 0.0, math.sqrt(0.5), 0.0), (1.0, 2.0, 3.0), 0.7, 1.5)
     place(browser, turned, 5.0, (0.0, -1.0, 0.0))
     assert browser.up_direction.tolist() == [0, -1, 0]
     np.testing.assert_allclose(browser.look_at, [6, 2, 3], atol=1e-12)

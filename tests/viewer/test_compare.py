@@ -83,7 +83,9 @@ def test_the_input_frame_is_seen_from_where_and_when_it_was_taken() -> None:
     asked = scene.requests[-1]
     assert asked.time.tolist() == pytest.approx([0.2])
     assert asked.c2w[0, :3, 3].tolist() == pytest.approx([0.2, 0, 0])
-    np.testing.assert_allclose(both[:, :30], np.broadcast_to((0.2, 0.2, 0), (40, 30, 3)), atol=LEVEL)
+    np.testing.assert_allclose(
+        both[:, :30], np.broadcast_to((0.2, 0.2, 0), (40, 30, 3)), atol=LEVEL
+    )
     np.testing.assert_allclose(both[:, 31:], 0.3, atol=LEVEL)
     wide = dataclasses.replace(CAMERA, fov=2.0)
     both = drawn(stage, job(Wipe(None, 0.5), camera=wide))
@@ -112,7 +114,10 @@ def one() -> Iterator[FakeBrowser]:
     inputs = cameras()
     rgb = torch.linspace(0.1, 0.5, 5)[:, None, None, None].expand(5, 3, *inputs.hw)
     clip = _Clip(dataclasses.replace(inputs, rgb=rgb))
-    with Viewer(FakeScene(inputs), clip=clip, compare=OtherScene(), port=0) as viewer, browser(viewer.url) as connected:
+    with (
+        Viewer(FakeScene(inputs), clip=clip, compare=OtherScene(), port=0) as viewer,
+        browser(viewer.url) as connected,
+    ):
         connected.look(x=0.25, y=0.5)
         connected.use("Send as", "PNG")
         until(lambda: connected.pictures)
@@ -136,10 +141,14 @@ def test_another_scene_stands_right_of_the_line(one: FakeBrowser) -> None:
     assert not is_visible(one, "Wipe (%)")
     one.use("Compare with", "Other scene")
     until(lambda: columns(one) == [[0.0, 0.25, 0.5], [1.0, 0.75, 0.5]])
-    until(lambda: is_visible(one, "Wipe (%)") and one.says("Left: this scene, right: `Other scene`"))
+    until(
+        lambda: is_visible(one, "Wipe (%)") and one.says("Left: this scene, right: `Other scene`")
+    )
     one.use("Wipe (%)", 25)
     line = [round(x * 255) for x in LINE]
-    until(lambda: one.pictures[-1].shape == (32, 48, 3) and one.pictures[-1][5, 12].tolist() == line)
+    until(
+        lambda: one.pictures[-1].shape == (32, 48, 3) and one.pictures[-1][5, 12].tolist() == line
+    )
     one.use("Show", "Opacity")
     until(lambda: columns(one) == [[0.5] * 3, [0.25] * 3])
     one.use("Wipe (%)", 100)
@@ -162,7 +171,9 @@ def test_the_input_frame_leads_the_camera_and_is_for_colour_only(one: FakeBrowse
     until(lambda: columns(one) == [[0.1, 0.1, 0.0], [0.2, 0.2, 0.2]])
     one.use("Show", "Opacity")
     until(lambda: columns(one) == [[0.5] * 3, [0.5] * 3])
-    until(lambda: one.says("Input frames are compared in colour") and not is_visible(one, "Wipe (%)"))
+    until(
+        lambda: one.says("Input frames are compared in colour") and not is_visible(one, "Wipe (%)")
+    )
     one.use("Reset view", True)
     until(lambda: places()[-1] == pytest.approx((0, 0, 0)))
     until(lambda: not one.says("Input frames are compared"))
@@ -170,7 +181,10 @@ def test_the_input_frame_leads_the_camera_and_is_for_colour_only(one: FakeBrowse
 
 
 def test_another_scene_is_compared_with_nothing_that_belonged_to_the_first() -> None:
-    with Viewer(FakeScene(), compare={"old": OtherScene()}, port=0) as viewer, browser(viewer.url) as one:
+    with (
+        Viewer(FakeScene(), compare={"old": OtherScene()}, port=0) as viewer,
+        browser(viewer.url) as one,
+    ):
         one.look()
         one.use("Compare with", "old")
         until(lambda: one.says("Left: this scene, right: `old`"))

@@ -1,4 +1,6 @@
-"""A folder of scenes: what is listed, what is opened when, and each browser's own way through it."""
+"""A folder of scenes: what is listed, what is opened when, and each browser's own way through
+it.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -59,7 +61,18 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
 
 
 def test_scenes_and_splat_files_are_listed_by_name_two_levels_down(tmp_path: Path) -> None:
-    make(tmp_path, "b", "A", "c.ply", "group/d", "group/e.SPZ", "group/deeper/f", ".hidden/g", "b/inner", "h.splat")
+    make(
+        tmp_path,
+        "b",
+        "A",
+        "c.ply",
+        "group/d",
+        "group/e.SPZ",
+        "group/deeper/f",
+        ".hidden/g",
+        "b/inner",
+        "h.splat",
+    )
     (tmp_path / "notes.txt").write_text("nothing to see")
     (tmp_path / "empty").mkdir()
     write_json(tmp_path / "A" / "scene.json", {"kind": "gaussians"})
@@ -88,7 +101,10 @@ def test_the_listing_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not Gallery(tmp_path).truncated
     monkeypatch.setattr(module, "MAX_ENTRIES", 4)
     gallery = Gallery(tmp_path)
-    assert ([e.name for e in gallery.entries], gallery.truncated) == (["s0", "s1", "s2", "s3"], True)
+    assert ([e.name for e in gallery.entries], gallery.truncated) == (
+        ["s0", "s1", "s2", "s3"],
+        True,
+    )
     monkeypatch.setattr(module, "MAX_SEEN", 3)
     assert len(Gallery(tmp_path).entries) == 3
 
@@ -101,7 +117,9 @@ def test_loops_of_links_end(tmp_path: Path) -> None:
 
 def test_nothing_to_look_at_is_one_sentence(tmp_path: Path) -> None:
     make(tmp_path, "a/b/c")
-    with pytest.raises(InputError, match=r"holds neither a clip nor, 2 folders down, a scene .*; make a scene with"):
+    with pytest.raises(
+        InputError, match=r"holds neither a clip nor, 2 folders down, a scene .*; make a scene with"
+    ):
         Gallery(tmp_path / "a" / "b" / "c")
     assert [e.name for e in Gallery(tmp_path / "a").entries] == ["b/c"]
 
@@ -157,14 +175,20 @@ def test_a_scene_that_cannot_be_opened_is_not_kept(tmp_path: Path, opened: Opene
     gallery.enter(0)
 
 
-def test_pictures_are_of_the_first_camera_in_the_middle_of_the_clip(tmp_path: Path, opened: Opened) -> None:
+def test_pictures_are_of_the_first_camera_in_the_middle_of_the_clip(
+    tmp_path: Path, opened: Opened
+) -> None:
     gallery = Gallery(make(tmp_path, "a", "c", "torn", "d.ply"), kept=1)
     opened.broken = {"torn"}
     told: list[int] = []
     gallery.watch(told.append)
     until(lambda: told == [0, 1, 2, 3])
     cards = {entry.name: gallery.card(i) for i, entry in enumerate(gallery.entries)}
-    for name, blue, facts in (("a", 0.0, IN_MEMORY), ("c", 0.2, IN_MEMORY), ("d.ply", 0.3, "Splats, 0.40 s")):
+    for name, blue, facts in (
+        ("a", 0.0, IN_MEMORY),
+        ("c", 0.2, IN_MEMORY),
+        ("d.ply", 0.3, "Splats, 0.40 s"),
+    ):
         card = cards[name]
         assert card is not None
         assert card.picture is not None
@@ -223,7 +247,8 @@ def test_from_the_page_into_a_scene_and_back(one: FakeBrowser, viewer: GalleryVi
     one.use("Open a", True)
     shows(one, 0, 0, 0)
     (visit,) = viewer._sessions.values()
-    assert not visit.session.client.camera._state.camera_cb[:-1]  # the session before hears of the camera no more
+    # the session before hears of the camera no more
+    assert not visit.session.client.camera._state.camera_cb[:-1]
 
 
 def test_browsers_choose_on_their_own(one: FakeBrowser, viewer: GalleryViewer) -> None:
@@ -252,7 +277,9 @@ def forget(gallery: Gallery) -> None:
     assert gallery.opened == ()
 
 
-def test_the_page_says_why_a_scene_cannot_be_opened(one: FakeBrowser, viewer: GalleryViewer, opened: Opened) -> None:
+def test_the_page_says_why_a_scene_cannot_be_opened(
+    one: FakeBrowser, viewer: GalleryViewer, opened: Opened
+) -> None:
     forget(viewer.gallery)
     opened.broken.add("a")
     one.use("Open a", True)
@@ -269,7 +296,8 @@ def test_a_late_report_of_the_camera_before_does_not_stand(
     shows(one, 0, 0, 0.5)
     (visit,) = viewer._sessions.values()
     start = visit.session.stage.inputs.cameras[0]
-    until(lambda: one.look(x=0.9) or one.colour == pytest.approx([0, 0.9, 0], abs=LEVEL))  # from before, as it seems
+    # from before, as it seems
+    until(lambda: one.look(x=0.9) or one.colour == pytest.approx([0, 0.9, 0], abs=LEVEL))
     one.moves.clear()
 
     def settled() -> bool:
@@ -285,7 +313,9 @@ def test_a_late_report_of_the_camera_before_does_not_stand(
     assert not one.moves
 
 
-def test_leaving_while_a_scene_is_opened_lets_go_of_it(viewer: GalleryViewer, opened: Opened) -> None:
+def test_leaving_while_a_scene_is_opened_lets_go_of_it(
+    viewer: GalleryViewer, opened: Opened
+) -> None:
     with browser(viewer.url) as one:
         one.look()
         until(lambda: one.find("Open f"))
@@ -297,7 +327,15 @@ def test_leaving_while_a_scene_is_opened_lets_go_of_it(viewer: GalleryViewer, op
     opened.wait.set()
     until(lambda: viewer.clients == 0)
     until(lambda: viewer.gallery.opened == ())
-    until(lambda: not [t for t in threading.enumerate() if t.name in ("fsm-viewer-visit", "fsm-viewer-render")])
+    until(
+        lambda: (
+            not [
+                t
+                for t in threading.enumerate()
+                if t.name in ("fsm-viewer-visit", "fsm-viewer-render")
+            ]
+        )
+    )
 
 
 def test_many_entries_have_a_filter(tmp_path: Path, opened: Opened) -> None:

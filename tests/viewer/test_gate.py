@@ -19,17 +19,28 @@ from tests.viewer.fakes import FakeScene, browser, until
 TOKEN = "correct-horse-battery"
 
 
-def refused(gate: Gate, path: str = "/", *, host: str = "127.0.0.1:8080", **headers: str) -> int | None:
+def refused(
+    gate: Gate, path: str = "/", *, host: str = "127.0.0.1:8080", **headers: str
+) -> int | None:
     found = gate.refusal(path, Headers({"Host": host, **headers}))
     return None if found is None else found[0].value
 
 
 def test_other_addresses_need_a_token() -> None:
     for host in ("0.0.0.0", "192.168.1.2", "::"):
-        with pytest.raises(InputError, match=r"others can reach; add a token \(as in --token [\w-]{16,}\)"):
+        with pytest.raises(
+            InputError, match=r"others can reach; add a token \(as in --token [\w-]{16,}\)"
+        ):
             Gate(host)
         assert not Gate(host, TOKEN).loopback
-    for token in ("", "short", "x" * 15, "with space in the middle", "ünïcödé-ünïcödé-x", "a;b=c\r\nX: y........"):
+    for token in (
+        "",
+        "short",
+        "x" * 15,
+        "with space in the middle",
+        "ünïcödé-ünïcödé-x",
+        "a;b=c\r\nX: y........",
+    ):
         with pytest.raises(InputError, match="token must be"):
             Gate("127.0.0.1", token)
 
@@ -38,20 +49,24 @@ def test_foreign_pages_are_refused() -> None:
     gate = Gate("127.0.0.1")
     assert refused(gate) is None
     assert refused(gate, Origin="http://127.0.0.1:8080") is None
-    assert refused(gate, host="localhost:9000", Origin="http://localhost:9000") is None  # a forwarded port
+    # a forwarded port
+    assert refused(gate, host="localhost:9000", Origin="http://localhost:9000") is None
     assert refused(gate, host="[::1]:8080") is None
     assert refused(gate, Origin="https://evil.example") == 403
     assert refused(gate, Origin="null") == 403
     assert refused(gate, Origin="http://127.0.0.1:3000") == 403  # another server of this machine
     assert refused(gate, Origin="http://127.0.0.1:8080.evil.example") == 403
     assert refused(gate, host="evil.example:8080") == 403  # a name that was made to point here
-    assert refused(gate, host="127.0.0.1.evil.example", Origin="http://127.0.0.1.evil.example") == 403
+    assert (
+        refused(gate, host="127.0.0.1.evil.example", Origin="http://127.0.0.1.evil.example") == 403
+    )
     assert refused(gate, host="[") == 403
     assert gate.refusal("/", Headers()) == (400, "one Host and at most one Origin header, please")
 
 
 @pytest.mark.parametrize(
-    "path", ["/../etc/passwd", "/a/../../x", "/%2e%2e/x", "/%252e%252e/x", "/..\\x", "/x/..", "/..?a=b"]
+    "path",
+    ["/../etc/passwd", "/a/../../x", "/%2e%2e/x", "/%252e%252e/x", "/..\\x", "/x/..", "/..?a=b"],
 )
 def test_paths_that_climb_are_refused(path: str) -> None:
     assert refused(Gate("127.0.0.1"), path) == 404
@@ -71,7 +86,10 @@ def test_the_token_opens_by_query_or_cookie() -> None:
     assert refused(gate, host=outside, Cookie=f"a=b; {gate.cookie}={TOKEN}") is None
     assert refused(gate, host=outside, Cookie=f"fsm_viewer={TOKEN}") == 403
     assert refused(gate, "/?token=%ff%fe", host=outside, Cookie=f"{gate.cookie}=\xff") == 403
-    assert refused(gate, host=outside, Cookie=f"{gate.cookie}={TOKEN}", Origin="http://evil.example") == 403
+    assert (
+        refused(gate, host=outside, Cookie=f"{gate.cookie}={TOKEN}", Origin="http://evil.example")
+        == 403
+    )
 
 
 def test_sockets_are_bounded() -> None:
@@ -122,7 +140,9 @@ def still_lives(viewer: Viewer) -> None:
 
 def test_binds_to_this_machine_only(viewer: Viewer) -> None:
     assert viewer.url == f"http://127.0.0.1:{port_of(viewer)}/"
-    others = {a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}
+    others = {a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {
+        "127.0.0.1"
+    }
     for address in others:
         with socket.socket() as probe:
             probe.settimeout(2)
@@ -135,7 +155,10 @@ def test_binds_to_this_machine_only(viewer: Viewer) -> None:
 def test_a_foreign_page_gets_neither_page_nor_socket(viewer: Viewer) -> None:
     assert get(viewer, "/", Origin="http://evil.example")[0] == 403
     assert get(viewer, "/", Host="evil.example")[0] == 403
-    with pytest.raises(InvalidStatus, match="403"), browser(viewer.url, Origin="http://evil.example"):
+    with (
+        pytest.raises(InvalidStatus, match="403"),
+        browser(viewer.url, Origin="http://evil.example"),
+    ):
         pass
     with browser(viewer.url, Origin=viewer.url.rstrip("/")) as own:
         own.look()
@@ -143,7 +166,12 @@ def test_a_foreign_page_gets_neither_page_nor_socket(viewer: Viewer) -> None:
 
 
 def test_files_outside_the_page_are_not_served(viewer: Viewer) -> None:
-    for path in ("/../../__init__.py", "/%2e%2e/%2e%2e/__init__.py", "/..%5c..%5c__init__.py", "//etc/passwd"):
+    for path in (
+        "/../../__init__.py",
+        "/%2e%2e/%2e%2e/__init__.py",
+        "/..%5c..%5c__init__.py",
+        "//etc/passwd",
+    ):
         status, body, _ = get(viewer, path)
         assert status == 404, path
         assert b"root:" not in body
@@ -163,7 +191,9 @@ def test_a_message_that_is_too_long_closes_only_its_sender(viewer: Viewer) -> No
 
 
 @pytest.mark.parametrize("message", [b"", b"\xc1", b"\x81\xa4type\xa4Nope", b"\x80", "text"])
-def test_a_message_that_makes_no_sense_closes_only_its_sender(viewer: Viewer, message: bytes | str) -> None:
+def test_a_message_that_makes_no_sense_closes_only_its_sender(
+    viewer: Viewer, message: bytes | str
+) -> None:
     with browser(viewer.url, reading=False) as sender:
         sender.socket.send(message)
         with pytest.raises(ConnectionClosed):

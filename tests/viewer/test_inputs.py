@@ -15,7 +15,9 @@ from tests.viewer.fakes import FakeScene, cameras
 def _clip(shift: float = 0.0) -> MemoryClip:
     views = cameras(9, hw=(64, 96))
     pixels = torch.arange(9, dtype=torch.uint8)[:, None, None, None].expand(9, 3, 64, 96) * 20
-    return MemoryClip("clip", "clip.json", dataclasses.replace(views, time=views.time / 2 + shift), pixels)
+    return MemoryClip(
+        "clip", "clip.json", dataclasses.replace(views, time=views.time / 2 + shift), pixels
+    )
 
 
 def test_pictures_come_from_the_frames_of_the_same_moments() -> None:

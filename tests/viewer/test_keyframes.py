@@ -24,10 +24,24 @@ RANGE = (0.0, 2.0)
 AHEAD = (1.0, 0.0, 0.0, 0.0)
 
 
-def key(x: float = 0.0, seconds: float = 0.0, transition: float = 1.0, angle: float = 0.0, sign: float = 1.0, **camera):
-    """Along x, turned by ``angle`` radians about y; ``sign`` picks one of the two quaternions of that rotation."""
+def key(
+    x: float = 0.0,
+    seconds: float = 0.0,
+    transition: float = 1.0,
+    angle: float = 0.0,
+    sign: float = 1.0,
+    **camera,
+):
+    """Along x, turned by ``angle`` radians about y; ``sign`` picks one of the two quaternions of
+    that rotation.
+    """
     wxyz = (sign * math.cos(angle / 2), 0.0, sign * math.sin(angle / 2), 0.0)
-    values = {"wxyz": wxyz, "position": (float(x), 0.5 * x, -float(x)), "fov": 0.8, "aspect": 1.5} | camera
+    values = {
+        "wxyz": wxyz,
+        "position": (float(x), 0.5 * x, -float(x)),
+        "fov": 0.8,
+        "aspect": 1.5,
+    } | camera
     return Keyframe(Camera(**values), float(seconds), float(transition))
 
 
@@ -55,30 +69,45 @@ def test_unequal_transitions_at_one_speed_are_one_constant_motion_too() -> None:
 
 
 def test_the_keyframes_are_passed_exactly() -> None:
-    keys = [key(1, 0.3, 0.7, 0.2), key(-2, 1.9, 1.3, 2.0, fov=0.4), key(0.5, 0.2, 0.4, -1.0, fov=1.2)]
+    keys = [
+        key(1, 0.3, 0.7, 0.2),
+        key(-2, 1.9, 1.3, 2.0, fov=0.4),
+        key(0.5, 0.2, 0.4, -1.0, fov=1.2),
+    ]
     for loop, tension in itertools.product((False, True), (0.0, 0.4, 1.0)):
         film = plan(*keys, loop=loop, tension=tension)
         for expected, knot in zip((*keys, keys[0]), film.knots, strict=False):
             camera, seconds = film.at(knot)
             assert camera.position == pytest.approx(expected.camera.position, abs=1e-9)
             assert abs(np.dot(camera.wxyz, expected.camera.wxyz)) == pytest.approx(1, abs=1e-9)
-            assert (camera.fov, seconds) == pytest.approx((expected.camera.fov, expected.seconds), abs=1e-9)
+            assert (camera.fov, seconds) == pytest.approx(
+                (expected.camera.fov, expected.seconds), abs=1e-9
+            )
             assert camera.aspect == 1.5
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.floats(0, 2), st.floats(0.1, 5), st.floats(0.1, 2.5)), min_size=2, max_size=7),
+    st.lists(
+        st.tuples(st.floats(0, 2), st.floats(0.1, 5), st.floats(0.1, 2.5)), min_size=2, max_size=7
+    ),
     st.booleans(),
     st.floats(0, 1),
 )
-def test_time_and_field_of_view_stay_between_their_keyframes(values, loop: bool, tension: float) -> None:
-    film = plan(*(key(i % 3, s, t, fov=f) for i, (s, t, f) in enumerate(values)), loop=loop, tension=tension)
+def test_time_and_field_of_view_stay_between_their_keyframes(
+    values, loop: bool, tension: float
+) -> None:
+    film = plan(
+        *(key(i % 3, s, t, fov=f) for i, (s, t, f) in enumerate(values)), loop=loop, tension=tension
+    )
     curve, knots = Curve(film), film.knots
     for i, (begin, end) in enumerate(itertools.pairwise(knots)):
         inside = curve.at(np.linspace(begin, end, 17))
         pair = (film.keyframes[i], film.keyframes[(i + 1) % len(film)])
-        for found, ends in ((inside.seconds, [k.seconds for k in pair]), (inside.fov, [k.camera.fov for k in pair])):
+        for found, ends in (
+            (inside.seconds, [k.seconds for k in pair]),
+            (inside.fov, [k.camera.fov for k in pair]),
+        ):
             assert min(ends) - 1e-9 <= found.min()
             assert found.max() <= max(ends) + 1e-9
             steps = np.diff(found) * np.sign(ends[1] - ends[0])
@@ -94,7 +123,12 @@ def test_between_equal_moments_time_stands_and_ascending_ones_never_turn_back() 
 
 
 def test_a_loop_closes_with_its_velocity() -> None:
-    keys = [key(0, 0.1, 1.0, 0.0), key(1, 0.5, 2.0, 1.0), key(-1, 0.9, 0.5, 2.5), key(2, 0.2, 1.5, -2.0)]
+    keys = [
+        key(0, 0.1, 1.0, 0.0),
+        key(1, 0.5, 2.0, 1.0),
+        key(-1, 0.9, 0.5, 2.5),
+        key(2, 0.2, 1.5, -2.0),
+    ]
     film = plan(*keys, loop=True)
     curve, end, h = Curve(film), film.duration, 1e-5
     assert end == 5.0
@@ -125,7 +159,9 @@ def test_both_quaternions_of_a_rotation_are_one_pose() -> None:
     angles = [0.0, 0.8, 1.6, 2.4, 3.2, 4.0, 4.8, 5.6, 6.4]  # more than a whole turn
     for loop in (False, True):
         one = plan(*(key(i, 0, 1, a) for i, a in enumerate(angles)), loop=loop).frames()
-        other = plan(*(key(i, 0, 1, a, (-1) ** (i // 2)) for i, a in enumerate(angles)), loop=loop).frames()
+        other = plan(
+            *(key(i, 0, 1, a, (-1) ** (i // 2)) for i, a in enumerate(angles)), loop=loop
+        ).frames()
         assert torch.allclose(one.c2w, other.c2w, atol=1e-6)
     turned = plan(key(0, 0, 1, 0.0), key(0, 0, 1, 0.5, -1.0)).frames().c2w
     angles = torch.atan2(turned[:, 0, 2], turned[:, 2, 2])
@@ -198,7 +234,11 @@ def test_steps_are_taken_back_and_forward() -> None:
 
 
 def some_film(**other: Any) -> FilmPlan:
-    keys = (key(0.1, 1 / 3, 0.7, 0.3), key(-2, 2.0, 1 / 3, 2.9, fov=1.1), key(3, 0.1 + 0.2, 2.2, -1.7, -1.0))
+    keys = (
+        key(0.1, 1 / 3, 0.7, 0.3),
+        key(-2, 2.0, 1 / 3, 2.9, fov=1.1),
+        key(3, 0.1 + 0.2, 2.2, -1.7, -1.0),
+    )
     return plan(*keys, **{"fps": 12.0, "tension": 0.3, **other})
 
 
@@ -208,12 +248,20 @@ def test_a_film_comes_back_from_its_file(tmp_path: Path, loop: bool) -> None:
     write_plan(file, film, RANGE)
     again, told = read_plan(file, RANGE)
     assert told == "3 keyframes"
-    assert (again.fps, again.hw, again.loop, again.tension) == (film.fps, film.hw, film.loop, film.tension)
+    assert (again.fps, again.hw, again.loop, again.tension) == (
+        film.fps,
+        film.hw,
+        film.loop,
+        film.tension,
+    )
     for found, sent in zip(again.keyframes, film.keyframes, strict=True):
-        assert (found.seconds, found.transition) == (sent.seconds, sent.transition)  # to the last digit
+        # to the last digit
+        assert (found.seconds, found.transition) == (sent.seconds, sent.transition)
         assert found.camera.position == sent.camera.position
         assert found.camera.c2w.numpy() == pytest.approx(sent.camera.c2w.numpy(), abs=1e-14)
-        assert (found.camera.fov, found.camera.aspect) == pytest.approx((sent.camera.fov, 1.5), rel=1e-14)
+        assert (found.camera.fov, found.camera.aspect) == pytest.approx(
+            (sent.camera.fov, 1.5), rel=1e-14
+        )
     sent, path = film.frames(), read_camera_path(file, RANGE)
     for name in ("c2w", "intrinsics", "time"):  # what `fsm render` reads is what the viewer renders
         assert torch.equal(getattr(path.views, name), getattr(sent, name)), name
@@ -231,9 +279,12 @@ def test_the_file_is_nerfstudios(tmp_path: Path) -> None:
     assert matrix[:3, 3].tolist() == list(sent.position)
     assert -matrix[:3, 2] == pytest.approx(sent.c2w[:3, 2].numpy())  # OpenGL looks along -z
     assert (first["fov"], first["aspect"]) == (pytest.approx(math.degrees(1.1)), 1.5)
-    # nerfstudio keeps with a keyframe the seconds that lead to it; with the first those that close the loop.
+    # nerfstudio keeps with a keyframe the seconds that lead to it; with the first those that close
+    # the loop.
     assert [k["override_transition_sec"] for k in data["keyframes"]] == [2.2, 0.7, 1 / 3]
-    assert all(k["override_transition_enabled"] and k["override_time_enabled"] for k in data["keyframes"])
+    assert all(
+        k["override_transition_enabled"] and k["override_time_enabled"] for k in data["keyframes"]
+    )
     assert first["render_time"] == 1.0
     assert (data["is_cycle"], data["smoothness_value"]) == (False, 0.3)
     assert (data["render_height"], data["render_width"], data["fps"]) == (32, 48, 12.0)
@@ -292,7 +343,8 @@ def test_files_of_the_first_nerfstudio_are_read(tmp_path: Path) -> None:
     for found, sent in zip(again.keyframes, film.keyframes, strict=True):
         assert found.camera.c2w.numpy() == pytest.approx(sent.camera.c2w.numpy(), abs=1e-12)
     frames = len(film.frames())
-    assert [k.transition for k in again.keyframes] == [frames / 12.0 / 2] * 3  # evenly over its cameras
+    # evenly over its cameras
+    assert [k.transition for k in again.keyframes] == [frames / 12.0 / 2] * 3
 
 
 def test_a_path_without_keyframes_gets_some_of_its_own(tmp_path: Path) -> None:
@@ -303,28 +355,53 @@ def test_a_path_without_keyframes_gets_some_of_its_own(tmp_path: Path) -> None:
     assert [k.transition for k in again.keyframes[:-1]] == [1.0] * 4
     assert torch.allclose(again.frames().c2w, film.frames().c2w, atol=1e-5)
     long = plan(key(0, transition=100.0), key(1))
-    assert len(read_plan(altered(tmp_path, lambda data: data.update(keyframes=[]), long), RANGE)[0]) == PICKED
-    still = read_plan(altered(tmp_path, lambda data: data.update(keyframes=[]), plan(key(2))), RANGE)[0]
+    assert (
+        len(read_plan(altered(tmp_path, lambda data: data.update(keyframes=[]), long), RANGE)[0])
+        == PICKED
+    )
+    still = read_plan(
+        altered(tmp_path, lambda data: data.update(keyframes=[]), plan(key(2))), RANGE
+    )[0]
     assert len(still) == 1
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda d: d["keyframes"][1].update(matrix=[1.0] * 15), r"keyframes\[1\]: matrix should be 16 finite"),
-        (lambda d: d["keyframes"][1].update(matrix="[1, 2"), r"keyframes\[1\]: matrix should be 16 finite"),
-        (lambda d: d["keyframes"][0].update(matrix=[2.0] * 16), r"keyframes\[0\]: matrix is no rotation"),
+        (
+            lambda d: d["keyframes"][1].update(matrix=[1.0] * 15),
+            r"keyframes\[1\]: matrix should be 16 finite",
+        ),
+        (
+            lambda d: d["keyframes"][1].update(matrix="[1, 2"),
+            r"keyframes\[1\]: matrix should be 16 finite",
+        ),
+        (
+            lambda d: d["keyframes"][0].update(matrix=[2.0] * 16),
+            r"keyframes\[0\]: matrix is no rotation",
+        ),
         (lambda d: d["keyframes"][2].pop("fov"), r"keyframes\[2\]: fov is None"),
-        (lambda d: d["keyframes"][2].update(fov=200), r"keyframes\[2\]: fov is 200, expected a number from 1 to 170"),
+        (
+            lambda d: d["keyframes"][2].update(fov=200),
+            r"keyframes\[2\]: fov is 200, expected a number from 1 to 170",
+        ),
         (lambda d: d["keyframes"][0].update(aspect="wide"), r"keyframes\[0\]: aspect is 'wide'"),
-        (lambda d: d["keyframes"][0].update(override_transition_sec=-1), "override_transition_sec is -1"),
+        (
+            lambda d: d["keyframes"][0].update(override_transition_sec=-1),
+            "override_transition_sec is -1",
+        ),
         (lambda d: d["keyframes"][0].update(time=True), "time is True"),
         (lambda d: d.update(is_cycle="yes"), "is_cycle is 'yes', expected true or false"),
-        (lambda d: d.update(smoothness_value=3), "smoothness_value is 3, expected a number from 0 to 1"),
+        (
+            lambda d: d.update(smoothness_value=3),
+            "smoothness_value is 3, expected a number from 0 to 1",
+        ),
         (lambda d: d.update(keyframes=d["keyframes"] * 200), "600 keyframes, more than 500"),
         (lambda d: d.update(camera_path=[]), "camera_path is empty"),
     ],
 )
-def test_bad_files_are_refused_in_a_sentence_that_names_the_field(tmp_path: Path, change: Any, sentence: str) -> None:
+def test_bad_files_are_refused_in_a_sentence_that_names_the_field(
+    tmp_path: Path, change: Any, sentence: str
+) -> None:
     with pytest.raises(InputError, match=sentence):
         read_plan(altered(tmp_path, change), RANGE)

@@ -19,7 +19,9 @@ def test_a_pair_of_numbers_is_a_range_and_zero_no_limit() -> None:
     assert not Limits(far=1.0).open
 
 
-@pytest.mark.parametrize("pair", [(2.0, 1.0), (1.0, 1.0), (-1.0, 0.0), (math.nan, 0.0), (0.0, math.nan), (math.inf, 0)])
+@pytest.mark.parametrize(
+    "pair", [(2.0, 1.0), (1.0, 1.0), (-1.0, 0.0), (math.nan, 0.0), (0.0, math.nan), (math.inf, 0)]
+)
 def test_what_is_no_range_is_refused(pair: tuple[float, float]) -> None:
     with pytest.raises(InputError, match=r"Near, far: .* is no range"):
         Limits.of(pair, "Near, far")

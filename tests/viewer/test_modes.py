@@ -60,7 +60,9 @@ def test_a_turned_request_sees_the_frame_where_its_rays_go() -> None:
     frame = cameras(1, hw=(64, 96))
     y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(96) + 0.5, indexing="ij")
     rays = torch.stack([(x - 48) / 40, (y - 32) / 40, torch.ones_like(x)])
-    frame = dataclasses.replace(frame, rgb=(0.5 + 0.3 * rays / rays.norm(dim=0)).expand(1, 3, 64, 96))
+    frame = dataclasses.replace(
+        frame, rgb=(0.5 + 0.3 * rays / rays.norm(dim=0)).expand(1, 3, 64, 96)
+    )
     down, there = torch.tensor([[0.0, 1, 0]]), torch.tensor([[0.2, 0.1, 1.0]])
     c2w = look_at(torch.zeros(1, 3), there, down).float()
     request = dataclasses.replace(frame.without_rgb(), c2w=c2w)
@@ -80,7 +82,9 @@ def test_a_coarse_request_compares_with_averages() -> None:
     assert frame.rgb is not None
     coarse = frame.without_rgb().resized((16, 24))
     picture, seen = modes.turned(frame, coarse)
-    torch.testing.assert_close(picture, torch.nn.functional.avg_pool2d(frame.rgb, 2)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        picture, torch.nn.functional.avg_pool2d(frame.rgb, 2)[0], atol=1e-5, rtol=0
+    )
     assert bool(seen.all())
 
 

@@ -1,4 +1,6 @@
-"""What is recorded is the scene: moments, cameras, background, decoded from the file as viser's client does."""
+"""What is recorded is the scene: moments, cameras, background, decoded from the file as viser's
+client does.
+"""
 
 import base64
 import dataclasses
@@ -25,7 +27,9 @@ FPS = 5.0
 
 def decoded(packed: bytes) -> tuple[float, list[tuple[float, dict[str, Any]]]]:
     """Seconds and timed messages of a ``.viser`` file, with their arrays."""
-    inner = zstandard.ZstdDecompressor().decompress(packed[8:], max_output_size=int.from_bytes(packed[:8], "little"))
+    inner = zstandard.ZstdDecompressor().decompress(
+        packed[8:], max_output_size=int.from_bytes(packed[:8], "little")
+    )
     end = 8 + int.from_bytes(inner[:8], "little")
     document = msgspec.msgpack.decode(inner[8:end])
     buffers = []
@@ -51,7 +55,13 @@ def seen_at(packed: bytes, seconds: float) -> dict[str, dict[str, Any]]:
         if moment <= seconds + 1e-6 and "name" in message:
             node = nodes.setdefault(message["name"], {})
             node.update(message.get("props") or {}, **(message.get("updates") or {}))
-            node.update({k: v for k, v in message.items() if k in ("visible", "visibility", "wxyz", "position")})
+            node.update(
+                {
+                    k: v
+                    for k, v in message.items()
+                    if k in ("visible", "visibility", "wxyz", "position")
+                }
+            )
     return nodes
 
 
@@ -86,7 +96,9 @@ def film(scene: GaussianScene) -> Recording:
     return record(scene, "viser", fps=FPS)
 
 
-def check(packed: bytes, scene: GaussianScene, played: float, seconds: float, least: float = FAINTEST) -> int:
+def check(
+    packed: bytes, scene: GaussianScene, played: float, seconds: float, least: float = FAINTEST
+) -> int:
     expected = scene.world_at(seconds)
     expected = expected[expected.opacities >= least]
     shown = splats_at(packed, played)
@@ -106,8 +118,14 @@ def check(packed: bytes, scene: GaussianScene, played: float, seconds: float, le
 def test_every_moment_is_the_scenes(film: Recording, scene: GaussianScene) -> None:
     assert film.moments == pytest.approx([1.0 + i / FPS for i in range(11)])
     assert decoded(film.content)[0] == pytest.approx(11 / FPS)
-    counts = [check(film.content, scene, i / FPS, seconds) for i, seconds in enumerate(film.moments)]
-    assert film.still == int((scene.gaussians.is_static & (scene.gaussians.opacities >= FAINTEST)).sum()) > 10
+    counts = [
+        check(film.content, scene, i / FPS, seconds) for i, seconds in enumerate(film.moments)
+    ]
+    assert (
+        film.still
+        == int((scene.gaussians.is_static & (scene.gaussians.opacities >= FAINTEST)).sum())
+        > 10
+    )
     assert film.moving == max(counts) - film.still  # no more rows than are needed at once
     assert len(set(counts)) > 3
 
@@ -126,22 +144,35 @@ def test_tiny_and_huge_units_survive_half_precision(scene: GaussianScene) -> Non
         T[:3, 3] *= unit
         frame = dataclasses.replace(frame, T_model_world=T)
         other = GaussianScene(scene.gaussians, frame, dataclasses.replace(scene.inputs, c2w=c2w))
-        shown, expected = splats_at(record(other, "viser", fps=1.0).content, 0.0), other.world_at(1.0)
+        shown, expected = (
+            splats_at(record(other, "viser", fps=1.0).content, 0.0),
+            other.world_at(1.0),
+        )
         expected = expected[expected.opacities >= FAINTEST]
-        variances = [g.covariances[:, [0, 3, 5]].sum(1).double().sort().values for g in (shown, expected)]
+        variances = [
+            g.covariances[:, [0, 3, 5]].sum(1).double().sort().values for g in (shown, expected)
+        ]
         assert float((variances[0] / variances[1] - 1).abs().max()) < 2**-10
 
 
-def test_it_starts_at_the_first_camera_the_right_way_up(film: Recording, scene: GaussianScene) -> None:
+def test_it_starts_at_the_first_camera_the_right_way_up(
+    film: Recording, scene: GaussianScene
+) -> None:
     first, messages = Camera.of_view(scene.inputs, 0), [m for _, m in decoded(film.content)[1]]
     told = {m["type"]: m for m in messages if m["type"].startswith("SetCamera")}
     assert all(m["initial"] for m in told.values())
     assert told["SetCameraPositionMessage"]["position"] == pytest.approx(first.position)
     assert told["SetCameraFovMessage"]["fov"] == pytest.approx(first.fov)
-    assert told["SetCameraUpDirectionMessage"]["position"] == pytest.approx(up_direction(scene.inputs))
+    assert told["SetCameraUpDirectionMessage"]["position"] == pytest.approx(
+        up_direction(scene.inputs)
+    )
     ahead = np.subtract(told["SetCameraLookAtMessage"]["look_at"], first.position)
     assert ahead / np.linalg.norm(ahead) == pytest.approx(first.c2w[:3, 2].numpy(), abs=1e-6)
-    up = [m for _, m in decoded(record(scene, "viser", fps=1.0, up="-z").content)[1] if "UpDirection" in m["type"]]
+    up = [
+        m
+        for _, m in decoded(record(scene, "viser", fps=1.0, up="-z").content)[1]
+        if "UpDirection" in m["type"]
+    ]
     assert up[0]["position"] == pytest.approx([0, 0, -1])
 
 
@@ -149,7 +180,9 @@ def test_what_is_behind_everything(scene: GaussianScene) -> None:
     background = torch.tensor([0.2, 0.4, 0.8])
     other = GaussianScene(scene.gaussians, scene.frame, scene.inputs, background=background)
     (message,) = (
-        m for _, m in decoded(record(other, "viser", fps=1.0).content)[1] if m["type"] == "BackgroundImageMessage"
+        m
+        for _, m in decoded(record(other, "viser", fps=1.0).content)[1]
+        if m["type"] == "BackgroundImageMessage"
     )
     picture = cv2.imdecode(np.frombuffer(message["rgb_data"], np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
@@ -159,7 +192,10 @@ def test_what_is_behind_everything(scene: GaussianScene) -> None:
 def test_input_cameras_are_there_and_the_nearest_is_marked(scene: GaussianScene) -> None:
     c2w = scene.inputs.c2w.clone()
     c2w[:, 0, 3] = torch.arange(5) * 3.0
-    film = record(GaussianScene(scene.gaussians, scene.frame, dataclasses.replace(scene.inputs, c2w=c2w)), "viser")
+    film = record(
+        GaussianScene(scene.gaussians, scene.frame, dataclasses.replace(scene.inputs, c2w=c2w)),
+        "viser",
+    )
     frames = [(0.0, 0), (1.0, 2), (2.0, 4)]
     for played, nearest in frames:
         nodes = seen_at(film.content, played)
@@ -198,10 +234,14 @@ def test_too_much_is_refused(scene: GaussianScene, monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match="fps is nan"):
         record(scene, "viser", fps=float("nan"))
     monkeypatch.setattr(recording, "MAX_CONTENT", 1000)
-    with pytest.raises(InputError, match=r"the viser would have .* MiB.*lower --fps, or raise --min-opacity"):
+    with pytest.raises(
+        InputError, match=r"the viser would have .* MiB.*lower --fps, or raise --min-opacity"
+    ):
         record(scene, "viser")
     monkeypatch.setattr(recording, "MAX_UNPACKED", 1000)
-    with pytest.raises(InputError, match=r"in a browser's memory; lower --fps, or raise --min-opacity"):
+    with pytest.raises(
+        InputError, match=r"in a browser's memory; lower --fps, or raise --min-opacity"
+    ):
         record(scene, "viser")
 
 

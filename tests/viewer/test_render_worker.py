@@ -6,7 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from fsm.viewer.render_worker import BUDGETS, MIN_PIXELS, RenderWorker, Resolution, Schedule, Turns, Work
+from fsm.viewer.render_worker import (
+    BUDGETS,
+    MIN_PIXELS,
+    RenderWorker,
+    Resolution,
+    Schedule,
+    Turns,
+    Work,
+)
 from tests.viewer.fakes import until
 
 BUDGET = BUDGETS["Fluent"]
@@ -61,7 +69,8 @@ def _settled(seconds_of: Callable[[int], float], hw: tuple[int, int]) -> float:
 @pytest.mark.parametrize("per_pixel", [1e-6, 4e-6])
 def test_resolution_settles_at_the_budget(overhead: float, per_pixel: float) -> None:
     seconds = _settled(lambda p: overhead + per_pixel * p, (1080, 1920))
-    assert 0.75 * BUDGET < seconds < 1.25 * BUDGET  # steps of 16 lines are a quarter of the smallest pictures here
+    # steps of 16 lines are a quarter of the smallest pictures here
+    assert 0.75 * BUDGET < seconds < 1.25 * BUDGET
 
 
 def test_pictures_are_not_made_tiny_where_that_saves_nothing() -> None:
@@ -69,7 +78,9 @@ def test_pictures_are_not_made_tiny_where_that_saves_nothing() -> None:
     heights = []
     for _ in range(60):
         heights.append(resolution.height(hw))
-        resolution.observe(heights[-1] * round(heights[-1] * 1.5), 10 * BUDGET + 1e-6 * heights[-1] ** 2 * 1.5)
+        resolution.observe(
+            heights[-1] * round(heights[-1] * 1.5), 10 * BUDGET + 1e-6 * heights[-1] ** 2 * 1.5
+        )
     tried = [h for h in heights[20:] if h < 128]  # now and then, to learn whether that has changed
     assert 1 <= len(tried) <= 8
     assert set(tried) == {96}

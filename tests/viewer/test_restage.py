@@ -1,4 +1,6 @@
-"""The scene is replaced while browsers look at it: what they chose stays, what they see is of the new one."""
+"""The scene is replaced while browsers look at it: what they chose stays, what they see is of the
+new one.
+"""
 
 import dataclasses
 import gc
@@ -22,7 +24,14 @@ LEVEL = 3 / 255  # JPEG
 
 
 def test_the_clock_keeps_its_place_over_other_frames() -> None:
-    short = Playback.over([0.0, 0.1]).sought(0.1).at_speed(2.0).looping(False).freezing_time(True).sought(0.05)
+    short = (
+        Playback.over([0.0, 0.1])
+        .sought(0.1)
+        .at_speed(2.0)
+        .looping(False)
+        .freezing_time(True)
+        .sought(0.05)
+    )
     long = short.over_frames([0.3, 0.0, 0.1, 0.2])
     assert long.frames == (0.0, 0.1, 0.2, 0.3)
     assert (long.cursor, long.frozen, long.speed, long.loop) == (0.05, 0.1, 2.0, False)
@@ -94,7 +103,11 @@ def test_frustums_that_stay_are_left_alone() -> None:
     before = tuple(kept.color)  # pyright: ignore
     shown.done.clear()
     nodes.restage(InputCameras.of(views))
-    assert shown.done == [("add", "/inputs/camera_4"), ("add", "/inputs/camera_5"), ("add", "/inputs/trail")]
+    assert shown.done == [
+        ("add", "/inputs/camera_4"),
+        ("add", "/inputs/camera_5"),
+        ("add", "/inputs/trail"),
+    ]
     assert shown.nodes["/inputs/camera_2"] is kept
     assert tuple(kept.color) != before  # pyright: ignore  # colours go by time, which goes on
     assert shown.nodes["/inputs/camera_1"].color == (255, 140, 0)  # pyright: ignore
@@ -208,7 +221,11 @@ def test_modes_come_and_go(viewer: Viewer, one: FakeBrowser) -> None:
     viewer.show(FakeScene(with_pictures.cameras.without_rgb()), with_pictures)
     until(lambda: "Difference" in offered())
     one.use("Show", "Difference")
-    until(lambda: one.pictures and next(iter(viewer._sessions.values()))._panel.mode.value == "Difference")
+    until(
+        lambda: (
+            one.pictures and next(iter(viewer._sessions.values()))._panel.mode.value == "Difference"
+        )
+    )
     viewer.show(FakeScene(cameras(3)))
     until(lambda: "Difference" not in offered())
     one.look(x=0.25, y=0.5)  # the difference was seen from an input
@@ -231,7 +248,11 @@ def test_new_browsers_start_at_the_new_scene(viewer: Viewer) -> None:
     with browser(viewer.url) as late:
         late.look()
         until(lambda: late.pictures)
-        places = [m["position"] for m in late.moves if m.get("initial") and m["type"] == "SetCameraPositionMessage"]
+        places = [
+            m["position"]
+            for m in late.moves
+            if m.get("initial") and m["type"] == "SetCameraPositionMessage"
+        ]
         assert places[-1] == pytest.approx((0, 2, 0))
 
 
@@ -277,7 +298,8 @@ def test_clients_come_and_go_while_scenes_are_replaced(viewer: Viewer) -> None:
         last.look(x=0.5)
         until(lambda: last.find("Time (s)") is not None and last.pictures)
         (session,) = until(lambda: viewer.clients == 1 and list(viewer._sessions.values()))
-        assert session.stage is viewer._stage  # who joins in the middle of a replacement gets the newest
+        # who joins in the middle of a replacement gets the newest
+        assert session.stage is viewer._stage
 
 
 @pytest.mark.parametrize("times", [30, pytest.param(200, marks=pytest.mark.slow)])
@@ -295,7 +317,13 @@ def test_replacements_leave_nothing_behind(viewer: Viewer, one: FakeBrowser, tim
         stages.append(weakref.ref(viewer._stage))
         if count == 5:
             until(lambda: "/inputs/camera_4" in one.nodes)
-            sizes.append((messages(), len(session.client.scene._handle_from_node_name), threading.active_count()))
+            sizes.append(
+                (
+                    messages(),
+                    len(session.client.scene._handle_from_node_name),
+                    threading.active_count(),
+                )
+            )
     until(lambda: gc.collect() is not None and sum(ref() is not None for ref in stages) <= 2)
     assert sizes[-1][1] == sizes[5][1]
     assert sizes[-1][0] <= sizes[5][0] + 20

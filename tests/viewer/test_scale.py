@@ -19,8 +19,12 @@ UP = (0.0, -1.0, 0.0)
 def around(distance: float) -> Views:
     """Cameras to the left and right of -z that look at the origin from ``distance``."""
     angles = torch.linspace(-0.5, 0.5, 5, dtype=torch.float64)
-    eyes = distance * torch.stack([angles.sin(), torch.zeros(5, dtype=torch.float64), -angles.cos()], dim=-1)
-    c2w = look_at(eyes, torch.zeros_like(eyes), torch.tensor([0.0, 1, 0], dtype=torch.float64).expand(5, 3))
+    eyes = distance * torch.stack(
+        [angles.sin(), torch.zeros(5, dtype=torch.float64), -angles.cos()], dim=-1
+    )
+    c2w = look_at(
+        eyes, torch.zeros_like(eyes), torch.tensor([0.0, 1, 0], dtype=torch.float64).expand(5, 3)
+    )
     return dataclasses.replace(cameras(5), c2w=c2w.float())
 
 
@@ -31,7 +35,9 @@ def test_the_trail_is_walked_in_the_order_of_time() -> None:
     assert trail_length(views[0]) == 0
 
 
-@pytest.mark.parametrize(("distance", "metres"), [(0.25, 0.01), (0.5, 0.1), (4.0, 1.0), (29.0, 1.0), (31.0, 10.0)])
+@pytest.mark.parametrize(
+    ("distance", "metres"), [(0.25, 0.01), (0.5, 0.1), (4.0, 1.0), (29.0, 1.0), (31.0, 10.0)]
+)
 def test_squares_are_the_largest_power_of_ten_that_fits(distance: float, metres: float) -> None:
     drawn = grid(around(distance), UP, 1.0)
     assert drawn.metres == pytest.approx(metres)
@@ -44,7 +50,9 @@ def test_metres_per_unit_change_the_squares_and_nothing_else() -> None:
     views = around(4.0)
     one, other = grid(views, UP, 1.0), grid(views, UP, 0.1)
     assert (other.metres, other.cell) == (pytest.approx(0.1), pytest.approx(1.0))
-    assert other == dataclasses.replace(one, metres=other.metres, cell=other.cell, cells=other.cells)
+    assert other == dataclasses.replace(
+        one, metres=other.metres, cell=other.cell, cells=other.cells
+    )
 
 
 @pytest.mark.parametrize("up", [UP, (0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.6, 0.0, 0.8)])

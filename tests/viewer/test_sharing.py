@@ -1,4 +1,6 @@
-"""A shared viewer, through a stand-in of viser's service: it pairs browsers with waiting tunnels and passes on bytes."""
+"""A shared viewer, through a stand-in of viser's service: it pairs browsers with waiting tunnels
+and passes on bytes.
+"""
 
 import contextlib
 import http.client
@@ -78,10 +80,14 @@ class Relay:
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], Any]) -> None:
-    """viser's own tunnel, in a thread, without TLS, to this machine; ``answer`` is the service's to the first request."""
+    """viser's own tunnel, in a thread, without TLS, to this machine; ``answer`` is the service's to
+    the first request.
+    """
     real = viser._tunnel.ViserTunnel
     monkeypatch.setattr(viser._tunnel, "_is_multiprocess_ok", lambda: False)
-    monkeypatch.setattr(viser._tunnel, "ssl", types.SimpleNamespace(create_default_context=lambda: None))
+    monkeypatch.setattr(
+        viser._tunnel, "ssl", types.SimpleNamespace(create_default_context=lambda: None)
+    )
     monkeypatch.setattr(viser._viser, "ViserTunnel", lambda _, port: real("127.0.0.1", port))
     monkeypatch.setattr(requests, "request", lambda *_, **__: answer())
 
@@ -89,7 +95,11 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], Any]) -> Non
 @pytest.fixture
 def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
     relay = Relay()
-    found = {"url": f"http://{NAME}:{relay.port}", "max_conn_count": 6, "tls_port": relay.tunnel.getsockname()[1]}
+    found = {
+        "url": f"http://{NAME}:{relay.port}",
+        "max_conn_count": 6,
+        "tls_port": relay.tunnel.getsockname()[1],
+    }
     answering(monkeypatch, lambda: types.SimpleNamespace(status_code=200, json=lambda: found))
     yield relay
     relay.close()
@@ -122,13 +132,15 @@ def test_the_gate_works_through_the_tunnel(relay: Relay) -> None:
     with Viewer(FakeScene(), port=0) as viewer:
         address = urlsplit(viewer.share())
         assert (address.hostname, address.port, address.path) == (NAME, relay.port, "/")
-        assert urlsplit(viewer.url).query == address.query  # whoever opens it here needs the same token
+        # whoever opens it here needs the same token
+        assert urlsplit(viewer.url).query == address.query
         host, query = f"{NAME}:{relay.port}", f"/?{address.query}"
         status, headers = get(relay.port, query, Host=host)
         assert status == 200
         cookie = headers["set-cookie"].split(";")[0]
         assert get(relay.port, "/", Host=host)[0] == 403
-        assert get(relay.port, "/", Host=f"localhost:{relay.port}")[0] == 403  # no way round the token
+        # no way round the token
+        assert get(relay.port, "/", Host=f"localhost:{relay.port}")[0] == 403
         assert get(relay.port, query, Host=f"other.share.test:{relay.port}")[0] == 403
         assert get(relay.port, query, Host=host, Origin="http://other.share.test")[0] == 403
         with browser(relay.port, NAME, Cookie=cookie, Origin=f"http://{host}") as guest:
@@ -158,7 +170,9 @@ def test_no_browser_ends_it(relay: Relay) -> None:
 
 
 @pytest.mark.parametrize("failure", ["unreachable", "refused", "nonsense", "silent"])
-def test_without_the_service_the_viewer_goes_on(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_service_the_viewer_goes_on(
+    failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     released = threading.Event()
 
     def answer() -> Any:
@@ -173,7 +187,11 @@ def test_without_the_service_the_viewer_goes_on(failure: str, monkeypatch: pytes
         monkeypatch.setattr(sharing, "PATIENCE", 0.3)
     with Viewer(FakeScene(), port=0) as viewer:
         before = viewer.url
-        said = "did not answer within" if failure == "silent" else "cannot be reached or gave no address"
+        said = (
+            "did not answer within"
+            if failure == "silent"
+            else "cannot be reached or gave no address"
+        )
         with pytest.raises(InputError, match=f"share.viser.studio {said}"):
             viewer.share()
         released.set()
@@ -187,6 +205,8 @@ def test_without_the_service_the_viewer_goes_on(failure: str, monkeypatch: pytes
 def test_an_address_that_the_tunnel_cannot_find_is_refused() -> None:
     with (
         Viewer(FakeScene(), host="127.0.0.2", port=0, token="correct-horse-battery") as viewer,
-        pytest.raises(InputError, match=r"host is 127\.0\.0\.2, where viser's tunnel does not find"),
+        pytest.raises(
+            InputError, match=r"host is 127\.0\.0\.2, where viser's tunnel does not find"
+        ),
     ):
         viewer.share()

@@ -23,17 +23,23 @@ NODE = "/gaussians"
 
 
 def unpacked(rows: np.ndarray, unit: float) -> Gaussians3D:
-    """The Gaussians of rows of uint32 [n 8] that are not transparent, as viser's client reads them."""
+    """The Gaussians of rows of uint32 [n 8] that are not transparent, as viser's client reads
+    them.
+    """
     rows = rows.reshape(-1, 8)
     rows = np.ascontiguousarray(rows[rows[:, 7] >> 24 > 0])
     means = torch.from_numpy(rows[:, :3].copy().view(np.float32)) * unit
-    covariances = torch.from_numpy(rows[:, 4:7].copy().view(np.float16).astype(np.float32)) * unit**2
+    covariances = (
+        torch.from_numpy(rows[:, 4:7].copy().view(np.float16).astype(np.float32)) * unit**2
+    )
     rgba = torch.from_numpy(rows[:, 7:].copy().view(np.uint8).astype(np.float32)) / 255
     return Gaussians3D(means, covariances, rgba[:, 3], (rgba[:, None, :3] - 0.5) / SH_C0)
 
 
 def check(found: Gaussians3D, scene: GaussianScene, seconds: float) -> None:
-    """Assert that ``found`` is the scene of that moment in any order, to the precision of the rows."""
+    """Assert that ``found`` is the scene of that moment in any order, to the precision of the
+    rows.
+    """
     expected = scene.world_at(seconds)
     expected = expected[expected.opacities >= FAINTEST]
     assert len(found) == len(expected)
@@ -141,7 +147,11 @@ def moment(one: FakeBrowser, scene: GaussianScene, seconds: float) -> None:
 
     def close() -> bool:
         found = there(one)
-        return found is not None and len(found) > 0 and float(_apart(found.means, expected).amin(1).max()) < 1e-4
+        return (
+            found is not None
+            and len(found) > 0
+            and float(_apart(found.means, expected).amin(1).max()) < 1e-4
+        )
 
     until(close)
     found = there(one)
@@ -173,7 +183,9 @@ def test_the_browser_has_the_moment_and_its_background_and_no_pictures_come(
     assert len(one.pictures) == seen
 
 
-def test_while_only_the_camera_moves_nothing_is_sent(one: FakeBrowser, scene: GaussianScene) -> None:
+def test_while_only_the_camera_moves_nothing_is_sent(
+    one: FakeBrowser, scene: GaussianScene
+) -> None:
     one.use("Draw in the browser", True)
     moment(one, scene, 1.0)
     until(lambda: bare(one))
@@ -224,7 +236,9 @@ def test_a_browser_that_does_not_read_gets_one_waiting_moment_at_most(
     sent: list[float] = []
     make, taken = Rows.at, Sender._taken
     reads = threading.Event()
-    monkeypatch.setattr(Rows, "at", lambda self, seconds: sent.append(seconds) or make(self, seconds))
+    monkeypatch.setattr(
+        Rows, "at", lambda self, seconds: sent.append(seconds) or make(self, seconds)
+    )
     monkeypatch.setattr(Sender, "_taken", lambda self: reads.is_set() and taken(self))
     with browser(viewer.url, reading=False) as slow:
         slow.look()
@@ -241,7 +255,9 @@ def test_a_browser_that_does_not_read_gets_one_waiting_moment_at_most(
         until(lambda: sent)
         assert sent[0] == pytest.approx(1.39)  # the newest, and none of those before
         with queue.buffer_lock:
-            waiting = [m for m in queue.message_from_id.values() if getattr(m, "name", None) == NODE]
+            waiting = [
+                m for m in queue.message_from_id.values() if getattr(m, "name", None) == NODE
+            ]
         assert len(waiting) <= 3  # the node, its rows, its visibility
 
 

@@ -148,10 +148,14 @@ def test_who_comes_late_starts_at_the_newest(viewer: Viewer, coming: Queue) -> N
         until(lambda: late.pictures and red(late, 0.3))
 
 
-def test_an_error_ends_the_stream_and_not_the_viewer(one: FakeBrowser, viewer: Viewer, coming: Queue) -> None:
+def test_an_error_ends_the_stream_and_not_the_viewer(
+    one: FakeBrowser, viewer: Viewer, coming: Queue
+) -> None:
     coming.put(grown(3))
     coming.put(InputError("frame 4 is torn; fetch the clip again."))
-    until(lambda: one.says("**Stopped after 3 of 5 frames:** frame 4 is torn; fetch the clip again."))
+    until(
+        lambda: one.says("**Stopped after 3 of 5 frames:** frame 4 is torn; fetch the clip again.")
+    )
     one.look(x=0.75)
     until(lambda: one.colour == pytest.approx((0.2, 0.75, 0), abs=LEVEL))
     viewer.stream([grown(5)], total=5)  # another may follow
@@ -219,7 +223,8 @@ def test_a_frame_of_all_cameras_makes_a_stream_end_where_reading_at_once_does(mo
         return scene.render(request).rgb
 
     assert torch.equal(last(of_all_cameras(9)), at_once)
-    with pytest.warns(UserWarning, match="more than one input span"):  # the first push says too little about the clip
+    # the first push says too little about the clip
+    with pytest.warns(UserWarning, match="more than one input span"):
         of_first = last(None)
     assert not torch.equal(of_first, at_once)
 

@@ -17,7 +17,12 @@ def over() -> Playback:
 def test_starts_at_the_first_moment_of_times_in_any_order() -> None:
     playback = over()
     assert playback.frames == (0.0, 0.25, 0.5, 1.0)
-    assert (playback.cursor, playback.moment, playback.duration, playback.playing) == (0.0, 0.0, 1.0, False)
+    assert (playback.cursor, playback.moment, playback.duration, playback.playing) == (
+        0.0,
+        0.0,
+        1.0,
+        False,
+    )
     with pytest.raises(InputError, match="at least one input"):
         Playback.over([])
 
@@ -80,7 +85,12 @@ def test_seeking_is_held_to_the_clip_and_does_not_stop_it() -> None:
 
 def test_frozen_time_stays_while_the_cursor_moves_on() -> None:
     frozen = over().sought(0.25).freezing_time(True).freezing_view(False).played().advanced(0.5)
-    assert (frozen.cursor, frozen.moment, frozen.follow, frozen.fraction) == (0.75, 0.25, True, 0.75)
+    assert (frozen.cursor, frozen.moment, frozen.follow, frozen.fraction) == (
+        0.75,
+        0.25,
+        True,
+        0.75,
+    )
     assert frozen.freezing_time(True).moment == 0.25
     released = frozen.freezing_time(False)
     assert released.moment == 0.75
@@ -89,7 +99,11 @@ def test_frozen_time_stays_while_the_cursor_moves_on() -> None:
 def test_a_single_moment_never_plays() -> None:
     playback = Playback.over([2.0, 2.0])
     assert playback.played() == playback
-    assert (playback.fraction, playback.stepped(1).cursor, playback.sought(5.0).cursor) == (0.0, 2.0, 2.0)
+    assert (playback.fraction, playback.stepped(1).cursor, playback.sought(5.0).cursor) == (
+        0.0,
+        2.0,
+        2.0,
+    )
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=20), st.floats(-6, 6))

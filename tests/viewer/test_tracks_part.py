@@ -19,7 +19,9 @@ NAN = float("nan")
 
 
 def walks(count: int = 6, frames: int = 9) -> Tracks:
-    """Track i stands at y = i, z = 2 and moves along x with i + 1 metres a second; the last is first seen at 0.2 s."""
+    """Track i stands at y = i, z = 2 and moves along x with i + 1 metres a second; the last is
+    first seen at 0.2 s.
+    """
     times = torch.arange(frames) / 20
     points = torch.zeros(count, frames, 3)
     points[..., 0] = torch.arange(1, count + 1)[:, None] * times
@@ -44,9 +46,11 @@ class _Clip(MemoryClip):
 
 def test_points_are_where_the_tracks_are_and_tails_where_they_were() -> None:
     drawing = Palette.of(walks(), "Track").draw(0.125, 0.1)
-    assert drawing.points[:, 0] == pytest.approx(0.125 * np.arange(1, 6))  # the sixth is not there yet
+    # the sixth is not there yet
+    assert drawing.points[:, 0] == pytest.approx(0.125 * np.arange(1, 6))
     assert drawing.points[:, 1].tolist() == [0, 1, 2, 3, 4]
-    along = drawing.pieces.reshape(5, -1, 2, 3)[2]  # from 0.025 by 0.05 and 0.1 to 0.125 s, at 3 m/s
+    # from 0.025 by 0.05 and 0.1 to 0.125 s, at 3 m/s
+    along = drawing.pieces.reshape(5, -1, 2, 3)[2]
     assert along[:, 0, 0] == pytest.approx([0.075, 0.15, 0.3])
     assert along[:, 1, 0] == pytest.approx([0.15, 0.3, 0.375])
     assert len(Palette.of(walks(), "Track").draw(0.4, 0.0).pieces) == 0
@@ -151,7 +155,8 @@ def test_nothing_is_sent_while_only_the_camera_moves(one: FakeBrowser, viewer: V
     seen = len(one.pictures)
     one.look(x=0.4)
     until(lambda: len(one.pictures) > seen and abs(one.colour[1] - 0.4) < 0.02)
-    one.use("Time (s)", 0.2)  # what is sent in order arrives in order: had it been sent before, it would be there
+    # what is sent in order arrives in order: had it been sent before, it would be there
+    one.use("Time (s)", 0.2)
     until(lambda: xs(one))
     assert xs(one)[0] == pytest.approx(0.2)
 

@@ -66,7 +66,9 @@ def test_without_limits_a_picture_is_what_the_scene_renders() -> None:
 
 
 def wall(z: float, colour: float, scale: float) -> Gaussians4D:
-    """One broad opaque Gaussian ahead of the first camera, ``z`` of the clip's units away, in a space ``scale`` as large."""
+    """One broad opaque Gaussian ahead of the first camera, ``z`` of the clip's units away, in a
+    space ``scale`` as large.
+    """
     one = torch.ones(1)
     still = torch.tensor([[1.0, 0, 0, 0]])
     return Gaussians4D(
@@ -85,7 +87,10 @@ def test_gaussians_outside_near_and_far_uncover_those_behind() -> None:
     scale = 0.25  # the limits are in the clip's unit, the Gaussians are not
     near, far = wall(1.0, 0.2, scale), wall(3.0, 0.8, scale)
     both = Gaussians4D(
-        *(torch.cat([getattr(near, f.name), getattr(far, f.name)]) for f in dataclasses.fields(Gaussians4D))
+        *(
+            torch.cat([getattr(near, f.name), getattr(far, f.name)])
+            for f in dataclasses.fields(Gaussians4D)
+        )
     )
     frame = dataclasses.replace(SceneFrame.identity(), scale=torch.tensor(scale))
     scene = GaussianScene(both, frame, cameras())
@@ -149,7 +154,11 @@ def test_near_and_far_are_asked_for_and_said_to_be_none(one: FakeBrowser) -> Non
     one.use("Near, far", (2.0, 0.0))
     until(lambda: halves(one.pictures[-1]) == pytest.approx((0, 1), abs=LEVEL))
     one.use("Near, far", (2, 1))
-    until(lambda: one.says("**Not drawn:** Near, far: 2 to 1 is no range; choose near < far, or 0 for no limit."))
+    until(
+        lambda: one.says(
+            "**Not drawn:** Near, far: 2 to 1 is no range; choose near < far, or 0 for no limit."
+        )
+    )
     one.use("Near, far", (0, 2))
     until(lambda: halves(one.pictures[-1]) == pytest.approx((1, 0), abs=LEVEL))
     until(lambda: not one.says("Not drawn"))
@@ -194,7 +203,12 @@ def test_another_scene_is_measured_and_offered_anew() -> None:
 def test_the_lens_is_the_sliders_and_the_slider_the_lenss(one: FakeBrowser) -> None:
     until(lambda: value(one, "View angle (°)") == pytest.approx(math.degrees(0.8), abs=0.05))
     one.use("View angle (°)", 60.0)
-    until(lambda: any(m["type"] == "SetCameraFovMessage" and m["fov"] == pytest.approx(math.pi / 3) for m in one.moves))
+    until(
+        lambda: any(
+            m["type"] == "SetCameraFovMessage" and m["fov"] == pytest.approx(math.pi / 3)
+            for m in one.moves
+        )
+    )
     one.use("View angle (°)", 70.0)
     one.look(fov=math.pi / 3)  # the browser says late where it was
     one.look(fov=math.radians(70))
@@ -211,7 +225,8 @@ def test_up_is_what_was_chosen_and_stays_when_the_camera_goes_elsewhere(one: Fak
     one.use("Up", "From the cameras")
     until(lambda: moved(one, up) == pytest.approx([0, -1, 0]))
     tilt = math.radians(30)
-    one.look(wxyz=(math.cos(tilt / 2), 0.0, 0.0, math.sin(tilt / 2)), x=0.2)  # rolled about its axis
+    # rolled about its axis
+    one.look(wxyz=(math.cos(tilt / 2), 0.0, 0.0, math.sin(tilt / 2)), x=0.2)
     until(lambda: one.pictures)
     one.use("Set up as in this view", True)
     until(lambda: moved(one, up) == pytest.approx([math.sin(tilt), -math.cos(tilt), 0], abs=1e-6))
@@ -238,7 +253,11 @@ def test_reset_puts_everything_back_that_changes_the_view(one: FakeBrowser) -> N
     one.moves.clear()
     one.use("Reset view", True)
     fov = Camera.of_view(cameras()).fov
-    until(lambda: any(m["type"] == "SetCameraFovMessage" and m["fov"] == pytest.approx(fov) for m in one.moves))
+    until(
+        lambda: any(
+            m["type"] == "SetCameraFovMessage" and m["fov"] == pytest.approx(fov) for m in one.moves
+        )
+    )
     until(lambda: moved(one, "SetCameraUpDirectionMessage") == pytest.approx([0, -1, 0], abs=1e-6))
     until(lambda: list(value(one, "Near, far")) == [0, 0] == list(value(one, "Depth colours")))
     assert value(one, "Show") == "Colour"

@@ -110,13 +110,19 @@ def test_modes_change_what_is_shown(one: FakeBrowser) -> None:
     one.use("Show", "Opacity")
     shows(one, 0.5, 0.5, 0.5)
     one.use("Show", "Depth")
-    until(lambda: len({tuple(c) for c in one.pictures[-1].reshape(-1, 3).tolist()}) == 1 and one.colour[0] != 0.5)
+    until(
+        lambda: (
+            len({tuple(c) for c in one.pictures[-1].reshape(-1, 3).tolist()}) == 1
+            and one.colour[0] != 0.5
+        )
+    )
     one.use("Show", "Colour")
     shows(one, 0.0, 0.25, 0.5)
     one.moves.clear()
     one.look(x=0.25, y=0.5)
     one.use("Time (s)", 0.3)
-    one.use("Show", "Difference")  # the camera goes to the nearest input, and from input to input with the time
+    # the camera goes to the nearest input, and from input to input with the time
+    one.use("Show", "Difference")
     places = lambda: [m["position"] for m in one.moves if m["type"] == "SetCameraPositionMessage"]  # noqa: E731
     until(lambda: places() and places()[-1] == pytest.approx((0.3, 0, 0)))
     one.use("Time (s)", 0.12)
@@ -165,7 +171,8 @@ def test_inputs_are_there_and_the_nearest_is_marked(one: FakeBrowser) -> None:
     one.use("Trail", False)
     until(lambda: one.nodes["/inputs/trail"].get("visible") is False)
     one.use("Cameras", True)
-    until(lambda: one.nodes["/inputs/camera_4"].get("visible") is True)  # 0.3 from the eye, 0.05 large
+    # 0.3 from the eye, 0.05 large
+    until(lambda: one.nodes["/inputs/camera_4"].get("visible") is True)
     assert one.nodes["/inputs/camera_1"]["visible"] is False
 
 
@@ -173,7 +180,11 @@ def test_a_click_on_a_camera_looks_through_it(one: FakeBrowser) -> None:
     until(lambda: "/inputs/camera_3" in one.nodes)
     one.moves.clear()
     one.click("/inputs/camera_3")
-    until(lambda: {"SetCameraPositionMessage", "SetCameraFovMessage"} <= {m["type"] for m in one.moves})
+    until(
+        lambda: (
+            {"SetCameraPositionMessage", "SetCameraFovMessage"} <= {m["type"] for m in one.moves}
+        )
+    )
     moves = {m["type"]: m for m in one.moves}
     assert moves["SetCameraPositionMessage"]["position"] == pytest.approx((0.3, 0, 0))
     assert moves["SetCameraLookAtMessage"]["look_at"] == pytest.approx((0.3, 0, 1.0))
@@ -205,7 +216,8 @@ def test_twenty_slider_events_a_second_leave_no_queue() -> None:
         for i in range(40):
             one.use("Time (s)", 0.01 * (i + 1))
             time.sleep(0.05)
-        until(lambda: abs(one.colour[0] - 0.4) < LEVEL, seconds=3.0)  # a queue of them all would take 4 s more
+        # a queue of them all would take 4 s more
+        until(lambda: abs(one.colour[0] - 0.4) < LEVEL, seconds=3.0)
         assert len(scene.requests) < 25
         assert scene.together == 1
 
@@ -253,7 +265,9 @@ def test_a_browser_that_does_not_read_is_not_drawn_for() -> None:
 
         until(stuck, seconds=60)
         with queue.buffer_lock:
-            sizes = [len(getattr(m, "rgb_data", None) or b"") for m in queue.message_from_id.values()]
+            sizes = [
+                len(getattr(m, "rgb_data", None) or b"") for m in queue.message_from_id.values()
+            ]
         assert sum(size > 0 for size in sizes) == 1
         with browser(viewer.url) as quick:
             quick.look()

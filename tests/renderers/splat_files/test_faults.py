@@ -1,4 +1,6 @@
-"""Damaged, forged and foreign files: one sentence each, and no memory taken because a file says so."""
+"""Damaged, forged and foreign files: one sentence each, and no memory taken because a file says
+so.
+"""
 
 import dataclasses
 import gzip
@@ -34,9 +36,18 @@ def _replace(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
 
 
 PLY_FAULTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "a million million": (_replace(b"vertex 20", b"vertex 1000000000000"), "declares 1000000000000 of vertex"),
-    "a count of 26 digits": (_replace(b"vertex 20", b"vertex " + b"9" * 26), "declares 9{26} of vertex"),
-    "a billion": (_replace(b"vertex 20", b"vertex 1000000000"), "take 104000000000 bytes, but 2080 bytes follow"),
+    "a million million": (
+        _replace(b"vertex 20", b"vertex 1000000000000"),
+        "declares 1000000000000 of vertex",
+    ),
+    "a count of 26 digits": (
+        _replace(b"vertex 20", b"vertex " + b"9" * 26),
+        "declares 9{26} of vertex",
+    ),
+    "a billion": (
+        _replace(b"vertex 20", b"vertex 1000000000"),
+        "take 104000000000 bytes, but 2080 bytes follow",
+    ),
     "one too many": (_replace(b"vertex 20", b"vertex 21"), "truncated or damaged"),
     "negative": (_replace(b"vertex 20", b"vertex -1"), "declares -1 of vertex"),
     "underscored": (_replace(b"vertex 20", b"vertex 2_0"), "declares 2_0 of vertex"),
@@ -44,21 +55,45 @@ PLY_FAULTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "list": (_replace(b"float nx", b"list uchar int nx"), "list property 'nx' in vertex"),
     "unknown type": (_replace(b"float nx", b"quad nx"), "header line 'property quad nx'"),
     "duplicate": (_replace(b"float nx", b"float x"), "declares the property 'x' twice"),
-    "two vertices": (_replace(b"end_header", b"element vertex 0\nend_header"), "header line 'element vertex 0'"),
-    "empty element": (_replace(b"end_header", b"element face 3\nend_header"), "'face' without properties"),
-    "no format": (_replace(b"format binary_little_endian 1.0\n", b""), "header line 'element vertex 20'"),
+    "two vertices": (
+        _replace(b"end_header", b"element vertex 0\nend_header"),
+        "header line 'element vertex 0'",
+    ),
+    "empty element": (
+        _replace(b"end_header", b"element face 3\nend_header"),
+        "'face' without properties",
+    ),
+    "no format": (
+        _replace(b"format binary_little_endian 1.0\n", b""),
+        "header line 'element vertex 20'",
+    ),
     "format 2": (_replace(b"little_endian 1.0", b"little_endian 2.0"), "which is not PLY 1.0"),
-    "endless header": (_replace(b"end_header", b"comment " + b"x" * (1 << 17)), "no end_header within 65536 bytes"),
+    "endless header": (
+        _replace(b"end_header", b"comment " + b"x" * (1 << 17)),
+        "no end_header within 65536 bytes",
+    ),
     "not ASCII": (_replace(b"end_header", b"comment \xff\nend_header"), "header that is not ASCII"),
-    "no opacity": (_replace(b"float opacity", b"float opaqueness"), "lacks the properties opacity;"),
-    "harmonics of no degree": (_replace(b"float f_rest_8", b"float other"), "has 8 properties f_rest"),
-    "a gap in the harmonics": (_replace(b"float f_rest_3", b"float f_rest_9"), "expected f_rest_0 onwards"),
+    "no opacity": (
+        _replace(b"float opacity", b"float opaqueness"),
+        "lacks the properties opacity;",
+    ),
+    "harmonics of no degree": (
+        _replace(b"float f_rest_8", b"float other"),
+        "has 8 properties f_rest",
+    ),
+    "a gap in the harmonics": (
+        _replace(b"float f_rest_3", b"float f_rest_9"),
+        "expected f_rest_0 onwards",
+    ),
     "other element": (_replace(b"element vertex", b"element point"), "no element 'vertex'"),
     "truncated": (lambda data: data[:-1], "truncated or damaged"),
     "header only": (lambda data: data[: data.index(b"end_header")], "no end_header"),
     "first bytes only": (lambda data: data[:4], "no end_header"),
     "three bytes": (lambda data: data[:3], "does not begin with 'ply'"),
-    "text that is none": (_replace(b"binary_little_endian", b"ascii"), "(cannot be read as PLY|truncated or damaged)"),
+    "text that is none": (
+        _replace(b"binary_little_endian", b"ascii"),
+        "(cannot be read as PLY|truncated or damaged)",
+    ),
     "packed without chunks": (_replace(b"float nx", b"uint packed_position"), "no element 'chunk'"),
 }
 
@@ -95,7 +130,10 @@ COMPRESSED_HEADER = (
         for axis in (b"x", b"y", b"z")
     )
     + b"element vertex 2\n"
-    + b"".join(b"property uint packed_%s\n" % name for name in (b"position", b"rotation", b"scale", b"color"))
+    + b"".join(
+        b"property uint packed_%s\n" % name
+        for name in (b"position", b"rotation", b"scale", b"color")
+    )
     + b"element sh 2\n"
     + b"".join(b"property uchar f_rest_%d\n" % i for i in range(9))
     + b"end_header\n"
@@ -112,10 +150,15 @@ COMPRESSED = COMPRESSED_HEADER + bytes(12 * 4 + 2 * 16 + 2 * 9)
         (_replace(b"float max_z", b"float maximum_z"), "lacks max_z"),
         (_replace(b"uchar f_rest_0", b"char f_rest_0"), "not all bytes"),
         (_replace(b"uchar f_rest_8", b"uchar more"), "8 properties f_rest"),
-        (_replace(b"vertex 2", b"vertex 400000000000"), "declares 1 of chunk, 400000000000 of vertex"),
+        (
+            _replace(b"vertex 2", b"vertex 400000000000"),
+            "declares 1 of chunk, 400000000000 of vertex",
+        ),
     ],
 )
-def test_damaged_compressed_ply(tmp_path: Path, change: Callable[[bytes], bytes], says: str) -> None:
+def test_damaged_compressed_ply(
+    tmp_path: Path, change: Callable[[bytes], bytes], says: str
+) -> None:
     path = tmp_path / "a.ply"
     path.write_bytes(COMPRESSED)
     assert len(read_table(path)) == 2
@@ -138,7 +181,9 @@ def test_values_that_no_gaussian_has(tmp_path: Path, kind: str, value: float) ->
             write_table(path, table)
         return
     write_table(path, table)
-    with pytest.raises(InputError, match=r"position is NaN or infinite for 1 of 20 Gaussians.*--drop-invalid"):
+    with pytest.raises(
+        InputError, match=r"position is NaN or infinite for 1 of 20 Gaussians.*--drop-invalid"
+    ):
         read_table(path)
     assert len(read_table(path, drop_invalid=True)) == 19
 
@@ -158,7 +203,9 @@ def test_every_field_is_checked(tmp_path: Path, field: str, value: float, says: 
     changed = getattr(SOUND, field).clone()
     changed[3] = value
     write_table(tmp_path / "a.ply", dataclasses.replace(SOUND, **{field: changed}))
-    with pytest.raises(InputError, match=f"{says} is NaN or infinite for 1 of 20 Gaussians, first number 3"):
+    with pytest.raises(
+        InputError, match=f"{says} is NaN or infinite for 1 of 20 Gaussians, first number 3"
+    ):
         read_table(tmp_path / "a.ply")
 
 
@@ -275,7 +322,10 @@ FILES = _sound_files()
 @settings(max_examples=250, deadline=None)
 @given(
     st.sampled_from(sorted(FILES)),
-    st.lists(st.tuples(st.integers(0, 3000), st.binary(min_size=1, max_size=6), st.booleans()), max_size=4),
+    st.lists(
+        st.tuples(st.integers(0, 3000), st.binary(min_size=1, max_size=6), st.booleans()),
+        max_size=4,
+    ),
     st.integers(0, 3000),
 )
 def test_any_change_gives_gaussians_or_one_sentence(name: str, changes: list, cut: int) -> None:

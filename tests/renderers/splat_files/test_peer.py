@@ -1,4 +1,6 @@
-"""What a peer's converter (npm: @playcanvas/splat-transform) reads in our files, and we in its; skipped where it is not there."""
+"""What a peer's converter (npm: @playcanvas/splat-transform) reads in our files, and we in its;
+skipped where it is not there.
+"""
 
 import csv
 import shutil
@@ -13,11 +15,19 @@ from fsm.renderers.splat_files import SplatTable, read_table, write_table
 from tests.renderers.splat_files.tables import random_table
 
 PEER = shutil.which("splat-transform")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(PEER is None, reason="splat-transform is not on PATH")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PEER is None, reason="splat-transform is not on PATH"),
+]
 
 
 def convert(source: Path, target: Path, *flags: str) -> Path:
-    subprocess.run([str(PEER), "-w", *flags, str(source), str(target)], check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [str(PEER), "-w", *flags, str(source), str(target)],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
     return target
 
 
@@ -25,7 +35,8 @@ def as_decoded_by_peer(path: Path) -> SplatTable:
     """The peer's values of a file, by way of its CSV."""
     with open(convert(path, path.with_name(f"{path.name}.csv"))) as handle:
         rows = list(csv.reader(handle))
-    # The numbers are as written, before a PLY would round them: JavaScript prints -Infinity and 1e-7.
+    # The numbers are as written, before a PLY would round them: JavaScript prints -Infinity and
+    # 1e-7.
     values = np.array([[float(v.replace("Infinity", "inf")) for v in row] for row in rows[1:]])
     of = {name: torch.from_numpy(values[:, i].astype(np.float32)) for i, name in enumerate(rows[0])}
 
@@ -35,7 +46,9 @@ def as_decoded_by_peer(path: Path) -> SplatTable:
     rest = sum(name.startswith("f_rest_") for name in of)
     parts = [stack("f_dc_0", "f_dc_1", "f_dc_2")[:, None]]
     if rest:
-        parts.append(stack(*(f"f_rest_{i}" for i in range(rest))).reshape(-1, 3, rest // 3).transpose(1, 2))
+        parts.append(
+            stack(*(f"f_rest_{i}" for i in range(rest))).reshape(-1, 3, rest // 3).transpose(1, 2)
+        )
     return SplatTable(
         stack("x", "y", "z"),
         stack("rot_0", "rot_1", "rot_2", "rot_3"),
@@ -90,6 +103,7 @@ def test_peer_reads_our_splat(tmp_path: Path) -> None:
     assert torch.allclose(
         ours.logits.sigmoid(), peers.logits.sigmoid(), atol=1.1e-6
     )  # it holds opacity to 1e-6 off 0 and 1
-    # It spreads bytes over [-1, 1] with 255 as the end; the format's own viewer has 128 as 0, as we do: half a step apart.
+    # It spreads bytes over [-1, 1] with 255 as the end; the format's own viewer has 128 as 0, as we
+    # do: half a step apart.
     unit = ours.quats / ours.quats.norm(dim=-1, keepdim=True)
     assert float((unit - peers.quats).abs().max()) < 1.5 / 255

@@ -34,7 +34,9 @@ def test_layout_is_the_standard_one(tmp_path: Path) -> None:
     assert [p.name for p in vertex.properties] == [*NAMES[:9], *rest, *NAMES[9:]]
     for channel in range(3):  # all of red, then green, then blue
         for k in range(15):
-            assert (vertex[f"f_rest_{15 * channel + k}"] == table.sh[:, 1 + k, channel].numpy()).all()
+            assert (
+                vertex[f"f_rest_{15 * channel + k}"] == table.sh[:, 1 + k, channel].numpy()
+            ).all()
     assert (vertex["rot_0"] == table.quats[:, 0].numpy()).all()
 
 
@@ -69,10 +71,24 @@ def test_bytes_after_the_last_row_are_said_and_left_aside(shared_data: Path) -> 
 @pytest.mark.parametrize("order", ["<", ">", "ascii"])
 def test_byte_orders_text_other_types_and_extra_properties(tmp_path: Path, order: str) -> None:
     table = random_table(n=7, degree=1)
-    names = [n for n in NAMES if n not in ("nx", "ny", "nz")][::-1] + [f"f_rest_{i}" for i in range(9)]
-    rows = np.zeros(7, dtype=[("flag", "u1"), *((n, "f8" if n == "opacity" else "f4") for n in names), ("id", "i2")])
+    names = [n for n in NAMES if n not in ("nx", "ny", "nz")][::-1] + [
+        f"f_rest_{i}" for i in range(9)
+    ]
+    rows = np.zeros(
+        7,
+        dtype=[
+            ("flag", "u1"),
+            *((n, "f8" if n == "opacity" else "f4") for n in names),
+            ("id", "i2"),
+        ],
+    )
     rows["id"] = -3
-    values = {"x": table.means[:, 0], "z": table.means[:, 2], "y": table.means[:, 1], "opacity": table.logits}
+    values = {
+        "x": table.means[:, 0],
+        "z": table.means[:, 2],
+        "y": table.means[:, 1],
+        "opacity": table.logits,
+    }
     for i in range(4):
         values[f"rot_{i}"] = table.quats[:, i]
     for i in range(3):
@@ -84,18 +100,27 @@ def test_byte_orders_text_other_types_and_extra_properties(tmp_path: Path, order
     element = plyfile.PlyElement.describe(rows, "vertex", comments=["made by a test"])
     other = plyfile.PlyElement.describe(np.zeros(2, dtype=[("k", "i4")]), "other")
     text = order == "ascii"
-    plyfile.PlyData([other, element], text=text, byte_order="=" if text else order).write(tmp_path / "a.ply")
+    plyfile.PlyData([other, element], text=text, byte_order="=" if text else order).write(
+        tmp_path / "a.ply"
+    )
     again = read_table(tmp_path / "a.ply")
     for name in ("means", "quats", "log_scales", "logits", "sh"):
         # Text is written with enough digits for doubles; binary is exact.
-        assert torch.allclose(getattr(again, name), getattr(table, name), rtol=1e-6 if text else 0.0, atol=0.0)
+        assert torch.allclose(
+            getattr(again, name), getattr(table, name), rtol=1e-6 if text else 0.0, atol=0.0
+        )
 
 
 def test_infinite_opacity_logits_and_log_scales_of_zero_are_values(tmp_path: Path) -> None:
     table = random_table(n=3, degree=0)
-    logits, log_scales = torch.tensor([float("inf"), -float("inf"), 100.0]), table.log_scales.clone()
+    logits, log_scales = (
+        torch.tensor([float("inf"), -float("inf"), 100.0]),
+        table.log_scales.clone(),
+    )
     log_scales[0, 0] = -float("inf")
-    write_table(tmp_path / "a.ply", SplatTable(table.means, table.quats, log_scales, logits, table.sh))
+    write_table(
+        tmp_path / "a.ply", SplatTable(table.means, table.quats, log_scales, logits, table.sh)
+    )
     gaussians = read_splats(tmp_path / "a.ply")
     assert gaussians.opacities.tolist() == [1.0, 0.0, 1.0]
     assert float(gaussians.scales[0, 0]) == 0.0
@@ -113,14 +138,19 @@ def test_compressed_file_is_what_the_peer_decodes(shared_data: Path) -> None:
         ("opacity_logit", table.logits),
         ("f_dc", table.sh[:, 0]),
     ):
-        # Both compute in float64 from the same integers and round once: at most the last bit differs.
-        np.testing.assert_allclose(values[index].numpy(), reference[name], rtol=1.2e-7, atol=1e-9, err_msg=name)
+        # Both compute in float64 from the same integers and round once: at most the last bit
+        # differs.
+        np.testing.assert_allclose(
+            values[index].numpy(), reference[name], rtol=1.2e-7, atol=1e-9, err_msg=name
+        )
     assert (table.means.amin(0).numpy() == reference["xyz_min"]).all()
     assert (table.means.amax(0).numpy() == reference["xyz_max"]).all()
 
 
 def _compressed(table: SplatTable, with_colour_bounds: bool, with_sh: bool) -> plyfile.PlyData:
-    """A compressed PLY whose bounds are those of the whole table, packed here from the description of the format."""
+    """A compressed PLY whose bounds are those of the whole table, packed here from the description
+    of the format.
+    """
     n = len(table)
     chunks = -(-n // 256)
     rgb = 0.5 + 0.28209479177387814 * table.sh[:, 0]
@@ -132,22 +162,36 @@ def _compressed(table: SplatTable, with_colour_bounds: bool, with_sh: bool) -> p
         for i, a in enumerate("xyz")
     ]
     if with_colour_bounds:
-        bounds += [(f"{end}_{a}", rgb[:, i].aminmax()) for end in ("min", "max") for i, a in enumerate("rgb")]
+        bounds += [
+            (f"{end}_{a}", rgb[:, i].aminmax())
+            for end in ("min", "max")
+            for i, a in enumerate("rgb")
+        ]
     chunk = np.zeros(chunks, dtype=[(name, "f4") for name, _ in bounds])
     for name, (low, high) in bounds:
         chunk[name] = float(low if name.startswith("min") else high)
 
     def levels(v: torch.Tensor, bits: int, stretch: bool = True) -> np.ndarray:
         low, high = v.aminmax() if stretch else (0.0, 1.0)
-        return ((v.double() - low) / (high - low) * ((1 << bits) - 1)).clamp(0, (1 << bits) - 1).round().long().numpy()
+        return (
+            ((v.double() - low) / (high - low) * ((1 << bits) - 1))
+            .clamp(0, (1 << bits) - 1)
+            .round()
+            .long()
+            .numpy()
+        )
 
-    vertex = np.zeros(n, dtype=[(f"packed_{k}", "u4") for k in ("position", "rotation", "scale", "color")])
+    vertex = np.zeros(
+        n, dtype=[(f"packed_{k}", "u4") for k in ("position", "rotation", "scale", "color")]
+    )
     for name, v in (("packed_position", table.means), ("packed_scale", table.log_scales)):
         vertex[name] = levels(v[:, 0], 11) << 21 | levels(v[:, 1], 10) << 11 | levels(v[:, 2], 11)
     colour = [levels(rgb[:, i], 8, with_colour_bounds) for i in range(3)]
     alpha = levels(torch.sigmoid(table.logits), 8, False)
     vertex["packed_color"] = colour[0] << 24 | colour[1] << 16 | colour[2] << 8 | alpha
-    for row, q in zip(vertex, (table.quats / table.quats.norm(dim=-1, keepdim=True)).tolist(), strict=True):
+    for row, q in zip(
+        vertex, (table.quats / table.quats.norm(dim=-1, keepdim=True)).tolist(), strict=True
+    ):
         largest = max(range(4), key=lambda i: abs(q[i]))
         sign = -1 if q[largest] < 0 else 1
         word = largest
@@ -155,7 +199,10 @@ def _compressed(table: SplatTable, with_colour_bounds: bool, with_sh: bool) -> p
             if i != largest:
                 word = word << 10 | round((sign * q[i] / 2**0.5 + 0.5) * 1023)
         row["packed_rotation"] = word
-    elements = [plyfile.PlyElement.describe(chunk, "chunk"), plyfile.PlyElement.describe(vertex, "vertex")]
+    elements = [
+        plyfile.PlyElement.describe(chunk, "chunk"),
+        plyfile.PlyElement.describe(vertex, "vertex"),
+    ]
     if with_sh:
         rest = table.sh[:, 1:].transpose(1, 2).reshape(n, -1)
         sh = np.zeros(n, dtype=[(f"f_rest_{i}", "u1") for i in range(rest.shape[1])])
@@ -167,7 +214,9 @@ def _compressed(table: SplatTable, with_colour_bounds: bool, with_sh: bool) -> p
 
 @pytest.mark.parametrize("with_colour_bounds", [True, False])
 @pytest.mark.parametrize("degree", [0, 1, 3])
-def test_compressed_values_come_back_to_half_a_step(tmp_path: Path, with_colour_bounds: bool, degree: int) -> None:
+def test_compressed_values_come_back_to_half_a_step(
+    tmp_path: Path, with_colour_bounds: bool, degree: int
+) -> None:
     table = random_table(n=300, degree=degree)
     _compressed(table, with_colour_bounds, degree > 0).write(tmp_path / "a.ply")
     again = read_table(tmp_path / "a.ply")
@@ -181,9 +230,12 @@ def test_compressed_values_come_back_to_half_a_step(tmp_path: Path, with_colour_
         assert bool(((rgb - rgb_again).abs() <= (rgb.amax(0) - rgb.amin(0)) / 510 + 1e-6).all())
     else:
         assert bool(((rgb.clamp(0, 1) - rgb_again).abs() <= 0.5 / 255 + 1e-6).all())
-    # Three components are off by half a step of sqrt(2)/1023 each, and the largest, at least 1/2, by as much as they turn it.
+    # Three components are off by half a step of sqrt(2)/1023 each, and the largest, at least 1/2,
+    # by as much as they turn it.
     quats = table.quats / table.quats.norm(dim=-1, keepdim=True)
-    difference = torch.minimum((quats - again.quats).norm(dim=-1), (quats + again.quats).norm(dim=-1))
+    difference = torch.minimum(
+        (quats - again.quats).norm(dim=-1), (quats + again.quats).norm(dim=-1)
+    )
     assert float(difference.max()) < 3**0.5 * (2**0.5 / 1023 / 2) * 2
     # Bins of 1/32 over [-4, 4], decoded to their middle; the outermost to the ends themselves.
     assert bool(((table.sh[:, 1:] - again.sh[:, 1:]).abs() <= 8 / 256 / 2 + 1e-6).all())

@@ -22,13 +22,19 @@ from fsm.views import SceneFrame, Views
 from tests.renderers.splat_files.tables import assert_same_bits, random_table
 
 
-def moving_scene(n: int = 200, static: int = 20, degree: int = 1, frame: SceneFrame | None = None) -> GaussianScene:
-    """Random Gaussians over two seconds, the first ``static`` of them there at all times; a clip turned, moved and scaled."""
+def moving_scene(
+    n: int = 200, static: int = 20, degree: int = 1, frame: SceneFrame | None = None
+) -> GaussianScene:
+    """Random Gaussians over two seconds, the first ``static`` of them there at all times; a clip
+    turned, moved and scaled.
+    """
     table = random_table(n, degree)
     free = torch.arange(n) >= static
     still = table.gaussians()
     right = torch.where(
-        free[:, None], still.left + 0.2 * torch.randn(n, 4) * still.left.norm(dim=-1, keepdim=True), still.left
+        free[:, None],
+        still.left + 0.2 * torch.randn(n, 4) * still.left.norm(dim=-1, keepdim=True),
+        still.left,
     )
     gaussians = Gaussians4D(
         still.means,
@@ -47,7 +53,9 @@ def moving_scene(n: int = 200, static: int = 20, degree: int = 1, frame: SceneFr
         frame = SceneFrame(T.float(), torch.tensor(0.4), torch.tensor(1.0), torch.tensor(2.0))
     c2w = torch.eye(4).repeat(5, 1, 1)
     c2w[:, 2, 3] = -8.0
-    inputs = Views(c2w, torch.tensor([40.0, 40, 24, 16]).expand(5, 4), torch.linspace(1.0, 3.0, 5), (32, 48))
+    inputs = Views(
+        c2w, torch.tensor([40.0, 40, 24, 16]).expand(5, 4), torch.linspace(1.0, 3.0, 5), (32, 48)
+    )
     return GaussianScene(gaussians, frame, inputs, backend="reference")
 
 
@@ -104,7 +112,8 @@ def test_imported_gaussians_leave_as_they_came(tmp_path: Path) -> None:
         out = SceneTables.of(candidate).at(0.0)
         for name in ("means", "quats", "sh"):
             assert torch.equal(getattr(out, name), getattr(table, name)), name
-        # Through exp and sigmoid in float32 and back; logits of 4 have 18 bits of their opacity left.
+        # Through exp and sigmoid in float32 and back; logits of 4 have 18 bits of their opacity
+        # left.
         assert torch.allclose(out.log_scales, table.log_scales, rtol=0.0, atol=5e-7)
         assert float((out.logits.sigmoid() - table.logits.sigmoid()).abs().max()) < 1e-7
 
@@ -166,7 +175,9 @@ def test_safetensors_fields_make_the_same_moments(tmp_path: Path) -> None:
     there = weight >= 0.05
     table = SceneTables.of(scene).at(seconds)
     assert bool(torch.isinf(v["time_scales"]).sum() == 20)
-    assert torch.allclose((v["means"] + v["velocities"] * dt[:, None])[there], table.means, atol=1e-5)
+    assert torch.allclose(
+        (v["means"] + v["velocities"] * dt[:, None])[there], table.means, atol=1e-5
+    )
     assert torch.allclose((v["opacities"] * weight)[there], table.logits.sigmoid(), atol=1e-6)
     assert torch.allclose(v["scales"][there].log(), table.log_scales, atol=1e-6)
     assert torch.equal(v["quats"][there], table.quats)
@@ -179,7 +190,9 @@ def test_default_cameras_see_nearly_everything(tmp_path: Path, scale: float) -> 
     offset = torch.tensor([3.0, -20.0, 7.0])
     means = scale * (table.means * torch.tensor([0.3, 2.0, 0.3]) + offset)
     means[:5] *= 1e3  # strays
-    table = SplatTable(means, table.quats, table.log_scales + math.log(scale), table.logits, table.sh)
+    table = SplatTable(
+        means, table.quats, table.log_scales + math.log(scale), table.logits, table.sh
+    )
     write_table(tmp_path / "a.ply", table)
     scene = open_splats(tmp_path / "a.ply")
     xy, depth = project(means.expand(8, -1, -1), scene.inputs.c2w, scene.inputs.intrinsics)
@@ -194,7 +207,10 @@ def test_default_cameras_see_nearly_everything(tmp_path: Path, scale: float) -> 
     forward = orbit.c2w[:, :3, 2]
     towards = torch.nn.functional.normalize(centre - orbit.c2w[:, :3, 3], dim=-1)
     assert float((forward * towards).sum(-1).min()) > 0.98
-    assert torch.allclose(orbit.c2w[:, :3, 1], torch.tensor([0.0, 1.0, 0.0]).expand(12, 3), atol=1e-4)  # upright
+    # upright
+    assert torch.allclose(
+        orbit.c2w[:, :3, 1], torch.tensor([0.0, 1.0, 0.0]).expand(12, 3), atol=1e-4
+    )
     right = orbit.c2w[:, :3, 3] - orbit.c2w[:, :3, 3].mean(0)
     assert float((right / right.norm(dim=-1, keepdim=True)).mean(0).norm()) < 1e-3  # a full turn
 

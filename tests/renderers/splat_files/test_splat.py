@@ -12,7 +12,9 @@ C0 = 0.28209479177387814
 
 
 def test_peers_file_is_the_ply_it_was_made_from(shared_data: Path) -> None:
-    splat, ply = (read_table(shared_data / "splats" / f"three_points.{kind}") for kind in ("splat", "ply"))
+    splat, ply = (
+        read_table(shared_data / "splats" / f"three_points.{kind}") for kind in ("splat", "ply")
+    )
     assert torch.equal(splat.means, ply.means)
     assert torch.allclose(splat.log_scales, ply.log_scales, atol=1e-6)
     # The peer cuts to whole bytes instead of rounding: up to a whole step.
@@ -37,7 +39,8 @@ def test_values_come_back_to_half_a_step_and_largest_first(tmp_path: Path) -> No
     assert float((again.logits.sigmoid() - table.logits.sigmoid()).abs().max()) <= 0.5 / 255 + 1e-6
     colour = (0.5 + C0 * table.sh[:, 0]).clamp(0, 1)
     assert float((0.5 + C0 * again.sh[:, 0] - colour).abs().max()) <= 0.5 / 255 + 1e-6
-    # Half a step each of 1/128, a component of +1 by a whole one; lengths are no longer 1, which the ratio takes care of.
+    # Half a step each of 1/128, a component of +1 by a whole one; lengths are no longer 1, which
+    # the ratio takes care of.
     assert rotation_error(again.quats, table.quats) < 2.0 * 0.5 / 128 * 2
 
 

@@ -25,7 +25,9 @@ def visible(one: FakeBrowser, label: str) -> bool:
 
 def lines(one: FakeBrowser) -> list[str]:
     """The list of keyframes as it is read, a line each."""
-    texts = [c["content"] for c in list(one.controls.values()) if "<table>" in str(c.get("content"))]
+    texts = [
+        c["content"] for c in list(one.controls.values()) if "<table>" in str(c.get("content"))
+    ]
     rows = texts[-1].split("<tr>")[2:] if texts else []
     return [" ".join(cell.split(">")[1] for cell in row.split("</td>")[:-1]) for row in rows]
 

@@ -29,7 +29,9 @@ def decoded(content: bytes) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def test_a_film_arrives_with_the_frames_that_were_planned(one: FakeBrowser, temporary: Path) -> None:
+def test_a_film_arrives_with_the_frames_that_were_planned(
+    one: FakeBrowser, temporary: Path
+) -> None:
     two(one)
     one.use("Size (px)", (64, 48))
     one.use("Render film", True)
@@ -52,7 +54,9 @@ def test_pictures_arrive_as_a_zip(one: FakeBrowser, temporary: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(film.content)) as archive:
         names = archive.namelist()
         about = json.loads(archive.read("film/cameras.json"))
-        first = cv2.imdecode(np.frombuffer(archive.read("film/frame_00000.png"), np.uint8), cv2.IMREAD_COLOR)
+        first = cv2.imdecode(
+            np.frombuffer(archive.read("film/frame_00000.png"), np.uint8), cv2.IMREAD_COLOR
+        )
     assert names == ["film/cameras.json", *(f"film/frame_{i:05d}.png" for i in range(6))]
     assert [f["time"] for f in about["frames"]] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
     assert np.asarray(first)[0, 0].tolist() == [0, 51, 0]
@@ -106,7 +110,9 @@ def test_a_browser_that_leaves_takes_its_film_along(scene: FakeScene, temporary:
         assert len(scene.requests) == drawn
 
 
-def test_an_error_in_the_middle_is_said_and_leaves_nothing(one: FakeBrowser, scene: FakeScene, temporary: Path) -> None:
+def test_an_error_in_the_middle_is_said_and_leaves_nothing(
+    one: FakeBrowser, scene: FakeScene, temporary: Path
+) -> None:
     slow_film(one, scene)
     scene.fail = ZeroDivisionError("a bug in the scene")
     until(lambda: one.says("**Not done:** ZeroDivisionError: a bug in the scene"))
@@ -123,7 +129,12 @@ def test_a_film_too_large_to_send_ends_early(
     one.use("Rate (fps)", 100)
     one.use("Render as", "PNG sequence")
     one.use("Render film", True)
-    until(lambda: one.says("**Not done:** the film is larger than 0 MB, too large to send; save the path and use fsm"))
+    until(
+        lambda: one.says(
+            "**Not done:** the film is larger than 0 MB, too large to send; save the path "
+            "and use fsm"
+        )
+    )
     until(lambda: list(temporary.iterdir()) == [])
 
 
@@ -167,7 +178,11 @@ def test_uploads_are_bounded(scene: FakeScene) -> None:
         until(lambda: viewer.clients)
         kept = next(iter(viewer._sessions.values())).client.gui._current_file_upload_states
         one.upload("Load path", "large.json", b"x", claimed=film_files.MAX_UPLOAD + 1)
-        until(lambda: one.says("**Not done:** the file has 32.0 MB, more than 32; choose a smaller one."))
+        until(
+            lambda: one.says(
+                "**Not done:** the file has 32.0 MB, more than 32; choose a smaller one."
+            )
+        )
         assert kept == {}
         one.upload("Load path", "many.json", b"x" * 200, claimed=200, part=1)
         until(lambda: one.says("the file has 0.0 MB, more than 32") and kept == {})
@@ -199,7 +214,21 @@ def test_the_film_is_what_fsm_render_makes_of_the_saved_path(tmp_path: Path) -> 
         one.use("Save path", True)
         (tmp_path / "saved.json").write_bytes(one.file().content)
     out = tmp_path / "out"
-    assert main(["render", str(file), "-o", str(out), "--path", str(tmp_path / "saved.json"), "--format", "both"]) == 0
+    assert (
+        main(
+            [
+                "render",
+                str(file),
+                "-o",
+                str(out),
+                "--path",
+                str(tmp_path / "saved.json"),
+                "--format",
+                "both",
+            ]
+        )
+        == 0
+    )
     with zipfile.ZipFile(io.BytesIO(pictures)) as archive:
         sent = {name.removeprefix("film/"): archive.read(name) for name in archive.namelist()}
     assert sent == {p.name: p.read_bytes() for p in (out / "frames").iterdir()}

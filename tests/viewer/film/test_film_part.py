@@ -114,7 +114,8 @@ def test_going_to_a_keyframe_brings_view_and_moment(one: FakeBrowser) -> None:
     one.moves.clear()
     one.use("Keyframe", "Go to")
     until(lambda: places(one) and places(one)[-1] == pytest.approx((0.2, 0, 0)))
-    until(lambda: one.colour[:2] == pytest.approx([0.0, 0.2], abs=LEVEL))  # frozen at another moment now
+    # frozen at another moment now
+    until(lambda: one.colour[:2] == pytest.approx([0.0, 0.2], abs=LEVEL))
     one.click("/film/keyframe_2")
     until(lambda: places(one)[-1] == pytest.approx((0.6, 0, 0)))
     until(lambda: one.colour[:2] == pytest.approx([0.5, 0.6], abs=LEVEL))
@@ -137,7 +138,14 @@ def test_path_and_keyframes_are_seen_in_the_scene(one: FakeBrowser) -> None:
     one.look(x=0.5)
     until(lambda: one.nodes["/film/keyframe_2"].get("visible") is True)
     one.use("Show path", False)
-    until(lambda: not any(one.nodes[n]["visible"] for n in ("/film/path", "/film/keyframe_1", "/film/keyframe_2")))
+    until(
+        lambda: (
+            not any(
+                one.nodes[n]["visible"]
+                for n in ("/film/path", "/film/keyframe_1", "/film/keyframe_2")
+            )
+        )
+    )
     one.use("Edit", "Undo")
     until(lambda: "/film/path" not in one.nodes and "/film/keyframe_2" not in one.nodes)
 
@@ -157,7 +165,8 @@ def test_the_slider_and_playing_move_camera_and_clock(one: FakeBrowser) -> None:
     until(lambda: one.colour[:2] == pytest.approx([0.5, 0.6], abs=LEVEL))
     colours = [p.mean((0, 1)) / 255 for p in one.pictures[seen:]]
     assert min(c[0] for c in colours) < 0.45
-    assert all(c[1] - 0.2 == pytest.approx(0.8 * c[0], abs=3 * LEVEL) for c in colours)  # view and time together
+    # view and time together
+    assert all(c[1] - 0.2 == pytest.approx(0.8 * c[0], abs=3 * LEVEL) for c in colours)
     assert value(one, "Film time (s)") == 0.5
     assert one.nodes["/film/path"]["visible"] is True
 
