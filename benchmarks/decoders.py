@@ -31,8 +31,8 @@ from fsm.evaluate.results import MODEL_ROW, ModelInfo
 from fsm.evaluate.run import evaluate
 from fsm.files import read_json, write_json
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.gaussian_head import GaussianHeadConfig
-from fsm.renderers.reference_head import ReferenceHeadConfig
+from fsm.renderers.heads.lrm import GaussianHeadConfig
+from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.train.config import DataConfig, OptimConfig, SourceConfig, StageConfig, TrainConfig
 from fsm.train.loop import train
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import Verdicts, parser, start
-from fsm.renderers.gaussians import (
+from fsm.renderers.gaussians.gaussians4d import (
     Gaussians3D,
     Gaussians4D,
     plain_at,
@@ -32,8 +32,8 @@ from fsm.renderers.gaussians import (
     rotation_3d,
     upper_triangle,
 )
-from fsm.renderers.projection import Splats, project_gaussians
-from fsm.renderers.projection_cpu import project_on_cpu
+from fsm.renderers.gaussians.projection import Splats, project_gaussians
+from fsm.renderers.gaussians.projection_cpu import project_on_cpu
 from fsm.views import Views
 
 THREADS, MILLION, MOMENT = 2, 1_000_000, 0.3

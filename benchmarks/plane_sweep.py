@@ -16,9 +16,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Verdicts, alternate, medians, paired, parser, start
-from fsm.renderers.plane_sweep import COLOURS, COSTS, FEATURES, disagreement, plain_disagreement
-from fsm.renderers.reference_sampling import nearest_references
-from fsm.renderers.subpixel import equations, maps_of, plain_equations
+from fsm.renderers.stereo.cost_volume import (
+    COLOURS,
+    COSTS,
+    FEATURES,
+    disagreement,
+    plain_disagreement,
+)
+from fsm.renderers.stereo.sources import nearest_references
+from fsm.renderers.stereo.subpixel import equations, maps_of, plain_equations
 from fsm.views import Views
 
 SAMPLES, TARGETS, FRAMES, REFERENCES = 4, 4, 8, 6

@@ -26,11 +26,16 @@ import numba
 import torch
 
 from benchmarks.common import Verdicts, cpu_seconds, parser, start
-from fsm.renderers import rasterize_reference
-from fsm.renderers.gaussians import Gaussians3D, colour_to_sh, rotation_3d, upper_triangle
-from fsm.renderers.projection import Splats, project_gaussians
-from fsm.renderers.rasterize import rasterize
-from fsm.renderers.rasterize_cpu import composite, pairs_evaluated
+from fsm.renderers.gaussians import rasterize_plain as rasterize_reference
+from fsm.renderers.gaussians.gaussians4d import (
+    Gaussians3D,
+    colour_to_sh,
+    rotation_3d,
+    upper_triangle,
+)
+from fsm.renderers.gaussians.projection import Splats, project_gaussians
+from fsm.renderers.gaussians.rasterize import rasterize
+from fsm.renderers.gaussians.rasterize_cpu import composite, pairs_evaluated
 from fsm.views import Views
 
 FLOOR = 0.3

@@ -133,7 +133,7 @@ def client(url: str, orbit: list[tuple[Camera, float]], commands: Any) -> None:
 
 def orbit_of(scene: Viewable) -> list[tuple[Camera, float]]:
     """A round of 60 views about the inputs, with the time of each."""
-    from fsm.renderers.camera_paths import make_path
+    from fsm.renderers.film.camera_paths import make_path
 
     path = make_path("orbit", "sweep", scene.inputs, 60, (SIDE, SIDE))
     return [(Camera.of_view(path, i), float(path.time[i])) for i in range(len(path))]

@@ -13,7 +13,7 @@ from torch import Tensor
 from fsm.encoder import SceneMemory
 from fsm.errors import InputError
 from fsm.files import atomic_folder, read_json, write_json
-from fsm.renderers.reference_head import ReferenceHead
+from fsm.renderers.heads.reference import ReferenceHead
 from fsm.ttt import FastWeightState
 from fsm.views import Rendering, SceneFrame, Views
 

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from fsm.encoder import UNREAD, Encoder, EncoderConfig, SceneMemory
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
-from fsm.renderers.gaussian_head import GaussianHead, GaussianHeadConfig
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import Gaussians4D, MovingGaussians
-from fsm.renderers.lvsm import PlainHead
-from fsm.renderers.pixel_gaussians import PixelGaussianHead
-from fsm.renderers.projection import GSPLAT, Projection
-from fsm.renderers.rasterize import rasterize
-from fsm.renderers.reference_head import ReferenceHead, ReferenceHeadConfig
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians
+from fsm.renderers.gaussians.projection import GSPLAT, Projection
+from fsm.renderers.gaussians.rasterize import rasterize
+from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.heads.lrm import GaussianHead, GaussianHeadConfig
+from fsm.renderers.heads.lvsm import PlainHead
+from fsm.renderers.heads.pixel_gaussians import PixelGaussianHead
+from fsm.renderers.heads.reference import ReferenceHead, ReferenceHeadConfig
 from fsm.views import Rendering, SceneFrame, Views
 
 

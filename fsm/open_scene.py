@@ -7,7 +7,7 @@ import torch
 from fsm.errors import InputError
 from fsm.files import read_json
 from fsm.memory_scene import MemoryScene
-from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SUFFIXES, open_splats
 
 

@@ -5,8 +5,8 @@ import torch
 from fsm.blocks import BlockConfig
 from fsm.encoder import EncoderConfig
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.gaussian_head import GaussianHeadConfig
-from fsm.renderers.reference_head import ReferenceHeadConfig
+from fsm.renderers.heads.lrm import GaussianHeadConfig
+from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.ttt import ElasticConfig
 from fsm.views import Views
 

@@ -13,9 +13,9 @@ from fsm.cli import main
 from fsm.cli.reconstruct import Reconstruct
 from fsm.errors import InputError
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.gaussian_head import GaussianHeadConfig
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.reference_head import ReferenceHeadConfig
+from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.heads.lrm import GaussianHeadConfig
+from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.train.loop import start_from
 from tests.small import small_config, small_model, small_views
 

@@ -8,7 +8,7 @@ import torch
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.renderers.base import Scene
-from fsm.renderers.reference_head import ReferenceHead
+from fsm.renderers.heads.reference import ReferenceHead
 from fsm.views import SceneFrame
 from tests.small import small_model, small_views
 

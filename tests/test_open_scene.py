@@ -8,7 +8,7 @@ import pytest
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.open_scene import open_scene
-from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import write_table
 from tests.renderers.splat_files.tables import random_table
 from tests.renderers.splat_files.test_scenes import moving_scene

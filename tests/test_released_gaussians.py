@@ -6,8 +6,8 @@ from torch import Tensor
 
 from fsm.adapters.released import convert_state_dict, infer_config, model_from_released
 from fsm.errors import InputError
-from fsm.renderers.gaussian_head import CHANNELS, GaussianHeadConfig
-from fsm.renderers.gaussians import rotation_4d
+from fsm.renderers.gaussians.gaussians4d import rotation_4d
+from fsm.renderers.heads.lrm import CHANNELS, GaussianHeadConfig
 from tests.small import small_model
 from tests.test_released import released_state
 

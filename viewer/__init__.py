@@ -5,8 +5,8 @@ if __name__ != "fsm.viewer":
         "import this package as fsm.viewer; install the checkout first with `pip install -e .`"
     )
 
-from fsm.viewer.gallery import Gallery
-from fsm.viewer.gallery_viewer import GalleryViewer
+from fsm.viewer.gallery.entries import Gallery
+from fsm.viewer.gallery.server import GalleryViewer
 from fsm.viewer.server import Viewer
 
 __all__ = ["Gallery", "GalleryViewer", "Viewer"]

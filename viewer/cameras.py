@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.errors import InputError
-from fsm.renderers.camera_paths import focus_point
-from fsm.renderers.splines import quaternions, rotations
+from fsm.renderers.film.camera_paths import focus_point
+from fsm.renderers.film.splines import quaternions, rotations
 from fsm.views import Views
 
 MAX_ASPECT = 8.0

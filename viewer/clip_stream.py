@@ -6,7 +6,7 @@ from typing import Any
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.model import FSM
-from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.views import SceneFrame, Views
 
 PUSH = 4

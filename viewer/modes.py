@@ -9,7 +9,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from fsm.errors import InputError
-from fsm.renderers.sequence import colourise_depth
+from fsm.renderers.film.sequence import colourise_depth
 from fsm.views import Rendering, Views
 
 Mode = Literal["Colour", "Depth", "Opacity", "Difference"]

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, UInt8, UInt32
 from numpy import ndarray
 from torch import Tensor
 
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import MIN_WEIGHT, Gaussians3D, MovingGaussians
-from fsm.renderers.spherical_harmonics import SH_C0
+from fsm.renderers.gaussians.gaussians4d import MIN_WEIGHT, Gaussians3D, MovingGaussians
+from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.gaussians.spherical_harmonics import SH_C0
 
 FAINTEST = 0.01
 """Opacity below which viser draws nothing."""

@@ -5,7 +5,7 @@ do.
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from fsm.viewer.parts import Tab
+from fsm.viewer.parts.base import Tab
 from fsm.viewer.reading import Reading
 from fsm.viewer.render_worker import BUDGETS
 from fsm.viewer.time_controls import SPEEDS, Playback

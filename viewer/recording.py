@@ -22,8 +22,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from fsm.errors import InputError
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import MovingGaussians
+from fsm.renderers.gaussians.gaussians4d import MovingGaussians
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files.sequence import frame_times
 from fsm.viewer.cameras import Camera, up_direction, viewing_distance
 from fsm.viewer.gate import Gate

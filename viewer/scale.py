@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fsm.renderers.splines import quaternions
+from fsm.renderers.film.splines import quaternions
 from fsm.viewer.cameras import viewing_distance
 from fsm.views import Views
 

@@ -10,19 +10,19 @@ from typing import Any
 
 from fsm.errors import InputError
 from fsm.viewer.cameras import Camera, place, up_direction
-from fsm.viewer.compare_part import ComparePart
-from fsm.viewer.film_part import FilmPart
-from fsm.viewer.input_part import InputPart
+from fsm.viewer.film.part import FilmPart
 from fsm.viewer.outbox import Outbox
 from fsm.viewer.panel import Panel
-from fsm.viewer.parts import Host, Part, Tab, by_user
+from fsm.viewer.parts.base import Host, Part, Tab, by_user
+from fsm.viewer.parts.compare import ComparePart
+from fsm.viewer.parts.inputs import InputPart
+from fsm.viewer.parts.scale import ScalePart
+from fsm.viewer.parts.splats import SplatPart
+from fsm.viewer.parts.tracks import TracksPart
+from fsm.viewer.parts.view import ViewPart
 from fsm.viewer.render_worker import BUDGETS, RenderWorker, Resolution
-from fsm.viewer.scale_part import ScalePart
-from fsm.viewer.splat_part import SplatPart
 from fsm.viewer.stage import Job, Shot, Stage
 from fsm.viewer.time_controls import Playback
-from fsm.viewer.tracks_part import TracksPart
-from fsm.viewer.view_part import ViewPart
 
 TICK = 1 / 30
 """Seconds between moments while playing; drawing keeps its own pace and skips."""

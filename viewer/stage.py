@@ -19,9 +19,9 @@ from torch import Tensor
 from fsm.datasets.base import Clip
 from fsm.datasets.tracks import Tracks
 from fsm.errors import InputError
-from fsm.renderers.camera_paths import Track
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.sequence import depth_range
+from fsm.renderers.film.camera_paths import Track
+from fsm.renderers.film.sequence import depth_range
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.viewer import modes
 from fsm.viewer.cameras import Camera, viewing_distance
 from fsm.viewer.inputs import InputCameras, made_from, observed

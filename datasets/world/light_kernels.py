@@ -4,7 +4,6 @@ highlights, haze.
 
 import numpy as np
 
-from fsm.compiled import part
 from fsm.datasets.world.description import BALL, BODIES, BOX, CYLINDER, LOOK, WALL_X
 from fsm.datasets.world.light import CONTACT, EXPOSURE, LEAST_SHARE
 from fsm.datasets.world.pattern_kernels import limited
@@ -29,7 +28,8 @@ from fsm.datasets.world.stage import (
 )
 from fsm.datasets.world.surface_kernels import _times
 from fsm.datasets.world.surfaces import PALETTE, PARTS, SKY
-from fsm.simd import absolute, any_of, exp2, fill, item, least, most, root, select
+from fsm.kernels.compiled import part
+from fsm.kernels.simd import absolute, any_of, exp2, fill, item, least, most, root, select
 
 
 @part

@@ -2,9 +2,20 @@
 by all sixteen.
 """
 
-from fsm.compiled import part
 from fsm.datasets.world.patterns import ACROSS, ALONG, INTO, MIX, OCTAVES, PER_BIT, REMIX
-from fsm.simd import absolute, any_of, floor, least, most, real, root, select, shifted, whole
+from fsm.kernels.compiled import part
+from fsm.kernels.simd import (
+    absolute,
+    any_of,
+    floor,
+    least,
+    most,
+    real,
+    root,
+    select,
+    shifted,
+    whole,
+)
 
 
 @part

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from fsm.compiled import part
 from fsm.datasets.world.description import (
     BALL,
     BODIES,
@@ -33,7 +32,8 @@ from fsm.datasets.world.surfaces import (
     SEED,
     SIN,
 )
-from fsm.simd import absolute, fill, item, least, most, root, select
+from fsm.kernels.compiled import part
+from fsm.kernels.simd import absolute, fill, item, least, most, root, select
 
 
 @part

@@ -8,7 +8,6 @@ once per pixel.
 
 import numpy as np
 
-from fsm.compiled import kernel, part
 from fsm.datasets.world.description import BALL, BODIES, BOX, CYLINDER, LOOK, SURFACES
 from fsm.datasets.world.light_kernels import lit
 from fsm.datasets.world.stage import (
@@ -29,7 +28,8 @@ from fsm.datasets.world.stage import (
 from fsm.datasets.world.surface_kernels import described, sky
 from fsm.datasets.world.surfaces import PARTS, SKY
 from fsm.datasets.world.trace import EDGE_RAYS, FAR, MISS, ROUNDS
-from fsm.simd import (
+from fsm.kernels.compiled import kernel, part
+from fsm.kernels.simd import (
     absolute,
     any_of,
     block_x,

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fsm.compiled import on_threads, workers
 from fsm.datasets.synthetic_world import mapped
 from fsm.datasets.world import trace
 from fsm.datasets.world.description import Bodies, CameraPath, Surfaces, Surroundings
@@ -18,6 +17,7 @@ from fsm.datasets.world.draws import draw_worlds
 from fsm.datasets.world.stage import Stage, set_stage
 from fsm.datasets.world.surfaces import PARTS
 from fsm.errors import InputError
+from fsm.kernels.compiled import on_threads, workers
 from fsm.rays import project, unproject
 from fsm.views import Rendering, Views
 

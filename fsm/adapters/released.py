@@ -20,8 +20,8 @@ from fsm.checkpoint import load_weights, read_plain
 from fsm.encoder import CHANNELS, EncoderConfig
 from fsm.errors import InputError
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.gaussian_head import CHANNELS as GAUSSIAN_PARTS
-from fsm.renderers.gaussian_head import GaussianHeadConfig
+from fsm.renderers.heads.lrm import CHANNELS as GAUSSIAN_PARTS
+from fsm.renderers.heads.lrm import GaussianHeadConfig
 from fsm.ttt import ElasticConfig
 
 GAUSSIAN_CHANNELS = sum(GAUSSIAN_PARTS)

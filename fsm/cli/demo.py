@@ -10,7 +10,7 @@ from fsm.cli.common import check_output, choose_device, flag, progress
 if TYPE_CHECKING:
     from fsm.datasets.synthetic import SyntheticClip
     from fsm.memory_scene import MemoryScene
-    from fsm.renderers.gaussian_scene import GaussianScene
+    from fsm.renderers.gaussians.scene import GaussianScene
     from fsm.views import Views
 
 HOLD_OUT = 8
@@ -51,9 +51,9 @@ class Demo:
         print(f"explore it in a browser: fsm view {self.output / 'scene'} --clip demo")
 
     def _film(self, scene: "MemoryScene | GaussianScene") -> None:
-        from fsm.renderers.camera_paths import make_path
-        from fsm.renderers.sequence import render_sequence
-        from fsm.renderers.video import video_writer
+        from fsm.renderers.film.camera_paths import make_path
+        from fsm.renderers.film.sequence import render_sequence
+        from fsm.renderers.film.video import video_writer
 
         path = make_path("orbit", "sweep", scene.inputs.to("cpu"), FILM_FRAMES, scene.hw, FILM_FPS)
         with video_writer(self.output / "demo.mp4", FILM_FPS) as write:

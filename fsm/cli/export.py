@@ -12,7 +12,7 @@ from fsm.errors import InputError
 from fsm.files import atomic_file
 
 if TYPE_CHECKING:
-    from fsm.renderers.gaussian_scene import GaussianScene
+    from fsm.renderers.gaussians.scene import GaussianScene
     from fsm.renderers.splat_files import SplatTable
     from fsm.renderers.splat_files.scene_tables import SceneTables
 
@@ -191,7 +191,7 @@ class Export:
 
     def _gaussians(self) -> "GaussianScene":
         from fsm.open_scene import open_scene
-        from fsm.renderers.gaussian_scene import GaussianScene
+        from fsm.renderers.gaussians.scene import GaussianScene
 
         if self.drop_invalid:
             raise InputError(

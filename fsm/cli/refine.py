@@ -11,7 +11,7 @@ from fsm.errors import InputError
 
 if TYPE_CHECKING:
     from fsm.refine import RefineConfig
-    from fsm.renderers.gaussian_scene import GaussianScene
+    from fsm.renderers.gaussians.scene import GaussianScene
     from fsm.views import SceneFrame, Views
 
 NEW = "new"
@@ -155,7 +155,7 @@ class Refine:
 def open_gaussians(path: str, device: str) -> "GaussianScene":
     """A scene that has Gaussians; a scene memory without is an ``InputError``."""
     from fsm.open_scene import open_scene
-    from fsm.renderers.gaussian_scene import GaussianScene
+    from fsm.renderers.gaussians.scene import GaussianScene
 
     scene = open_scene(path, device)
     if not isinstance(scene, GaussianScene):
@@ -173,7 +173,7 @@ def new_scene(
     where that is given.
     """
     from fsm.refine import constant_background, random_gaussians
-    from fsm.renderers.gaussian_scene import GaussianScene
+    from fsm.renderers.gaussians.scene import GaussianScene
     from fsm.views import SceneFrame
 
     frame = SceneFrame.fit(inputs) if frame is None else frame.to("cpu")

@@ -61,7 +61,7 @@ class Render:
         request, fps, time = self._request(inputs)
         self._write(scene, request.to(device), fps)
         first, last = float(inputs.time.min()), float(inputs.time.max())
-        from fsm.renderers.camera_path_json import write_camera_path
+        from fsm.renderers.film.camera_path_json import write_camera_path
 
         write_camera_path(self.output / "camera_path.json", request, fps, (first, last))
         h, w = request.hw
@@ -77,7 +77,7 @@ class Render:
 
     def _request(self, inputs: "Views") -> tuple["Views", float, str]:
         """The views to render, their rate, and the mode of time in use."""
-        from fsm.renderers.camera_paths import PATH_KINDS, fit_intrinsics, make_path
+        from fsm.renderers.film.camera_paths import PATH_KINDS, fit_intrinsics, make_path
 
         if self.path in PATH_KINDS:
             fps = DEFAULT_FPS if self.fps is None else self.fps
@@ -103,8 +103,8 @@ class Render:
 
         import torch
 
-        from fsm.renderers.camera_path_json import read_camera_path
-        from fsm.renderers.camera_paths import parse_time
+        from fsm.renderers.film.camera_path_json import read_camera_path
+        from fsm.renderers.film.camera_paths import parse_time
 
         first, last = float(inputs.time.min()), float(inputs.time.max())
         path = read_camera_path(self.path, (first, last))
@@ -124,7 +124,7 @@ class Render:
         )
 
     def _write(self, scene: "Scene", request: "Views", fps: float) -> None:
-        from fsm.renderers.film import write_film
+        from fsm.renderers.film.film import write_film
 
         film = write_film(
             scene, request, fps, self.output, self.format, depth=self.depth, batch=self.batch

@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fsm.compiled import on_threads, workers
+from fsm.kernels.compiled import on_threads, workers
 from fsm.refine import kernels
 from fsm.refine.config import Rates
 from fsm.refine.kernels import BETA1, BETA2, EPSILON, MOVING, SH
 from fsm.refine.parameters import WIDTHS, FreeGaussians
-from fsm.renderers.gaussians import MIN_WEIGHT, Gaussians3D
+from fsm.renderers.gaussians.gaussians4d import MIN_WEIGHT, Gaussians3D
 
 # in standard deviations: how far in time a Gaussian is there
 REACH = math.sqrt(-2.0 * math.log(MIN_WEIGHT))

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from fsm.compiled import kernel, part
+from fsm.kernels.compiled import kernel, part
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-15
 SH = 16  # first column of the spherical harmonics

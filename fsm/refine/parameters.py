@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.rays import full_precision
-from fsm.renderers.factorise import rotations_and_scales
-from fsm.renderers.gaussians import Gaussians4D, MovingGaussians, rotation_4d
+from fsm.renderers.gaussians.factorise import rotations_and_scales
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians, rotation_4d
 
 # standard deviations in model time (a clip lasts 2) beyond this change nothing but rounding
 LONGEST = 30.0

@@ -12,7 +12,7 @@ from fsm.errors import InputError
 from fsm.evaluate.metrics import ImageScore, Metrics, mean_score
 from fsm.evaluate.pictures import contact_sheet, error_map
 from fsm.files import atomic_file, write_json
-from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.views import Views
 
 SHOWN = 6

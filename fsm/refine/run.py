@@ -15,7 +15,7 @@ from fsm.errors import InputError
 from fsm.files import atomic_file, read_json, write_json
 from fsm.refine.config import RefineConfig
 from fsm.refine.loop import Refinement
-from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.runs import locked, stop_requests
 from fsm.views import Views
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fsm.renderers.gaussians import Gaussians4D, MovingGaussians
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians
 
 
 def backward_view_by_view(

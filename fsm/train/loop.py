@@ -19,9 +19,10 @@ from fsm.config import from_dict, to_dict
 from fsm.errors import InputError
 from fsm.files import atomic_file, read_json, write_json
 from fsm.model import FSM, draw
-from fsm.renderers.gaussians import MovingGaussians
-from fsm.renderers.pixel_gaussians import PixelGaussianHead
-from fsm.renderers.reference_head import ReferenceHead
+from fsm.renderers.gaussians.gaussians4d import MovingGaussians
+from fsm.renderers.heads.pixel_gaussians import PixelGaussianHead
+from fsm.renderers.heads.reference import ReferenceHead
+from fsm.renderers.stereo.loss import stereo_loss
 from fsm.runs import locked, stop_requests
 from fsm.train.config import OptimConfig, StageConfig, TrainConfig
 from fsm.train.data import Batch, DrawnAhead, SampleStream, depth_loss, log_error, masked_mse
@@ -29,7 +30,6 @@ from fsm.train.deferred import backward_view_by_view
 from fsm.train.log import Log, progress
 from fsm.train.perceptual import load_perceptual, resolved
 from fsm.train.sharded import call, clip_gradients, gathered, load_optimizer, part_like, shard
-from fsm.train.stereo import stereo_loss
 from fsm.train.team import ALONE, Team, joined, noticing_losses
 from fsm.train.throughput import FlopCount, Meter
 from fsm.ttt import Group, record_pull_ratio

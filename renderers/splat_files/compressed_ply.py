@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, UInt32
 
 from fsm.errors import InputError
-from fsm.renderers.spherical_harmonics import SH_C0
+from fsm.renderers.gaussians.spherical_harmonics import SH_C0
 from fsm.renderers.splat_files.ply import channel_minor, columns, read_rows, rest_names
 from fsm.renderers.splat_files.ply_header import PlyHeader
 from fsm.renderers.splat_files.table import SplatTable

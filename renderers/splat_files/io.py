@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fsm.errors import InputError
-from fsm.renderers.gaussians import Gaussians4D
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.splat_files.compressed_ply import is_compressed, read_compressed_ply
 from fsm.renderers.splat_files.ply import read_ply, write_ply
 from fsm.renderers.splat_files.ply_header import read_header

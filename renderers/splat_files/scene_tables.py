@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fsm.renderers.factorise import rotations_and_scales
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import MIN_WEIGHT, MovingGaussians
-from fsm.renderers.spherical_harmonics import rotate_sh
+from fsm.renderers.gaussians.factorise import rotations_and_scales
+from fsm.renderers.gaussians.gaussians4d import MIN_WEIGHT, MovingGaussians
+from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.gaussians.spherical_harmonics import rotate_sh
 from fsm.renderers.splat_files.table import SplatTable, turned
 from fsm.views import SceneFrame
 

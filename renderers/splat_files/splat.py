@@ -12,7 +12,7 @@ import torch
 
 from fsm.errors import InputError
 from fsm.files import atomic_file
-from fsm.renderers.spherical_harmonics import SH_C0
+from fsm.renderers.gaussians.spherical_harmonics import SH_C0
 from fsm.renderers.splat_files.table import SMALLEST_SCALE, SplatTable
 
 RECORD = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])

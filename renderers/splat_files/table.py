@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fsm.errors import InputError
-from fsm.renderers.gaussians import Gaussians4D
-from fsm.renderers.spherical_harmonics import rotate_sh
-from fsm.renderers.splines import quaternions
+from fsm.renderers.film.splines import quaternions
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
+from fsm.renderers.gaussians.spherical_harmonics import rotate_sh
 
 LARGEST_LOG_SCALE = math.log(torch.finfo(torch.float32).max)
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny

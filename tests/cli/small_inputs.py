@@ -10,7 +10,7 @@ from fsm.blocks import BlockConfig
 from fsm.cli import main
 from fsm.encoder import EncoderConfig
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.reference_head import ReferenceHeadConfig
+from fsm.renderers.heads.reference import ReferenceHeadConfig
 from tests.datasets.media import write_fsm_clip
 
 FRAMES = 20

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from fsm.cli import main
-from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SplatTable, read_table, up_rotation, write_table
 from fsm.renderers.splat_files.scene_tables import SceneTables
 from fsm.viewer.recording import record

@@ -328,7 +328,7 @@ def test_ctrl_c_leaves_nothing_half_written(
     )
     before = tree(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("fsm.renderers.video.to_uint8", interrupt)
+        patch.setattr("fsm.renderers.film.video.to_uint8", interrupt)
         assert (
             main(["render", str(tmp_path / "scene"), "-o", str(tmp_path / "film"), "--frames", "2"])
             == 130

@@ -12,7 +12,7 @@ from fsm.cli import main
 from fsm.datasets.base import Clip
 from fsm.datasets.open import open_clip
 from fsm.refine.loop import Refinement
-from fsm.renderers.gaussian_scene import GaussianScene
+from fsm.renderers.gaussians.scene import GaussianScene
 from tests.cli.small_inputs import FRAMES, refused, write_clip, write_model
 
 SMALL = ["--size", "32x24", "--gaussians", "200", "--set", "density.every=4"]

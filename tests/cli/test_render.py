@@ -21,8 +21,8 @@ from fsm.encoder import EncoderConfig
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.reference_head import ReferenceHeadConfig
-from fsm.renderers.video import to_uint8
+from fsm.renderers.film.video import to_uint8
+from fsm.renderers.heads.reference import ReferenceHeadConfig
 
 CLIP_FRAMES = [0, 12, 24, 36, 47]
 

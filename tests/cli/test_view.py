@@ -15,8 +15,8 @@ from fsm.datasets.open import open_clip
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.model import FSM
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import Gaussians4D
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SUFFIXES
 from fsm.viewer.reading import Reading
 from fsm.views import SceneFrame

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import Gaussians4D
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.views import SceneFrame, Views
 
 

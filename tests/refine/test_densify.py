@@ -9,8 +9,8 @@ from fsm.refine.adam import Adam
 from fsm.refine.config import Density
 from fsm.refine.densify import redistribute, split
 from fsm.refine.parameters import FreeGaussians
-from fsm.renderers.gaussians import Gaussians4D
-from fsm.renderers.rasterize import rasterize
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
+from fsm.renderers.gaussians.rasterize import rasterize
 from tests.refine.small_scenes import ring, some_gaussians
 
 

@@ -10,7 +10,7 @@ import torch
 from fsm.datasets.synthetic import SyntheticClip
 from fsm.errors import InputError
 from fsm.refine.initialise import NEAREST, STAYS, constant_background, random_gaussians
-from fsm.renderers.spherical_harmonics import SH_C0
+from fsm.renderers.gaussians.spherical_harmonics import SH_C0
 from fsm.views import SceneFrame, Views
 from tests.refine.small_scenes import filmed, ring, scene_of, some_gaussians
 

@@ -14,10 +14,10 @@ from fsm.evaluate.metrics import psnr
 from fsm.refine import Density, Rates, RefineConfig, refine
 from fsm.refine.loop import Refinement
 from fsm.refine.parameters import FreeGaussians
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import Gaussians4D
-from fsm.renderers.projection import project_gaussians
-from fsm.renderers.rasterize_reference import composite
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
+from fsm.renderers.gaussians.projection import project_gaussians
+from fsm.renderers.gaussians.rasterize_plain import composite
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.views import Views
 from tests.refine.small_scenes import filmed, ring, scene_of, some_gaussians
 

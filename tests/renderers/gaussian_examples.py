@@ -2,7 +2,7 @@
 
 import torch
 
-from fsm.renderers.gaussians import Gaussians3D, rotation_3d, upper_triangle
+from fsm.renderers.gaussians.gaussians4d import Gaussians3D, rotation_3d, upper_triangle
 from fsm.views import Views
 
 

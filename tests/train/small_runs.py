@@ -7,7 +7,7 @@ from pathlib import Path
 from fsm.blocks import BlockConfig
 from fsm.encoder import EncoderConfig
 from fsm.model import ModelConfig
-from fsm.renderers.reference_head import ReferenceHeadConfig
+from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.train.config import DataConfig, OptimConfig, TrainConfig
 from fsm.train.throughput import MEASURED
 from fsm.ttt import ElasticConfig

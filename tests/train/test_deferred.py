@@ -8,8 +8,8 @@ import torch
 from fsm.blocks import BlockConfig
 from fsm.encoder import EncoderConfig
 from fsm.model import FSM, ModelConfig, draw
-from fsm.renderers.gaussian_head import GaussianHeadConfig
-from fsm.renderers.gaussians import Gaussians4D
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
+from fsm.renderers.heads.lrm import GaussianHeadConfig
 from fsm.train.deferred import backward_view_by_view
 from fsm.views import Views
 
@@ -33,9 +33,12 @@ def some_views(batch: int, views: int, rgb: bool = True) -> Views:
 
 @pytest.mark.parametrize("variant", ["pixel", "fsm", "4d-lrm"])
 def test_deferred_gradients_equal_plain_ones(variant: str) -> None:
-    model = FSM(
-        ModelConfig(TRUNK, gaussian_head=GaussianHeadConfig(variant=variant, hidden=16, planes=4))
-    )  # pyright: ignore[reportArgumentType]
+    head = GaussianHeadConfig(
+        variant=variant,  # pyright: ignore[reportArgumentType]
+        hidden=16,
+        planes=4,
+    )
+    model = FSM(ModelConfig(TRUNK, gaussian_head=head))
     # corrections start at zero, where half of the paths carry nothing
     for name, parameter in model.named_parameters():
         if name.startswith("head.") and not bool(parameter.any()):

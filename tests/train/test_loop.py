@@ -12,7 +12,7 @@ import torch
 
 from fsm.evaluate.lpips import WEIGHTS_VARIABLE
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.reference_head import ReferenceHeadConfig
+from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.train.config import OptimConfig, StageConfig, TrainConfig
 from fsm.train.log import Log
 from fsm.train.loop import _Run, learning_rate, parameter_groups, train

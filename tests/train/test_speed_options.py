@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fsm.model import ModelConfig
-from fsm.renderers.gaussian_head import GaussianHeadConfig
+from fsm.renderers.heads.lrm import GaussianHeadConfig
 from fsm.train.config import TrainConfig
 from fsm.train.loop import _Run, train
 from tests.conftest import REPOSITORY

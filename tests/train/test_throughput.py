@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsm.model import ModelConfig
-from fsm.renderers.reference_head import ReferenceHeadConfig
+from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.train import throughput
 from fsm.train.log import described
 from fsm.train.loop import _Run, train

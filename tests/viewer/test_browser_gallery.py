@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import fsm.viewer.gallery as module
+import fsm.viewer.gallery.entries as module
 from fsm.files import write_json
 from fsm.viewer import Gallery, GalleryViewer
 from tests.viewer.fakes import FakeScene, cameras, until

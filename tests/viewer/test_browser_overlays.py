@@ -13,8 +13,8 @@ import torch
 
 from fsm.datasets.base import MemoryClip
 from fsm.datasets.tracks import Tracks
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import Gaussians4D, colour_to_sh
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D, colour_to_sh
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.viewer import Viewer
 from fsm.views import SceneFrame, Views
 from tests.viewer.fakes import FakeScene, cameras, until

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import Gaussians4D
-from fsm.renderers.spherical_harmonics import SH_C0
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
+from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.gaussians.spherical_harmonics import SH_C0
 from fsm.viewer.cameras import Camera
 from fsm.viewer.recording import record
 from fsm.views import SceneFrame, Views

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsm.errors import InputError
-from fsm.renderers.camera_paths import look_at
+from fsm.renderers.film.camera_paths import look_at
 from fsm.viewer.cameras import Camera, place, up_direction, viewing_distance
 from fsm.views import Views
 from tests.viewer.fakes import cameras

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fsm.errors import InputError
-from fsm.renderers.camera_paths import look_at
-from fsm.renderers.sequence import colourise_depth
+from fsm.renderers.film.camera_paths import look_at
+from fsm.renderers.film.sequence import colourise_depth
 from fsm.viewer import modes
 from fsm.views import Rendering, Views
 from tests.viewer.fakes import cameras

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from fsm.renderers.camera_paths import look_at
-from fsm.renderers.splines import rotations
+from fsm.renderers.film.camera_paths import look_at
+from fsm.renderers.film.splines import rotations
 from fsm.viewer.cameras import viewing_distance
 from fsm.viewer.scale import CELLS, LOWERED, grid, length, trail_length
 from fsm.views import Views

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fsm.errors import InputError
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import Gaussians4D
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.viewer import Viewer
 from fsm.viewer.cameras import Camera
 from fsm.viewer.limits import Limits

@@ -11,10 +11,10 @@ from safetensors import safe_open
 
 from fsm.errors import InputError
 from fsm.rays import project
-from fsm.renderers.camera_paths import make_path
-from fsm.renderers.gaussian_scene import GaussianScene
-from fsm.renderers.gaussians import Gaussians4D, covariance_matrix
-from fsm.renderers.rasterize import rasterize
+from fsm.renderers.film.camera_paths import make_path
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D, covariance_matrix
+from fsm.renderers.gaussians.rasterize import rasterize
+from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SplatTable, open_splats, read_table, up_rotation, write_table
 from fsm.renderers.splat_files.scene_tables import SceneTables
 from fsm.renderers.splat_files.sequence import frame_times, write_moving, write_ply_sequence

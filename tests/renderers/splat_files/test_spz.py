@@ -12,8 +12,8 @@ import torch
 import zstandard
 
 from fsm.errors import InputError
-from fsm.renderers.gaussians import covariance_matrix
-from fsm.renderers.spherical_harmonics import basis, rotate_sh
+from fsm.renderers.gaussians.gaussians4d import covariance_matrix
+from fsm.renderers.gaussians.spherical_harmonics import basis, rotate_sh
 from fsm.renderers.splat_files import read_table, write_table
 from fsm.renderers.splat_files.spz import PARITY, RUB, read_spz
 from tests.renderers.splat_files.tables import assert_same_bits, random_table, rotation_error, unit

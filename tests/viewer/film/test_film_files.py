@@ -16,7 +16,8 @@ from fsm.cli import main
 from fsm.datasets.open import open_clip
 from fsm.model import FSM
 from fsm.open_scene import open_scene
-from fsm.viewer import Viewer, film_files
+from fsm.viewer import Viewer
+from fsm.viewer.film import files as film_files
 from tests.cli.small_inputs import write_model
 from tests.viewer.fakes import FakeBrowser, FakeScene, browser, until
 from tests.viewer.film.steps import lines, path_of, ready, two, visible

@@ -1,0 +1,1 @@
+"""Compiled CPU code: the compiler, its cache, and vectors of sixteen lanes."""

@@ -1,0 +1,1 @@
+"""Camera paths, and sequences of pictures written to files."""

@@ -1,0 +1,1 @@
+"""4D Gaussians and their rasterisers."""

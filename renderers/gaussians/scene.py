@@ -1,0 +1,228 @@
+"""A scene of Gaussians: what the Gaussian decoder makes, refinement improves, exporters write and
+splat files open as.
+"""
+
+import copy
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fsm.errors import InputError
+from fsm.files import atomic_folder, read_json, read_safetensors, write_json
+from fsm.renderers.gaussians.gaussians4d import (
+    MIN_WEIGHT,
+    Gaussians3D,
+    Gaussians4D,
+    MovingGaussians,
+    check_finite,
+)
+from fsm.renderers.gaussians.projection import GSPLAT, Projection
+from fsm.renderers.gaussians.rasterize import Backend, Rasterization, rasterize
+from fsm.views import Rendering, SceneFrame, Views
+
+FORMAT = 1
+FILE = "gaussians.safetensors"
+
+
+class GaussianScene:
+    """Implements ``fsm.renderers.base.Scene`` with 4D Gaussians and a rasteriser."""
+
+    def __init__(
+        self,
+        gaussians: Gaussians4D,
+        frame: SceneFrame,
+        inputs: Views,
+        *,
+        background: Float[Tensor, " 3"] | None = None,
+        projection: Projection = GSPLAT,
+        backend: Backend = "auto",
+    ) -> None:
+        self.gaussians = gaussians
+        """In the space and time of ``frame``'s model side."""
+        self.frame = frame
+        """Unbatched: between the clip's space and the Gaussians'."""
+        self.inputs = inputs.without_rgb()
+        """Cameras and times of the input frames [v], in the clip's own space and seconds."""
+        self.background = gaussians.means.new_zeros(3) if background is None else background
+        """sRGB behind everything."""
+        self.projection = projection
+        self.backend: Backend = backend
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """Image size the scene was read at, and the natural size to render."""
+        return self.inputs.hw
+
+    @property
+    def device(self) -> torch.device:
+        """Where the Gaussians are."""
+        return self.gaussians.means.device
+
+    @cached_property
+    def moving(self) -> MovingGaussians:
+        """The Gaussians conditioned on time, made once."""
+        with torch.no_grad():
+            return self.gaussians.condition()
+
+    @torch.no_grad()
+    def render(self, views: Views) -> Rendering:
+        """Pictures, alpha and depth of the requested views [v] or [1 v], each at its own time."""
+        batched = views.c2w.ndim == 4
+        requests = (views.unbatched() if batched else views).without_rgb().to(self.device)
+        requests = self.frame.to_model(requests)
+        parts = [self._one(requests[i]) for i in range(len(requests))]
+        lead = (1,) if batched else ()
+        rgb, alpha, depth = (
+            torch.cat([getattr(p, name) for p in parts]).reshape(
+                *lead, len(parts), -1, *requests.hw
+            )
+            for name in ("rgb", "alpha", "depth")
+        )
+        return Rasterization(
+            rgb.clamp(0.0, 1.0),
+            alpha,
+            depth / self.frame.scale,
+            parts[0].backend,
+            sum(p.dropped for p in parts),
+        )
+
+    def clipped(self, near: float, far: float) -> "GaussianScene":
+        """The same scene without Gaussians whose centre is nearer to the camera than ``near`` or
+        farther than ``far``.
+
+        z-depths in the clip's unit of length. Nothing is copied or worked out again.
+        """
+        scale = float(self.frame.scale)
+        near, far = max(self.projection.near, near * scale), min(self.projection.far, far * scale)
+        scene = copy.copy(self)
+        scene.moving = self.moving
+        scene.projection = dataclasses.replace(self.projection, near=near, far=far)
+        return scene
+
+    def _one(self, request: Views) -> Rasterization:
+        return rasterize(
+            self.moving.at(request.time[0]),
+            request,
+            background=self.background,
+            backend=self.backend,
+            projection=self.projection,
+        )
+
+    def save(self, path: Path | str) -> None:
+        """Write scene.json and gaussians.safetensors to a folder, whole or not at all."""
+        from safetensors.torch import save_file
+
+        tensors = {f.name: getattr(self.gaussians, f.name) for f in dataclasses.fields(Gaussians4D)}
+        tensors |= {
+            f"frame.{f.name}": getattr(self.frame, f.name) for f in dataclasses.fields(SceneFrame)
+        }
+        tensors |= {
+            f"inputs.{name}": getattr(self.inputs, name) for name in ("c2w", "intrinsics", "time")
+        }
+        tensors["background"] = self.background
+        with atomic_folder(path) as folder:
+            save_file(
+                {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()},
+                folder / FILE,
+            )
+            meta = {
+                "format": FORMAT,
+                "kind": "gaussians",
+                "gaussians": len(self.gaussians),
+                "hw": list(self.hw),
+            }
+            write_json(
+                folder / "scene.json", {**meta, "projection": dataclasses.asdict(self.projection)}
+            )
+
+    @staticmethod
+    def load(path: Path | str, *, device: torch.device | str = "cpu") -> "GaussianScene":
+        """Reopen a saved scene; it renders what it rendered before."""
+        from fsm.config import from_dict
+
+        folder = Path(path)
+        where = folder / "scene.json"
+        meta = read_json(where)
+        _check_meta(meta, where)
+        tensors = read_safetensors(folder / FILE)
+        try:
+            _check_shapes(tensors, str(folder / FILE))
+            gaussians = Gaussians4D(
+                *(tensors[f.name].float() for f in dataclasses.fields(Gaussians4D))
+            )
+            frame = SceneFrame(
+                *(tensors[f"frame.{f.name}"].float() for f in dataclasses.fields(SceneFrame))
+            )
+            hw = (int(meta["hw"][0]), int(meta["hw"][1]))
+            c2w, intrinsics, time = (
+                tensors[f"inputs.{name}"].float() for name in ("c2w", "intrinsics", "time")
+            )
+            inputs = Views(c2w, intrinsics, time, hw)
+            background = tensors["background"].float()
+        except KeyError as error:
+            raise InputError(
+                f"{folder / FILE} lacks the tensor {error}; make the scene again."
+            ) from error
+        check_finite(gaussians, str(folder / FILE))
+        projection = from_dict(Projection, meta["projection"], f"{where}: projection")
+        return GaussianScene(
+            gaussians.to(device),
+            frame.to(device),
+            inputs.to(device),
+            background=background.to(device),
+            projection=projection,
+        )
+
+    def world_at(self, seconds: float, min_weight: float = MIN_WEIGHT) -> Gaussians3D:
+        """The Gaussians there at ``seconds``, in the clip's own space."""
+        time = self.frame.model_time(self.frame.time_start.new_tensor([seconds]))[0]
+        back = torch.linalg.inv(self.frame.T_model_world.double()).float()
+        scale = float(self.frame.scale)
+        return self.moving.at(time, min_weight).transformed(
+            back[:3, :3], back[:3, 3] * scale, 1.0 / scale
+        )
+
+
+def _check_shapes(tensors: dict[str, Tensor], where: str) -> None:
+    """Raise ``InputError`` where the shapes of a scene's Gaussians do not go together."""
+    n = len(tensors["means"]) if tensors["means"].ndim else -1
+    tails = {
+        "means": (3,),
+        "times": (),
+        "scales": (3,),
+        "time_scales": (),
+        "left": (4,),
+        "right": (4,),
+        "opacities": (),
+    }
+    for name, tail in tails.items():
+        found = tuple(tensors[name].shape)
+        if found != (n, *tail):
+            raise InputError(
+                f"{where}: {name} has shape {found}, expected {(n, *tail)}; make the scene again."
+            )
+    sh = tuple(tensors["sh"].shape)
+    if len(sh) != 3 or sh[0] != n or sh[1] not in (1, 4, 9, 16) or sh[2] != 3:
+        raise InputError(
+            f"{where}: sh has shape {sh}, expected ({n}, 1 | 4 | 9 | 16, 3); make the scene again."
+        )
+
+
+def _check_meta(meta: Any, where: Path) -> None:
+    if not isinstance(meta, dict) or meta.get("kind") != "gaussians":
+        raise InputError(
+            f"{where} is not a Gaussian scene (field kind); expected one written by this package."
+        )
+    if meta.get("format") != FORMAT:
+        raise InputError(
+            f"{where} has format {meta.get('format')!r}, this version reads {FORMAT}; make "
+            "it again."
+        )
+    for name in ("hw", "projection"):
+        if name not in meta:
+            raise InputError(f"{where} lacks the field {name!r}; make the scene again.")

@@ -1,0 +1,1 @@
+"""Decoder heads: tokens of the encoder to pixels or to Gaussians."""

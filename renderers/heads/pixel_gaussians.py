@@ -1,0 +1,250 @@
+"""Our Gaussian decoder: every input pixel becomes a Gaussian that already looks right, and is then
+corrected.
+
+The published head invents depth, colour and motion of every Gaussian; with little training that is
+fog. Here a Gaussian starts
+
+* with the colour of its pixel and the pixel's footprint as its size;
+* at the depth where other frames agree with it (``fsm.renderers.stereo.pipeline``);
+* with the velocity that aligns what is left (``fsm.renderers.stereo.motion``);
+* at its frame's time, lasting about until the next frame takes over.
+
+Tokens and a few convolutions, which see how well other frames agree at that place, correct all of
+it. Every correction but those of agreement starts at zero.
+
+Velocity and a round cross-section are exactly what two quaternions and four scales can say: rotate
+time towards the direction of
+motion by φ = atan |v|, and shorten the axis along it by cos φ, which conditioning on time undoes
+(``moving_rotation``).
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fsm.encoder import unpatchify
+from fsm.rays import full_precision
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
+from fsm.renderers.gaussians.spherical_harmonics import SH_C0
+from fsm.renderers.heads.lrm import GaussianHeadConfig, gaussians_of_pixels
+from fsm.renderers.stereo.cost_volume import FARTHEST
+from fsm.renderers.stereo.motion import motion_guess
+from fsm.renderers.stereo.pipeline import Stereo
+from fsm.renderers.stereo.sources import (
+    gather,
+    nearest_references,
+    pixel_grid,
+    sample_frames,
+    time_gaps,
+    warped_pixels,
+)
+from fsm.views import Views
+
+CONTEXT = 8  # channels the tokens pass on to the detail
+CELLS = 2  # grid points of smooth corrections per patch side
+RHO_SCALE = 0.2  # inverse depth per unit of correction
+RHO_LIMITS = (1e-3, 20.0)  # inverse depth in model units: never at infinity, never in the camera
+# standard deviation in pixels of a new Gaussian; the rasteriser adds its own pixel filter
+FOOTPRINT = 0.35
+LASTS = 1.0  # temporal standard deviation, in gaps to the next frame
+OPAQUE = 3.0  # logit of opacity where frames agree
+DETAIL = 4  # inverse depth, log size, log duration, opacity logit
+PER_PIXEL = 7  # colour 3, log size, log duration, time, opacity logit
+
+
+class PixelGaussianHead(nn.Module):
+    """One Gaussian per input pixel: pixel, stereo and motion first, learnt corrections on top."""
+
+    uses_references = True
+
+    def __init__(self, dim: int, patch: int, config: GaussianHeadConfig) -> None:
+        super().__init__()
+        self.config, self.patch = config, patch
+        self.norm = nn.LayerNorm(dim, bias=False)
+        self.shared = nn.Linear(dim, config.hidden)
+        self.smooth = nn.Linear(config.hidden, 4 * CELLS**2)  # inverse depth, angular velocity
+        self.pixels = nn.Linear(config.hidden, PER_PIXEL * patch**2)
+        self.context = nn.Linear(config.hidden, CONTEXT * CELLS**2)
+        self.stereo = Stereo(config.references, config.planes, config.fine_planes)
+        self.detail = Detail(config.references, config.detail_width)
+        for layer in (self.smooth, self.pixels):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, tokens: Float[Tensor, "b v t d"], views: Views, inputs: Views
+    ) -> list[Gaussians4D]:
+        """Gaussians of every batch entry, model space; ``tokens`` are those of ``views`` [b v],
+        some or all of ``inputs`` [b n].
+        """
+        assert views.rgb is not None
+        assert inputs.rgb is not None
+        hidden = F.gelu(self.shared(self.norm(tokens)))
+        smooth = self._upsampled(self.smooth(hidden).float(), views.hw)
+        context = self._upsampled(self.context(hidden).float(), views.hw)
+        own, _ = nearest_references(views, inputs, 1)
+        swept = self.stereo.inverse_depth(
+            views, inputs
+        )  # no gradients: learnt in stages of its own (``learn: stereo``)
+        unit = swept + FARTHEST
+        rho = swept + RHO_SCALE * smooth[:, :, :1] * unit
+        chosen, _ = nearest_references(views, inputs, self.config.references)
+        gaps = time_gaps(views, inputs, chosen)
+        at, flow = self._guessed_motion(views, inputs, chosen, gaps, rho.detach())
+        samples, inside = sample_frames(inputs.rgb, chosen, at)
+        detail = self.detail(views.rgb, samples, inside, gaps, rho.detach(), context)
+        depth = 1.0 / (rho + RHO_SCALE * detail[:, :, :1] * unit).clamp(*RHO_LIMITS)
+        pixels = unpatchify(self.pixels(hidden).float(), views.hw, self.patch)
+        return self._assemble(
+            views, inputs, own, depth, flow + 0.1 * smooth[:, :, 1:], pixels, detail[:, :, 1:]
+        )
+
+    def background(self, inputs: Views) -> Float[Tensor, "b 3"]:
+        """Mean colour of the inputs: the best guess where nothing is known."""
+        assert inputs.rgb is not None
+        return inputs.rgb.mean((1, 3, 4))
+
+    @full_precision
+    def _guessed_motion(self, views: Views, inputs: Views, chosen, gaps, rho):
+        """Where the chosen frames show each pixel [b v k h w 2], and its angular velocity in camera
+        axes [b v 3 h w].
+        """
+        assert inputs.rgb is not None
+        pixels = warped_pixels(
+            views, inputs, chosen, rho, torch.zeros_like(rho).expand(-1, -1, 3, -1, -1)
+        )
+        # [b v 1 h w 2], pixels per unit of gaps
+        moved = motion_guess(inputs.rgb, chosen, pixels, gaps)
+        spread = (
+            (gather(inputs.time, chosen) - views.time[:, :, None]).abs().mean(-1).clamp_min(1e-6)
+        )
+        focal = views.intrinsics[:, :, None, None, :2]
+        angular = (moved[:, :, 0] / focal / spread[:, :, None, None, None]).movedim(-1, 2)
+        flow = torch.cat([angular, torch.zeros_like(angular[:, :, :1])], dim=2)
+        return pixels + moved * gaps[..., None, None, None], flow
+
+    @full_precision
+    def _assemble(
+        self, views: Views, inputs: Views, own, depth, flow, pixels, detail
+    ) -> list[Gaussians4D]:
+        """All maps [b v c h w] to Gaussians."""
+        assert views.rgb is not None
+        grid = pixel_grid(views)[:, :, 0].movedim(-1, 2)
+        focal, centre = views.intrinsics[..., :2], views.intrinsics[..., 2:]
+        ray = torch.cat(
+            [(grid - centre[..., None, None]) / focal[..., None, None], torch.ones_like(depth)],
+            dim=2,
+        )
+        rotation = views.c2w[..., :3, :3]
+        means = views.c2w[..., :3, 3, None, None] + depth * torch.einsum(
+            "bvij,bvjhw->bvihw", rotation, ray
+        )
+        velocity = depth * torch.einsum("bvij,bvjhw->bvihw", rotation, flow)
+        left, right, stretch = moving_rotation(velocity)
+        size = FOOTPRINT / focal.abs().prod(-1).sqrt()[..., None, None, None] * depth
+        size = size * torch.exp((pixels[:, :, 3:4] + detail[:, :, :1]).clamp(-4.0, 4.0))
+        scales = torch.cat([size / stretch, size, size], dim=2)
+        lasts = gather(_gap_to_next(inputs.time), own)[..., None, None]  # [b v 1 1 1]
+        time_scales = (
+            LASTS
+            * lasts
+            * torch.exp((pixels[:, :, 4:5] + detail[:, :, 1:2]).clamp(-3.0, 5.0))
+            * stretch
+        )
+        times = views.time[..., None, None, None] + 0.1 * lasts * pixels[:, :, 5:6]
+        opacities = torch.sigmoid(OPAQUE + pixels[:, :, 6:7] + detail[:, :, 2:3])
+        sh = (views.rgb + 0.1 * pixels[:, :, :3] - 0.5) / SH_C0
+        return gaussians_of_pixels(means, times, scales, time_scales, left, right, opacities, sh)
+
+    def _upsampled(
+        self, values: Float[Tensor, "b v t ccn"], hw: tuple[int, int]
+    ) -> Float[Tensor, "b v n h w"]:
+        coarse = unpatchify(
+            values, (hw[0] // self.patch * CELLS, hw[1] // self.patch * CELLS), CELLS
+        )
+        fine = F.interpolate(coarse.flatten(0, 1), size=hw, mode="bilinear", align_corners=False)
+        return fine.unflatten(0, coarse.shape[:2])
+
+
+class Detail(nn.Module):
+    """Convolutions over a frame and what other frames show at the same places: per-pixel
+    corrections and trust.
+    """
+
+    STRIDE = 2
+
+    def __init__(self, references: int, width: int) -> None:
+        super().__init__()
+        channels = 3 + 5 * references + 1 + CONTEXT
+        self.enter = nn.Conv2d(channels, width, kernel_size=3, stride=self.STRIDE, padding=1)
+        self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
+        self.leave = nn.Conv2d(width, DETAIL * self.STRIDE**2, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        assert self.leave.bias is not None
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, rgb, samples, inside, gaps, rho, context) -> Float[Tensor, "b v 4 h w"]:
+        """Corrections of inverse depth, log size, log duration and opacity logit; every input is a
+        map [b v (k) c h w].
+        """
+        b, v, _, _, h, w = samples.shape
+        off = (samples - rgb[:, :, None]) * inside
+        slots = torch.cat(
+            [off, inside, gaps[..., None, None, None].expand_as(inside)], dim=3
+        ).flatten(2, 3)
+        x = torch.cat(
+            [rgb - 0.5, slots, torch.log(rho.clamp(*RHO_LIMITS)), context], dim=2
+        ).flatten(0, 1)
+        x = F.gelu(self.enter(x.contiguous(memory_format=torch.channels_last)))
+        for layer in self.body:
+            x = x + F.gelu(layer(x))
+        out = F.pixel_shuffle(self.leave(x).float(), self.STRIDE)
+        return F.interpolate(out, size=(h, w), mode="nearest").view(b, v, DETAIL, h, w)
+
+
+def moving_rotation(
+    velocity: Float[Tensor, "b v 3 h w"],
+) -> tuple[Float[Tensor, "b v 4 h w"], Float[Tensor, "b v 4 h w"], Float[Tensor, "b v 1 h w"]]:
+    """Left and right quaternions (wxyz) that give a Gaussian this velocity, and 1 / cos φ.
+
+    With scales (s cos φ, s, s) and temporal scale τ / cos φ the Gaussian moves at ``velocity``, is
+    a ball of size s (to the
+    order of s / τ |v|) and lasts τ: the first axis lies along ±velocity, then time is turned
+    towards it by φ.
+    """
+    stretch = (1.0 + velocity.square().sum(2, keepdim=True)).sqrt()
+    half = ((1.0 + 1.0 / stretch) / 2.0).sqrt()  # cos φ/2
+    turn = velocity / (2.0 * stretch * half)  # sin φ/2 along the direction of motion
+    x, y, z = velocity.split(1, dim=2)
+    length = velocity.square().sum(2, keepdim=True).add(1e-12).sqrt()
+    sign = torch.where(x < 0, -1.0, 1.0) / length
+    align = torch.cat(
+        [1.0 + x * sign, torch.zeros_like(x), -z * sign, y * sign], dim=2
+    )  # the first axis onto ±velocity
+    boost, back = torch.cat([half, turn], dim=2), torch.cat([half, -turn], dim=2)
+    return _product(boost, align), _product(back, align), stretch
+
+
+def _product(
+    p: Float[Tensor, "b v 4 h w"], q: Float[Tensor, "b v 4 h w"]
+) -> Float[Tensor, "b v 4 h w"]:
+    a, b, c, d = p.unbind(2)
+    e, f, g, h = q.unbind(2)
+    product = [
+        a * e - b * f - c * g - d * h,
+        a * f + b * e + c * h - d * g,
+        a * g - b * h + c * e + d * f,
+        a * h + b * g - c * f + d * e,
+    ]
+    return torch.stack(product, dim=2)
+
+
+def _gap_to_next(time: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+    """Larger of the gaps to the frames before and after; 1 where there is no other moment."""
+    order = time.argsort(dim=-1, stable=True)
+    gap = time.gather(-1, order).diff(dim=-1)
+    gap = torch.maximum(F.pad(gap, (1, 0)), F.pad(gap, (0, 1)))
+    largest = gap.amax(-1, keepdim=True)
+    gap = torch.where(gap > 0, gap, torch.where(largest > 0, largest, torch.ones_like(largest)))
+    return torch.empty_like(gap).scatter(-1, order, gap)

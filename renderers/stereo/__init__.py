@@ -1,0 +1,1 @@
+"""Depth and motion from frames: multi-view stereo shared by the decoder heads."""

@@ -1,0 +1,157 @@
+"""Our Gaussian decoder: exact motion, and pictures that are right before anything is learnt."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D, covariance_matrix
+from fsm.renderers.gaussians.rasterize import rasterize
+from fsm.renderers.heads.lrm import GaussianHeadConfig
+from fsm.renderers.heads.pixel_gaussians import PixelGaussianHead, _gap_to_next, moving_rotation
+from fsm.views import Views
+
+DEPTH = 1.6
+HW = (64, 64)
+
+
+def gaussians_with(velocity: Tensor, size: float, lasts: float) -> Gaussians4D:
+    n = velocity.shape[0]
+    left, right, stretch = (
+        t[0, 0, :, 0].T for t in moving_rotation(velocity.T[None, None, :, None])
+    )
+    scales = torch.cat([size / stretch, torch.full((n, 2), size)], dim=-1)
+    opacity = torch.full((n,), 0.5)
+    return Gaussians4D(
+        torch.rand(n, 3),
+        torch.rand(n),
+        scales,
+        lasts * stretch[:, 0],
+        left,
+        right,
+        opacity,
+        torch.zeros(n, 1, 3),
+    )
+
+
+def test_moving_rotation_gives_velocity_duration_and_a_ball() -> None:
+    velocity = torch.cat(
+        [torch.randn(40, 3), 30.0 * torch.randn(20, 3), torch.zeros(1, 3), -torch.eye(3)]
+    ).double()
+    moving = gaussians_with(velocity, size=1e-3, lasts=0.2).condition()
+    torch.testing.assert_close(moving.velocities, velocity, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        moving.time_variances, torch.full_like(moving.time_variances, 0.04), rtol=1e-3, atol=0
+    )
+    ball = (1e-6 * torch.eye(3).double()).expand(len(moving), 3, 3)
+    torch.testing.assert_close(covariance_matrix(moving.covariances), ball, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("velocity", [(0.0, 0.0, 0.0), (-1e-9, 0.0, 0.0), (0.0, 1e4, 0.0)])
+def test_gradients_stay_finite_where_nothing_and_where_much_moves(
+    velocity: tuple[float, float, float],
+) -> None:
+    v = torch.tensor([velocity], requires_grad=True)
+    moving = gaussians_with(v, 0.01, 0.2).condition()
+    (moving.velocities.sum() + moving.covariances.sum() + moving.time_variances.sum()).backward()
+    assert v.grad is not None
+    assert bool(torch.isfinite(v.grad).all())
+
+
+def plane(views: Views, shift: float = 0.0) -> Tensor:
+    """Smooth texture on the plane z = DEPTH, moving along y by ``shift`` per unit of time: across
+    the cameras' own way.
+    """
+    h, w = views.hw
+    y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    fx, fy, cx, cy = views.intrinsics[..., None, None].unbind(-3)
+    position = views.c2w[..., :3, 3, None, None]
+    X = (x - cx) / fx * DEPTH + position[..., 0, :, :]
+    Y = (y - cy) / fy * DEPTH + position[..., 1, :, :] - shift * views.time[..., None, None]
+    # many waves: with few of them the plane would look the same at several depths
+    g = torch.Generator().manual_seed(2)
+    fx, fy, phase = (torch.randn(3, 12, generator=g) * torch.tensor([[6.0], [6.0], [3.0]]))[
+        :, :, None, None, None, None
+    ]
+    waves = torch.sin(fx * X + fy * Y + phase).unflatten(0, (3, 4)).sum(1)
+    return 0.5 + 0.15 * waves.movedim(0, -3)
+
+
+def clip(frames: int, baseline: float, shift: float = 0.0) -> Views:
+    c2w = torch.eye(4).repeat(1, frames, 1, 1)
+    c2w[..., 0, 3] = baseline * torch.linspace(-1, 1, frames)
+    intrinsics = torch.tensor([60.0, 60.0, 32.0, 32.0]).expand(1, frames, 4)
+    views = Views(c2w, intrinsics, torch.linspace(-1, 1, frames)[None], HW)
+    return dataclasses.replace(views, rgb=plane(views, shift))
+
+
+def untrained() -> PixelGaussianHead:
+    return PixelGaussianHead(32, 8, GaussianHeadConfig(hidden=16, planes=16, references=4))
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    return -10.0 * math.log10(float((a - b).detach()[..., 8:-8, 8:-8].square().mean()))
+
+
+def test_untrained_it_finds_the_depth_of_a_textured_plane() -> None:
+    views = clip(5, baseline=0.25)
+    gaussians = untrained()(torch.randn(1, 5, 64, 32), views, views)[0]
+    depth = gaussians.means[:, 2].view(5, *HW)[:, 8:-8, 8:-8]
+    assert float((depth / DEPTH - 1.0).detach().abs().median()) < 0.15
+
+
+def test_untrained_pictures_are_right_between_frames_and_beside_them() -> None:
+    views = clip(5, baseline=0.25, shift=0.2)
+    head = untrained()
+    gaussians = head(torch.randn(1, 5, 64, 32), views, views)[0]
+    between = dataclasses.replace(views[2], time=torch.tensor([[0.25]]), rgb=None).unbatched()
+    truth = plane(between, 0.2)
+    drawn = rasterize(gaussians.at(0.25), between, background=head.background(views)[0]).rgb
+    still = dataclasses.replace(gaussians, left=gaussians.left * 0 + torch.tensor([1.0, 0, 0, 0]))
+    still = dataclasses.replace(
+        still, right=still.left, scales=gaussians.scales[:, 1:2].expand(-1, 3).contiguous()
+    )
+    frozen = rasterize(still.at(0.25), between, background=head.background(views)[0]).rgb
+    assert psnr(drawn, truth) > 28.0
+    assert psnr(drawn, truth) > psnr(frozen, truth) + 5.0  # motion is what makes it right
+
+
+def test_corrections_start_at_zero() -> None:
+    """Tokens say nothing yet: the Gaussians do not depend on them (but through the sweep's context,
+    which starts at zero).
+    """
+    views, head = clip(3, baseline=0.25), untrained()
+    a = head(torch.randn(1, 3, 64, 32), views, views)[0]
+    b = head(torch.randn(1, 3, 64, 32), views, views)[0]
+    for field in dataclasses.fields(a):
+        torch.testing.assert_close(getattr(a, field.name), getattr(b, field.name), rtol=0, atol=0)
+
+
+def test_colours_are_those_of_the_pixels() -> None:
+    views, head = clip(3, baseline=0.25), untrained()
+    assert views.rgb is not None
+    gaussians = head(torch.randn(1, 3, 64, 32), views, views)[0]
+    rgb = 0.5 + 0.28209479177387814 * gaussians.sh[:, 0]
+    torch.testing.assert_close(rgb, views.rgb[0].permute(0, 2, 3, 1).reshape(-1, 3))
+    torch.testing.assert_close(head.background(views)[0], views.rgb[0].mean((0, 2, 3)))
+
+
+def test_gap_to_next() -> None:
+    gap = _gap_to_next(torch.tensor([[0.0, 3.0, 1.0, 1.5], [2.0, 2.0, 2.0, 2.0]]))
+    torch.testing.assert_close(gap, torch.tensor([[1.0, 1.5, 1.0, 1.5], [1.0, 1.0, 1.0, 1.0]]))
+
+
+def test_every_parameter_gets_a_gradient_once_corrections_are_on() -> None:
+    views, head = clip(4, baseline=0.25), untrained()
+    for parameter in head.parameters():
+        if not bool(parameter.any()):
+            torch.nn.init.normal_(parameter, std=0.02)
+    gaussians = head(torch.randn(1, 4, 64, 32), views, views)[0]
+    torch.stack(
+        [getattr(gaussians, f.name).square().mean() for f in dataclasses.fields(gaussians)]
+    ).sum().backward()
+    # learnt in stages of its own
+    learnt = [(n, p) for n, p in head.named_parameters() if not n.startswith("stereo.")]
+    assert [n for n, p in learnt if p.grad is None or not bool(p.grad.any())] == []

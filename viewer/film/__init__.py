@@ -1,0 +1,1 @@
+"""The film tab: keyframes of view and moment, their curve, and its files."""
