@@ -179,7 +179,7 @@ class View:
     def _source(self, scene: Any) -> "Clip | None":
         """The clip that ``scene`` is said to be made from, checked against its inputs."""
         from fsm.datasets.open import open_clip
-        from fsm.viewer.inputs import made_from
+        from fsm.viewer.input_cameras import made_from
 
         if self.clip is None:
             return None

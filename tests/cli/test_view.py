@@ -18,7 +18,7 @@ from fsm.model import FSM
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SUFFIXES
-from fsm.viewer.reading import Reading
+from fsm.viewer.stream import ReadingProgress
 from fsm.views import SceneFrame
 from tests.cli.small_inputs import write_clip, write_model
 from tests.renderers.splat_files.test_scenes import moving_scene
@@ -137,7 +137,7 @@ def test_a_clip_is_streamed(
     assert main(["view", str(clip), "--stream", "--push", "2", *flags]) == 0
     assert "2 of " in capsys.readouterr().out
     (stage,) = final
-    assert stage.reading == Reading(5, 5, over=True)
+    assert stage.reading == ReadingProgress(5, 5, over=True)
     assert len(stage.times) == 5
     loaded = FSM.from_pretrained(model)
     opened = open_clip(clip)

@@ -18,9 +18,9 @@ from fsm.open_scene import open_scene
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SUFFIXES
 from fsm.viewer.cameras import Camera
-from fsm.viewer.reading import in_a_sentence
 from fsm.viewer.render_worker import Turns
 from fsm.viewer.stage import Job, Stage
+from fsm.viewer.stream import in_a_sentence
 
 DEPTH = 2
 """Levels of folders that are looked into: ``folder/scene`` and ``folder/group/scene``."""
