@@ -56,6 +56,7 @@ class MemoryScene:
         """Pictures for requested views [v] or [1 v]; sizes the patch does not divide are rendered
         at the nearest that it does.
         """
+        self.frame.warn_if_held(views.time)
         batched = views.c2w.ndim == 4
         requests = (views if batched else views.batched()).without_rgb().to(self.model.device)
         if requests.c2w.shape[0] != 1:
