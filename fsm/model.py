@@ -20,9 +20,9 @@ from fsm.encoder import UNREAD, Encoder, EncoderConfig, SceneMemory
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians
-from fsm.renderers.gaussians.projection import GSPLAT, Projection
 from fsm.renderers.gaussians.rasterize import rasterize
 from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.gaussians.types import GSPLAT, Projection
 from fsm.renderers.heads.lrm import GaussianHead, GaussianHeadConfig
 from fsm.renderers.heads.lvsm import PlainHead
 from fsm.renderers.heads.pixel_gaussians import PixelGaussianHead

@@ -10,12 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.errors import InputError
-from fsm.renderers.gaussians.gaussians4d import covariance_matrix
+from fsm.renderers.gaussians.rotations import covariance_matrix
 
 # eigenvalues closer than this share of the largest differ by no more than rounding in float32
 EQUAL = 2.0**-22
-THINNEST = 1e-6  # of the largest scale; float32 covariances say nothing about thinner ones
-SMALLEST = 1e-20  # scales are above 0, because files keep their logarithm
+# of the largest scale; float32 covariances say nothing about thinner ones
+THINNEST = 1e-6
+# Scales are above 0, because files keep their logarithm.
+SMALLEST = 1e-20
 # The axes' signs are chosen for the largest w; the other weights see to it that right angles and
 # diagonals are no ties.
 PREFERENCE = (1.0, 0.0331, 0.0197, 0.0113)

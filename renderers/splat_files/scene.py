@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.renderers.film.camera_paths import look_at
-from fsm.renderers.gaussians.projection import GSPLAT
 from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.gaussians.types import GSPLAT
 from fsm.renderers.splat_files.io import read_table
 from fsm.renderers.splat_files.table import SplatTable
 from fsm.views import SceneFrame, Views

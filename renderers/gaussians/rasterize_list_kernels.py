@@ -14,10 +14,12 @@ TILE = 32
 WIDTH = 16
 CX, CY, XX, XY, YY, OPACITY, RED, GREEN, BLUE, DEPTH, LEFT, TOP, RIGHT, BOTTOM, ROW = range(15)
 LOG2_E = 1.4426950408889634
-# pixels by which boxes are widened: rounding must not cut off what the kernels would draw
-SLACK = 1e-3
-DIGIT = 11  # bits sorted at once
-FEW = 48  # up to so many are sorted by insertion
+# pixels by which boxes are widened: rounding must not cut off what the kernels would blend
+BOX_SLACK = 1e-3
+# bits sorted at once
+DIGIT = 11
+# up to so many are sorted by insertion
+FEW = 48
 
 
 @kernel(
@@ -46,7 +48,7 @@ def pack_and_count(
         counts[worker, tile] = 0
     for i in range(m * worker // workers, m * (worker + 1) // workers):
         cx, cy = centres[i, 0], centres[i, 1]
-        rx, ry = radii[i, 0] + np.float32(SLACK), radii[i, 1] + np.float32(SLACK)
+        rx, ry = radii[i, 0] + np.float32(BOX_SLACK), radii[i, 1] + np.float32(BOX_SLACK)
         half = np.float32(0.5)
         left = max(np.ceil(cx - rx - half), np.float32(0.0))
         top = max(np.ceil(cy - ry - half), np.float32(0.0))
@@ -62,12 +64,8 @@ def pack_and_count(
         record[DEPTH] = depths[i]
         # between pixel centres, outside the picture, or not a number
         if not (left <= right and top <= bottom):
-            left, top, right, bottom = (
-                np.float32(0.0),
-                np.float32(0.0),
-                np.float32(-1.0),
-                np.float32(-1.0),
-            )
+            left = top = np.float32(0.0)
+            right = bottom = np.float32(-1.0)
         record[LEFT], record[TOP], record[RIGHT], record[BOTTOM] = left, top, right, bottom
         if right >= 0:
             for y in range(int(top) // TILE, int(bottom) // TILE + 1):
