@@ -7,7 +7,9 @@ import numpy as np
 from fsm.datasets.world.description import BALL, BODIES, BOX, CYLINDER, LOOK, WALL_X
 from fsm.datasets.world.light import CONTACT, EXPOSURE, LEAST_SHARE
 from fsm.datasets.world.pattern_kernels import limited
-from fsm.datasets.world.stage import (
+from fsm.datasets.world.surface_kernels import _times
+from fsm.datasets.world.surfaces import PALETTE, PARTS, SKY
+from fsm.datasets.world.tables import (
     ABOVE,
     BELOW,
     BODY,
@@ -26,8 +28,6 @@ from fsm.datasets.world.stage import (
     SHAPE,
     SOFTNESS,
 )
-from fsm.datasets.world.surface_kernels import _times
-from fsm.datasets.world.surfaces import PALETTE, PARTS, SKY
 from fsm.kernels.compiled import part
 from fsm.kernels.simd import absolute, any_of, exp2, fill, item, least, most, root, select
 

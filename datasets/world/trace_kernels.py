@@ -10,7 +10,9 @@ import numpy as np
 
 from fsm.datasets.world.description import BALL, BODIES, BOX, CYLINDER, LOOK, SURFACES
 from fsm.datasets.world.light_kernels import lit
-from fsm.datasets.world.stage import (
+from fsm.datasets.world.surface_kernels import described, sky
+from fsm.datasets.world.surfaces import PARTS, SKY
+from fsm.datasets.world.tables import (
     AXES,
     BODY,
     BOUND,
@@ -25,8 +27,6 @@ from fsm.datasets.world.stage import (
     ROOM,
     SHAPE,
 )
-from fsm.datasets.world.surface_kernels import described, sky
-from fsm.datasets.world.surfaces import PARTS, SKY
 from fsm.datasets.world.trace import EDGE_RAYS, FAR, MISS, ROUNDS
 from fsm.kernels.compiled import kernel, part
 from fsm.kernels.simd import (

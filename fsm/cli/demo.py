@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from fsm.cli.common import check_output, choose_device, flag, progress
 
 if TYPE_CHECKING:
-    from fsm.datasets.synthetic import SyntheticClip
+    from fsm.datasets.base import RenderedClip
     from fsm.memory_scene import MemoryScene
     from fsm.renderers.gaussians.scene import GaussianScene
     from fsm.views import Views
@@ -32,11 +32,12 @@ class Demo:
     def run(self) -> None:
         """Reconstruct, render, compare with the truth, and say where it all is."""
         from fsm.cli.reconstruct import choose_frames
-        from fsm.datasets.synthetic import demo_clip
+        from fsm.datasets.open import open_clip
+        from fsm.evaluate.novel import rendered
         from fsm.model import FSM
 
         check_output(self.output)
-        clip = demo_clip()
+        clip = rendered(open_clip("demo"))
         seen = choose_frames(len(clip), 0, HOLD_OUT)
         held_out = [i for i in range(len(clip)) if i not in seen]
         model = FSM.from_pretrained(self.model, device=choose_device(self.device))
@@ -63,7 +64,7 @@ class Demo:
     def _compare(
         self,
         scene: "MemoryScene | GaussianScene",
-        clip: "SyntheticClip",
+        clip: "RenderedClip",
         inputs: "Views",
         held_out: list[int],
         encode: float,

@@ -18,8 +18,8 @@ class Eval:
     """Score a model on clips: PSNR, SSIM, LPIPS, beside three trivial baselines."""
 
     clips: tyro.conf.Positional[Annotated[str, flag("CLIPS", "")]]
-    """Clip list, file or folder, or `demo`, `synthetic:SEED`, `world:SEED`, `world:1000-1015`; or
-    `ablation`: its results in -o.
+    """Clip list, file or folder, or `demo`, `world:SEED`, `world:1000-1015`; or `ablation`: its
+    results in -o.
     """
     protocol: Annotated[str, flag("NAME")] = "dense"
     """dense (32 random inputs, 8 targets), sparse (8 even, 7 between), novel (beside the path) or

@@ -26,7 +26,7 @@ class Refine:
     scene: tyro.conf.Positional[Annotated[str, flag("SCENE", "")]]
     """A scene of Gaussians, or `new` to start from the clip alone."""
     clip: tyro.conf.Positional[Annotated[str, flag("CLIP", "")]]
-    """The clip it was made from: file or folder, or `demo`, or `synthetic:SEED`, `world:SEED`."""
+    """The clip it was made from: file or folder, or `demo`, or `world:SEED`."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/refined")
     """Where the refined scene goes; an interrupted run continues there."""
     steps: Annotated[int, flag("N")] = 3000

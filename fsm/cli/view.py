@@ -196,15 +196,11 @@ class View:
         """The scene of a clip, or the first one of those after each push of its frames."""
         import time
 
-        from fsm.datasets.open import open_clip
+        from fsm.datasets.open import is_built_in, open_clip
         from fsm.model import FSM
         from fsm.viewer.clip_stream import scenes_of_clip
 
-        if (
-            not path.exists()
-            and self.scene != "demo"
-            and not self.scene.startswith(("synthetic:", "world:"))
-        ):
+        if not path.exists() and not is_built_in(self.scene):
             raise InputError(
                 f"{path} does not exist; give a scene folder, a {', '.join(SPLATS)} file or a clip."
             )

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.config import to_dict
-from fsm.datasets.base import Clip, ClipDataset, DrawnClip, IndexPlan
+from fsm.datasets.base import Clip, ClipDataset, IndexPlan, RenderedClip
 from fsm.errors import InputError
 from fsm.evaluate.baselines import BASELINES
 from fsm.evaluate.metrics import ImageScore, Metrics, depth_errors
@@ -194,7 +194,7 @@ def _read(
 ) -> tuple[Views, Views, Float[Tensor, "v 1 h w"] | None]:
     """Inputs, targets with rgb, and the targets' true z-depth where the clip knows it."""
     requests, seen = protocol.requests(clip, plan), len(plan.input_index)
-    if isinstance(clip, DrawnClip):
+    if isinstance(clip, RenderedClip):
         truth = clip.truth(requests)
         return (
             clip.views(plan.input_index, protocol.hw),

@@ -32,7 +32,7 @@ class SourceConfig:
     """One source of training clips."""
 
     path: str
-    """`synthetic`, `world`, or a clip list, clip file or folder that `fsm inspect` can open."""
+    """`world`, or a clip list, clip file or folder that `fsm inspect` can open."""
     weight: float = 1.0
     """How often it is drawn, relative to the other sources."""
 
@@ -43,7 +43,7 @@ class DataConfig:
     disjoint).
     """
 
-    sources: tuple[SourceConfig, ...] = (SourceConfig("synthetic"),)
+    sources: tuple[SourceConfig, ...] = (SourceConfig("world"),)
     """Where samples come from."""
     hw: tuple[int, int] = (128, 128)
     """Height and width of training images."""

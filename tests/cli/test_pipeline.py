@@ -68,7 +68,7 @@ def test_from_training_to_numbers(
         str(run),
         "--data",
         f"{clip}:2",
-        "synthetic:1",
+        "world:1",
         "--device",
         "cpu",
         "--set",
@@ -82,7 +82,7 @@ def test_from_training_to_numbers(
     config = json.loads((run / "config.json").read_text())
     assert config["data"]["sources"] == [
         {"path": str(clip), "weight": 2.0},
-        {"path": "synthetic", "weight": 1.0},
+        {"path": "world", "weight": 1.0},
     ]
     assert (config["data"]["hw"], config["optim"]["steps"]) == ([32, 64], 3)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fsm.datasets.base import DrawnClip
+from fsm.datasets.base import RenderedClip
 from fsm.datasets.open import open_clip
 from fsm.errors import InputError
 from fsm.rays import project, unproject
@@ -225,7 +225,7 @@ def test_the_untrained_sweeps_know_the_depth_of_moving_worlds() -> None:
         inputs, target = clip.views(range(0, 48, 4)), clip.views([22])
         frame = SceneFrame.fit(inputs.batched())
         row, asked = frame.to_model(inputs.batched()), frame.to_model(target.batched())
-        assert isinstance(clip, DrawnClip)
+        assert isinstance(clip, RenderedClip)
         rho = 1.0 / (clip.depth([22])[None] * frame.scale)
         truth = (rho + FARTHEST).log()
         who = witnesses(asked, row, 4)

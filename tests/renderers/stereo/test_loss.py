@@ -27,7 +27,7 @@ from fsm.renderers.stereo.loss import (
 from fsm.train.config import SourceConfig, StageConfig, TrainConfig
 from fsm.train.data import SampleStream
 from fsm.train.loop import train
-from fsm.train.sources import CLEARANCE, DrawnSource
+from fsm.train.sources import CLEARANCE, WorldSource
 from fsm.views import Views
 from tests.datasets.media import write_fsm_clip
 from tests.processes import finished
@@ -216,7 +216,7 @@ def test_two_processes_learn_stereo_like_one_whatever_each_of_them_draws(
 ) -> None:
     """Now one, now the other, now both draw the clip, whose depth nobody knows."""
     clip = write_fsm_clip(tmp_path / "clip")
-    sources = (SourceConfig("synthetic"), SourceConfig(str(clip)))
+    sources = (SourceConfig("world"), SourceConfig(str(clip)))
     data = dataclasses.replace(CONFIG.data, sources=sources, batch=2)
     stages = (StageConfig(0, learn="stereo"), StageConfig(4, targets=1))
     config = dataclasses.replace(staged(), data=data, stages=stages)
@@ -264,7 +264,7 @@ def test_a_camera_beside_the_path_that_ended_up_behind_a_wall_is_put_back(
     monkeypatch.setattr("fsm.train.sources.EXTENT_SHARE", 100.0)
     data = dataclasses.replace(CONFIG.data, hw=(32, 32), targets=8)
     generators = [torch.Generator().manual_seed(seed) for seed in range(6)]
-    samples = DrawnSource("world", "cpu").draw(data, 4, generators)
+    samples = WorldSource("cpu").draw(data, 4, generators)
     away = [
         (s.targets.c2w[:, :3, 3] - s.inputs.c2w[:, :3, 3].mean(0)).norm(dim=-1) for s in samples
     ]
