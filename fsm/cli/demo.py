@@ -37,7 +37,7 @@ class Demo:
 
         check_output(self.output)
         clip = demo_clip()
-        seen = choose_frames(len(clip), 0, HOLD_OUT)
+        seen = choose_frames(range(len(clip)), 0, HOLD_OUT)
         held_out = [i for i in range(len(clip)) if i not in seen]
         model = FSM.from_pretrained(self.model, device=choose_device(self.device))
         inputs = clip.views(seen)
