@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from fsm.encoder import SceneMemory
 from fsm.errors import InputError
 from fsm.files import atomic_folder, read_json, write_json
+from fsm.frame_ids import frames_from_json
 from fsm.renderers.heads.reference import ReferenceHead
 from fsm.ttt import FastWeightState
 from fsm.views import Rendering, SceneFrame, Views
@@ -45,6 +47,12 @@ class MemoryScene:
         them.
         """
         return self._observed.unbatched()
+
+    @property
+    def frames_seen(self) -> Int64[Tensor, "n 2"] | None:
+        """Ids of the input frames; None where they are not known."""
+        ids = self._observed.frame_ids
+        return None if ids is None else ids[0].cpu()
 
     @property
     def hw(self) -> tuple[int, int]:
@@ -136,6 +144,7 @@ class MemoryScene:
                     "weights_sha256": weights_hash(self.model),
                     "views_seen": self.memory.views_seen,
                     "hw": list(self.hw),
+                    "frames_seen": None if self.frames_seen is None else self.frames_seen.tolist(),
                 },
             )
 
@@ -211,12 +220,14 @@ def _assemble(
             for i, state in enumerate(empty)
         )
         rgb = tensors.get("inputs.rgb")
+        seen = frames_from_json(meta.get("frames_seen"), str(folder / "scene.json"))
         observed = Views(
             tensors["inputs.c2w"],
             tensors["inputs.intrinsics"],
             tensors["inputs.time"],
             (int(meta["hw"][0]), int(meta["hw"][1])),
             None if rgb is None else rgb.float() / 255.0,
+            frame_ids=None if seen is None else seen[None],
         )
     except KeyError as error:
         raise InputError(

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from fsm.errors import InputError
+from fsm.frame_ids import no_frames
 
 # Model time is linear in seconds and [-1, 1] over the inputs; requests further than one input span
 # outside are held there.
@@ -40,11 +41,14 @@ class Views:
     """sRGB in [0, 1]."""
     mask: Bool[Tensor, "*b v 1 h w"] | None = None
     """Pixels that count in losses and metrics."""
+    frame_ids: Int64[Tensor, "*b v 2"] | None = None
+    """Which frame of which clip each view is (``fsm.frame_ids``); None where none is one."""
 
     def __post_init__(self) -> None:
         lead = self.c2w.shape[:-2]
-        for name, tail in (("intrinsics", (4,)), ("time", ())):
-            found = tuple(getattr(self, name).shape)
+        for name, tail in (("intrinsics", (4,)), ("time", ()), ("frame_ids", (2,))):
+            value = getattr(self, name)
+            found = (*lead, *tail) if value is None else tuple(value.shape)
             if found != (*lead, *tail):
                 raise InputError(
                     f"Views.{name} has shape {found}, expected {(*lead, *tail)} to go with "
@@ -74,7 +78,7 @@ class Views:
         """Select over v; an integer keeps the axis (a single view is still ``Views``)."""
         if isinstance(index, int):
             index = [index]
-        axis_from_end = {"c2w": 2, "intrinsics": 1, "time": 0, "rgb": 3, "mask": 3}
+        axis_from_end = {"c2w": 2, "intrinsics": 1, "time": 0, "rgb": 3, "mask": 3, "frame_ids": 1}
         return self._mapped(lambda name, t: t[(..., index, *(slice(None),) * axis_from_end[name])])
 
     def to(self, device: torch.device | str) -> "Views":
@@ -143,20 +147,34 @@ class Views:
 
     @staticmethod
     def cat(parts: Sequence["Views"]) -> "Views":
-        """Join along v; all parts must agree in size and in which fields they carry."""
+        """Join along v; all parts must agree in size and in which pictures they carry."""
         first = parts[0]
         for part in parts[1:]:
             if part.hw != first.hw or (part.rgb is None) != (first.rgb is None):
                 raise InputError(
                     "Views.cat needs parts of one image size that all have, or all lack, rgb."
                 )
-        axis = first.c2w.ndim - 3
+        parts, axis = _with_frame_ids(parts), first.c2w.ndim - 3
+        first = parts[0]
         return first._mapped(lambda name, _: torch.cat([getattr(p, name) for p in parts], dim=axis))
 
     @staticmethod
     def stack(samples: Sequence["Views"]) -> "Views":
         """Join along a new leading batch axis."""
+        samples = _with_frame_ids(samples)
         return samples[0]._mapped(lambda name, _: torch.stack([getattr(s, name) for s in samples]))
+
+
+def _with_frame_ids(parts: Sequence[Views]) -> Sequence[Views]:
+    """The same, where some have ids all with them."""
+    if all(part.frame_ids is None for part in parts):
+        return parts
+    return [
+        part
+        if part.frame_ids is not None
+        else dataclasses.replace(part, frame_ids=no_frames(part.time.shape).to(part.time.device))
+        for part in parts
+    ]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsm.errors import InputError
+from fsm.frame_ids import clip_frame_ids, no_frames
 from fsm.rays import pixel_rays, plucker, project, unproject
 from fsm.views import MODEL_TIME_LIMIT, SceneFrame, Views
 
@@ -192,3 +193,22 @@ def test_time_far_outside_the_inputs_is_held_with_a_warning() -> None:
     assert frame.at(100.0).item() == MODEL_TIME_LIMIT
     with pytest.warns(UserWarning, match="outside the inputs"):
         frame.warn_if_held(torch.tensor([100.0]))
+
+
+def ids_of(views: Views) -> torch.Tensor:
+    assert views.frame_ids is not None
+    return views.frame_ids
+
+
+def test_frame_ids_stay_with_their_views() -> None:
+    ids = clip_frame_ids("walk", torch.arange(4) / 10.0)
+    views = dataclasses.replace(random_views(), frame_ids=ids)
+    assert torch.equal(ids_of(views[[2, 0]]), ids[[2, 0]])
+    assert torch.equal(ids_of(views.batched().unbatched()), ids)
+    in_model = SceneFrame.fit(views).to_model(views)
+    for same in (views.without_rgb(), views.covering((16, 16)), in_model):
+        assert torch.equal(ids_of(same), ids)
+    both = Views.cat([views, random_views()])
+    assert torch.equal(ids_of(both), torch.cat([ids, no_frames((4,))]))
+    assert ids_of(Views.stack([random_views(), views]))[0].eq(-1).all()
+    assert Views.cat([random_views(), random_views()]).frame_ids is None

@@ -38,7 +38,7 @@ class Demo:
 
         check_output(self.output)
         clip = rendered(open_clip("demo"))
-        seen = choose_frames(len(clip), 0, HOLD_OUT)
+        seen = choose_frames(range(len(clip)), 0, HOLD_OUT)
         held_out = [i for i in range(len(clip)) if i not in seen]
         model = FSM.from_pretrained(self.model, device=choose_device(self.device))
         inputs = clip.views(seen)

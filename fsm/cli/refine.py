@@ -76,7 +76,7 @@ class Refine:
         scene = None if self.scene == NEW else open_gaussians(self.scene, device)
         clip = open_clip(self.clip, self.id, self.fix_poses)
         dataset = open_dataset(self.clip, self.fix_poses)
-        split = split_clip(dataset, clip, scene and scene.inputs, self.frames, self.hold_out)
+        split = split_clip(dataset, clip, scene, self.frames, self.hold_out)
         hw = parse_size(
             self.size or (None if scene else NEW_SIZE), scene.hw if scene else clip.cameras.hw
         )

@@ -205,7 +205,7 @@ class View:
                 f"{path} does not exist; give a scene folder, a {', '.join(SPLATS)} file or a clip."
             )
         clip = open_clip(self.scene, self.id)
-        index = choose_frames(len(clip), INPUTS if self.inputs is None else self.inputs, 0)
+        index = choose_frames(range(len(clip)), INPUTS if self.inputs is None else self.inputs, 0)
         hw = parse_size(self.size or "128", clip.cameras.hw)
         model = FSM.from_pretrained(
             self.model or DEFAULT_MODELS["lvsm"], device=choose_device(self.device)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.files import atomic_folder, read_json, read_safetensors, write_json
+from fsm.frame_ids import frames_from_json
 from fsm.renderers.gaussians.constants import MIN_WEIGHT
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians, check_finite
 from fsm.renderers.gaussians.rasterize import Backend, Rasterization, choose_backend, rasterize
@@ -38,6 +39,7 @@ class GaussianScene:
         background: Float[Tensor, " 3"] | None = None,
         projection: Projection = GSPLAT,
         backend: Backend = "auto",
+        frames_seen: Int64[Tensor, "n 2"] | None = None,
     ) -> None:
         self.gaussians = gaussians
         """In the space and time of ``frame``'s model side."""
@@ -50,6 +52,11 @@ class GaussianScene:
         self.projection = projection
         self.backend: Backend = backend
         """What rasterises; see ``rasterize``."""
+        seen = self.inputs.frame_ids if frames_seen is None else frames_seen
+        self.frames_seen: Int64[Tensor, "n 2"] | None = None if seen is None else seen.cpu()
+        """Ids of the frames it was made from: those of ``inputs`` unless others were given; None
+        where they are not known, as for a splat file.
+        """
 
     @property
     def hw(self) -> tuple[int, int]:
@@ -143,6 +150,7 @@ class GaussianScene:
                 "kind": "gaussians",
                 "gaussians": len(self.gaussians),
                 "hw": list(self.hw),
+                "frames_seen": None if self.frames_seen is None else self.frames_seen.tolist(),
             }
             write_json(
                 folder / "scene.json", {**meta, "projection": dataclasses.asdict(self.projection)}
@@ -184,6 +192,7 @@ class GaussianScene:
             inputs.to(device),
             background=background.to(device),
             projection=projection,
+            frames_seen=frames_from_json(meta.get("frames_seen"), str(where)),
         )
 
     @torch.no_grad()

@@ -142,7 +142,8 @@ def test_a_clip_is_streamed(
     loaded = FSM.from_pretrained(model)
     opened = open_clip(clip)
     views = opened.views(
-        choose_frames(len(opened), 5, 0), loaded.working_size(parse_size("32", opened.cameras.hw))
+        choose_frames(range(len(opened)), 5, 0),
+        loaded.working_size(parse_size("32", opened.cameras.hw)),
     )
     request = views[2:3].without_rgb()
     assert torch.equal(
