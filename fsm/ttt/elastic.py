@@ -11,6 +11,7 @@ change: ``step_decay`` and ``target``, extensions of ours that work with or with
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class ElasticConfig:
     """Fixed at the start, moved to the current weights after every chunk, or moved part of the way.
     """
     lam: float = 0.5
-    """λ, strength of the pull; 0 is LaCT bit for bit."""
+    """λ, strength of the pull, any number from 0 on; 0 is LaCT bit for bit."""
     alpha: float = 0.5
     """α, decay of the importance."""
     beta: float = 0.5
@@ -60,7 +61,9 @@ class ElasticConfig:
     not matter, as they do not to the read-out."""
 
     def __post_init__(self) -> None:
-        for name in ("lam", "alpha", "beta", "step_decay"):
+        if not 0.0 <= self.lam < math.inf:
+            raise InputError(f"elastic.lam is {self.lam}; choose a finite value of at least 0.")
+        for name in ("alpha", "beta", "step_decay"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise InputError(f"elastic.{name} is {value}; choose a value in [0, 1].")

@@ -70,6 +70,10 @@ VARIANTS += [
     ElasticConfig(lam=0.0, step_decay=0.5),
     ElasticConfig(lam=0.0, target="novelty"),
     ElasticConfig("si", lam=0.9, step_decay=0.7, target="novelty", initial_importance=0.2),
+    # As in the released code λ may exceed 1; with importance near 1 the pull passes the anchor.
+    ElasticConfig("mas", lam=2.5, initial_importance=1.0),
+    ElasticConfig("ewc", "global", lam=40.0),
+    ElasticConfig("si", lam=3.0, importance_scale="mean"),
 ]
 
 
@@ -368,10 +372,17 @@ def test_pull_ratio_is_recorded_and_proportional_to_lambda() -> None:
     torch.testing.assert_close(means[1], 2 * means[0])
 
 
-@pytest.mark.parametrize("field", ["lam", "alpha", "beta", "step_decay"])
+@pytest.mark.parametrize("field", ["alpha", "beta", "step_decay"])
 def test_rates_outside_zero_one_are_refused(field: str) -> None:
     with pytest.raises(InputError, match=f"elastic.{field} is 1.5"):
         from_dict(ElasticConfig, {field: 1.5}, "test")
+
+
+@pytest.mark.parametrize("lam", [-0.1, float("inf"), float("nan")])
+def test_a_strength_is_a_finite_number_from_zero_on(lam: float) -> None:
+    assert from_dict(ElasticConfig, {"lam": 40}, "test").lam == 40.0
+    with pytest.raises(InputError, match=rf"elastic\.lam is {lam}; choose a finite value"):
+        from_dict(ElasticConfig, {"lam": lam}, "test")
 
 
 def test_bfloat16_newton_schulz_keeps_the_read_out_of_eight_chunks() -> None:
