@@ -4,13 +4,17 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import fsm
 from fsm.errors import InputError
 from fsm.files import atomic_file
 
 T = TypeVar("T")
+Backend = Literal["auto", "gsplat", "cpu", "plain"]
+"""Values of ``--backend``, a flag of every command that draws; ``open_scene`` and ``with_backend``
+take it. The same as ``fsm.renderers.gaussians.rasterize.Backend``, which imports torch.
+"""
 
 
 def flag(metavar: str, default: str | None = None, short: str | None = None) -> Any:

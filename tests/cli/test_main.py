@@ -146,3 +146,24 @@ def test_no_command_shows_help() -> None:
     done = _run()
     assert done.returncode == 0
     assert "render" in done.stdout
+
+
+def test_a_warning_is_one_line() -> None:
+    code = (
+        "import sys, types, warnings, fsm.cli\n"
+        "m = sys.modules['fsm.cli.main']\n"
+        "run = lambda: warnings.warn('two\\nlines')\n"
+        "m._parse = lambda arguments: types.SimpleNamespace(run=run)\n"
+        "raise SystemExit(m.main(['render']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "warning: two lines\n")
+
+
+@pytest.mark.parametrize("command", ["render", "view", "refine", "eval", "demo"])
+def test_every_command_that_draws_has_a_backend(
+    command: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "--backend {auto,gsplat,cpu,plain}" in " ".join(capsys.readouterr().out.split())
