@@ -15,8 +15,9 @@ from fsm.renderers.splat_files import SUFFIXES, open_splats
 def open_scene(
     path: Path | str, device: torch.device | str = "cpu", backend: Backend = "auto"
 ) -> MemoryScene | GaussianScene:
-    """The scene in a folder with scene.json, or in a .ply, .splat or .spz file, drawn as
-    ``with_backend`` says; anything else is an ``InputError``.
+    """The scene in a folder with scene.json, or in a .ply, .splat or .spz file.
+
+    Gaussians are rasterised as ``with_backend`` says. Anything else is an ``InputError``.
     """
     return with_backend(_opened(Path(path), device), backend)
 

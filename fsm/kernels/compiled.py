@@ -126,7 +126,7 @@ class _Cache(FunctionCache):
         return found
 
     def save_overload(self, sig, data):
-        """A full disk is no reason not to draw."""
+        """A full disk is no reason to fail."""
         with contextlib.suppress(OSError):
             super().save_overload(sig, data)
 

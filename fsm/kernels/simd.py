@@ -123,7 +123,8 @@ def _constant(kind, values):
     return constant
 
 
-block_x = _constant(Floats, [0.5 + i % 4 for i in range(LANES)])  # pixel centres of a 4 x 4 block
+# pixel centres of a 4 x 4 block
+block_x = _constant(Floats, [0.5 + i % 4 for i in range(LANES)])
 block_y = _constant(Floats, [0.5 + i // 4 for i in range(LANES)])
 
 

@@ -60,7 +60,8 @@ def _settled(values: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
     room = EQUAL * values[:, :1].abs()
     first, last = ((values[:, i] - values[:, i + 1]).unsqueeze(-1) <= room for i in (0, 1))
     free = (values[:, :1] - values[:, 2:]) <= room
-    u, v = (_frame(axes[..., i]) for i in (2, 0))  # around the shortest axis, around the longest
+    # around the shortest axis, around the longest
+    u, v = (_frame(axes[..., i]) for i in (2, 0))
     disc = torch.stack([*u, axes[..., 2]], dim=-1)
     needle = torch.stack([axes[..., 0], *v], dim=-1)
     axes = torch.where(first[..., None], disc, torch.where(last[..., None], needle, axes))

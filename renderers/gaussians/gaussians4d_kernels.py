@@ -35,7 +35,8 @@ def row(a, b, c, d, p, q, r, s):
 def unit(w, x, y, z):
     """Normalised quaternion and one over its length; of a zero one the identity and 0."""
     norm = w * w + x * x + y * y + z * z
-    none = norm <= LEAST_NORM  # NaN stays NaN
+    # NaN stays NaN
+    none = norm <= LEAST_NORM
     scale = 0.0 if none else 1.0 / math.sqrt(norm)
     return (1.0 if none else w * scale), x * scale, y * scale, z * scale, scale
 
@@ -159,7 +160,8 @@ def _there(times, variances, time, least, first, count, index, shown):
     for l in range(count):
         dt = np.float64(np.float32(time) - times[first + l])
         exponent = -0.5 * dt * dt / np.float64(variances[l])
-        index[shown] = first + l  # overwritten by the next unless it counts
+        # overwritten by the next unless it counts
+        index[shown] = first + l
         shown += (exponent >= least) | (least != least)
     return shown
 

@@ -27,7 +27,8 @@ def condition(
     lasting = time_scales.abs().clamp(SHORTEST, LONGEST)
     four = torch.cat([scales, lasting[:, None]], dim=-1)
     rotation = rotation_4d(left, right)
-    scaled = rotation * four[:, None]  # [n 4 4], rows x y z t
+    # [n 4 4], rows x y z t
+    scaled = rotation * four[:, None]
     space, time = scaled[:, :3], scaled[:, 3]
     safe = time.square().sum(-1).clamp_min(LEAST_VARIANCE)
     velocities = (space * time[:, None]).sum(-1) / safe[:, None]

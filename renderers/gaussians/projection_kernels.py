@@ -37,7 +37,8 @@ def _log(a):
     the mantissa.
     """
     bits = np.float32(a).view(np.int32)
-    shift = (bits - np.int32(0x3F3504F3)) & np.int32(-0x800000)  # mantissa from √½ to √2
+    # mantissa from √½ to √2
+    shift = (bits - np.int32(0x3F3504F3)) & np.int32(-0x800000)
     m = np.float64(np.int32(bits - shift).view(np.float32))
     s = (m - 1.0) / (m + 1.0)
     q = s * s
@@ -118,7 +119,8 @@ def _splats(raw, cam, out):
         reach = 2.0 * _log(alpha) - 2.0 * LOG_LEAST + SLACK if seen else 0.0
         px, py = np.float32(px * kx + cx), np.float32(py * ky + cy)
         rx, ry = np.float32(math.sqrt(reach * xx)), np.float32(math.sqrt(reach * yy))
-        nothing = (px + py + rx + ry) * np.float32(0.0)  # 0, or NaN where one of them is not finite
+        # 0, or NaN where one of them is not finite
+        nothing = (px + py + rx + ry) * np.float32(0.0)
         # The sum is finite unless a value is not: float32 cannot overflow float64.
         total = x + y + z + a + b + c + d + e + f + raw[9 * LANES + l] + raw[10 * LANES + l]
         usable = (total * 0.0 == 0.0) & (a >= 0.0) & (d >= 0.0) & (f >= 0.0)
@@ -136,7 +138,7 @@ def _splats(raw, cam, out):
 
 @loose_part
 def _find_block(means, covariances, opacities, sh, cam, index, first, last, raw, out):
-    """Indices of what is drawn among [first, last), packed from ``first`` on; how many, and how
+    """Indices of what shows among [first, last), packed from ``first`` on; how many, and how
     many are no Gaussians.
     """
     shown, dropped, all_of = first, 0, index[:0]
@@ -147,7 +149,8 @@ def _find_block(means, covariances, opacities, sh, cam, index, first, last, raw,
         _splats(raw, cam, out)
         for l in range(count):
             state = out[9 * LANES + l]
-            index[shown] = start + l  # overwritten by the next unless it counts
+            # overwritten by the next unless it counts
+            index[shown] = start + l
             shown += state == SHOWN
             dropped += state == DROPPED
     return shown - first, dropped

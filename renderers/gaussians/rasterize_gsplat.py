@@ -53,7 +53,8 @@ def rasterize_view(
         radius_clip=projection.radius_clip,
         eps2d=projection.blur,
         sh_degree=math.isqrt(g.sh.shape[1]) - 1,
-        packed=False,  # one camera: packing saves no memory
+        # one camera: packing saves no memory
+        packed=False,
         render_mode="RGB+D",
         rasterize_mode="antialiased" if projection.antialiased else "classic",
         covars=covariance_matrix(g.covariances),

@@ -44,7 +44,8 @@ def pack_and_count(
     """Write the ``records`` of this worker's splats; count those per tile in ``counts[worker]``."""
     m = depths.size
     columns = (width + TILE - 1) // TILE
-    for tile in range(counts.shape[1]):  # a slice would do, but takes seconds to compile
+    # a slice would do, but takes seconds to compile
+    for tile in range(counts.shape[1]):
         counts[worker, tile] = 0
     for i in range(m * worker // workers, m * (worker + 1) // workers):
         cx, cy = centres[i, 0], centres[i, 1]
@@ -108,7 +109,8 @@ def list_tiles(
         if record[RIGHT] < 0:
             continue
         bits = np.int64(depth_bits[i])
-        if bits < 0:  # the more negative a float, the larger its bits; -0 is 0
+        # the more negative a float, the larger its bits; -0 is 0
+        if bits < 0:
             bits = -(bits & np.int64(0x7FFFFFFF))
         entry = (bits << 32) | i
         for y in range(int(record[TOP]) // TILE, int(record[BOTTOM]) // TILE + 1):
@@ -141,7 +143,8 @@ def sort_list(entries, start, stop, scratch, histogram):
     passes = max((bits + widest - 1) // widest, 1)
     digit = (bits + passes - 1) // passes
     source, source_at, target, target_at = entries, start, scratch, 0
-    for p in range(passes):  # stable, from the least digit on
+    # stable, from the least digit on
+    for p in range(passes):
         _sort_digit(source, source_at, target, target_at, n, least, p * digit, digit, histogram)
         source, source_at, target, target_at = target, target_at, source, source_at
     if passes % 2:

@@ -89,15 +89,15 @@ class Projection:
     """How Gaussians are projected; the defaults are gsplat's."""
 
     near: float = 0.01
-    """Smallest z-depth drawn, in the Gaussians' unit of length."""
+    """Smallest z-depth kept, in the Gaussians' unit of length."""
     far: float = 1e10
-    """Largest z-depth drawn."""
+    """Largest z-depth kept."""
     blur: float = 0.3
     """Variance in px² added to every ellipse: no splat is thinner than a pixel."""
     antialiased: bool = False
     """Dim widened splats so that they keep their total (Mip-Splatting, arXiv 2311.16493)."""
     radius_clip: float = 0.0
-    """Splats whose larger radius is at most this many pixels are not drawn."""
+    """Splats whose larger radius is at most this many pixels are left out."""
 
 
 GSPLAT = Projection()

@@ -18,9 +18,11 @@ from fsm.renderers.splat_files.table import SplatTable
 from fsm.views import SceneFrame, Views
 
 HW = (480, 640)
-FIELD_OF_VIEW = 60.0  # degrees, vertical
+# degrees, vertical
+FIELD_OF_VIEW = 60.0
 CAMERAS = 8
-FROM, TO = 5.0, 95.0  # percent: few stray splats far away must not decide
+# percent: few stray splats far away must not decide
+FROM, TO = 5.0, 95.0
 MARGIN = 1.15
 
 
