@@ -72,6 +72,18 @@ def choose_device(name: str) -> str:
     return name
 
 
+def check_backend(backend: Backend, device: str) -> None:
+    """Refuse, before any work is done, a backend that was asked for and cannot work on ``device``;
+    which one ``auto`` is depends on the scene.
+    """
+    if backend != "auto":
+        import torch
+
+        from fsm.renderers.gaussians.rasterize import choose_backend
+
+        choose_backend(backend, torch.device(device))
+
+
 def check_output(path: Path) -> None:
     """Refuse, before any work is done, an output folder that could not be written to."""
     place = path.absolute()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from fsm.cli.common import Backend, check_output, choose_device, flag, progress
+from fsm.cli.common import Backend, check_backend, check_output, choose_device, flag, progress
 
 if TYPE_CHECKING:
     from fsm.datasets.base import RenderedClip
@@ -39,11 +39,13 @@ class Demo:
         from fsm.model import FSM
         from fsm.open_scene import with_backend
 
+        device = choose_device(self.device)
+        check_backend(self.backend, device)
         check_output(self.output)
         clip = rendered(open_clip("demo"))
         seen = choose_frames(range(len(clip)), 0, HOLD_OUT)
         held_out = [i for i in range(len(clip)) if i not in seen]
-        model = FSM.from_pretrained(self.model, device=choose_device(self.device))
+        model = FSM.from_pretrained(self.model, device=device)
         inputs = clip.views(seen)
         began = time.perf_counter()
         scene = with_backend(model.reconstruct(inputs), self.backend)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fsm.cli.common import Backend, check_output, choose_device, flag, parse_size
+from fsm.cli.common import Backend, check_backend, check_output, choose_device, flag, parse_size
 from fsm.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Eval:
         chosen = protocol(self.protocol, hw=list(parse_size(self.size, (128, 128))))
         dataset = open_dataset(self.clips)
         device = choose_device(self.device)
+        check_backend(self.backend, device)
         model = None if self.model == "none" else FSM.from_pretrained(self.model, device=device)
         info = model and ModelInfo(self.model, weights_hash(model), device.split(":")[0], "float32")
         result = evaluate(

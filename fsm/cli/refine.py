@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fsm.cli.common import Backend, check_output, choose_device, flag, parse_size, save_settings
+from fsm.cli.common import (
+    Backend,
+    check_backend,
+    check_output,
+    choose_device,
+    flag,
+    parse_size,
+    save_settings,
+)
 from fsm.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,6 +83,7 @@ class Refine:
         config = self._config()
         check_refined_folder(self.output, self.scene)
         device = choose_device(self.device)
+        check_backend(self.backend, device)
         scene = None if self.scene == NEW else open_gaussians(self.scene, device)
         clip = open_clip(self.clip, self.id, self.fix_poses)
         dataset = open_dataset(self.clip, self.fix_poses)

@@ -9,6 +9,7 @@ import tyro
 
 from fsm.cli.common import (
     Backend,
+    check_backend,
     check_output,
     choose_device,
     flag,
@@ -66,6 +67,7 @@ class Render:
         if self.batch < 1:
             raise InputError(f"batch is {self.batch}; choose at least 1.")
         device = choose_device(self.device)
+        check_backend(self.backend, device)
         scene = open_scene(self.scene, device, self.backend)
         inputs = scene.inputs.to("cpu")
         request, fps, time = self._request(inputs)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fsm.cli.common import Backend, choose_device, flag, parse_size
+from fsm.cli.common import Backend, check_backend, choose_device, flag, parse_size
 from fsm.cli.reconstruct import DEFAULT_MODELS, choose_frames
 from fsm.errors import InputError
 
@@ -78,6 +78,7 @@ class View:
         from fsm.viewer.gate import Gate
         from fsm.viewer.server import free_port
 
+        check_backend(self.backend, choose_device(self.device))
         Gate(self.host, self.token)  # refuse before a clip is reconstructed, not after
         free_port(self.host, self.port)
         if self.push is not None and not self.stream:

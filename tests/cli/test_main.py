@@ -160,10 +160,18 @@ def test_a_warning_is_one_line() -> None:
     assert (done.returncode, done.stderr) == (0, "warning: two lines\n")
 
 
-@pytest.mark.parametrize("command", ["render", "view", "refine", "eval", "demo"])
-def test_every_command_that_draws_has_a_backend(
-    command: str, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize(
+    "command",
+    [["render", "scene"], ["view", "scene"], ["refine", "new", "demo"], ["eval", "demo"], ["demo"]],
+)
+def test_a_backend_that_cannot_work_is_refused_by_every_command_that_draws(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    with pytest.raises(SystemExit):
-        main([command, "--help"])
-    assert "--backend {auto,gsplat,cpu,plain}" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "--device", "cpu", "--backend", "gsplat"]) == 2
+    message = "error: backend is gsplat but the Gaussians are on cpu; choose device cuda or backend"
+    assert capsys.readouterr().err.startswith(message)
+    assert list(tmp_path.iterdir()) == []
