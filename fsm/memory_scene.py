@@ -64,9 +64,10 @@ class MemoryScene:
         """Pictures for requested views [v] or [1 v]; sizes the patch does not divide are rendered
         at the nearest that it does.
         """
-        self.frame.warn_if_held(views.time)
         batched = views.c2w.ndim == 4
-        requests = (views if batched else views.batched()).without_rgb().to(self.model.device)
+        views = views if batched else views.batched()
+        self.frame.warn_if_held(views.time)
+        requests = views.without_rgb().to(self.model.device)
         if requests.c2w.shape[0] != 1:
             raise InputError(f"a scene renders one batch entry, found {requests.c2w.shape[0]}.")
         working = requests.resized(self.model.working_size(requests.hw))

@@ -77,9 +77,10 @@ class GaussianScene:
     @torch.no_grad()
     def render(self, views: Views) -> Rendering:
         """Pictures, alpha and depth of the requested views [v] or [1 v], each at its own time."""
-        self.frame.warn_if_held(views.time)
         batched = views.c2w.ndim == 4
-        requests = (views.unbatched() if batched else views).without_rgb().to(self.device)
+        views = views.unbatched() if batched else views
+        self.frame.warn_if_held(views.time)
+        requests = views.without_rgb().to(self.device)
         requests = self.frame.to_model(requests)
         parts = [self._one(requests[i]) for i in range(len(requests))]
         lead = (1,) if batched else ()
