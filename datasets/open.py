@@ -10,7 +10,7 @@ from fsm.datasets.base import Clip, ClipDataset
 from fsm.errors import InputError
 from fsm.files import read_json
 
-DEMO = "world:763"
+DEMO = "world:14223"
 """What ``demo`` opens: people, shadows and open ground; no seed of an evaluation."""
 MOST_SEEDS = 10_000
 SHOWN = 5

@@ -221,7 +221,7 @@ class CameraMotion:
         outward = 1.0 + 0.5 * (short + (short * short + 0.05).sqrt()) / radius
         held = torch.stack([x * outward, y, z * outward], -1)
         share = (held / self.limit[:, None]).abs()
-        held = held / (1.0 + share**8) ** 0.125
+        held = held / _power(1.0 + _power(share, 8), 0.125)
         eye = held + place
         forward = self.aim[:, None] + self.follow[:, None, None] * travelled + tilt - eye
         forward = forward / forward.norm(dim=-1, keepdim=True)
@@ -232,6 +232,15 @@ class CameraMotion:
         columns = torch.stack([right, torch.linalg.cross(forward, right), forward, eye], dim=-1)
         last = torch.tensor([0.0, 0.0, 0.0, 1.0], device=time.device).expand(*time.shape, 1, 4)
         return torch.cat([columns, last], dim=-2)
+
+
+def _power(base: Float[Tensor, "b *s"], exponent: float) -> Float[Tensor, "b *s"]:
+    """Powers, world by world.
+
+    torch rounds the elements that fill its vectors and the rest in two ways, so that powers of a
+    whole batch would depend on its size.
+    """
+    return torch.stack([row**exponent for row in base])
 
 
 def mapped(parameters: P, fn: Callable[[Tensor], Tensor]) -> P:

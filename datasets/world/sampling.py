@@ -288,18 +288,7 @@ def _sample_camera(
     orbit = torch.where(circles, random.sign() * (speed / far).clamp_max(0.35), 0.0)
     velocity = torch.where(circles[:, None], 0.1 * velocity, velocity)
     walks = (speed > 0.5) & ~circles
-    strength = torch.exp(random.between(math.log(0.05), math.log(1.0)))[:, None, None]
-    hand = torch.tensor([0.012, 0.012, 0.012, 0.06, 0.06, 0.06]).double()
-    shares = torch.tensor([1.0, 0.5, 0.15, 0.0]).double()[:, None]
-    shake = (
-        hand
-        * shares
-        * random.between(0.3, 1.0, 4, 6)
-        * torch.where(still[:, None, None], 0.3, 1.0)
-        * strength
-    )
-    shake[..., 3:] *= far[:, None, None] / 2.5
-    shake[:, 3, 1] = 0.025 * walks  # every step of a walk
+    shake = _sample_shake(random, still, walks, far)
     frequency = torch.tensor([0.3, 0.8, 1.6, 1.9]).double()[:, None]
     side = torch.stack([room[:, 0] - 0.35, 2.0 * room[:, 1] - 0.3, room[:, 2] - 0.35], -1)
     return CameraMotion(
@@ -319,3 +308,20 @@ def _sample_camera(
         shake_omega=2 * math.pi * frequency * random.between(0.8, 1.2, 4, 6),
         shake_phase=random.between(-math.pi, math.pi, 4, 6).expand(b, 4, 6),
     )
+
+
+def _sample_shake(random: SeededSampler, still: Tensor, walks: Tensor, far: Tensor) -> Tensor:
+    """Amplitudes [b 4 6] of a hand that holds the camera, ``far`` metres from the middle."""
+    strength = torch.exp(random.between(math.log(0.05), math.log(1.0)))[:, None, None]
+    hand = torch.tensor([0.012, 0.012, 0.012, 0.06, 0.06, 0.06]).double()
+    shares = torch.tensor([1.0, 0.5, 0.15, 0.0]).double()[:, None]
+    shake = (
+        hand
+        * shares
+        * random.between(0.3, 1.0, 4, 6)
+        * torch.where(still[:, None, None], 0.3, 1.0)
+        * strength
+    )
+    shake[..., 3:] *= far[:, None, None] / 2.5
+    shake[:, 3, 1] = 0.025 * walks  # every step of a walk
+    return shake

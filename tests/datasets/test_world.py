@@ -247,19 +247,6 @@ def test_cameras_stay_clear_of_bodies_floor_and_walls() -> None:
     assert float(depth.min()) > 0.05
 
 
-def test_sizes_are_filtered_not_aliased() -> None:
-    """A small picture is nearer to the area average of a large one than every eighth pixel is."""
-    world = World.sample([8])
-    large = world.camera_path(torch.tensor([[1.0]]), (256, 256))
-    sharp = world.render(large).rgb
-    small = world.render(large.resized((32, 32))).rgb
-    average = torch.nn.functional.avg_pool2d(sharp[0], 8)[None]
-    point = sharp[..., 4::8, 4::8]
-    error = float((small - average).square().mean())
-    assert error < 0.06**2
-    assert error < 0.7 * float((point - average).square().mean())
-
-
 @pytest.mark.gpu
 def test_devices_agree() -> None:
     pictures = []
