@@ -10,10 +10,7 @@ change: ``step_decay`` and ``target``, extensions of ours that work with or with
 (docs/method.md, benchmarks/retention.py).
 """
 
-import contextlib
 import math
-from collections.abc import Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,30 +66,6 @@ class ElasticConfig:
                 raise InputError(f"elastic.{name} is {value}; choose a value in [0, 1].")
 
 
-_RECORDER: ContextVar[list[Float[Tensor, " b"]] | None] = ContextVar("fsm_pull_ratio", default=None)
-
-
-@contextlib.contextmanager
-def record_pull_ratio() -> Iterator[list[Float[Tensor, " b"]]]:
-    """Collect ‖pull‖ / ‖update‖ of every elastic step inside the block, one entry [b] per layer and
-    chunk.
-
-    Compiled code cannot look for a listener: callers that compile check ``recording`` and run
-    eagerly inside.
-    """
-    ratios: list[Float[Tensor, " b"]] = []
-    token = _RECORDER.set(ratios)
-    try:
-        yield ratios
-    finally:
-        _RECORDER.reset(token)
-
-
-def recording() -> bool:
-    """Whether this runs inside ``record_pull_ratio``."""
-    return _RECORDER.get() is not None
-
-
 def next_importance(
     importance: Stacked, update: Stacked, updated: Stacked, anchor: Stacked, config: ElasticConfig
 ) -> Stacked:
@@ -107,18 +80,25 @@ def next_importance(
 
 
 def consolidate(
-    updated: Stacked, update: Stacked, anchor: Stacked, importance: Stacked, config: ElasticConfig
+    updated: Stacked,
+    update: Stacked,
+    anchor: Stacked,
+    importance: Stacked,
+    config: ElasticConfig,
+    pull_ratios: list[Float[Tensor, " b"]] | None = None,
 ) -> Stacked:
-    """θ ← θ' - λ F ∘ (θ' - θ*), Eq. 5; one fused interpolation towards the anchor."""
+    """θ ← θ' - λ F ∘ (θ' - θ*), Eq. 5; one fused interpolation towards the anchor.
+
+    ``pull_ratios`` collects ‖pull‖ / ‖update‖ of every sample [b].
+    """
     with torch.no_grad():
         weight = importance * config.lam
         if config.importance_scale == "mean":
             weight /= importance.mean((-2, -1), keepdim=True).clamp_min(1e-30)
             weight.clamp_(max=1.0)
-        recorder = None if torch.compiler.is_compiling() else _RECORDER.get()
-        if recorder is not None:
+        if pull_ratios is not None:
             pull = (weight * (updated - anchor)).flatten(1).norm(dim=1)
-            recorder.append(pull / update.float().flatten(1).norm(dim=1).clamp_min(1e-30))
+            pull_ratios.append(pull / update.float().flatten(1).norm(dim=1).clamp_min(1e-30))
     return torch.lerp(updated, anchor, weight)
 
 

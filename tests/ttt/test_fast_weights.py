@@ -10,7 +10,7 @@ import torch
 
 from fsm.config import from_dict
 from fsm.errors import InputError
-from fsm.ttt import ElasticConfig, fast_weight_apply, initial_state, record_pull_ratio, write_chunk
+from fsm.ttt import ElasticConfig, fast_weight_apply, initial_state, write_chunk
 from fsm.ttt.elastic import Target
 from fsm.ttt.fast_weights import FastWeightState, fast_weight_gradient, orthogonalise, restore_norms
 from fsm.ttt.reference import f, newton_schulz, write_sequence
@@ -41,10 +41,10 @@ def problem(seed: int = 0, dtype: torch.dtype = torch.float64):
     return initial, chunks
 
 
-def write_all(initial, chunks, elastic) -> FastWeightState:
+def write_all(initial, chunks, elastic, pull_ratios=None) -> FastWeightState:
     state = initial_state(initial, B, elastic)
     for k, v, rates in chunks:
-        state = write_chunk(state, k, v, rates, elastic=elastic, **RULE)
+        state = write_chunk(state, k, v, rates, elastic=elastic, **RULE, pull_ratios=pull_ratios)
     return state
 
 
@@ -360,12 +360,12 @@ def test_tokens_with_zero_rate_are_not_written() -> None:
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_pull_ratio_is_recorded_and_proportional_to_lambda() -> None:
+def test_pull_ratio_is_collected_and_proportional_to_lambda() -> None:
     initial, chunks = problem()
     means = []
     for lam in (0.25, 0.5):
-        with record_pull_ratio() as ratios:
-            write_all(initial, chunks[:1], ElasticConfig("mas", lam=lam))
+        ratios: list[torch.Tensor] = []
+        write_all(initial, chunks[:1], ElasticConfig("mas", lam=lam), ratios)
         assert len(ratios) == 1
         assert ratios[0].shape == (B,)
         means.append(ratios[0].mean())
