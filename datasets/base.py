@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fsm.datasets.tracks import Tracks
 from fsm.errors import InputError
+from fsm.frame_ids import clip_frame_ids
 from fsm.views import Rendering, Views
 
 # Largest |singular value - 1| of a stored rotation: text files keep 3 digits at worst, a scaled
@@ -62,7 +63,7 @@ class Clip(ABC):
     """File or folder it came from, for error messages."""
     cameras: Views
     """All frames, without rgb: OpenCV camera-to-world in the clip's unit of length, pixels,
-    seconds, native size.
+    seconds, native size, and the ids of the frames.
     """
     fps: float | None
     """Frames per second where the source states or implies one."""
@@ -76,7 +77,8 @@ class Clip(ABC):
         fps: float | None = None,
         index_plan: IndexPlan | None = None,
     ) -> None:
-        self.id, self.source, self.cameras, self.fps = id, source, cameras, fps
+        self.id, self.source, self.fps = id, source, fps
+        self.cameras = replace(cameras, frame_ids=clip_frame_ids(id, cameras.time))
         self.index_plan = None if index_plan is None else index_plan.checked(len(cameras), source)
 
     def __len__(self) -> int:

@@ -6,11 +6,27 @@ import dataclasses
 import difflib
 import types
 import typing
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from collections.abc import Mapping
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from fsm.errors import InputError
 
 T = TypeVar("T")
+S = TypeVar("S")
+
+
+@dataclasses.dataclass(frozen=True)
+class Partial(Generic[T]):
+    """Values of some fields of dataclass T; fields without one stay as they are.
+
+    In a file they stand beside the keys of the dataclass that holds them, and null is no value.
+    """
+
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def applied(self, base: S) -> S:
+        """``base``, a T, with these values."""
+        return dataclasses.replace(base, **self.values)  # pyright: ignore[reportArgumentType]
 
 
 def from_dict(kind: type[T], values: Any, where: str) -> T:
@@ -25,11 +41,14 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
             f"{where} should hold named values for {kind.__name__}, found {type(values).__name__}."
         )
     hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # pyright: ignore[reportArgumentType]
+    partial = {n: get_args(h)[0] for n, h in hints.items() if get_origin(h) is Partial}
+    fields = {f.name: f for f in _fields(kind) if f.name not in partial}
+    beside = {f.name: name for name, whole in partial.items() for f in _fields(whole)}
+    known = [*fields, *beside]
     for key in values:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}."
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
             raise InputError(f"{where} has unknown key {key!r}; {hint}")
     for name, field in fields.items():
         required = (
@@ -37,9 +56,17 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
         )
         if required and name not in values:
             raise InputError(f"{where} lacks the required key {name!r}.")
-    arguments = {
-        name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()
+    arguments: dict[str, Any] = {
+        name: _convert(hints[name], value, f"{where}: {name}")
+        for name, value in values.items()
+        if name in fields
     }
+    for name, whole in partial.items():
+        types_of = typing.get_type_hints(whole)
+        given = {k: v for k, v in values.items() if beside.get(k) == name and v is not None}
+        arguments[name] = Partial(
+            {k: _convert(types_of[k], v, f"{where}: {k}") for k, v in given.items()}
+        )
     try:
         return kind(**arguments)
     except InputError as error:  # a value out of range: the dataclass knows the field, not the file
@@ -51,9 +78,11 @@ def to_dict(config: Any) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {
-                f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
-            }
+            named = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+            values = {k: plain(v) for k, v in named.items() if not isinstance(v, Partial)}
+            for part in named.values():
+                values |= plain(dict(part.values)) if isinstance(part, Partial) else {}
+            return values
         if isinstance(value, (tuple, list)):
             return [plain(v) for v in value]
         if isinstance(value, dict):
@@ -61,6 +90,10 @@ def to_dict(config: Any) -> dict[str, Any]:
         return value
 
     return plain(config)
+
+
+def _fields(kind: type) -> "list[dataclasses.Field[Any]]":
+    return [f for f in dataclasses.fields(kind) if f.init]
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from fsm.encoder import SceneMemory
 from fsm.errors import InputError
 from fsm.files import atomic_folder, read_json, write_json
+from fsm.frame_ids import frames_from_json
 from fsm.renderers.heads.reference import ReferenceHead
 from fsm.ttt import FastWeightState
 from fsm.views import Rendering, SceneFrame, Views
@@ -47,6 +49,12 @@ class MemoryScene:
         return self._observed.unbatched()
 
     @property
+    def frames_seen(self) -> Int64[Tensor, "n 2"] | None:
+        """Ids of the input frames; None where they are not known."""
+        ids = self._observed.frame_ids
+        return None if ids is None else ids[0].cpu()
+
+    @property
     def hw(self) -> tuple[int, int]:
         """Image size the scene was read at, and the natural size to render."""
         return self._observed.hw
@@ -57,7 +65,9 @@ class MemoryScene:
         at the nearest that it does.
         """
         batched = views.c2w.ndim == 4
-        requests = (views if batched else views.batched()).without_rgb().to(self.model.device)
+        views = views if batched else views.batched()
+        self.frame.warn_if_held(views.time)
+        requests = views.without_rgb().to(self.model.device)
         if requests.c2w.shape[0] != 1:
             raise InputError(f"a scene renders one batch entry, found {requests.c2w.shape[0]}.")
         working = requests.resized(self.model.working_size(requests.hw))
@@ -135,6 +145,7 @@ class MemoryScene:
                     "weights_sha256": weights_hash(self.model),
                     "views_seen": self.memory.views_seen,
                     "hw": list(self.hw),
+                    "frames_seen": None if self.frames_seen is None else self.frames_seen.tolist(),
                 },
             )
 
@@ -210,12 +221,14 @@ def _assemble(
             for i, state in enumerate(empty)
         )
         rgb = tensors.get("inputs.rgb")
+        seen = frames_from_json(meta.get("frames_seen"), str(folder / "scene.json"))
         observed = Views(
             tensors["inputs.c2w"],
             tensors["inputs.intrinsics"],
             tensors["inputs.time"],
             (int(meta["hw"][0]), int(meta["hw"][1])),
             None if rgb is None else rgb.float() / 255.0,
+            frame_ids=None if seen is None else seen[None],
         )
     except KeyError as error:
         raise InputError(

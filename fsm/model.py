@@ -5,7 +5,6 @@ scene = model.reconstruct(clip.views())
 image = scene.render(clip.views([40]).without_rgb()).rgb
 """
 
-import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from fsm.encoder import UNREAD, Encoder, EncoderConfig, SceneMemory
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians
-from fsm.renderers.gaussians.projection import GSPLAT, Projection
 from fsm.renderers.gaussians.rasterize import rasterize
 from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.gaussians.types import GSPLAT, Projection
 from fsm.renderers.heads.lrm import GaussianHead, GaussianHeadConfig
 from fsm.renderers.heads.lvsm import PlainHead
 from fsm.renderers.heads.pixel_gaussians import PixelGaussianHead
@@ -89,18 +88,6 @@ class FSM(nn.Module):
         from fsm.checkpoint import save_pretrained
 
         save_pretrained(self, folder)
-
-    def with_chunks(self, tokens: int) -> "FSM":
-        """The same model, parameters shared, whose encoder writes ``tokens`` per fast-weight step
-        (0: all inputs at once).
-        """
-        other = copy.copy(self)
-        other.config = dataclasses.replace(
-            self.config, encoder=dataclasses.replace(self.config.encoder, chunk_tokens=tokens)
-        )
-        # A module keeps its parts in a dictionary, which a shallow copy shares.
-        other._modules = {**self._modules, "encoder": self.encoder.with_chunks(tokens)}
-        return other
 
     @property
     def projection(self) -> Projection:
@@ -190,13 +177,14 @@ class FSM(nn.Module):
         assert inputs.rgb is not None
         return dataclasses.replace(inputs, rgb=(inputs.rgb * 255.0).round().clamp(0, 255) / 255.0)
 
-    def forward(self, inputs: Views, targets: Views) -> Rendering:
+    def forward(self, inputs: Views, targets: Views, chunk_tokens: int | None = None) -> Rendering:
         """Training step: render ``targets`` [b t] from ``inputs`` [b v], both in model space and at
         a working size.
         """
         if self.decoder == "lvsm":
-            return self.decode(self._read(inputs), targets.without_rgb(), inputs)
-        gaussians, background = self.predict_gaussians(inputs)
+            memory = self._read(inputs, chunk_tokens)
+            return self.decode(memory, targets.without_rgb(), inputs)
+        gaussians, background = self.predict_gaussians(inputs, chunk_tokens)
         moving = [g.condition() for g in gaussians]
         views = [
             [draw(m, t[i], k, self.projection) for i in range(len(t))]
@@ -208,15 +196,18 @@ class FSM(nn.Module):
         )
         return Rendering(rgb, alpha, depth)
 
-    def _read(self, inputs: Views) -> SceneMemory:
-        return self.encoder.finish(self.encoder.update(UNREAD, inputs))
+    def _read(self, inputs: Views, chunk_tokens: int | None) -> SceneMemory:
+        return self.encoder.finish(self.encoder.update(UNREAD, inputs, chunk_tokens))
 
-    def predict_gaussians(self, inputs: Views) -> tuple[list[Gaussians4D], Float[Tensor, "b 3"]]:
+    def predict_gaussians(
+        self, inputs: Views, chunk_tokens: int | None = None
+    ) -> tuple[list[Gaussians4D], Float[Tensor, "b 3"]]:
         """Training step of an lrm model: Gaussians of every batch entry of ``inputs`` [b v], model
         space, and backgrounds.
         """
         assert isinstance(self.head, (GaussianHead, PixelGaussianHead))
-        return self.gaussians(self._read(inputs), inputs), self.head.background(inputs)
+        memory = self._read(inputs, chunk_tokens)
+        return self.gaussians(memory, inputs), self.head.background(inputs)
 
     def decode(
         self,

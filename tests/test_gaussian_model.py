@@ -16,7 +16,7 @@ from fsm.model import FSM, ModelConfig
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.heads.lrm import GaussianHeadConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
-from fsm.train.loop import start_from
+from fsm.train.state import start_from
 from tests.small import small_config, small_model, small_views
 
 

@@ -8,6 +8,7 @@ import pytest
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.open_scene import open_scene
+from fsm.renderers.gaussians.rasterize import Rasterization
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import write_table
 from tests.renderers.splat_files.tables import random_table
@@ -26,6 +27,19 @@ def test_each_kind_opens_as_what_it_is(tmp_path: Path) -> None:
         scene = open_scene(str(tmp_path / f"a.{kind}"))
         assert isinstance(scene, GaussianScene)
         assert len(scene.gaussians) == 9
+
+
+def test_a_backend_is_for_gaussians_and_has_to_work(tmp_path: Path) -> None:
+    moving_scene(n=10).save(tmp_path / "gaussians")
+    small_model().reconstruct(small_views()).save(tmp_path / "memory")
+    for backend in ("cpu", "plain"):
+        scene = open_scene(tmp_path / "gaussians", backend=backend)
+        picture = scene.render(scene.inputs[:1])
+        assert isinstance(picture, Rasterization)
+        assert picture.backend == backend
+        assert isinstance(open_scene(tmp_path / "memory", backend=backend), MemoryScene)
+    with pytest.raises(InputError, match="backend is gsplat but the Gaussians are on cpu"):
+        open_scene(tmp_path / "gaussians", backend="gsplat")
 
 
 def test_anything_else_is_one_sentence(tmp_path: Path) -> None:

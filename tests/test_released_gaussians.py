@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fsm.adapters.released import convert_state_dict, infer_config, model_from_released
 from fsm.errors import InputError
-from fsm.renderers.gaussians.gaussians4d import rotation_4d
+from fsm.renderers.gaussians.rotations import rotation_4d
 from fsm.renderers.heads.lrm import CHANNELS, GaussianHeadConfig
 from tests.small import small_model
 from tests.test_released import released_state

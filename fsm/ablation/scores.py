@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.ablation.protocol import INPUT_COUNTS, Stream, consecutive, fits, spread, stream
+from fsm.blocks import record_pull_ratio
 from fsm.datasets.base import Clip, IndexPlan
 from fsm.evaluate.baselines import BASELINES
 from fsm.evaluate.metrics import psnr, quantised, ssim
 from fsm.evaluate.protocols import Dense
 from fsm.model import FSM
-from fsm.ttt import record_pull_ratio
 from fsm.views import SceneFrame, Views
 
 Draw = Callable[[Views, Views, SceneFrame], Float[Tensor, "t 3 h w"]]
@@ -63,14 +63,18 @@ def load_film(clip: Clip, hw: tuple[int, int]) -> Film:
     return Film(clip.id, clip.views(None, hw))
 
 
-def drawing(model: FSM) -> Draw:
-    """How a model answers, in float32."""
+def drawing(model: FSM, chunk_tokens: int | None = None) -> Draw:
+    """How a model answers, in float32, from inputs written in chunks of ``chunk_tokens``; None: the
+    config's number.
+    """
 
     @torch.no_grad()
     def draw(inputs: Views, requests: Views, frame: SceneFrame) -> Float[Tensor, "t 3 h w"]:
         one = SceneFrame(*(getattr(frame, f.name)[None] for f in dataclasses.fields(frame)))
         return model(
-            one.to_model(inputs.batched()), one.to_model(requests.without_rgb().batched())
+            one.to_model(inputs.batched()),
+            one.to_model(requests.without_rgb().batched()),
+            chunk_tokens,
         ).rgb[0]
 
     return draw
@@ -127,7 +131,7 @@ def score_chunks(
     plan = Dense(inputs=inputs).plan
     return {
         f"random/{n}": score_plans(
-            drawing(model.with_chunks(tokens)), films, lambda f: plan(len(f.views), f.id)
+            drawing(model, tokens), films, lambda f: plan(len(f.views), f.id)
         )
         for n, tokens in chunks.items()
     }
@@ -181,7 +185,7 @@ def pull_by_chunk(model: FSM, films: Sequence[Film], inputs: int) -> tuple[float
     tables = []
     for film in (f for f in films if fits(len(f.views), inputs)):
         views = film.views[list(spread(len(film.views), inputs).input_index)].batched()
-        with record_pull_ratio() as ratios:
+        with record_pull_ratio(model) as ratios:
             model.encoder.finish(
                 model.encoder.update(model.encoder.empty(1), SceneFrame.fit(views).to_model(views))
             )

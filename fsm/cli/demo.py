@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from fsm.cli.common import check_output, choose_device, flag, progress
+from fsm.cli.common import Backend, check_backend, check_output, choose_device, flag, progress
 
 if TYPE_CHECKING:
     from fsm.datasets.base import RenderedClip
@@ -28,6 +28,8 @@ class Demo:
     """Bundled name, folder, or hub name."""
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
+    backend: Backend = "auto"
+    """What rasterises Gaussians: gsplat (CUDA), cpu, plain (slow); auto: gsplat where it works."""
 
     def run(self) -> None:
         """Reconstruct, render, compare with the truth, and say where it all is."""
@@ -35,15 +37,18 @@ class Demo:
         from fsm.datasets.open import open_clip
         from fsm.evaluate.novel import rendered
         from fsm.model import FSM
+        from fsm.open_scene import with_backend
 
+        device = choose_device(self.device)
+        check_backend(self.backend, device)
         check_output(self.output)
         clip = rendered(open_clip("demo"))
-        seen = choose_frames(len(clip), 0, HOLD_OUT)
+        seen = choose_frames(range(len(clip)), 0, HOLD_OUT)
         held_out = [i for i in range(len(clip)) if i not in seen]
-        model = FSM.from_pretrained(self.model, device=choose_device(self.device))
+        model = FSM.from_pretrained(self.model, device=device)
         inputs = clip.views(seen)
         began = time.perf_counter()
-        scene = model.reconstruct(inputs)
+        scene = with_backend(model.reconstruct(inputs), self.backend)
         encode = time.perf_counter() - began
         scene.save(self.output / "scene")
         self._film(scene)

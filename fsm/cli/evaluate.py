@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fsm.cli.common import check_output, choose_device, flag, parse_size
+from fsm.cli.common import Backend, check_backend, check_output, choose_device, flag, parse_size
 from fsm.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Eval:
     """Targets of each scene kept as pictures."""
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
+    backend: Backend = "auto"
+    """What rasterises Gaussians: gsplat (CUDA), cpu, plain (slow); auto: gsplat where it works."""
 
     def run(self) -> int:
         """Evaluate, print the table, write the report; status 1 if a clip could not be scored.
@@ -64,6 +66,7 @@ class Eval:
         from fsm.evaluate.results import ModelInfo
         from fsm.evaluate.run import evaluate
         from fsm.model import FSM
+        from fsm.open_scene import with_backend
         from fsm.shards import find_shard
 
         shard = find_shard(self.shard)
@@ -71,10 +74,11 @@ class Eval:
         chosen = protocol(self.protocol, hw=list(parse_size(self.size, (128, 128))))
         dataset = open_dataset(self.clips)
         device = choose_device(self.device)
+        check_backend(self.backend, device)
         model = None if self.model == "none" else FSM.from_pretrained(self.model, device=device)
         info = model and ModelInfo(self.model, weights_hash(model), device.split(":")[0], "float32")
         result = evaluate(
-            model and model.reconstruct,
+            model and (lambda inputs: with_backend(model.reconstruct(inputs), self.backend)),
             dataset,
             chosen,
             out=self.output,

@@ -1,5 +1,6 @@
 """``fsm reconstruct``: posed clip to scene, or many clips to as many scenes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -40,6 +41,9 @@ class Reconstruct:
     """Do only part I of N of a list."""
     inputs: Annotated[int, flag("N")] = 32
     """Frames read, spread evenly over the clip; 0 reads all."""
+    frames: Annotated[Literal["train", "all"], flag("WHICH")] = "train"
+    """train: leave out the test frames of a clip that brings its own split; all: read them, too.
+    """
     hold_out: Annotated[int, flag("K")] = 0
     """Leave out every K-th frame (to evaluate on); 0 leaves out none."""
     size: Annotated[str | None, flag("WxH", "128 pixels high")] = None
@@ -63,7 +67,7 @@ class Reconstruct:
             )
         check_scene_folder(self.output)
         clip = open_clip(self.clip, self.id, self.fix_poses)
-        choose_frames(len(clip), self.inputs, self.hold_out)
+        self._frames(clip)
         parse_size(self.size or "128", clip.cameras.hw)
         model = self._model(choose_device(self.device))
         print(self._one(clip, model, self._settings(clip, model, weights_hash(model)), self.output))
@@ -116,7 +120,7 @@ class Reconstruct:
 
     def _settings(self, clip: "Clip", model: "FSM", weights: str) -> dict[str, Any]:
         """What flags, clip and the hash of the weights come to: all that a scene depends on."""
-        index = choose_frames(len(clip), self.inputs, self.hold_out)
+        index = self._frames(clip)
         hw = model.working_size(parse_size(self.size or "128", clip.cameras.hw))
         return {
             "clip": self.clip,
@@ -128,6 +132,12 @@ class Reconstruct:
             "size": f"{hw[1]}x{hw[0]}",
             "fix_poses": self.fix_poses,
         }
+
+    def _frames(self, clip: "Clip") -> list[int]:
+        """Numbers of the frames to read."""
+        plan = clip.index_plan if self.frames == "train" else None
+        free = range(len(clip)) if plan is None else plan.input_index
+        return choose_frames(free, self.inputs, self.hold_out)
 
     def _made(self, folder: Path, settings: dict[str, Any]) -> bool:
         """Whether the scene is there already; one of other settings is an error."""
@@ -181,15 +191,15 @@ class OtherSettings(InputError):
     """A scene of another run is in the way: unlike a bad clip, this stops a list."""
 
 
-def choose_frames(frames: int, inputs: int, hold_out: int) -> list[int]:
-    """Evenly spread frame numbers of a clip, those at multiples of ``hold_out`` left out."""
-    for name, value, least in (("inputs", inputs, 0), ("hold-out", hold_out, 0)):
-        if value < least or (name == "hold-out" and value == 1):
-            raise InputError(
-                f"--{name} is {value}; give 0, or a number of at least "
-                f"{2 if name == 'hold-out' else 1}."
-            )
-    free = [i for i in range(frames) if not hold_out or i % hold_out != hold_out // 2]
+def choose_frames(frames: Sequence[int], inputs: int, hold_out: int) -> list[int]:
+    """``inputs`` of ``frames``, evenly spread (0: all); without every ``hold_out``-th of the clip
+    (0: with them).
+    """
+    from fsm.refine.split import every
+
+    if inputs < 0:
+        raise InputError(f"--inputs is {inputs}; give 0, or a number of at least 1.")
+    free = sorted(set(frames) - every(hold_out, max(frames) + 1))
     if inputs == 0 or inputs >= len(free):
         return free
     return [free[round(i * (len(free) - 1) / max(1, inputs - 1))] for i in range(inputs)]

@@ -40,9 +40,9 @@ def cameras_beside(
     """The cameras of ``frames`` moved ``sideways`` metres along their own x axis, left and right in
     turn, and half as far up.
 
-    Without rgb, of size ``hw``, at the moments of the frames. Where a body or a wall is in the way,
-    or within 0.1 m before the new camera, the other side is tried, then both at half the distance;
-    raises ``InputError`` where all four fail.
+    Without rgb and ids, of size ``hw``, at the moments of the frames. Where a body or a wall is in
+    the way, or within 0.1 m before the new camera, the other side is tried, then both at half the
+    distance; raises ``InputError`` where all four fail.
     """
     cameras = clip.cameras[frames].covering(hw)
     sign = torch.tensor([1.0 if i % 2 == 0 else -1.0 for i in range(len(frames))])
@@ -64,7 +64,7 @@ def cameras_beside(
             "free place for a camera; "
             "take another seed or a smaller distance."
         )
-    return dataclasses.replace(cameras, c2w=c2w)
+    return dataclasses.replace(cameras, c2w=c2w, frame_ids=None)
 
 
 def _free(clip: RenderedClip, cameras: Views, way: Float[Tensor, "v 3"] | None = None) -> Tensor:

@@ -39,6 +39,7 @@ from fsm.evaluate.results import (
     scene_to_json,
 )
 from fsm.files import read_json, slug, write_json
+from fsm.frame_ids import check_unseen
 from fsm.renderers.base import Scene
 from fsm.runs import LOCK, locked
 from fsm.shards import NOTES, WHOLE, Shard, check_ids, forget_missing, note_missing, why_missing
@@ -69,11 +70,11 @@ def evaluate(
     by ``ids``.
 
     ``make_scene`` gets the input views with rgb, the scene it returns is asked for the targets
-    without; inputs and targets are of ``protocol.hw``. ``plans`` replaces the protocol's own choice
-    of frames. Of each scene ``pictures`` targets are kept as PNG. Several processes share the clips
-    where each is given its ``shard``; the result of each holds what all have done so far, so that
-    the last one's is that of a single process. ``progress`` shows a bar (by default on a terminal
-    only).
+    without; inputs and targets are of ``protocol.hw``. A clip whose scene has seen a target is
+    listed as missing. ``plans`` replaces the protocol's own choice of frames. Of each scene
+    ``pictures`` targets are kept as PNG. Several processes share the clips where each is given its
+    ``shard``; the result of each holds what all have done so far, so that the last one's is that of
+    a single process. ``progress`` shows a bar (by default on a terminal only).
 
     Writes ``scenes/*.json``, ``pictures/``, ``plans.json``, ``results.json`` and ``results.csv`` to
     ``out``. Raises ``InputError`` if ``out`` holds scenes of other settings, if a plan is lacking,
@@ -170,7 +171,7 @@ def _scene(
             return
     inputs, targets, depth = _read(clip, plan, protocol)
     assert targets.rgb is not None, "clips give rgb"
-    rows, timings = _predictions(make_scene, inputs, targets.without_rgb())
+    rows, timings = _predictions(make_scene, inputs, targets.without_rgb(), clip.source)
     truth = targets.rgb
     kept = spread(len(truth), pictures)
     result = SceneResult(
@@ -218,11 +219,12 @@ def _score(
 
 
 def _predictions(
-    make_scene: MakeScene | None, inputs: Views, requests: Views
+    make_scene: MakeScene | None, inputs: Views, requests: Views, source: str
 ) -> tuple[dict[str, Rendering], Timings]:
     """Each row's pictures (and depth) of the requests, on the CPU. Nothing here has seen the
-    targets' pixels.
+    targets' pixels: ``InputError`` where the scene, or an input, says otherwise.
     """
+    check_unseen(requests.frame_ids, inputs.frame_ids, source)
     rows: dict[str, Rendering] = {}
     encode = render = None
     if torch.cuda.is_available():
@@ -230,6 +232,7 @@ def _predictions(
     if make_scene is not None:
         start = _clock()
         scene = make_scene(inputs)
+        check_unseen(requests.frame_ids, scene.frames_seen, source)
         encoded = _clock()
         rendering = scene.render(requests)
         encode, render = encoded - start, (_clock() - encoded) / len(requests)

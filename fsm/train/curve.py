@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fsm.errors import require
 from fsm.files import atomic_file
 
 PANELS = {
@@ -21,10 +22,11 @@ PANELS = {
 }
 
 
-def draw_curve(log: Path, picture: Path, smooth: int = 15) -> None:
+def plot_curve(log: Path, picture: Path, smooth: int = 15) -> None:
     """Plot every column of a log.jsonl over steps, faint, with a running mean over ``smooth``
     entries.
     """
+    require("train", "matplotlib")
     import matplotlib
 
     matplotlib.use("agg")

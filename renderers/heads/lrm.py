@@ -26,7 +26,7 @@ from fsm.encoder import unpatchify
 from fsm.errors import InputError
 from fsm.rays import pixel_rays
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
-from fsm.renderers.gaussians.projection import GSPLAT, Projection
+from fsm.renderers.gaussians.types import GSPLAT, Projection
 from fsm.views import Views
 
 # xyz, time, colour, spatial scale, temporal scale, left, right, opacity

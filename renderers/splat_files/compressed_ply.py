@@ -23,7 +23,8 @@ from fsm.renderers.splat_files.table import SplatTable
 
 CHUNK = 256
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
-SH_RANGE = 8.0  # bytes span [-4, 4]
+# bytes span [-4, 4]
+SH_RANGE = 8.0
 
 
 def is_compressed(header: PlyHeader) -> bool:

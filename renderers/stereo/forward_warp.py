@@ -119,6 +119,7 @@ def _flat(
     return dataclasses.replace(
         like.without_rgb(),
         c2w=c2w.flatten(1, 2),
+        frame_ids=None,
         intrinsics=intrinsics.flatten(1, 2),
         time=time,
         mask=None,

@@ -70,6 +70,7 @@ class Truth:
 
     def __init__(self, inputs: Views) -> None:
         self.inputs = inputs
+        self.frames_seen = inputs.frame_ids
 
     def render(self, views: Views) -> Rendering:
         seen = Truth.clip.truth(views)

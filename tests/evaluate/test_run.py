@@ -70,11 +70,11 @@ class Copier:
     """A scene that copies the nearest input and writes down what it was shown."""
 
     made = 0
-    seen: list[Views]
 
     def __init__(self, inputs: Views) -> None:
         Copier.made += 1
         self.inputs = inputs
+        self.frames_seen = inputs.frame_ids
         self.requests: list[Views] = []
         Copier.last = self
 
@@ -96,6 +96,38 @@ class Oracle(Copier):
         rgb = self.clip.views(index, views.hw).rgb
         assert rgb is not None
         return Rendering(rgb)
+
+
+class Leaky(Copier):
+    """Says that it has seen a frame besides its inputs."""
+
+    clip: Clip
+    number: int
+
+    def __init__(self, inputs: Views) -> None:
+        super().__init__(inputs)
+        ids = self.clip.cameras.frame_ids
+        assert ids is not None
+        assert self.frames_seen is not None
+        self.frames_seen = torch.cat([self.frames_seen, ids[self.number, None]])
+
+
+def test_a_scene_that_has_seen_a_target_is_not_scored(tmp_path: Path) -> None:
+    clips = three()
+    plan = Dense().plan(20, "a", 0)
+    Leaky.clip, Leaky.number = clips.clip("a"), plan.target_index[1]
+
+    def run(out: str):
+        out_, protocol = tmp_path / out, Dense(hw=HW)
+        return evaluate(Leaky, clips, protocol, out=out_, metrics=Metrics(), model=INFO)
+
+    result = run("planted")
+    assert [scene.id for scene in result.scenes] == ["b/c", "..d"]
+    (missing,) = result.missing
+    assert missing.id == "a"
+    assert f"the scene has seen the frames [{plan.target_index[1]}]" in missing.reason
+    Leaky.number = next(i for i in range(20) if i not in plan.target_index)
+    assert not run("clean").missing
 
 
 def test_rows_counts_and_means(tmp_path: Path) -> None:

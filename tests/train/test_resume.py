@@ -20,7 +20,8 @@ from fsm.evaluate.lpips import WEIGHTS_VARIABLE
 from fsm.runs import locked
 from fsm.train.config import SourceConfig
 from fsm.train.data import Batch, SampleStream
-from fsm.train.loop import learning_rate, train
+from fsm.train.loop import train
+from fsm.train.optimizer import learning_rate
 from tests.train.small_runs import CONFIG, DATA, OPTIM, changed, read_log
 
 

@@ -14,7 +14,7 @@ from fsm.model import ModelConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.train import throughput
 from fsm.train.log import described
-from fsm.train.loop import _Run, train
+from fsm.train.loop import Training, train
 from fsm.train.throughput import FlopCount, Meter, matrix_peak, summary
 from tests.train.small_runs import CONFIG, DATA, HEAD, MODEL, changed
 
@@ -40,15 +40,16 @@ def test_flops_of_a_step_are_torchs_own_count_and_the_same_with_checkpointing(
 ) -> None:
     config = dataclasses.replace(CONFIG, model=ModelConfig(MODEL.encoder, head))
     plain, twice = (
-        _Run(dataclasses.replace(config, checkpointing=c), tmp_path, "cpu") for c in (False, True)
+        Training(dataclasses.replace(config, checkpointing=c), tmp_path, "cpu")
+        for c in (False, True)
     )
     batch = plain.stream.batch(0)
     with FlopCounterMode(display=False) as torchs:
-        plain._backward(batch)
+        plain.objective.backward(batch, 0)
     totals = []
     for run in (plain, twice):
         with FlopCount() as count:
-            run._backward(batch)
+            run.objective.backward(batch, 0)
         totals.append(count.total)
     assert totals == [torchs.get_total_flops()] * 2
 

@@ -7,21 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from fsm.errors import InputError
 from fsm.shards import Shard
-from fsm.train.config import StageConfig, TrainConfig
+from fsm.train.config import TrainConfig
 from fsm.train.data import depth_loss, masked_mse
-from fsm.train.loop import _same_config, train
+from fsm.train.loop import train
+from fsm.train.state import keep_config
 from fsm.train.team import Team, joined
-from fsm.ttt import Group
 from fsm.views import Views
 from tests.processes import finished
 from tests.small import small_views
 from tests.train.parallel_runs import assert_same_curve, long, worker
-from tests.train.small_runs import CONFIG, HEAD, changed
+from tests.train.small_runs import CONFIG, HEAD, changed, stage
 
-NOBODY = Group(0, 1)  # pyright: ignore[reportCallIssue]
+NOBODY = dist.ProcessGroup(0, 1)  # pyright: ignore[reportCallIssue]
 """A group for tests in which nothing is exchanged."""
 
 
@@ -93,7 +94,7 @@ def test_what_cannot_be_shared_is_one_sentence(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(InputError, match=r"data\.targets is 2, which 3 processes"):
         among(CONFIG, 3)
     with pytest.raises(InputError, match=r"data\.targets is 3, which 2 processes"):
-        dataclasses.replace(among(CONFIG, 2), stages=(StageConfig(4, targets=3),))
+        dataclasses.replace(among(CONFIG, 2), stages=(stage(4, targets=3),))
     with pytest.raises(InputError, match="compile and token_parallel"):
         dataclasses.replace(CONFIG, compile=True, token_parallel=2)
     with (
@@ -112,6 +113,6 @@ def test_what_cannot_be_shared_is_one_sentence(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_run_may_go_on_with_another_number_that_share(tmp_path: Path) -> None:
     train(CONFIG, tmp_path, stop_after=1)
-    _same_config(among(CONFIG, 2), tmp_path)
+    keep_config(among(CONFIG, 2), tmp_path)
     with pytest.raises(InputError, match="differs in seed"):
-        _same_config(dataclasses.replace(among(CONFIG, 2), seed=2), tmp_path)
+        keep_config(dataclasses.replace(among(CONFIG, 2), seed=2), tmp_path)

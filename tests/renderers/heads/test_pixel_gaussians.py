@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fsm.renderers.gaussians.gaussians4d import Gaussians4D, covariance_matrix
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.rasterize import rasterize
+from fsm.renderers.gaussians.rotations import covariance_matrix
 from fsm.renderers.heads.lrm import GaussianHeadConfig
 from fsm.renderers.heads.pixel_gaussians import PixelGaussianHead, _gap_to_next, moving_rotation
 from fsm.views import Views

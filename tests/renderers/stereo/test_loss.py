@@ -33,7 +33,7 @@ from tests.datasets.media import write_fsm_clip
 from tests.processes import finished
 from tests.small import small_views
 from tests.train.parallel_runs import assert_same_curve, worker
-from tests.train.small_runs import CONFIG, HEAD, MODEL, OPTIM, read_log
+from tests.train.small_runs import CONFIG, HEAD, MODEL, OPTIM, read_log, stage
 from tests.train.test_resume import assert_same_run
 
 HW = (48, 64)
@@ -170,7 +170,7 @@ DIRECT = dataclasses.replace(MODEL, reference_head=HEAD)
 
 
 def staged(model: ModelConfig = DIRECT) -> TrainConfig:
-    stages = (StageConfig(0, learn="stereo", targets=1), StageConfig(3, targets=2, lr=1e-2))
+    stages = (stage(0, learn="stereo", targets=1), stage(3, targets=2, lr=1e-2))
     return dataclasses.replace(
         CONFIG, model=model, stages=stages, optim=dataclasses.replace(OPTIM, depth_weight=0.1)
     )
@@ -218,7 +218,7 @@ def test_two_processes_learn_stereo_like_one_whatever_each_of_them_draws(
     clip = write_fsm_clip(tmp_path / "clip")
     sources = (SourceConfig("world"), SourceConfig(str(clip)))
     data = dataclasses.replace(CONFIG.data, sources=sources, batch=2)
-    stages = (StageConfig(0, learn="stereo"), StageConfig(4, targets=1))
+    stages = (StageConfig(0, learn="stereo"), stage(4, targets=1))
     config = dataclasses.replace(staged(), data=data, stages=stages)
     stream = SampleStream(config.data_stages(), config.seed)
     known = [

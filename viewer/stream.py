@@ -11,7 +11,7 @@ from fsm.errors import InputError
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingProgress:
     """How much of a clip the scene shown has been made from."""
 
     read: int
@@ -51,7 +51,7 @@ class Stream:
     def __init__(
         self,
         scenes: Iterable[Any],
-        show: Callable[[Any, Reading], None],
+        show: Callable[[Any, ReadingProgress], None],
         read: int = 0,
         total: int | None = None,
     ) -> None:
@@ -83,11 +83,11 @@ class Stream:
                 if self._closed.is_set():
                     return
                 last, self._read = scene, len(scene.inputs)
-                self._show(scene, Reading(self._read, self._total))
+                self._show(scene, ReadingProgress(self._read, self._total))
         except Exception as raised:  # whatever a model or a file may raise: the viewer outlives it
             error = in_a_sentence(raised)
         if not self._closed.is_set():
-            self._show(last, Reading(self._read, self._total, over=True, error=error))
+            self._show(last, ReadingProgress(self._read, self._total, over=True, error=error))
 
 
 def in_a_sentence(error: Exception, most: int = 500) -> str:

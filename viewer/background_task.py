@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 Result = TypeVar("Result")
 
 
-class Errand(Generic[Result]):
+class BackgroundTask(Generic[Result]):
     """A thread that does one thing; in the end exactly one of ``done`` and ``failed`` is called on
     it, unless cancelled.
     """
@@ -29,7 +29,7 @@ class Errand(Generic[Result]):
         """
         self._work, self._done, self._failed = work, done, failed
         self._cancelled = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="fsm-viewer-errand", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="fsm-viewer-task", daemon=True)
         self._thread.start()
 
     @property

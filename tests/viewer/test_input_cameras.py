@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from fsm.datasets.base import MemoryClip
-from fsm.viewer.inputs import MAX_SHOWN, InputCameras, around, frustum_size, observed, time_colours
+from fsm.viewer.input_cameras import (
+    MAX_SHOWN,
+    InputCameras,
+    around,
+    frustum_size,
+    observed,
+    time_colours,
+)
 from fsm.viewer.stage import Stage
 from tests.viewer.fakes import FakeScene, cameras
 
