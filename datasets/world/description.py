@@ -234,7 +234,7 @@ class CameraMotion:
         return torch.cat([columns, last], dim=-2)
 
 
-def _power(base: Float[Tensor, "b *s"], exponent: float) -> Float[Tensor, "b *s"]:
+def _power(base: Float[Tensor, "b *s"], exponent: int | float) -> Float[Tensor, "b *s"]:
     """Powers, world by world.
 
     torch rounds the elements that fill its vectors and the rest in two ways, so that powers of a
