@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
@@ -26,6 +27,22 @@ def test_each_kind_opens_as_what_it_is(tmp_path: Path) -> None:
         scene = open_scene(str(tmp_path / f"a.{kind}"))
         assert isinstance(scene, GaussianScene)
         assert len(scene.gaussians) == 9
+
+
+def test_a_scene_with_an_older_model_config_renders_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    scene, request = small_model(reference=True).reconstruct(small_views()), small_views(2, seed=9)
+    scene.save(tmp_path / "scene")
+    path = tmp_path / "scene" / "model" / "config.json"
+    config = json.loads(path.read_text())
+    head = config["model"].pop("head")
+    del head["kind"]
+    old = {"sampling": "depth", "occlusion": True, "motion_guess": True}
+    config["model"] |= {"reference_head": {**head, **old}, "gaussian_head": None}
+    path.write_text(json.dumps(config))
+    again = open_scene(tmp_path / "scene").render(request.without_rgb())
+    assert torch.equal(again.rgb, scene.render(request.without_rgb()).rgb)
 
 
 def test_anything_else_is_one_sentence(tmp_path: Path) -> None:

@@ -18,10 +18,8 @@ from fsm.checkpoint import load_weights, read_plain, weights_hash
 from fsm.config import from_dict, to_dict
 from fsm.errors import InputError
 from fsm.files import atomic_file, read_json, write_json
-from fsm.model import FSM, draw
+from fsm.model import FSM
 from fsm.renderers.gaussians.gaussians4d import MovingGaussians
-from fsm.renderers.heads.pixel_gaussians import PixelGaussianHead
-from fsm.renderers.heads.reference import ReferenceHead
 from fsm.renderers.stereo.loss import stereo_loss
 from fsm.runs import locked, stop_requests
 from fsm.train.config import OptimConfig, StageConfig, TrainConfig
@@ -221,8 +219,7 @@ class _Run:
         """Depth of as many inputs as there are targets; only the decoder's stereo is run, and only
         it gets gradients.
         """
-        assert isinstance(self.model.head, ReferenceHead | PixelGaussianHead)
-        assert self.model.head.stereo is not None
+        stereo = self.model.head.get_submodule("stereo")
         inputs, targets, _ = self._normalised(batch)
         scale = SceneFrame.fit(batch.inputs).scale[:, None, None, None, None]
         some = (
@@ -232,7 +229,7 @@ class _Run:
             .to(self.device)
         )
         with self._autocast():
-            answers = self.call(self.model.head.stereo, inputs[some], inputs)
+            answers = self.call(stereo, inputs[some], inputs)
             loss, parts = stereo_loss(
                 answers, inputs[some], targets, batch.input_depth[:, some] * scale
             )
@@ -267,13 +264,13 @@ class _Run:
     ) -> dict[str, float]:
         """The same view by view: memory does not grow with the number of targets."""
         with self._autocast():
-            gaussians, background = self.call(reader.predict_gaussians, inputs)
+            prepared = self.call(reader.predict, inputs)
         samples, count = targets.samples(), len(targets)
         seen: list[dict[str, float]] = []
 
         def one(moving: MovingGaussians, b: int, i: int) -> Tensor:
             view = samples[b][i]
-            r = draw(moving, view, background[b], self.model.projection)
+            r = prepared.draw(moving, b, view)
             assert r.alpha is not None
             assert r.depth is not None
             batched = Rendering(r.rgb[None], r.alpha[None], r.depth[None])
@@ -281,7 +278,7 @@ class _Run:
             seen.append(parts)
             return loss / (count * len(samples))
 
-        backward_view_by_view(gaussians, count, one)
+        backward_view_by_view(prepared.gaussians, count, one)
         return {k: sum(p[k] for p in seen) / len(seen) for k in seen[0]}
 
     def _compare(
