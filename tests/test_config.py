@@ -240,7 +240,7 @@ def test_wrong_overrides_are_quoted(assignment: str, says: str) -> None:
         ("modle.encoder.layers=2", "unknown key 'modle'; did you mean 'model'"),
         ("optim.lpips=vgg19", "lpips is 'vgg19'; choose one of 'none', 'alex', 'squeeze', 'vgg'"),
         ("data.window=[9, 3]", "window"),
-        ("data.inputs=[]", "at least one source, input"),
+        ("data.inputs=[]", "at least one input, target"),
         ("data.hw=[0, 32]", "hw is"),
         ("data.zoom=0.5", "zoom is 0.5"),
         ("data.even=2", "even is 2"),
