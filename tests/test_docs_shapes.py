@@ -10,7 +10,7 @@ BARE = re.compile(r"\b(?:torch\.)?Tensor\b|\bnp\.ndarray\b|\bndarray\b")
 SHAPED = re.compile(r"\b[A-Z][A-Za-z0-9]*\[(?:torch\.|np\.)?(?:Tensor|ndarray), '[^']*'\]")
 NAMED = re.compile(r"\bdict\[str, (?:torch\.)?Tensor\]")
 """State dicts: each name has a shape of its own."""
-IN_WORDS = re.compile(r"\[[^\]]*\]|scalar|shape|any size", re.IGNORECASE)
+IN_WORDS = re.compile(r"\[[^\]]*\]|scalar|shape", re.IGNORECASE)
 
 
 def public_functions(path: Path) -> list[tuple[str, ast.FunctionDef]]:
