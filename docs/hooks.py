@@ -191,7 +191,8 @@ def _command(name: str, cls: ast.ClassDef) -> list[str]:
             words.append(value)
             flags.append((f"`{value}`", help_, default))
         else:
-            flags.append((f"`--{flag} {value}`".replace(" `", "`"), help_, default))
+            short = f"{_short(field.annotation)}--{flag} {value}".strip()
+            flags.append((f"`{short}`", help_, default))
     rows = [f"| {a.replace('|', chr(92) + '|')} | {b} | {c} |" for a, b, c in flags]
     table = "\n".join(["| flag | | default |", "|---|---|---|", *rows])
     text = " ".join((ast.get_docstring(cls) or "").split())
@@ -209,6 +210,14 @@ def _value(annotation: ast.expr) -> str:
     return "" if ast.unparse(annotation) == "bool" else ast.unparse(annotation).upper()
 
 
+def _short(annotation: ast.expr) -> str:
+    """A flag's short name, such as "-o, "; empty where it has none."""
+    for node in ast.walk(annotation):
+        if isinstance(node, ast.keyword) and node.arg == "short":
+            return f"{ast.literal_eval(node.value)}, "
+    return ""
+
+
 def _default(field: ast.AnnAssign) -> str:
     """A flag's default in words, else its value."""
     for node in ast.walk(field.annotation):
@@ -220,7 +229,7 @@ def _default(field: ast.AnnAssign) -> str:
     if field.value is None:
         return ""
     text = re.sub(r"^Path[(](.*)[)]$", r"\1", ast.unparse(field.value)).replace("'", "")
-    return f"`{text}`"
+    return "off" if text == "False" else f"`{text}`"
 
 
 def _tuple(node: ast.expr) -> ast.expr:
