@@ -62,7 +62,8 @@ class Eval:
         from fsm.evaluate.protocols import load_plans, protocol
         from fsm.evaluate.report import print_table, write_report
         from fsm.evaluate.results import ModelInfo
-        from fsm.evaluate.run import evaluate
+        from fsm.evaluate.run import Evaluation, evaluate
+        from fsm.evaluate.scoring import Method
         from fsm.model import FSM
         from fsm.shards import find_shard
 
@@ -72,16 +73,22 @@ class Eval:
         dataset = open_dataset(self.clips)
         device = choose_device(self.device)
         model = None if self.model == "none" else FSM.from_pretrained(self.model, device=device)
-        info = model and ModelInfo(self.model, weights_hash(model), device.split(":")[0], "float32")
-        result = evaluate(
-            model and model.reconstruct,
-            dataset,
+        method = None
+        if model is not None:
+            kind = device.split(":")[0]
+            info = ModelInfo(self.model, weights_hash(model), kind, "float32")
+            method = Method(model.reconstruct, info)
+        evaluation = Evaluation(
             chosen,
-            out=self.output,
-            metrics=Metrics(find_lpips(self.lpips)),
-            model=info,
-            seed=self.seed,
-            plans=None if self.plans is None else load_plans(self.plans),
+            Metrics(find_lpips(self.lpips)),
+            self.seed,
+            None if self.plans is None else load_plans(self.plans),
+        )
+        result = evaluate(
+            method,
+            dataset,
+            evaluation,
+            self.output,
             ids=self.ids or None,
             pictures=self.pictures,
             shard=shard,

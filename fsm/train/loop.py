@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fsm.checkpoint import load_weights, read_plain, weights_hash
+from fsm.checkpoint import load_weights, weights_hash
 from fsm.config import from_dict, to_dict
 from fsm.errors import InputError
-from fsm.files import atomic_file, read_json, write_json
+from fsm.files import atomic_file, read_json, read_plain, write_json
 from fsm.model import FSM, draw
 from fsm.renderers.gaussians.gaussians4d import MovingGaussians
 from fsm.renderers.heads.pixel_gaussians import PixelGaussianHead
