@@ -28,7 +28,8 @@ from fsm.errors import InputError
 from fsm.evaluate.metrics import Metrics
 from fsm.evaluate.protocols import Dense, Novel, Protocol, Sparse
 from fsm.evaluate.results import MODEL_ROW, ModelInfo
-from fsm.evaluate.run import evaluate
+from fsm.evaluate.run import Evaluation, evaluate
+from fsm.evaluate.scoring import Method
 from fsm.files import read_json, write_json
 from fsm.model import FSM, ModelConfig
 from fsm.renderers.heads.lrm import LrmHeadConfig
@@ -124,15 +125,8 @@ def scores(
 ) -> dict:
     """Mean PSNR and SSIM of the model and of each baseline."""
     info = ModelInfo(name, "trained here", "cpu", "float32")
-    result = evaluate(
-        model.reconstruct,
-        open_dataset(source),
-        protocol,
-        out=out,
-        metrics=Metrics(),
-        model=info,
-        ids=ids,
-    )
+    method = Method(model.reconstruct, info)
+    result = evaluate(method, open_dataset(source), Evaluation(protocol, Metrics()), out, ids=ids)
     return {
         row: {"psnr": round(s.psnr, 3), "ssim": round(s.ssim, 4)} for row, s in result.mean.items()
     }

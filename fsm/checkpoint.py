@@ -5,7 +5,6 @@ These functions know files, not models: ``fsm.model`` builds a model from what t
 """
 
 import hashlib
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -154,23 +153,6 @@ def _download(name: str) -> Path:
         raise InputError(
             f"checkpoint {name!r} could not be fetched from the hub ({reason}); pass a "
             "local folder instead."
-        ) from error
-
-
-def read_plain(path: Path | str, device: torch.device | str = "cpu") -> Any:
-    """What ``torch.save`` wrote, if it is tensors and plain values only; anything else is refused,
-    and never run.
-    """
-    try:
-        with warnings.catch_warnings():
-            # remarks on the pickle protocol; the refusal below says what matters
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # damaged bytes make the unpickler fail in a dozen ways
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(
-            f"{path} was refused or cannot be read as plain tensors ({reason}); nothing in "
-            "it was run."
         ) from error
 
 

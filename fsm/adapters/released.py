@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from fsm.blocks import BlockConfig
-from fsm.checkpoint import load_weights, read_plain
+from fsm.checkpoint import load_weights
 from fsm.encoder import CHANNELS, EncoderConfig
 from fsm.errors import InputError
+from fsm.files import read_plain
 from fsm.model import FSM, ModelConfig
 from fsm.renderers.heads.lrm import CHANNELS as GAUSSIAN_PARTS
 from fsm.renderers.heads.lrm import LrmHeadConfig

@@ -106,14 +106,14 @@ def test_scenes_of_other_settings_or_weights_are_kept_and_told_of(
     assert reconstruct(clips, out, model, "--shard", "1/3") == 0
     same = ["reconstruct", clips, "-o", out, "--model", model]
     says = refused([*same, "--size", "64x48"], capsys, tmp_path)
-    assert (
-        f"{slug('a/clip')} was made with other settings (size); choose another output or remove it"
-        in says
+    made = Path(slug("a/clip")) / "reconstruct.yaml"
+    assert f"{made} was written with other settings (differs in size); choose another" in says
+    assert "(differs in frames)" in refused(
+        [*same, "--size", "64x32", "--inputs", "5"], capsys, tmp_path
     )
-    assert "(frames)" in refused([*same, "--size", "64x32", "--inputs", "5"], capsys, tmp_path)
     write_model(tmp_path / "wider", dim=48)
     other = ["reconstruct", clips, "-o", out, "--model", tmp_path / "wider", "--size", "64x32"]
-    assert "(model, weights)" in refused(other, capsys, tmp_path)
+    assert "(differs in model, weights)" in refused(other, capsys, tmp_path)
     assert "which is a scene" in refused(
         ["reconstruct", clips, "-o", out / slug("a/clip"), "--model", model], capsys, tmp_path
     )

@@ -148,7 +148,7 @@ def test_a_failed_save_keeps_the_older_state(
 def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    code = "import fcntl, sys; lock = open(sys.argv[1], 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
+    code = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire()\n"
     code += "print('locked', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(out / ".lock")],
