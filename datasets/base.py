@@ -94,7 +94,7 @@ class Clip(ABC):
     def views(
         self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None
     ) -> Views:
-        """Views with rgb of the frames ``indices`` (all by default; any order, repeats allowed).
+        """Views with rgb of the frames ``indices`` [v] (default: all; any order, repeats allowed).
 
         ``hw`` resizes to cover that size and crops the centre, intrinsics included. Raises
         ``InputError`` for an index outside the clip and for pixels that cannot be read.
@@ -165,8 +165,8 @@ class RenderedClip(Clip):
     def views(
         self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None
     ) -> Views:
-        """As ``Clip.views``, but another size is rendered, not resized: sharper, with the same
-        intrinsics.
+        """As ``Clip.views`` of ``indices`` [v], but another size is rendered, not resized: sharper,
+        with the same intrinsics.
         """
         if hw is None or tuple(hw) == self.cameras.hw:
             return super().views(indices)

@@ -10,8 +10,8 @@ Read every second frame of a clip into a scene memory, then render the frames th
 
 from pathlib import Path
 
-import imageio.v3 as iio
 import tyro
+from PIL import Image
 
 from fsm import FSM
 from fsm.datasets.open import open_clip
@@ -30,8 +30,8 @@ def main(clip: str = "demo", size: int = 128, out: Path = Path("outputs/01")) ->
     pictures = scene.render(truth.without_rgb()).rgb
 
     scene.save(out / "scene")
-    iio.imwrite(out / "rendered.png", to_uint8(pictures[0]))
-    iio.imwrite(out / "truth.png", to_uint8(truth.rgb[0]))
+    Image.fromarray(to_uint8(pictures[0])).save(out / "rendered.png")
+    Image.fromarray(to_uint8(truth.rgb[0])).save(out / "truth.png")
 
     mean = float(psnr(pictures, truth.rgb).mean())
     print(f"{len(inputs)} frames read, {len(truth)} others rendered at {mean:.2f} dB")

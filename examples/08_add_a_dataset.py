@@ -11,10 +11,10 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 import torch
 import tyro
+from PIL import Image
 
 from fsm import FSM, Views
 from fsm.datasets.base import Clip, checked_cameras
@@ -27,14 +27,16 @@ class NpzClip(Clip):
 
     def __init__(self, folder: Path) -> None:
         stored, self.folder = np.load(folder / "clip.npz"), folder
-        hw = iio.improps(folder / "00000.png").shape[:2]
+        width, height = Image.open(folder / "00000.png").size
         arrays = (stored[name].astype(np.float64) for name in ("c2w", "intrinsics", "time"))
-        super().__init__(folder.name, str(folder), checked_cameras(*arrays, hw, str(folder)))
+        super().__init__(
+            folder.name, str(folder), checked_cameras(*arrays, (height, width), str(folder))
+        )
 
     def observations(self, indices: list[int]) -> Iterator[Views]:
         """One frame at a time, so that a long clip never fills the memory."""
         for i in indices:
-            picture = torch.from_numpy(iio.imread(self.folder / f"{i:05d}.png").copy())
+            picture = torch.from_numpy(np.array(Image.open(self.folder / f"{i:05d}.png")))
             rgb = picture.permute(2, 0, 1)[None] / 255.0
             yield dataclasses.replace(self.cameras[i], rgb=rgb)
 
@@ -45,7 +47,7 @@ def main(clip: str = "demo", size: int = 64, out: Path = Path("outputs/08")) -> 
     out.mkdir(parents=True, exist_ok=True)
     np.savez(out / "clip.npz", c2w=views.c2w, intrinsics=views.intrinsics, time=views.time)
     for i, picture in enumerate(views.rgb):
-        iio.imwrite(out / f"{i:05d}.png", to_uint8(picture))
+        Image.fromarray(to_uint8(picture)).save(out / f"{i:05d}.png")
 
     scene = FSM.from_pretrained("fsm-tiny").reconstruct(NpzClip(out).views())
     print(f"{len(scene.inputs)} frames of the new format read into a scene")

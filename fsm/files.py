@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import yaml
 from fsm.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 MAX_HEADER_BYTES = 100 << 20
@@ -154,6 +156,25 @@ def read_safetensors(path: Path) -> "dict[str, Tensor]":
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"{path} is not a complete safetensors file ({error}); fetch or export it again."
+        ) from error
+
+
+def read_plain(path: Path | str, device: "torch.device | str" = "cpu") -> Any:
+    """What ``torch.save`` wrote, if it is tensors and plain values only; anything else is refused,
+    and never run.
+    """
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            # remarks on the pickle protocol; the refusal below says what matters
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # damaged bytes make the unpickler fail in a dozen ways
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(
+            f"{path} was refused or cannot be read as plain tensors ({reason}); nothing in "
+            "it was run."
         ) from error
 
 

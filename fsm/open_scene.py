@@ -7,6 +7,7 @@ import torch
 from fsm.errors import InputError
 from fsm.files import read_json
 from fsm.memory_scene import MemoryScene
+from fsm.model import FSM
 from fsm.renderers.gaussians.rasterize import Backend
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SUFFIXES, open_splats
@@ -49,7 +50,7 @@ def _opened(path: Path, device: torch.device | str) -> MemoryScene | GaussianSce
     if kind == "gaussians":
         return GaussianScene.load(folder, device=device)
     if kind == "memory":
-        return MemoryScene.load(folder, device=device)
+        return MemoryScene.load(folder, lambda name: FSM.from_pretrained(name, device=device))
     raise InputError(
         f"{folder / 'scene.json'} has kind {kind!r}; this version opens 'memory' and 'gaussians'."
     )

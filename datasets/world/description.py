@@ -244,7 +244,7 @@ def _power(base: Float[Tensor, "b *s"], exponent: int | float) -> Float[Tensor, 
 
 
 def mapped(parameters: P, fn: Callable[[Tensor], Tensor]) -> P:
-    """The same dataclass of tensors (nested ones too) with ``fn`` applied to each tensor."""
+    """The same dataclass of tensors of any shape (nested ones too), ``fn`` applied to each."""
     values = {f.name: getattr(parameters, f.name) for f in dataclasses.fields(parameters)}  # pyright: ignore[reportArgumentType]
     done = {k: fn(v) if isinstance(v, Tensor) else mapped(v, fn) for k, v in values.items()}
     return type(parameters)(**done)

@@ -120,7 +120,7 @@ def _corners(tables: TraceTables, at: Paint) -> Tensor:
 
 
 def light(tables: TraceTables, ray: Planes, depth: Tensor, seen: Tensor, at: Paint) -> Planes:
-    """Tone-mapped linear light that rays bring back."""
+    """Tone-mapped linear light that rays bring back; ``depth`` and ``seen`` are [b n]."""
     frames, normal = tables.frames.T[..., None], at.normal
     away = [frames[LAMP + i] - p for i, p in enumerate(at.point)]
     squared = sum((c * c for c in away), torch.zeros_like(depth)).clamp_min(1e-6)

@@ -23,22 +23,22 @@ absolute, floor, root, select = torch.abs, torch.floor, torch.sqrt, torch.where
 
 
 def whole(x: Tensor) -> Tensor:
-    """Numbers without fraction as integers."""
+    """Numbers of any shape, without fraction, as integers."""
     return x.int()
 
 
 def real(n: Tensor) -> Tensor:
-    """Integers as numbers."""
+    """Integers of any shape as numbers."""
     return n.float()
 
 
 def least(a: Tensor, b: Tensor | float) -> Tensor:
-    """The smaller of two."""
+    """The smaller of two, of any shape."""
     return torch.minimum(a, b) if isinstance(b, Tensor) else a.clamp_max(b)
 
 
 def most(a: Tensor, b: Tensor | float) -> Tensor:
-    """The larger of two."""
+    """The larger of two, of any shape."""
     return torch.maximum(a, b) if isinstance(b, Tensor) else a.clamp_min(b)
 
 
@@ -48,7 +48,7 @@ def any_of(mask: Tensor) -> bool:
 
 
 def shifted(n: Tensor, places: Tensor | int) -> Tensor:
-    """Bits moved right, zeros from the left."""
+    """Bits moved right, zeros from the left; of any shape."""
     if isinstance(places, Tensor):
         return ((n.long() & 0xFFFFFFFF) >> places.long()).int()
     return (n >> places) & ((1 << (32 - places)) - 1)

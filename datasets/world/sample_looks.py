@@ -45,7 +45,7 @@ def _numbers(names: tuple[str, ...]) -> list[int]:
 
 def sample_surfaces(random: SeededSampler, is_open: Tensor, scale: Tensor) -> Surfaces:
     """Looks of all bodies and of floor, ceiling and walls, or ground and sky, of worlds ``scale``
-    times as large as a room.
+    [b] times as large as a room; ``is_open`` [b] is above 0 outdoors.
     """
     outdoors = is_open[:, None] > 0
     walls = random.pick(_numbers(_WALLS), 1)

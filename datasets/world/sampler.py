@@ -31,13 +31,13 @@ class SeededSampler:
         return part.reshape(-1, *shape)
 
     def between(self, low: float, high: float, *shape: int) -> Tensor:
-        """Uniform in [low, high)."""
+        """Uniform in [low, high), of shape [b *shape]."""
         return low + (high - low) * self.unit(*shape)
 
     def sign(self, *shape: int) -> Tensor:
-        """-1 or 1."""
+        """-1 or 1, of shape [b *shape]."""
         return torch.where(self.unit(*shape) < 0.5, -1.0, 1.0).double()
 
     def pick(self, choices: list[int], *shape: int) -> Tensor:
-        """One of the choices."""
+        """One of the choices, of shape [b *shape]."""
         return torch.tensor(choices)[(self.unit(*shape) * len(choices)).long()]

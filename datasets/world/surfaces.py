@@ -63,13 +63,13 @@ class Paint:
 
 
 def unit(x: Tensor, y: Tensor, z: Tensor) -> Planes:
-    """Vectors of length one."""
+    """Vectors of length one; components of any shape."""
     inverse = 1.0 / (x * x + y * y + z * z).clamp_min(1e-20).sqrt()
     return x * inverse, y * inverse, z * inverse
 
 
 def times(body: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Planes:
-    """Bodies' maps times vectors; ``body`` has columns first."""
+    """Bodies' maps times vectors; ``body`` is [columns *n], components are [*n]."""
     m = body[MAP : MAP + 9]
     ux, uy, uz = (m[3 * i] * x + m[3 * i + 1] * y + m[3 * i + 2] * z for i in range(3))
     return ux, uy, uz

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -113,16 +112,6 @@ def parse_size(size: str | None, default: tuple[int, int]) -> tuple[int, int]:
     height = int(numbers[-1])
     return height, int(numbers[0]) if len(numbers) == 2 else max(
         1, round(height * default[1] / default[0])
-    )
-
-
-def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """The same items, with a bar on stderr where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(
-        items, label, total=total, console=Console(stderr=True), disable=not os.isatty(2)
     )
 
 

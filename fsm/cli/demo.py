@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from fsm.cli.common import Backend, check_backend, check_output, choose_device, flag, progress
+from fsm.cli.common import Backend, check_backend, check_output, choose_device, flag
+from fsm.runs import tracked
 
 if TYPE_CHECKING:
     from fsm.datasets.base import RenderedClip
@@ -63,7 +64,7 @@ class Demo:
 
         path = make_path("orbit", "sweep", scene.inputs.to("cpu"), FILM_FRAMES, scene.hw, FILM_FPS)
         with video_writer(self.output / "demo.mp4", FILM_FPS) as write:
-            for rendering in progress(render_sequence(scene, path), len(path), "film"):
+            for rendering in tracked(render_sequence(scene, path), "film", len(path)):
                 write(rendering.rgb[0])
 
     def _compare(

@@ -64,7 +64,8 @@ class Eval:
         from fsm.evaluate.protocols import load_plans, protocol
         from fsm.evaluate.report import print_table, write_report
         from fsm.evaluate.results import ModelInfo
-        from fsm.evaluate.run import evaluate
+        from fsm.evaluate.run import Evaluation, evaluate
+        from fsm.evaluate.scoring import Method
         from fsm.model import FSM
         from fsm.open_scene import with_backend
         from fsm.shards import find_shard
@@ -76,16 +77,24 @@ class Eval:
         device = choose_device(self.device)
         check_backend(self.backend, device)
         model = None if self.model == "none" else FSM.from_pretrained(self.model, device=device)
-        info = model and ModelInfo(self.model, weights_hash(model), device.split(":")[0], "float32")
-        result = evaluate(
-            model and (lambda inputs: with_backend(model.reconstruct(inputs), self.backend)),
-            dataset,
+        method = None
+        if model is not None:
+            kind = device.split(":")[0]
+            info = ModelInfo(self.model, weights_hash(model), kind, "float32")
+            method = Method(
+                lambda inputs: with_backend(model.reconstruct(inputs), self.backend), info
+            )
+        evaluation = Evaluation(
             chosen,
-            out=self.output,
-            metrics=Metrics(find_lpips(self.lpips)),
-            model=info,
-            seed=self.seed,
-            plans=None if self.plans is None else load_plans(self.plans),
+            Metrics(find_lpips(self.lpips)),
+            self.seed,
+            None if self.plans is None else load_plans(self.plans),
+        )
+        result = evaluate(
+            method,
+            dataset,
+            evaluation,
+            self.output,
             ids=self.ids or None,
             pictures=self.pictures,
             shard=shard,

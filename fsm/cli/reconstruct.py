@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fsm.cli.common import check_output, choose_device, flag, parse_size, progress, save_settings
+from fsm.cli.common import check_output, choose_device, flag, parse_size, save_settings
 from fsm.errors import InputError
 from fsm.files import read_yaml, slug
+from fsm.runs import OtherSettings, check_settings, tracked
 
 if TYPE_CHECKING:
     from fsm.datasets.base import Clip, ClipDataset
@@ -89,12 +90,15 @@ class Reconstruct:
         weights = weights_hash(model)
         mine = shard.part(dataset.ids)
         forget_missing(self.output, mine)
-        for id in progress(mine, len(mine), "Reconstructing"):
+        for id in tracked(mine, "Reconstructing", len(mine)):
             folder = self.output / slug(id)
             try:
                 clip = dataset.clip(id)
                 settings = self._settings(clip, model, weights)
-                if not self._made(folder, settings):
+                made = folder / SETTINGS
+                if made.is_file():
+                    check_settings(made, settings, read_yaml(made))
+                else:
                     check_scene_folder(folder)
                     print(f"{id}: {self._one(clip, model, settings, folder)}")
             except OtherSettings:
@@ -139,19 +143,6 @@ class Reconstruct:
         free = range(len(clip)) if plan is None else plan.input_index
         return choose_frames(free, self.inputs, self.hold_out)
 
-    def _made(self, folder: Path, settings: dict[str, Any]) -> bool:
-        """Whether the scene is there already; one of other settings is an error."""
-        if not (folder / SETTINGS).is_file():
-            return False
-        found = read_yaml(folder / SETTINGS)
-        other = [k for k in settings if not isinstance(found, dict) or found.get(k) != settings[k]]
-        if other:
-            raise OtherSettings(
-                f"{folder} was made with other settings ({', '.join(other)}); choose "
-                "another output or remove it."
-            )
-        return True
-
     def _one(self, clip: "Clip", model: "FSM", settings: dict[str, Any], folder: Path) -> str:
         """Read one clip into ``folder``; what was made, in a sentence."""
         import time
@@ -185,10 +176,6 @@ class Reconstruct:
                 "leave one out."
             )
         return model
-
-
-class OtherSettings(InputError):
-    """A scene of another run is in the way: unlike a bad clip, this stops a list."""
 
 
 def choose_frames(frames: Sequence[int], inputs: int, hold_out: int) -> list[int]:

@@ -14,10 +14,10 @@ from fsm.cli.common import (
     choose_device,
     flag,
     parse_size,
-    progress,
     save_settings,
 )
 from fsm.errors import InputError
+from fsm.runs import tracked
 
 if TYPE_CHECKING:
     from fsm.renderers.base import Scene
@@ -142,7 +142,7 @@ class Render:
             scene, request, fps, self.output, self.format, depth=self.depth, batch=self.batch
         )
         with contextlib.closing(film):  # an interrupt must leave no half film
-            for _ in progress(film, len(request), "rendering"):
+            for _ in tracked(film, "rendering", len(request)):
                 pass
 
 

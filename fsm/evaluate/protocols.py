@@ -123,7 +123,7 @@ class Novel(Protocol):
     def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
         """Even inputs, and some of the frames half-way between them."""
         between = Sparse(self.hw, self.window, self.inputs).plan(clip_length, clip_id, seed)
-        kept = spread(len(between.target_index), self.targets)
+        kept = even_positions(len(between.target_index), self.targets)
         return IndexPlan(between.input_index, tuple(between.target_index[i] for i in kept))
 
     def requests(self, clip: Clip, plan: IndexPlan) -> Views:
@@ -220,7 +220,7 @@ def _plan_from(entry: Any, where: str) -> IndexPlan:
         raise error if str(error).startswith(where) else InputError(f"{where}: {error}") from error
 
 
-def spread(n: int, count: int) -> list[int]:
+def even_positions(n: int, count: int) -> list[int]:
     """``count`` positions spread over ``n``, middle of each equal part."""
     count = min(n, count)
     return [(2 * i + 1) * n // (2 * count) for i in range(count)]

@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 
 
 def runs_compiled(*tensors: Tensor, constants: Iterable[Tensor] = ()) -> bool:
-    """Whether the compiled form can do the work on these arguments.
+    """Whether the compiled form can do the work on these arguments, of any shape.
 
     It can if every tensor is float32 on the CPU and carries no forward-mode tangent, because
     compiled code knows reverse-mode gradients only. ``constants`` are arguments that the compiled

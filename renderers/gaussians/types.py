@@ -37,7 +37,7 @@ class GaussianFields:
         return self._mapped(lambda t: t.detach())
 
     def tensors(self) -> list[Tensor]:
-        """The fields in their order."""
+        """The fields in their order, [n ...] each."""
         return [getattr(self, f.name) for f in dataclasses.fields(self)]  # pyright: ignore[reportArgumentType]
 
     @property

@@ -14,7 +14,8 @@ from fsm.evaluate.novel import CLEARANCE, SIDEWAYS, cameras_beside, rendered
 from fsm.evaluate.pictures import load_pictures
 from fsm.evaluate.protocols import Novel, Sparse, load_plans, protocol
 from fsm.evaluate.results import EvaluationResult, ModelInfo
-from fsm.evaluate.run import evaluate
+from fsm.evaluate.run import Evaluation, evaluate
+from fsm.evaluate.scoring import Method
 from fsm.views import Rendering, Views
 from tests.evaluate.test_run import moving_clip
 
@@ -139,7 +140,7 @@ def test_the_truth_scores_perfectly_beside_the_path(tmp_path: Path, name: str) -
     dataset = open_dataset(name)
     clip = rendered(dataset.clip(dataset.ids[0]))
     Truth.clip = clip
-    result = evaluate(Truth, dataset, SMALL, out=tmp_path, metrics=Metrics(), model=INFO)
+    result = evaluate(Method(Truth, INFO), dataset, Evaluation(SMALL, Metrics()), tmp_path)
     (scene,) = result.scenes
     plan = SMALL.plan_for(clip)
     assert all((s.psnr, s.ssim) == (100.0, 1.0) for s in scene.scores["model"])
@@ -177,7 +178,7 @@ def test_only_rendered_clips_have_it(tmp_path: Path) -> None:
             return moving_clip(id, 20)
 
     with pytest.raises(InputError, match=r"a\.json was filmed by a camera.*world:SEED"):
-        evaluate(None, Filmed(), SMALL, out=tmp_path, metrics=Metrics())
+        evaluate(None, Filmed(), Evaluation(SMALL, Metrics()), tmp_path)
     with pytest.raises(InputError, match=r"sideways is 0\.0; it must be at least 0\.01"):
         protocol("novel", sideways=0.0)
 
