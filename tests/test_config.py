@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from fsm.config import from_dict, to_dict
+from fsm.config import Partial, from_dict, to_dict
 from fsm.errors import InputError
 from fsm.train.config import TrainConfig, load_preset, overridden, preset_names
 
@@ -124,6 +124,35 @@ def test_refusals_say_where_what_and_the_way_out(change: dict, says: str) -> Non
 def test_anything_but_named_values_is_refused(values: object) -> None:
     with pytest.raises(InputError, match="here should hold named values for Outer"):
         from_dict(Outer, values, "here")
+
+
+@dataclass(frozen=True)
+class Change:
+    step: int
+    inner: Partial[Inner] = Partial()
+
+
+def test_a_partial_holds_the_fields_given_beside_the_others() -> None:
+    made = from_dict(Change, {"step": 1, "width": 5, "kind": None}, "here")
+    assert made == Change(1, Partial({"width": 5}))
+    assert made.inner.applied(Inner(3, "square")) == Inner(5, "square")
+    assert to_dict(made) == {"step": 1, "width": 5}
+    assert from_dict(Change, to_dict(made), "here") == made
+    assert from_dict(Change, {"step": 1}, "here").inner.applied(Inner(3)) == Inner(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"widht": 5}, "here has unknown key 'widht'; did you mean 'width'?"),
+        ({"zzz": 5}, "here has unknown key 'zzz'; known keys: step, width, kind"),
+        ({"inner": {"width": 5}}, "here has unknown key 'inner'"),
+        ({"width": "b"}, r"here: width is 'b' \(str\), expected int"),
+    ],
+)
+def test_refusals_of_partials_name_the_field(change: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        from_dict(Change, {"step": 1, **change}, "here")
 
 
 def test_a_required_key_is_asked_for() -> None:
