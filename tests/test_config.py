@@ -175,7 +175,8 @@ def test_overrides_reach_any_depth_and_leave_the_original_alone() -> None:
     staged = from_dict(
         TrainConfig, overridden(values, ("stages.0.batch=8", "stages.1.inputs=[4]")), "test"
     )
-    assert (staged.stages[0].batch, staged.stages[1].inputs) == (8, (4,))
+    held = [data for _, data in staged.data_stages()]
+    assert (held[1].batch, held[2].inputs) == (8, (4,))
     off = overridden(changed, ("model.reference_head=null",))
     assert from_dict(TrainConfig, off, "test").model.reference_head is None
 
@@ -207,7 +208,8 @@ def test_wrong_overrides_are_quoted(assignment: str, says: str) -> None:
         ("modle.encoder.layers=2", "unknown key 'modle'; did you mean 'model'"),
         ("optim.lpips=vgg19", "lpips is 'vgg19'; choose one of 'none', 'alex', 'squeeze', 'vgg'"),
         ("data.window=[9, 3]", "window"),
-        ("data.inputs=[]", "at least one source, input"),
+        ("data.inputs=[]", "at least one input, target and batch entry"),
+        ("data.sources=[]", "at least one source"),
         ("data.hw=[0, 32]", "hw is"),
         ("data.zoom=0.5", "zoom is 0.5"),
         ("data.even=2", "even is 2"),
