@@ -32,7 +32,8 @@ from fsm.evaluate.run import Evaluation, evaluate
 from fsm.evaluate.scoring import Method
 from fsm.files import read_json, write_json
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.heads.lrm import GaussianHeadConfig
+from fsm.renderers.heads.lrm import LrmHeadConfig
+from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.train.config import DataConfig, OptimConfig, SourceConfig, StageConfig, TrainConfig
 from fsm.train.loop import train
@@ -51,9 +52,9 @@ DECODERS = {
         TRUNK, ReferenceHeadConfig(hidden=128, refinement_width=32, synthesis_width=32)
     ),
     "Gaussians, published (fsm)": ModelConfig(
-        dataclasses.replace(TRUNK, input_layout="lrm10"), None, GaussianHeadConfig("fsm")
+        dataclasses.replace(TRUNK, input_layout="lrm10"), LrmHeadConfig()
     ),
-    "Gaussians, pixel": ModelConfig(TRUNK, None, GaussianHeadConfig("pixel", hidden=128)),
+    "Gaussians, pixel": ModelConfig(TRUNK, PixelGaussianHeadConfig(hidden=128)),
 }
 STEREO = ("direct, reference", "Gaussians, pixel")
 

@@ -21,7 +21,7 @@ from benchmarks.common import start
 from fsm.config import from_dict, to_dict
 from fsm.model import parameter_count
 from fsm.train.config import DataConfig, StageConfig, TrainConfig, load_preset, overridden
-from fsm.train.loop import _Run
+from fsm.train.loop import Training
 from fsm.train.perceptual import resolved
 from fsm.train.throughput import FlopCount
 
@@ -54,10 +54,10 @@ def sample_flops(config: TrainConfig, data: DataConfig, step: int, folder: Path)
 
 
 def _counted(config: TrainConfig, folder: Path) -> int:
-    run = _Run(config, folder, "cpu")
+    run = Training(config, folder, "cpu")
     batch = run.stream.batch(0)
     with FlopCount() as count:
-        run._backward(batch)
+        run.objective.backward(batch, run.step)
     return count.total
 
 
@@ -114,7 +114,7 @@ def main() -> None:
     minute, total = 60.0 * args.tflops * 1e12 * args.share / 100.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         config = resolved(config, Path(folder))
-        size = parameter_count(_Run(config, Path(folder), "cpu").model)
+        size = parameter_count(Training(config, Path(folder), "cpu").model)
         start(
             f"Cost of {args.preset}",
             parameters=f"{size / 1e6:.1f} million",

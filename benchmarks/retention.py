@@ -37,12 +37,14 @@ from fsm.ttt import (
     fast_weight_apply,
     fast_weight_gradient,
     initial_state,
-    record_pull_ratio,
     write_chunk,
 )
 from fsm.ttt.fast_weights import orthogonalise, restore_norms
+from fsm.views import SceneFrame
 
 Chunks = list[tuple[Tensor, Tensor, Tensor]]
+Rule = Callable[[Tensor, Chunks, list[Tensor] | None], Tensor]
+"""Fast weights after all chunks; the list collects ‖pull‖ / ‖update‖ where there is a pull."""
 BATCH, TOKENS, WIDTH, HIDDEN, LATENT, SIGHTINGS = 4, 256, 64, 128, 24, 4
 LENGTHS = (1, 4, 16, 32)
 PULL_WIDTHS = (64, 256, 768)
@@ -66,21 +68,28 @@ FORMS: dict[str, ElasticConfig | None] = {
 DRAWN = (LACT, PUBLISHED, STEPS, NOVELTY, BOTH)
 
 
-def written(elastic: ElasticConfig | None) -> Callable[[Tensor, Chunks], Tensor]:
+def written(elastic: ElasticConfig | None) -> Rule:
     """Writes all chunks by the package's own rule."""
 
-    def run(initial: Tensor, chunks: Chunks) -> Tensor:
+    def run(initial: Tensor, chunks: Chunks, pulls: list[Tensor] | None) -> Tensor:
         state = initial_state(initial, len(chunks[0][0]), elastic)
         for k, v, rates in chunks:
             state = write_chunk(
-                state, k, v, rates, elastic=elastic, ns_steps=5, ns_dtype=torch.float32
+                state,
+                k,
+                v,
+                rates,
+                elastic=elastic,
+                ns_steps=5,
+                ns_dtype=torch.float32,
+                pull_ratios=pulls,
             )
         return state.weights
 
     return run
 
 
-def summed(initial: Tensor, chunks: Chunks) -> Tensor:
+def summed(initial: Tensor, chunks: Chunks, _: list[Tensor] | None) -> Tensor:
     """One step from the initial weights along the sum of all chunks' gradients there."""
     state = initial_state(initial, len(chunks[0][0]), None)
     total = torch.stack([fast_weight_gradient(state.weights, *chunk) for chunk in chunks]).sum(0)
@@ -88,7 +97,7 @@ def summed(initial: Tensor, chunks: Chunks) -> Tensor:
     return restore_norms(weights, state.gate_up_norms, state.down_norms)
 
 
-def momentum(initial: Tensor, chunks: Chunks) -> Tensor:
+def momentum(initial: Tensor, chunks: Chunks, _: list[Tensor] | None) -> Tensor:
     """LaCT with the running sum of gradients (0.9) in place of the last one."""
     state = initial_state(initial, len(chunks[0][0]), None)
     weights, running = state.weights, torch.zeros_like(state.weights)
@@ -145,12 +154,14 @@ def layer_tokens(model: FSM, clip: str, views: int, chunk: int) -> list[tuple[Te
     indices = torch.linspace(0, len(frames) - 1, min(views, len(frames))).round().long().tolist()
     calls: Chunks = []
 
-    def spy(state, k, v, rates, **rest):
+    def spy(weights, k, v, rates, target):
         calls.append((k, v, rates))
-        return write_chunk(state, k, v, rates, **rest)
+        return fast_weight_gradient(weights, k, v, rates, target)
 
-    with mock.patch.object(blocks, "write_chunk", spy):
-        model.with_chunks(chunk).reconstruct(frames.views(indices).resized((128, 128)))
+    seen = frames.views(indices).resized((128, 128)).batched()
+    with torch.no_grad(), mock.patch.object(blocks, "fast_weight_gradient", spy):
+        inputs = SceneFrame.fit(seen).to_model(seen)
+        model.encoder.finish(model.encoder.update(model.encoder.empty(1), inputs, chunk))
     layers = model.encoder.blocks
     each = len(calls) // len(layers)
     return [
@@ -183,10 +194,10 @@ def measure(title: str, layers: list[tuple[Tensor, Chunks]]) -> dict[str, Tensor
     )
     found = {}
     for name, run in RULES.items():
-        with record_pull_ratio() as pulls:
-            curves = torch.stack(
-                [recall(run(initial, chunks), chunks) for initial, chunks in layers]
-            )
+        pulls: list[Tensor] = []
+        curves = torch.stack(
+            [recall(run(initial, chunks, pulls), chunks) for initial, chunks in layers]
+        )
         curve = found[name] = curves.mean(0)
         pull = f"{100 * torch.cat(pulls).mean():>10.2f} %" if pulls else f"{'-':>12}"
         ratio = float(curve.mean() / found[LACT].mean())
@@ -215,8 +226,9 @@ def pull_by_width() -> None:
                 2, 1, 1, 2 * width, width, generator=torch.Generator().manual_seed(2)
             )
             chunk = (F.normalize(k, dim=-1), v, torch.ones(1, 1, 2 * width, 3))
-            with record_pull_ratio() as pulls:
-                written(ElasticConfig(importance))(initial, [chunk, (chunk[0].flip(2), *chunk[1:])])
+            pulls: list[Tensor] = []
+            chunks = [chunk, (chunk[0].flip(2), *chunk[1:])]
+            written(ElasticConfig(importance))(initial, chunks, pulls)
             row.append(f"{100 * pulls[-1].item():>7.2f} %")
         print(f"  {importance + ', streaming-ema':<28}" + "".join(row), flush=True)
 
@@ -228,7 +240,7 @@ def cost(repeats: int) -> None:
     k, v = F.normalize(torch.randn(1, 1, tokens, width), dim=-1), torch.randn(1, 1, tokens, width)
     chunk = [(k, v, torch.rand(1, 1, tokens, 3))]
     cases = {
-        n: (lambda run=RULES[n]: run(initial, chunk))
+        n: (lambda run=RULES[n]: run(initial, chunk, None))
         for n in (LACT, PUBLISHED, STEPS, NOVELTY, BOTH)
     }
     seconds = alternate(cases, repeats)

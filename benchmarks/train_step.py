@@ -18,14 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.common import Verdicts, alternate, cpu_seconds, medians, paired, parser, start
 from fsm.config import from_dict, to_dict
 from fsm.train.config import TrainConfig, load_preset, overridden
 from fsm.train.data import Batch
-from fsm.train.loop import _Run
+from fsm.train.loop import Training
+from fsm.train.objectives.rendering import RenderingObjective
+from fsm.train.optimizer import average_into
 from fsm.train.throughput import FlopCount
-from fsm.views import Rendering
+from fsm.views import Rendering, Views
 
 OPTIONS = {
     "checkpointing": {"checkpointing": True},
@@ -40,28 +43,35 @@ def peak(dtype: torch.dtype, side: int = 1024, repeats: int = 20) -> float:
     return 2.0 * side**3 / min(cpu_seconds(lambda: a @ b) for _ in range(repeats))
 
 
-def step_in_parts(run: _Run, batch: Batch) -> dict[str, Callable[[], object]]:
+def step_in_parts(run: Training, batch: Batch) -> dict[str, Callable[[], object]]:
     """The parts of a step in order; each uses what the one before left."""
     made: dict = {}
-    model = run._reader(batch)
+    model, objective = run.model, run.objective
+    assert isinstance(objective, RenderingObjective)
 
     def encoder_forward() -> None:
-        made["views"] = run._normalised(batch)
+        made["views"] = objective.normalised(batch)
         inputs, targets, _ = made["views"]
-        with run._autocast():
-            made["tokens"] = model.encoder.query(model._read(inputs), targets.without_rgb())
+        with run.parallel.autocast():
+            memory = model._read(inputs, objective.chunk_tokens(batch))
+            made["tokens"] = model.encoder.query(memory, targets.without_rgb())
         made["cut"] = made["tokens"].detach().requires_grad_()
+
+    def read(_: Views) -> Tensor:
+        return made["cut"]
 
     def head_forward() -> None:
         inputs, targets, _ = made["views"]
-        with run._autocast():
-            made["seen"] = model.head(made["cut"], targets.without_rgb(), inputs)
+        with run.parallel.autocast():
+            prepared = model.head.prepare(inputs, read)
+            made["seen"] = model.head.decode(targets.without_rgb(), prepared, read)
         fields = {k: v for k, v in vars(made["seen"]).items() if v is not None}
         made["leaves"] = {k: v.detach().requires_grad_(v.requires_grad) for k, v in fields.items()}
 
     def loss_forward() -> None:
         _, targets, truth = made["views"]
-        made["loss"], _ = run._compare(Rendering(**made["leaves"]), targets, truth)
+        rendering = Rendering(**made["leaves"])
+        made["loss"], _ = objective.compare(rendering, targets, truth, run.step)
 
     def head_backward() -> None:
         pairs = [
@@ -75,7 +85,7 @@ def step_in_parts(run: _Run, batch: Batch) -> dict[str, Callable[[], object]]:
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.optim.clip)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
-        run._average()
+        average_into(run.ema, run.model, run.step, run.config.optim.ema)
 
     return {
         "data": lambda: run.stream.batch(run.step),
@@ -89,7 +99,7 @@ def step_in_parts(run: _Run, batch: Batch) -> dict[str, Callable[[], object]]:
     }
 
 
-def print_parts(run: _Run, batch: Batch, best: float, repeats: int) -> float:
+def print_parts(run: Training, batch: Batch, best: float, repeats: int) -> float:
     """Print the table; the share of the peak of all parts together."""
     parts, flops = step_in_parts(run, batch), {}
     for name, part in parts.items():
@@ -123,7 +133,7 @@ def print_options(config: TrainConfig, names: list[str], folder: Path, repeats: 
     """Print what whole steps take with each option against none, in turn."""
     cases: dict[str, Callable[[], object]] = {}
     for name in ["plain", *names]:
-        run = _Run(changed(config, **OPTIONS.get(name, {})), folder, "cpu")
+        run = Training(changed(config, **OPTIONS.get(name, {})), folder, "cpu")
         run.step = 1  # the first of every log_every is listened to, and eager
         batch = run.stream.batch(0)
         run.stream.batch = lambda step, batch=batch: batch
@@ -161,7 +171,7 @@ def main() -> None:
     config = changed(from_dict(TrainConfig, values, args.preset))
     with tempfile.TemporaryDirectory() as folder:
         torch.set_num_threads(1)
-        run = _Run(config, Path(folder), "cpu")
+        run = Training(config, Path(folder), "cpu")
         batch = run.stream.batch(0)
         start(
             f"A step of {args.preset}",
@@ -169,7 +179,9 @@ def main() -> None:
             samples=len(batch.inputs.c2w),
             inputs=len(batch.inputs),
             targets=len(batch.targets),
-            views_per_chunk=run._reader(batch).encoder.views_per_chunk(batch.inputs),
+            views_per_chunk=run.model.encoder.views_per_chunk(
+                batch.inputs, batch.chunk_tokens(run.model.config.encoder.patch)
+            ),
             lpips=config.optim.lpips,
             products=config.precision,
         )

@@ -94,7 +94,7 @@ class Clip(ABC):
     def views(
         self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None
     ) -> Views:
-        """Views with rgb of the frames ``indices`` (all by default; any order, repeats allowed).
+        """Views with rgb of the frames ``indices`` [v] (default: all; any order, repeats allowed).
 
         ``hw`` resizes to cover that size and crops the centre, intrinsics included. Raises
         ``InputError`` for an index outside the clip and for pixels that cannot be read.
@@ -148,8 +148,8 @@ class Clip(ABC):
         )
 
 
-class DrawnClip(Clip):
-    """A clip filmed in a scene that can be drawn from any camera at any moment: it knows the truth
+class RenderedClip(Clip):
+    """A clip of a scene that can be rendered from any camera at any moment: it knows the truth
     beside its own path.
     """
 
@@ -160,19 +160,19 @@ class DrawnClip(Clip):
         """
 
     def observations(self, indices: list[int]) -> Iterator[Views]:
-        """All asked frames, drawn at native size."""
+        """All asked frames, rendered at native size."""
         cameras = self.cameras[indices]
         yield replace(cameras, rgb=self.truth(cameras).rgb)
 
     def views(
         self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None
     ) -> Views:
-        """As ``Clip.views``, but another size is drawn, not resized: sharper, with the same
-        intrinsics.
+        """As ``Clip.views`` of ``indices`` [v], but another size is rendered, not resized: sharper,
+        with the same intrinsics.
         """
         if hw is None or tuple(hw) == self.cameras.hw:
             return super().views(indices)
-        return _Redrawn(self, hw).views(indices)
+        return _AtOtherSize(self, hw).views(indices)
 
     def depth(self, indices: Sequence[int]) -> Float[Tensor, "v 1 h w"]:
         """Exact z-depth in metres of the frames ``indices`` at native size; infinite where nothing
@@ -183,10 +183,10 @@ class DrawnClip(Clip):
         return depth
 
 
-class _Redrawn(DrawnClip):
+class _AtOtherSize(RenderedClip):
     """The same clip filmed at another size."""
 
-    def __init__(self, clip: DrawnClip, hw: tuple[int, int]) -> None:
+    def __init__(self, clip: RenderedClip, hw: tuple[int, int]) -> None:
         super().__init__(clip.id, clip.source, clip.cameras.covering(hw), clip.fps)
         self._clip = clip
 

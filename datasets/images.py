@@ -37,8 +37,8 @@ class Lens:
         return np.array([matrix[0, 0], matrix[1, 1], matrix[0, 2] + 0.5, matrix[1, 2] + 0.5])
 
     def maps(self, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Where each pixel of the undistorted picture lies in the original (x, y counted from pixel
-        centres).
+        """Where each pixel of the undistorted picture lies in the original: x and y [h w], counted
+        from pixel centres.
         """
         import cv2
 

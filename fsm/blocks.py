@@ -6,10 +6,12 @@ scale only. FSM (arXiv 2604.07350) §2-3 and appendix A.2. Shapes: b batch, v vi
 view, d width.
 """
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +22,15 @@ from fsm.errors import InputError
 from fsm.ttt import (
     ElasticConfig,
     FastWeightState,
-    Group,
     fast_weight_apply,
+    fast_weight_gradient,
+    fast_weight_step,
     initial_state,
-    write_chunk,
 )
+from fsm.ttt.elastic import Stacked
 
 ViewTokens = Float[Tensor, "b v t d"]
+Chunks = list[Float[Tensor, "b _ t d"]]
 
 # Windows of at most so many tokens are attended in float32 on a CPU: gradients of the fused kernel
 # take up to five times as long in bfloat16, a whole layer of 16, 64, 256 tokens 2.1, 1.5, 1.15
@@ -123,24 +127,39 @@ class LaCETLayer(nn.Module):
         """State before the first chunk."""
         return initial_state(self.initial, batch, self.config.elastic)
 
-    def write(
-        self, state: FastWeightState, x: Float[Tensor, "b n d"], group: Group | None = None
-    ) -> FastWeightState:
-        """The state after this chunk of (normalised) tokens, of which each process of ``group`` has
-        a part.
-        """
+    def write(self, state: FastWeightState, x: Float[Tensor, "b n d"]) -> FastWeightState:
+        """The state after this chunk of (normalised) tokens."""
         dim = self.config.dim
         k, v = F.silu(F.linear(x, self.to_qkv.weight[dim:])).chunk(2, dim=-1)
         k, v = self._heads(k), self._heads(v)
-        return write_chunk(
+        return self.step(state, self.gradient(state, _unit(k), v, self._rates(x)))
+
+    def gradient(
+        self,
+        state: FastWeightState,
+        k: Float[Tensor, "b heads n width"],
+        v: Float[Tensor, "b heads n width"],
+        rates: Float[Tensor, "b heads n 3"],
+    ) -> Stacked:
+        """The gradient of a chunk: a sum over its tokens, so that those of its parts add up."""
+        elastic = self.config.elastic
+        target = "value" if elastic is None else elastic.target
+        return fast_weight_gradient(state.weights, k, v, rates, target)
+
+    def step(
+        self,
+        state: FastWeightState,
+        gradient: Stacked,
+        pull_ratios: list[Float[Tensor, " b"]] | None = None,
+    ) -> FastWeightState:
+        """The state after a chunk of this gradient."""
+        return fast_weight_step(
             state,
-            _unit(k),
-            v,
-            self._rates(x),
+            gradient,
             elastic=self.config.elastic,
             ns_steps=self.config.ns_steps,
             ns_dtype=self.ns_dtype,
-            group=group,
+            pull_ratios=pull_ratios,
         )
 
     def read(self, state: FastWeightState, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
@@ -183,31 +202,58 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.dim, bias=False)
         self.mlp = MLP(config)
 
-    def forward(self, work: Callable, *arguments: Any) -> Any:
-        """``work(block, *arguments)``: all that one pass through the layers asks of a block, as one
-        call of the module.
+    def update(
+        self, state: FastWeightState | None, chunks: Chunks, *, read: bool
+    ) -> tuple[FastWeightState, Chunks]:
+        """One layer over the chunks of some views: all are written, then, with ``read``, all of
+        them read the result.
 
-        What gathers parameters before a call and frees them after it (FSDP) then does so once per
-        pass, not once per chunk.
+        ``state`` None is the learnt initial one. Entries of ``chunks`` are replaced one by one, so
+        that two copies of the residual stream never exist in inference.
         """
-        return work(self, *arguments)
+        state = self.ttt.initial_state(len(chunks[0])) if state is None else state
+        for c, x in enumerate(chunks):
+            chunks[c] = self.attend(x)
+            state = self.write(state, chunks[c])
+        if read:
+            for c, x in enumerate(chunks):
+                chunks[c] = self.read(state, x)
+        return state, chunks
+
+    def query(self, state: FastWeightState, x: ViewTokens) -> ViewTokens:
+        """One layer over the tokens of requested views, which only read."""
+        return self.read(state, self.attend(x))
 
     def attend(self, x: ViewTokens) -> ViewTokens:
         """First residual: within each view."""
         return x + self.attention(self.attention_norm(x))
 
-    def write(
-        self, state: FastWeightState, x: ViewTokens, group: Group | None = None
-    ) -> FastWeightState:
-        """Write attended tokens of some views as one chunk, of which each process of ``group`` has
-        some views.
-        """
-        return self.ttt.write(state, self.ttt_norm(x).flatten(1, 2), group)
+    def write(self, state: FastWeightState, x: ViewTokens) -> FastWeightState:
+        """Write the attended tokens of some views as one chunk."""
+        return self.ttt.write(state, self.ttt_norm(x).flatten(1, 2))
 
     def read(self, state: FastWeightState, x: ViewTokens) -> ViewTokens:
         """Second and third residual: read the memory, then the MLP."""
         x = x + self.ttt.read(state, self.ttt_norm(x).flatten(1, 2)).view_as(x)
         return x + self.mlp(self.mlp_norm(x))
+
+
+@contextlib.contextmanager
+def record_pull_ratio(model: nn.Module) -> Iterator[list[Float[Tensor, " b"]]]:
+    """Collect ‖pull‖ / ‖update‖ of every elastic step of ``model`` inside the block, one entry [b]
+    per layer and chunk.
+
+    Code that was compiled before does not notice; run it eagerly (``torch.compiler.set_stance``).
+    """
+    ratios: list[Float[Tensor, " b"]] = []
+    layers = [module for module in model.modules() if isinstance(module, LaCETLayer)]
+    for layer in layers:
+        layer.step = partial(layer.step, pull_ratios=ratios)
+    try:
+        yield ratios
+    finally:
+        for layer in layers:
+            del layer.step
 
 
 def _unit(x: Tensor) -> Tensor:

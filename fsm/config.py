@@ -1,16 +1,35 @@
 """Configs are frozen dataclasses; files hold values only. Unknown keys and wrong types are errors,
 never ignored.
+
+A field of several dataclasses is a tagged union: each of them has a field ``kind`` with a literal
+of its own, and the value's ``kind`` says which one it is.
 """
 
 import dataclasses
 import difflib
 import types
 import typing
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from collections.abc import Mapping
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from fsm.errors import InputError
 
 T = TypeVar("T")
+S = TypeVar("S")
+
+
+@dataclasses.dataclass(frozen=True)
+class Partial(Generic[T]):
+    """Values of some fields of dataclass T; fields without one stay as they are.
+
+    In a file they stand beside the keys of the dataclass that holds them, and null is no value.
+    """
+
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def applied(self, base: S) -> S:
+        """``base``, a T, with these values."""
+        return dataclasses.replace(base, **self.values)  # pyright: ignore[reportArgumentType]
 
 
 def from_dict(kind: type[T], values: Any, where: str) -> T:
@@ -25,11 +44,13 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
             f"{where} should hold named values for {kind.__name__}, found {type(values).__name__}."
         )
     hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # pyright: ignore[reportArgumentType]
+    partial = {n: get_args(h)[0] for n, h in hints.items() if get_origin(h) is Partial}
+    fields = {f.name: f for f in _fields(kind) if f.name not in partial}
+    beside = {f.name: name for name, whole in partial.items() for f in _fields(whole)}
+    known = [*fields, *beside]
     for key in values:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}."
+        if key not in known:
+            hint = _nearest(key, known) or f"known keys: {', '.join(known)}."
             raise InputError(f"{where} has unknown key {key!r}; {hint}")
     for name, field in fields.items():
         required = (
@@ -37,9 +58,17 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
         )
         if required and name not in values:
             raise InputError(f"{where} lacks the required key {name!r}.")
-    arguments = {
-        name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()
+    arguments: dict[str, Any] = {
+        name: _convert(hints[name], value, f"{where}: {name}")
+        for name, value in values.items()
+        if name in fields
     }
+    for name, whole in partial.items():
+        types_of = typing.get_type_hints(whole)
+        given = {k: v for k, v in values.items() if beside.get(k) == name and v is not None}
+        arguments[name] = Partial(
+            {k: _convert(types_of[k], v, f"{where}: {k}") for k, v in given.items()}
+        )
     try:
         return kind(**arguments)
     except InputError as error:  # a value out of range: the dataclass knows the field, not the file
@@ -51,9 +80,11 @@ def to_dict(config: Any) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {
-                f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
-            }
+            named = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+            values = {k: plain(v) for k, v in named.items() if not isinstance(v, Partial)}
+            for part in named.values():
+                values |= plain(dict(part.values)) if isinstance(part, Partial) else {}
+            return values
         if isinstance(value, (tuple, list)):
             return [plain(v) for v in value]
         if isinstance(value, dict):
@@ -63,12 +94,42 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain(config)
 
 
+def _fields(kind: type) -> "list[dataclasses.Field[Any]]":
+    return [f for f in dataclasses.fields(kind) if f.init]
+
+
+def _tag(kind: Any) -> str:
+    """The literal that values of a dataclass have as their ``kind``."""
+    return get_args(typing.get_type_hints(kind)["kind"])[0]
+
+
+def _tagged(options: dict[str, Any], value: Any, where: str) -> Any:
+    """The dataclass of a tagged union that ``value`` says it is."""
+    kinds = f"choose one of {', '.join(map(repr, options))}."
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is {value!r}, expected named values with a kind; {kinds}")
+    if "kind" not in value:
+        raise InputError(f"{where} lacks the key 'kind'; {kinds}")
+    kind = value["kind"]
+    if not isinstance(kind, str) or kind not in options:
+        raise InputError(f"{where} has kind {kind!r}; {_nearest(kind, list(options)) or kinds}")
+    return from_dict(options[kind], value, where)
+
+
+def _nearest(word: Any, known: list[str]) -> str:
+    """A question for a likely typo; empty where none of the ``known`` words is near."""
+    near = difflib.get_close_matches(str(word), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         options = [a for a in arguments if a is not type(None)]
+        if sum(map(dataclasses.is_dataclass, options)) > 1:
+            return _tagged({_tag(option): option for option in options}, value, where)
         for i, option in enumerate(options):
             try:
                 return _convert(option, value, where)

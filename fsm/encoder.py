@@ -16,22 +16,18 @@ tttLRM for the causal one):
   does not grow with the length of the stream.
 """
 
-import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fsm.blocks import Block, BlockConfig, ViewTokens
 from fsm.errors import InputError
 from fsm.rays import pixel_rays, plucker
-from fsm.ttt import FastWeightState, Group, recording
+from fsm.ttt import FastWeightState
 from fsm.views import Views
 
 CHANNELS = {"fsm13": 13, "paper10": 10, "lact12": 12, "lrm10": 10}
@@ -85,6 +81,8 @@ class SceneMemory:
     """Views pushed so far."""
     finished: bool
     """All views are written; nothing more may be pushed."""
+    chunk_tokens: int | None = None
+    """Tokens per fast-weight step, as the last ``update`` said; None: the config's."""
 
 
 UNREAD = SceneMemory((), None, 0, finished=False)
@@ -94,24 +92,11 @@ first chunk is written.
 
 
 class Encoder(nn.Module):
-    """Tokenizer and trunk.
-
-    ``checkpointing`` recomputes activations chunk by chunk in backward; it changes no result.
-    ``compiled`` runs the blocks through ``torch.compile``: equal to rounding, faster after a minute
-    or so of compilation per new shape.
-
-    ``group`` shares out the views of every chunk among processes that are all given the same views:
-    each embeds, attends and reads its own, and all end with the same memory. Requests are each
-    process's own. Parameters get each process's part of their gradients, to be summed over the
-    group.
-    """
+    """Tokenizer and trunk."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = False
-        self.compiled = False
-        self.group: Group | None = None
         dim = config.block.dim
         self.embed = nn.Linear(CHANNELS[config.input_layout] * config.patch**2, dim, bias=False)
         self.embed_norm = nn.LayerNorm(dim, bias=False)
@@ -161,27 +146,25 @@ class Encoder(nn.Module):
             tuple(b.ttt.initial_state(batch) for b in self.blocks), None, 0, finished=False
         )
 
-    def views_per_chunk(self, views: Views) -> int:
-        """How many views of this size are written per step; all of them where ``chunk_tokens`` is
-        0.
+    def views_per_chunk(self, views: Views, chunk_tokens: int | None = None) -> int:
+        """How many views of this size are written per step, at ``chunk_tokens`` or the config's
+        number of tokens; all of them where that is 0.
         """
-        if self.config.chunk_tokens == 0:
+        config = self.config
+        if chunk_tokens is not None:
+            config = replace(config, chunk_tokens=chunk_tokens)
+        if config.chunk_tokens == 0:
             return max(1, len(views))
-        return max(
-            1, self.config.chunk_tokens * self.config.patch**2 // (views.hw[0] * views.hw[1])
-        )
+        return max(1, config.chunk_tokens * config.patch**2 // (views.hw[0] * views.hw[1]))
 
-    def with_chunks(self, tokens: int) -> "Encoder":
-        """The same encoder, parameters shared, that writes ``tokens`` per fast-weight step (0: all
-        inputs at once).
-        """
-        other = copy.copy(self)
-        other.config = replace(self.config, chunk_tokens=tokens)
-        return other
-
-    def update(self, memory: SceneMemory, views: Views) -> SceneMemory:
+    def update(
+        self, memory: SceneMemory, views: Views, chunk_tokens: int | None = None
+    ) -> SceneMemory:
         """Push observed views [b v] in model space. How a stream is split into pushes changes
         nothing.
+
+        Views that wait are written in chunks of ``chunk_tokens`` (0: all at once; None: the
+        config's number).
         """
         if memory.finished:
             raise InputError(
@@ -190,27 +173,25 @@ class Encoder(nn.Module):
         if views.rgb is None:
             raise InputError("update needs observed views, found requests without rgb.")
         self._check_size(views)
-        if self.compiled and self.group is not None:
-            raise InputError("the encoder has both compiled and a group of processes; choose one.")
+        size = self.views_per_chunk(views, chunk_tokens)
         pending = views if memory.pending is None else Views.cat([memory.pending, views])
-        memory = replace(memory, pending=pending, views_seen=memory.views_seen + len(views))
+        memory = replace(
+            memory,
+            pending=pending,
+            views_seen=memory.views_seen + len(views),
+            chunk_tokens=chunk_tokens,
+        )
         if self.config.schedule == "causal":
-            size = self.views_per_chunk(views)
             while memory.pending is not None and len(memory.pending) >= size:
-                memory = self._write_causal(memory, size)
+                memory = self._write_pending(memory, size)
         return memory
 
     def finish(self, memory: SceneMemory) -> SceneMemory:
         """Write what is pending (the last chunk may be short); afterwards the memory is only
         read.
         """
-        if memory.finished:
-            return memory
         if memory.pending is not None:
-            if self.config.schedule == "causal":
-                memory = self._write_causal(memory, len(memory.pending))
-            else:
-                memory = self._write_layer_by_layer(memory)
+            memory = self._write_pending(memory, len(memory.pending))
         return replace(memory, finished=True)
 
     def query(self, memory: SceneMemory, requests: Views) -> ViewTokens:
@@ -220,8 +201,38 @@ class Encoder(nn.Module):
         memory = self.finish(memory)
         x = self.tokenize(requests)
         for block, state in zip(self.blocks, memory.layers, strict=True):
-            x = block(self._query_layer, state, x)
+            x = block.query(state, x)
         return x
+
+    def write(
+        self, layers: tuple[FastWeightState, ...], chunks: list[Views]
+    ) -> tuple[FastWeightState, ...]:
+        """Fast weights after some chunks of observed views [b v]: layer by layer all chunks are
+        written, then all read what they have written.
+
+        ``layers`` may be empty: every layer then starts from its initial weights.
+        """
+        tokens = [self.tokenize(chunk) for chunk in chunks]
+        written = []
+        for i, block in enumerate(self.blocks):
+            # Nobody reads the inputs' own tokens after the last layer.
+            state, tokens = block.update(
+                layers[i] if layers else None, tokens, read=i + 1 < len(self.blocks)
+            )
+            written.append(state)
+        return tuple(written)
+
+    def _write_pending(self, memory: SceneMemory, count: int) -> SceneMemory:
+        """Write the first ``count`` of the views that wait, chunk by chunk."""
+        assert memory.pending is not None
+        views, rest = memory.pending[:count], memory.pending[count:]
+        size = self.views_per_chunk(memory.pending, memory.chunk_tokens)
+        chunks = [views[i : i + size] for i in range(0, count, size)]
+        return replace(
+            memory,
+            layers=self.write(memory.layers, chunks),
+            pending=rest if len(rest) else None,
+        )
 
     def _check_size(self, views: Views) -> None:
         h, w = views.hw
@@ -230,69 +241,6 @@ class Encoder(nn.Module):
                 f"image size {h}x{w} is not a multiple of the patch size "
                 f"{self.config.patch}; resize the views."
             )
-
-    def _write_causal(self, memory: SceneMemory, size: int) -> SceneMemory:
-        assert memory.pending is not None
-        chunks, rest = [self.tokenize(self._own(memory.pending[:size]))], memory.pending[size:]
-        return replace(
-            memory, layers=self._write(memory.layers, chunks), pending=rest if len(rest) else None
-        )
-
-    def _write_layer_by_layer(self, memory: SceneMemory) -> SceneMemory:
-        assert memory.pending is not None
-        size = self.views_per_chunk(memory.pending)
-        chunks = [
-            self.tokenize(self._own(memory.pending[i : i + size]))
-            for i in range(0, len(memory.pending), size)
-        ]
-        return replace(memory, layers=self._write(memory.layers, chunks), pending=None)
-
-    def _write(
-        self, layers: tuple[FastWeightState, ...], chunks: list[Tensor]
-    ) -> tuple[FastWeightState, ...]:
-        written = []
-        for i, block in enumerate(self.blocks):
-            # Nobody reads the inputs' own tokens after the last layer.
-            chunks, state = block(
-                self._write_layer, layers[i] if layers else None, chunks, i + 1 < len(self.blocks)
-            )
-            written.append(state)
-        return tuple(written)
-
-    def _write_layer(
-        self, block: Block, before: FastWeightState | None, chunks: list[Tensor], read: bool
-    ) -> tuple[list[Tensor], FastWeightState]:
-        """Write all chunks, then, with ``read``, let all of them read the result."""
-        state = block.ttt.initial_state(len(chunks[0])) if before is None else before
-        # One list, replaced entry by entry: two copies of the residual stream never exist in
-        # inference.
-        for c, x in enumerate(chunks):
-            chunks[c] = self._run(block.attend, x)
-            state = self._run(block.write, state, chunks[c], self.group)
-        if read:
-            for c, x in enumerate(chunks):
-                chunks[c] = self._run(block.read, state, x)
-        return chunks, state
-
-    def _query_layer(self, block: Block, state: FastWeightState, x: ViewTokens) -> ViewTokens:
-        return self._run(block.read, state, self._run(block.attend, x))
-
-    def _own(self, chunk: Views) -> Views:
-        """This process's views of a chunk: whole ones, since attention is among the tokens of a
-        view; possibly none.
-        """
-        if self.group is None:
-            return chunk
-        rank, count = dist.get_rank(self.group), dist.get_world_size(self.group)
-        return chunk[len(chunk) * rank // count : len(chunk) * (rank + 1) // count]
-
-    def _run(self, function: Callable, *arguments):
-        if self.compiled and not recording():
-            # compiled code is kept per function and shape, and shared by all blocks
-            function = torch.compile(function)
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False)
-        return function(*arguments)
 
 
 def unpatchify(

@@ -138,11 +138,8 @@ def read_yaml(path: Path | str) -> Any:
         raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (
-        ValueError,
-        yaml.YAMLError,
-        RecursionError,
-    ) as error:  # ValueError: not UTF-8, or a date that does not exist
+    # ValueError: not UTF-8, or a date that does not exist
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
 
 
@@ -217,7 +214,8 @@ def _exchange(a: Path, b: Path) -> None:
     elsewhere in three.
     """
     if _renameat2 is not None:
-        at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        # AT_FDCWD, RENAME_EXCHANGE
+        at_cwd, exchange = -100, 2
         if _renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0:
             return
     aside = Path(tempfile.mkdtemp(prefix=f".{b.name}.old.", dir=b.parent))

@@ -256,15 +256,26 @@ class SceneFrame:
         return SceneFrame(T.float(), scale.float(), start.float(), span.float())
 
     def model_time(self, seconds: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:
-        """Seconds to model time: the one function used in training and inference alike."""
-        t = 2.0 * (seconds - self.time_start[..., None]) / self.time_span[..., None] - 1.0
-        if bool((t.abs() > MODEL_TIME_LIMIT).any()):
+        """Seconds to model time, held within ``MODEL_TIME_LIMIT``: the one function used in
+        training and inference alike.
+        """
+        return self._unlimited(seconds).clamp(-MODEL_TIME_LIMIT, MODEL_TIME_LIMIT)
+
+    def at(self, seconds: float) -> Float[Tensor, ""]:
+        """Model time of one moment; the frame is unbatched."""
+        return self.model_time(self.time_start.new_tensor([seconds]))[0]
+
+    def warn_if_held(self, seconds: Float[Tensor, "*b v"]) -> None:
+        """Warn where ``model_time`` holds a time back; for those who take requests from outside."""
+        if bool((self._unlimited(seconds.to(self.time_start)).abs() > MODEL_TIME_LIMIT).any()):
             warnings.warn(
                 "a requested time lies more than one input span outside the inputs; held "
                 f"at model time ±{MODEL_TIME_LIMIT}.",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return t.clamp(-MODEL_TIME_LIMIT, MODEL_TIME_LIMIT)
+
+    def _unlimited(self, seconds: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:
+        return 2.0 * (seconds - self.time_start[..., None]) / self.time_span[..., None] - 1.0
 
     def seconds(self, model_time: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:
         """Inverse of ``model_time`` inside its limits."""
@@ -275,13 +286,6 @@ class SceneFrame:
         c2w = self.T_model_world[..., None, :, :].double() @ views.c2w.double()
         c2w[..., :3, 3] *= self.scale[..., None, None].double()
         return dataclasses.replace(views, c2w=c2w.float(), time=self.model_time(views.time))
-
-    def to_world(self, views: Views) -> Views:
-        """Inverse of ``to_model``."""
-        c2w = views.c2w.double().clone()
-        c2w[..., :3, 3] /= self.scale[..., None, None].double()
-        c2w = torch.linalg.inv(self.T_model_world.double())[..., None, :, :] @ c2w
-        return dataclasses.replace(views, c2w=c2w.float(), time=self.seconds(views.time))
 
     def to(self, device: torch.device | str) -> "SceneFrame":
         """All tensors on ``device``."""

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fsm.blocks import BlockConfig
+from fsm.blocks import BlockConfig, record_pull_ratio
 from fsm.encoder import CHANNELS, Encoder, EncoderConfig, unpatchify
 from fsm.errors import InputError
 from fsm.model import FSM, ModelConfig, parameter_count
 from fsm.rays import pixel_rays
 from fsm.train.config import load_preset
-from fsm.ttt import ElasticConfig, record_pull_ratio
+from fsm.train.parallelize import parallelize
+from fsm.ttt import ElasticConfig
 from fsm.views import SceneFrame, Views
 from tests.small import small_model, small_views
 
@@ -76,7 +77,7 @@ def test_recomputing_activations_changes_neither_output_nor_gradient(
     grads = []
     for checkpointing in (False, True):
         model = small_model(schedule=schedule, elastic=elastic).train()
-        model.encoder.checkpointing = checkpointing
+        parallelize(model.encoder, checkpointing=checkpointing)
         views = normal()
         loss = model(views[:4], views[4:]).rgb.square().sum()
         loss.backward()
@@ -214,6 +215,7 @@ def test_autocast_runs_the_products_in_bfloat16_and_stays_close() -> None:
 
 COMPARE_COMPILED = """
 import torch
+from fsm.train.parallelize import parallelize
 from fsm.views import SceneFrame
 from tests.small import small_model, small_views
 
@@ -224,7 +226,7 @@ encoder, views = small_model(dim=16, chunk_tokens=24).encoder, small_views(4).ba
 views = SceneFrame.fit(views).to_model(views)
 results = []
 for compiled in (False, True):
-    encoder.compiled = compiled
+    parallelize(encoder, compile=compiled)
     encoder.zero_grad()
     memory = encoder.finish(encoder.update(encoder.empty(1), views))
     out = encoder.query(memory, views.without_rgb())
@@ -252,31 +254,47 @@ def test_compiled_blocks_equal_eager_ones_in_values_and_gradients() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_the_pull_is_recorded_where_blocks_are_compiled(monkeypatch) -> None:
-    """Compiled code has no listener, so inside record_pull_ratio nothing is compiled."""
-    encoder, compiled = small_model().encoder, []
-    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
-    encoder.compiled = True
-    with record_pull_ratio() as ratios:
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_pull_is_recorded_inside_the_block_and_not_after_it(schedule: str) -> None:
+    encoder = small_model(schedule=schedule).encoder
+    with record_pull_ratio(encoder) as ratios:
         push(encoder, normal(), [5])
-    assert len(ratios) == 2 * 3  # layers, chunks
-    assert not compiled
+    assert [ratio.shape for ratio in ratios] == [(1,)] * 2 * 3  # layers, chunks
     push(encoder, normal(), [5])
-    assert compiled
+    assert len(ratios) == 2 * 3
 
 
-def test_another_chunk_size_shares_the_parameters_and_nothing_else() -> None:
+def test_chunks_can_be_given_with_the_views() -> None:
+    """As a model of that configuration would write them, in values and gradients."""
     model, views = small_model().train(), normal()
-    whole = model.with_chunks(0)
     config = dataclasses.replace(model.config.encoder, chunk_tokens=0)
     twin = FSM(dataclasses.replace(model.config, encoder=config)).train()
     twin.load_state_dict(model.state_dict())
-    assert whole.encoder.config == config
-    assert model.encoder.config == model.config.encoder != config
-    for a in (whole, twin):
-        a(views[:4], views[4:]).rgb.square().sum().backward()
+    model(views[:4], views[4:], 0).rgb.square().sum().backward()
+    twin(views[:4], views[4:]).rgb.square().sum().backward()
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         assert a.grad is not None
         assert b.grad is not None
         assert torch.equal(a.grad, b.grad)
-    assert not torch.equal(whole(views[:4], views[4:]).rgb, model(views[:4], views[4:]).rgb)
+    assert not torch.equal(model(views[:4], views[4:], 0).rgb, model(views[:4], views[4:]).rgb)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_views_that_wait_are_written_in_the_chunks_given_with_them(schedule: str) -> None:
+    encoder, views = small_model(schedule=schedule).encoder, normal()
+    config = dataclasses.replace(encoder.config, chunk_tokens=18)
+    twin = Encoder(config).eval()
+    twin.load_state_dict(encoder.state_dict())
+    memory = encoder.update(encoder.update(encoder.empty(1), views[:1], 18), views[1:], 18)
+    expected = push(twin, views, [5])
+    for a, b in zip(encoder.finish(memory).layers, expected.layers, strict=True):
+        assert a.step == b.step == 2  # three views, and two
+        assert torch.equal(a.weights, b.weights)
+
+
+def test_chunks_no_schedule_can_write_are_refused() -> None:
+    encoder = small_model(schedule="causal").encoder
+    with pytest.raises(InputError, match="the causal schedule needs chunk_tokens > 0"):
+        encoder.update(encoder.empty(1), normal(), 0)
+    with pytest.raises(InputError, match="chunk_tokens is -1, must be at least 0"):
+        encoder.update(encoder.empty(1), normal(), -1)

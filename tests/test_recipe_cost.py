@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.recipe_cost import mean_inputs_and_chunks, sample_flops, spans
-from fsm.train.config import StageConfig, load_preset
+from fsm.train.config import load_preset
 from fsm.train.throughput import FlopCount
-from tests.train.small_runs import CONFIG, changed
+from tests.train.small_runs import CONFIG, changed, stage
 
 
 def test_stretches_end_where_a_stage_begins_lpips_sets_in_or_training_ends() -> None:
@@ -45,12 +45,12 @@ def test_chunks_are_whole_views(
 
 def test_a_longer_sample_costs_what_is_counted_for_it(tmp_path: Path) -> None:
     """Of a model without stereo everything grows along a straight line."""
-    from fsm.train.loop import _Run
+    from fsm.train.loop import Training
 
-    config = dataclasses.replace(changed(lpips="none"), stages=(StageConfig(3, targets=1),))
+    config = dataclasses.replace(changed(lpips="none"), stages=(stage(3, targets=1),))
     data = dataclasses.replace(config.data, inputs=(12,), chunks=(4,), window=(14, 20), batch=1)
-    run = _Run(dataclasses.replace(config, data=data, stages=()), tmp_path, "cpu")
+    run = Training(dataclasses.replace(config, data=data, stages=()), tmp_path, "cpu")
     batch = run.stream.batch(0)
     with FlopCount() as count:
-        run._backward(batch)
+        run.objective.backward(batch, 0)
     assert sample_flops(config, data, 0, tmp_path) == pytest.approx(count.total, rel=1e-6)

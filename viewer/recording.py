@@ -29,7 +29,7 @@ from fsm.viewer.cameras import Camera, up_direction, viewing_distance
 from fsm.viewer.gate import Gate
 from fsm.viewer.input_cameras import InputCameras, InputNodes
 from fsm.viewer.modes import as_bytes
-from fsm.viewer.native_splats import FAINTEST, add_rows, in_clip_space, pack, present, unit_for
+from fsm.viewer.native_splats import FAINTEST, add_rows, pack, present, unit_for
 from fsm.viewer.server import free_port, quiet, start_server
 from fsm.viewer.time_controls import nearest_frame
 
@@ -154,8 +154,8 @@ class RecordedGaussians:
         scene: GaussianScene, moments: list[float], min_opacity: float = 0.0
     ) -> "RecordedGaussians":
         """Sort out what stands still, and give rows to the rest."""
-        world = in_clip_space(scene)
-        times = scene.frame.model_time(scene.frame.time_start.new_tensor(moments)).tolist()
+        world = scene.in_clip_space(max_sh_degree=0).to("cpu")
+        times = [float(scene.frame.at(seconds)) for seconds in moments]
         floor = max(min_opacity, FAINTEST)
         n, last = len(world), len(times) - 1
         first_seen, last_seen = torch.full((n,), -1), torch.full((n,), -1)

@@ -155,8 +155,8 @@ def _scored(
     chunks = {n: chunk_tokens(base, inputs, n) for n in TEST_CHUNKS}
     streams = {"own": score_streams(rendering(model), [*clips, *worlds])}
     if variant.chunks == 1:
-        chunked = model.with_chunks(base.model.encoder.chunk_tokens)
-        streams["chunked"] = score_streams(rendering(chunked), [*clips, *worlds])
+        chunked = rendering(model, base.model.encoder.chunk_tokens)
+        streams["chunked"] = score_streams(chunked, [*clips, *worlds])
     short, long = pull_by_chunk(model, clips, inputs), pull_by_chunk(model, clips, 64)
     tail = log[-max(1, len(log) // 5) :]
     return Result(

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fsm.blocks import record_pull_ratio
 from fsm.datasets.base import Clip
 from fsm.evaluate.baselines import BASELINES
 from fsm.evaluate.metrics import psnr, quantised, ssim
 from fsm.evaluate.protocols import Consecutive, Dense, Protocol, Spread, Stream
 from fsm.model import FSM
-from fsm.ttt import record_pull_ratio
 from fsm.views import SceneFrame, Views
 
 Render = Callable[[Views, Views, SceneFrame], Float[Tensor, "t 3 h w"]]
@@ -65,14 +65,18 @@ def load_clip(clip: Clip, hw: tuple[int, int]) -> LoadedClip:
     return LoadedClip(clip.id, clip.views(None, hw))
 
 
-def rendering(model: FSM) -> Render:
-    """How a model answers, in float32."""
+def rendering(model: FSM, chunk_tokens: int | None = None) -> Render:
+    """How a model answers, in float32, from inputs written in chunks of ``chunk_tokens``; None: the
+    config's number.
+    """
 
     @torch.no_grad()
     def render(inputs: Views, requests: Views, frame: SceneFrame) -> Float[Tensor, "t 3 h w"]:
         one = SceneFrame(*(getattr(frame, f.name)[None] for f in dataclasses.fields(frame)))
         return model(
-            one.to_model(inputs.batched()), one.to_model(requests.without_rgb().batched())
+            one.to_model(inputs.batched()),
+            one.to_model(requests.without_rgb().batched()),
+            chunk_tokens,
         ).rgb[0]
 
     return render
@@ -123,9 +127,7 @@ def score_chunks(
     chunk_tokens).
     """
     return {
-        f"random/{n}": score_plans(
-            rendering(model.with_chunks(tokens)), clips, Dense(inputs=inputs)
-        )
+        f"random/{n}": score_plans(rendering(model, tokens), clips, Dense(inputs=inputs))
         for n, tokens in chunks.items()
     }
 
@@ -183,7 +185,7 @@ def pull_by_chunk(model: FSM, clips: Sequence[LoadedClip], inputs: int) -> tuple
     for clip in (c for c in clips if protocol.fits(len(c.views))):
         plan = protocol.plan(len(clip.views), clip.id)
         views = clip.views[list(plan.input_index)].batched()
-        with record_pull_ratio() as ratios:
+        with record_pull_ratio(model) as ratios:
             model.encoder.finish(
                 model.encoder.update(model.encoder.empty(1), SceneFrame.fit(views).to_model(views))
             )

@@ -3,11 +3,17 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import fsm
 from fsm.errors import InputError
 from fsm.files import atomic_file
+
+T = TypeVar("T")
+Backend = Literal["auto", "gsplat", "cpu", "plain"]
+"""Values of ``--backend``, a flag of every command that draws; ``open_scene`` and ``with_backend``
+take it. The same as ``fsm.renderers.gaussians.rasterize.Backend``, which imports torch.
+"""
 
 
 def flag(metavar: str, default: str | None = None, short: str | None = None) -> Any:
@@ -63,6 +69,18 @@ def choose_device(name: str) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device is {name!r} but no CUDA device is available; choose cpu.")
     return name
+
+
+def check_backend(backend: Backend, device: str) -> None:
+    """Refuse, before any work is done, a backend that was asked for and cannot work on ``device``;
+    which one ``auto`` is depends on the scene.
+    """
+    if backend != "auto":
+        import torch
+
+        from fsm.renderers.gaussians.rasterize import choose_backend
+
+        choose_backend(backend, torch.device(device))
 
 
 def check_output(path: Path) -> None:

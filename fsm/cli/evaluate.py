@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fsm.cli.common import check_output, choose_device, flag, parse_size
+from fsm.cli.common import Backend, check_backend, check_output, choose_device, flag, parse_size
 
 if TYPE_CHECKING:
     from fsm.evaluate.lpips import LPIPS
@@ -17,7 +17,7 @@ class Eval:
     """Score a model on clips: PSNR, SSIM, LPIPS, beside three trivial baselines."""
 
     clips: tyro.conf.Positional[Annotated[str, flag("CLIPS", "")]]
-    """Clip list, file or folder, or `demo`, `synthetic:SEED`, `world:SEED`, `world:1000-1015`."""
+    """Clip list, file or folder, or `demo`, `world:SEED`, `world:1000-1015`."""
     protocol: Annotated[str, flag("NAME")] = "dense"
     """dense (32 random inputs, 8 targets), sparse (8 even, 7 between), novel (beside the path),
     given (the clip's split), spread, consecutive or stream (docs/evaluation.md).
@@ -44,6 +44,8 @@ class Eval:
     """Targets of each scene kept as pictures."""
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
+    backend: Backend = "auto"
+    """What rasterises Gaussians: gsplat (CUDA), cpu, plain (slow); auto: gsplat where it works."""
 
     def run(self) -> int:
         """Evaluate, print the table, write the report; status 1 if a clip could not be scored.
@@ -60,6 +62,7 @@ class Eval:
         from fsm.evaluate.run import Evaluation, evaluate
         from fsm.evaluate.scoring import Method
         from fsm.model import FSM
+        from fsm.open_scene import with_backend
         from fsm.shards import find_shard
 
         shard = find_shard(self.shard)
@@ -67,12 +70,15 @@ class Eval:
         chosen = protocol(self.protocol, hw=list(parse_size(self.size, (128, 128))))
         dataset = open_dataset(self.clips)
         device = choose_device(self.device)
+        check_backend(self.backend, device)
         model = None if self.model == "none" else FSM.from_pretrained(self.model, device=device)
         method = None
         if model is not None:
             kind = device.split(":")[0]
             info = ModelInfo(self.model, weights_hash(model), kind, "float32")
-            method = Method(model.reconstruct, info)
+            method = Method(
+                lambda inputs: with_backend(model.reconstruct(inputs), self.backend), info
+            )
         evaluation = Evaluation(
             chosen,
             Metrics(find_lpips(self.lpips)),

@@ -26,9 +26,7 @@ class Reconstruct:
     """Read a posed clip into a scene (memory or Gaussians) that can be rendered from anywhere."""
 
     clip: tyro.conf.Positional[Annotated[str, flag("CLIP", "")]]
-    """Clip file or folder, or `demo`, or `synthetic:SEED`, `world:SEED`; a list of clips makes a
-    scene of each.
-    """
+    """Clip file or folder, or `demo`, or `world:SEED`; a list of clips makes a scene of each."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/scene")
     """Where the scene goes (an older one is replaced); of a list FOLDER/NAME, those that are there
     are kept.

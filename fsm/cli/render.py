@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fsm.cli.common import check_output, choose_device, flag, parse_size, save_settings
+from fsm.cli.common import (
+    Backend,
+    check_backend,
+    check_output,
+    choose_device,
+    flag,
+    parse_size,
+    save_settings,
+)
 from fsm.errors import InputError
 from fsm.runs import tracked
 
@@ -44,6 +52,8 @@ class Render:
     """Frames rendered at once: more is faster and takes more memory."""
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
+    backend: Backend = "auto"
+    """What rasterises Gaussians: gsplat (CUDA), cpu, plain (slow); auto: gsplat where it works."""
 
     def run(self) -> None:
         """Render and say where."""
@@ -57,7 +67,8 @@ class Render:
         if self.batch < 1:
             raise InputError(f"batch is {self.batch}; choose at least 1.")
         device = choose_device(self.device)
-        scene = open_scene(self.scene, device)
+        check_backend(self.backend, device)
+        scene = open_scene(self.scene, device, self.backend)
         inputs = scene.inputs.to("cpu")
         request, fps, time = self._request(inputs)
         self._write(scene, request.to(device), fps)

@@ -22,7 +22,7 @@ class Train:
     set: Annotated[tuple[str, ...], flag("KEY=VALUE ...", "none")] = ()
     """Overrides of the preset, such as optim.steps=1000 data.batch=2."""
     data: Annotated[tuple[str, ...], flag("CLIPS[:WEIGHT] ...", "the preset's")] = ()
-    """Clip lists, files or folders (or `synthetic`, `world`) with their weights, in place of the
+    """Clip lists, files or folders (or `world`) with their weights, in place of the
     preset's sources.
     """
     stop_after: Annotated[int | None, flag("STEPS", "the end")] = None
@@ -41,7 +41,7 @@ class Train:
         from fsm.config import from_dict, to_dict
         from fsm.shards import WHOLE, torchrun_process
         from fsm.train.config import TrainConfig, load_preset, overridden
-        from fsm.train.curve import draw_curve
+        from fsm.train.curve import plot_curve
         from fsm.train.loop import train
         from fsm.train.throughput import summary
 
@@ -56,7 +56,7 @@ class Train:
         if (torchrun_process() or WHOLE).index:
             return
         if importlib.util.find_spec("matplotlib"):
-            draw_curve(out / "log.jsonl", out / "curve.png")
+            plot_curve(out / "log.jsonl", out / "curve.png")
         speed = summary(out / "log.jsonl", config.precision)
         if speed is not None:
             print(speed)

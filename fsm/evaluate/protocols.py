@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from fsm.config import from_dict, to_dict
 from fsm.datasets.base import Clip, IndexPlan
 from fsm.errors import InputError
-from fsm.evaluate.novel import SIDEWAYS, cameras_beside, drawn
+from fsm.evaluate.novel import SIDEWAYS, cameras_beside, rendered
 from fsm.files import read_json, write_json
 from fsm.views import Views
 
@@ -136,7 +136,7 @@ class Novel(Protocol):
 
     def requests(self, clip: Clip, plan: IndexPlan) -> Views:
         """Cameras beside those of the plan's targets, clear of bodies and walls."""
-        return cameras_beside(drawn(clip), list(plan.target_index), self.hw, self.sideways)
+        return cameras_beside(rendered(clip), list(plan.target_index), self.hw, self.sideways)
 
 
 @dataclass(frozen=True)

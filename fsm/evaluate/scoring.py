@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fsm.datasets.base import Clip, DrawnClip, IndexPlan
+from fsm.datasets.base import Clip, IndexPlan, RenderedClip
 from fsm.errors import InputError
 from fsm.evaluate.baselines import BASELINES
 from fsm.evaluate.metrics import ImageScore, Metrics, depth_errors
@@ -71,7 +71,7 @@ def _read(
 ) -> tuple[Views, Views, Float[Tensor, "v 1 h w"] | None]:
     """Inputs, targets with rgb, and the targets' true z-depth where the clip knows it."""
     requests, seen = protocol.requests(clip, plan), len(plan.input_index)
-    if isinstance(clip, DrawnClip):
+    if isinstance(clip, RenderedClip):
         truth = clip.truth(requests)
         return (
             clip.views(plan.input_index, protocol.hw),

@@ -16,9 +16,9 @@ from fsm.refine.config import RefineConfig
 from fsm.refine.densify import redistribute
 from fsm.refine.loss import photometric_loss
 from fsm.refine.parameters import FreeGaussians
-from fsm.renderers.gaussians.gaussians4d import Gaussians3D
 from fsm.renderers.gaussians.rasterize import rasterize
 from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.gaussians.types import Gaussians3D
 from fsm.views import Views
 
 

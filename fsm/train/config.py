@@ -1,17 +1,18 @@
 """What a training run is: plain values, from a preset in ``configs/`` and overrides."""
 
 import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 import fsm
-from fsm.config import from_dict
+from fsm.config import Partial, from_dict
 from fsm.errors import InputError
 from fsm.files import read_yaml
 from fsm.model import ModelConfig
+from fsm.renderers.heads.registry import HEADS
 
 CONFIGS = Path(fsm.__file__).parent / "configs"
 MANY = 10**9
@@ -32,54 +33,40 @@ class SourceConfig:
     """One source of training clips."""
 
     path: str
-    """`synthetic`, `world`, or a clip list, clip file or folder that `fsm inspect` can open."""
+    """`world`, or a clip list, clip file or folder that `fsm inspect` can open."""
     weight: float = 1.0
-    """How often it is drawn, relative to the other sources."""
+    """How often a sample is taken from it, relative to the other sources."""
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class SampleConfig:
     """Which frames a training sample holds (FSM, appendix A: a random window, inputs and targets
-    disjoint).
+    disjoint). A stage may change every field.
     """
 
-    sources: tuple[SourceConfig, ...] = (SourceConfig("synthetic"),)
-    """Where samples come from."""
     hw: tuple[int, int] = (128, 128)
     """Height and width of training images."""
     batch: int = 4
     """Samples per step, shared out evenly among the processes."""
     inputs: tuple[int, ...] = (32,)
-    """Numbers of input frames; one is drawn per step."""
+    """Numbers of input frames; one is sampled per step."""
     chunks: tuple[int, ...] = ()
     """Numbers of chunks the inputs are written in, each of ceil(inputs / chunks) whole views; one
-    is drawn per step. Empty: the encoder's own chunk_tokens."""
+    is sampled per step. Empty: the encoder's own chunk_tokens."""
     targets: int = 32
     """Target frames per sample."""
     window: tuple[int, int] = (128, 128)
-    """Shortest and longest window of frames a sample is drawn from; clips may be shorter."""
+    """Shortest and longest window of frames a sample is taken from; clips may be shorter."""
     even: float = 0.0
     """Share of samples with evenly spread inputs instead of random ones."""
     zoom: float = 1.0
     """Largest random zoom-in: clips are kept this much larger than hw and a random window of hw is
     cut.
     """
-    mirror: bool = False
-    """Mirror samples left-right and in time at random, poses included."""
-    still: float = 1.0
-    """Share of samples of kind world that are taken as they come, nearly half of them from a camera
-    that only shakes, as half of Stereo4D's do; the cameras of the others move, so that there is
-    depth to be seen."""
-    cache_gib: float = 4.0
-    """Decoded frames kept in memory by each process; clips that do not fit are decoded anew for
-    every sample.
-    """
 
     def __post_init__(self) -> None:
-        if not self.sources or not self.inputs or min(*self.inputs, self.targets, self.batch) < 1:
-            raise InputError(
-                "train config: data needs at least one source, input, target and batch entry."
-            )
+        if not self.inputs or min(*self.inputs, self.targets, self.batch) < 1:
+            raise InputError("train config: data needs at least one input, target and batch entry.")
         if min(self.chunks, default=1) < 1:
             raise InputError(
                 f"train config: data.chunks is {list(self.chunks)}; every number of chunks "
@@ -90,9 +77,7 @@ class DataConfig:
                 f"train config: data.window is {self.window}; give shortest and longest, "
                 "at least 3 frames."
             )
-        _within(
-            self, "data", zoom=(1.0, 16.0), even=(0.0, 1.0), still=(0.0, 1.0), cache_gib=(0.0, 1e6)
-        )
+        _within(self, "data", zoom=(1.0, 16.0), even=(0.0, 1.0))
         if min(self.hw) < 1:
             raise InputError(
                 f"train config: data.hw is {self.hw}; give height and width in pixels."
@@ -100,29 +85,40 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class DataConfig(SampleConfig):
+    """Where training samples come from, and what they hold."""
+
+    sources: tuple[SourceConfig, ...] = (SourceConfig("world"),)
+    """Where samples come from."""
+    mirror: bool = False
+    """Mirror samples left-right and in time at random, poses included."""
+    still: float = 1.0
+    """Share of samples of kind world that are taken as they come. Nearly half of those are from a
+    camera that only shakes, as half of Stereo4D's are. The cameras of the others move, so that
+    there is depth to be seen.
+    """
+    cache_gib: float = 4.0
+    """Decoded frames kept in memory by each process; clips that do not fit are decoded anew for
+    every sample.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources:
+            raise InputError("train config: data needs at least one source.")
+        _within(self, "data", still=(0.0, 1.0), cache_gib=(0.0, 1e6))
+
+
+@dataclass(frozen=True)
 class StageConfig:
-    """One stage of a curriculum: other values of the options of ``data`` that it names, kept until
-    a later stage names them.
+    """One stage of a curriculum: other values of some options of ``data``, kept until a later stage
+    names them.
     """
 
     from_step: int
     """First step of the stage, counted from 0."""
-    hw: tuple[int, int] | None = None
-    """As in data."""
-    batch: int | None = None
-    """As in data."""
-    inputs: tuple[int, ...] | None = None
-    """As in data."""
-    chunks: tuple[int, ...] | None = None
-    """As in data."""
-    targets: int | None = None
-    """As in data."""
-    window: tuple[int, int] | None = None
-    """As in data."""
-    even: float | None = None
-    """As in data."""
-    zoom: float | None = None
-    """As in data."""
+    data: Partial[SampleConfig] = Partial()
+    """Options of ``data`` that change here."""
     lr: float | None = None
     """Peak of a learning rate that starts anew here, as with a new run; null goes on with the one
     before.
@@ -136,20 +132,6 @@ class StageConfig:
     def __post_init__(self) -> None:
         where = f"the stage from step {self.from_step}"
         _within(self, where, warmup=(0, MANY), **({} if self.lr is None else {"lr": (0.0, 1e3)}))
-
-    def applied(self, data: DataConfig) -> DataConfig:
-        """``data`` with the values of this stage."""
-        values = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name not in ("from_step", "lr", "warmup", "learn")
-        }
-        try:
-            return replace(
-                data, **{name: value for name, value in values.items() if value is not None}
-            )
-        except InputError as error:
-            raise InputError(f"the stage from step {self.from_step}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -234,7 +216,7 @@ class TrainConfig:
     from random ones.
     """
     seed: int = 42
-    """Seed of initial weights and of every sample drawn."""
+    """Seed of initial weights and of every sample."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Autocast format of matrix products; weights and fast weights stay float32."""
     checkpointing: bool = False
@@ -244,7 +226,7 @@ class TrainConfig:
     resumed, to rounding only.
     """
     ahead: bool = False
-    """Draw the next batch in a thread while a step runs: the same samples, for one more core and
+    """Sample the next batch in a thread while a step runs: the same samples, for one more core and
     one more batch in memory.
     """
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -288,16 +270,11 @@ class TrainConfig:
                 )
 
     def _check_stereo(self) -> None:
-        gaussian, reference = self.model.gaussian_head, self.model.reference_head
-        if gaussian is not None:
-            has = gaussian.variant == "pixel"
-        else:
-            has = reference is not None and reference.sampling == "depth" and reference.planes > 0
-        if not has:
+        able = [kind for kind, (_, head) in HEADS.items() if "stereo" in head.learns_alone]
+        if self.model.head.kind not in able:
             raise InputError(
-                "train config: a stage has learn: stereo, but the decoder sweeps no "
-                "planes; it needs a reference_head with "
-                "sampling depth and at least 2 planes, or a gaussian_head of variant pixel."
+                f"train config: a stage has learn: stereo, but a head of kind "
+                f"{self.model.head.kind} has no stereo; choose {' or '.join(able)}."
             )
         if self.token_parallel > 1:
             raise InputError(
@@ -320,7 +297,11 @@ class TrainConfig:
         """What samples hold from which step on, in order; the first from step 0."""
         stages = [(0, self.data)]
         for stage in self.stages:
-            stages.append((stage.from_step, stage.applied(stages[-1][1])))
+            try:
+                data = stage.data.applied(stages[-1][1])
+            except InputError as error:
+                raise InputError(f"the stage from step {stage.from_step}: {error}") from error
+            stages.append((stage.from_step, data))
         return stages if len(stages) == 1 or stages[1][0] > 0 else stages[1:]
 
 
@@ -355,7 +336,7 @@ def overridden(values: dict, assignments: tuple[str, ...]) -> dict:
         *parents, last = key.split(".")
         place = values
         for parent, part in zip(parents, [*parents, last][1:], strict=True):
-            if place.get(parent) is None:  # an option that is off, such as reference_head: null
+            if place.get(parent) is None:  # an option that is off, such as elastic: null
                 place[parent] = {}
             place = place[parent]
             # stages.0.hw

@@ -22,7 +22,7 @@ PANELS = {
 }
 
 
-def draw_curve(log: Path, picture: Path, smooth: int = 15) -> None:
+def plot_curve(log: Path, picture: Path, smooth: int = 15) -> None:
     """Plot every column of a log.jsonl over steps, faint, with a running mean over ``smooth``
     entries.
     """

@@ -18,8 +18,7 @@ from torch import Tensor
 from fsm.errors import InputError
 from fsm.shards import WHOLE, Shard
 from fsm.train.config import DataConfig
-from fsm.train.sources import DRAWN, ClipSource, DrawnSource, FrameCache, Sample, kept_size
-from fsm.ttt import Group
+from fsm.train.sources import WORLD, ClipSource, FrameCache, Sample, WorldSource, kept_size
 from fsm.views import Views
 
 USUAL_ERROR = 1e-3  # mean squared error of colours from 0 to 1: 30 dB
@@ -42,14 +41,18 @@ class Batch:
     says.
     """
 
-    @property
-    def chunk_views(self) -> int | None:
-        """Views per chunk: as many as make at most ``chunks`` chunks."""
-        return None if self.chunks is None else -(-len(self.inputs) // self.chunks)
+    def chunk_tokens(self, patch: int) -> int | None:
+        """Tokens of a chunk at this patch size: whole views, as many as make at most ``chunks``
+        chunks; None: the encoder's own number.
+        """
+        if self.chunks is None:
+            return None
+        (h, w), views = self.inputs.hw, -(-len(self.inputs) // self.chunks)
+        return views * h * w // patch**2
 
 
 class SampleStream:
-    """Draws batches from weighted sources of clips, stage by stage
+    """Samples batches from weighted sources of clips, stage by stage
     (``TrainConfig.data_stages``).
     """
 
@@ -74,9 +77,7 @@ class SampleStream:
             raise InputError("train config: every data source needs a finite weight above 0.")
         cache = FrameCache(kept_size([data for _, data in stages]), first.cache_gib * 2**30)
         paths = [s.path for s in first.sources]
-        self.sources = [
-            DrawnSource(p, device) if p in DRAWN else ClipSource(p, cache) for p in paths
-        ]
+        self.sources = [WorldSource(device) if p == WORLD else ClipSource(p, cache) for p in paths]
 
     def data(self, step: int) -> DataConfig:
         """What samples of ``step`` hold."""
@@ -87,13 +88,13 @@ class SampleStream:
         data, shared = self.data(step), _generator(self.seed, step, "step")
         n_inputs = _one_of(data.inputs, shared)
         chunks = _one_of(data.chunks, shared) if data.chunks else None
-        drawn: dict[int, list[tuple[int, torch.Generator]]] = {}
+        by_source: dict[int, list[tuple[int, torch.Generator]]] = {}
         for i in self.part.part(range(data.batch)):
             generator = _generator(self.seed, step, f"0:{i}")
             number = int(torch.multinomial(self.weights, 1, generator=generator))
-            drawn.setdefault(number, []).append((i, generator))
+            by_source.setdefault(number, []).append((i, generator))
         samples: dict[int, Sample] = {}
-        for number, own in drawn.items():
+        for number, own in by_source.items():
             seen = self.sources[number].draw(data, n_inputs, [g for _, g in own])
             for (i, generator), sample in zip(own, seen, strict=True):
                 samples[i] = _mirrored_at_random(sample, generator) if data.mirror else sample
@@ -109,8 +110,8 @@ class SampleStream:
         return Batch(inputs, targets, depth, input_depth, chunks)
 
 
-class DrawnAhead:
-    """A stream whose next batch is drawn in a thread while the caller works on this one: the same
+class Prefetcher:
+    """A stream whose next batch is sampled in a thread while the caller works on this one: the same
     batches.
     """
 
@@ -179,7 +180,7 @@ def _generator(*key: object) -> torch.Generator:
 
 
 def masked_mse(
-    prediction: Float[Tensor, "*b v 3 h w"], target: Views, group: Group | None = None
+    prediction: Float[Tensor, "*b v 3 h w"], target: Views, group: dist.ProcessGroup | None = None
 ) -> Float[Tensor, ""]:
     """Mean over samples *b of the mean squared error of the pixels that count, so that samples may
     be seen in parts.
@@ -216,7 +217,7 @@ def log_error(prediction: Float[Tensor, "*b v 3 h w"], target: Views) -> Float[T
 def depth_loss(
     depth: Float[Tensor, "b t 1 h w"],
     truth: Float[Tensor, "b t 1 h w"],
-    group: Group | None = None,
+    group: dist.ProcessGroup | None = None,
     slack: float = 0.02,
 ) -> Float[Tensor, ""]:
     """Mean |log (ρ + slack) / (ρ* + slack)| of inverse depths in model units, over a sample's
@@ -232,7 +233,7 @@ def depth_loss(
     return (sums / _count(known.flatten(1).sum(1).to(sums), group)).mean()
 
 
-def _count(own: Tensor, group: Group | None) -> Tensor:
+def _count(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """What to divide sums over ``own`` pixels by: their number (at least 1), its mean over the
     processes of ``group``.
     """

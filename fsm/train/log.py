@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class Log:
 
 @contextlib.contextmanager
 def progress(total: int, done: int, shown: bool) -> Iterator[Callable[[Entry], None]]:
-    """A function to report each step to; draws only on a terminal, and where it is to be
+    """A function to report each step to. The bar is seen on a terminal only, where it is to be
     ``shown``.
     """
     from rich.progress import (
@@ -73,6 +74,12 @@ def progress(total: int, done: int, shown: bool) -> Iterator[Callable[[Entry], N
     with Progress(*columns, disable=not (shown and os.isatty(2))) as bar:
         task = bar.add_task("", total=total, completed=done)
         yield lambda entry: bar.update(task, advance=1, description=described(entry))
+
+
+def report_saved(entry: Entry, total: int, shown: bool) -> None:
+    """A line for a checkpoint, where there is no terminal to see the bar on."""
+    if shown and not os.isatty(2):
+        print(f"step {entry['step']} of {total}: {described(entry)}", file=sys.stderr)
 
 
 def described(entry: Entry) -> str:

@@ -37,6 +37,15 @@ def resolved(config: TrainConfig, out: Path) -> TrainConfig:
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, lpips=net))
 
 
+def check_same(config: TrainConfig, path: Path, before: str | None, here: str | None) -> None:
+    """Refuse a run that was trained with other weights of its network (their fingerprints)."""
+    if before != here:
+        raise InputError(
+            f"{path} was trained with other weights of LPIPS ({config.optim.lpips}) than those "
+            f"found here ({before}, not {here}); put the same file in place."
+        )
+
+
 def _used(config: TrainConfig) -> bool:
     optim = config.optim
     return optim.lpips != "none" and optim.lpips_weight > 0.0 and optim.l2_warmup < optim.steps

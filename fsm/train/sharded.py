@@ -1,73 +1,14 @@
-"""A training whose parameters, gradients, optimiser state and average lie in parts, one per process
-(FSDP2).
-
-Each block is gathered when a pass through the layers comes to it, and freed after it: once for the
-inputs, once for the targets, and again for each of them in backward, where its gradients are
-averaged and shared out. What lies outside of blocks (embedding and head) is gathered once per step.
-Scalars stay whole in every process.
+"""Tensors that lie in parts, one per process (FSDP2): shared out, gathered, clipped by the norm of
+all.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
-
-from fsm.errors import InputError
-from fsm.model import FSM
-
-NEEDED = (2, 13)  # FSDP looks for tensors in the dataclasses that blocks take and return
-T = TypeVar("T")
-
-
-def call(work: Callable[..., T], *arguments: Any) -> T:
-    """``work(*arguments)`` of a model that lies whole in every process."""
-    return work(*arguments)
-
-
-class _Root(nn.Module):
-    """Around the model, and not the model itself, which keeps its class and may be copied
-    (``FSM.with_chunks``).
-    """
-
-    def __init__(self, model: FSM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, work: Callable, *arguments: Any) -> Any:
-        return work(*arguments)
-
-
-def shard(model: FSM, device: str) -> Callable[..., Any]:
-    """Leave this process its part of ``model``, in place; what to ``call`` the model's functions
-    through from now on.
-
-    Parameters of blocks are there within that call only. All processes must have the same weights,
-    and call alike.
-    """
-    found = tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2])
-    if found < NEEDED:
-        raise InputError(
-            f"parallel: fsdp needs torch {NEEDED[0]}.{NEEDED[1]}, found "
-            f"{torch.__version__}; train with ddp."
-        )
-    mesh = init_device_mesh(device.split(":")[0], (dist.get_world_size(),))
-
-    def place(p: nn.Parameter) -> Shard | None:
-        """The first axis that divides evenly: one fast-weight head would otherwise lie in one
-        process.
-        """
-        return next((Shard(axis) for axis, n in enumerate(p.shape) if n % mesh.size() == 0), None)
-
-    root = _Root(model)
-    scalars = {p for p in model.parameters() if p.ndim == 0}
-    for module in (*model.encoder.blocks, root):
-        fully_shard(module, mesh=mesh, shard_placement_fn=place, ignored_params=scalars)
-    return root
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def part_like(whole: Tensor, example: Tensor) -> Tensor:

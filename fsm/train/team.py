@@ -1,8 +1,8 @@
 """The processes of one training: each differentiates its part of every batch, and all take the same
 step.
 
-Groups of processes may share samples: each group draws the same ones, shares out the inputs' tokens
-(``fsm.ttt.parallel``) and the targets, and differentiates its mean over its own targets.
+Groups of processes may share samples: each group has the same ones, shares out the inputs' tokens
+(``fsm.train.parallelize``) and the targets, and differentiates its mean over its own targets.
 
 Gradients are averaged in float32 whatever they were computed in, and everything that decides (the
 norm they are clipped by, whether a step is skipped, whether to stop) is computed from what all have
@@ -22,7 +22,6 @@ from torch.distributed.tensor import DTensor
 
 from fsm.errors import InputError
 from fsm.shards import WHOLE, Shard, torchrun_process
-from fsm.ttt import Group
 
 BUCKET = 1 << 24  # values sent at once: 64 MiB beside the gradients
 LOST = re.compile("gloo|connection", re.IGNORECASE)  # gloo's errors have no class of their own
@@ -35,7 +34,7 @@ class Team:
     part: Shard = WHOLE
     device: str = "cpu"
     """Where what is exchanged lies."""
-    group: Group | None = None
+    group: dist.ProcessGroup | None = None
     """Processes that share samples with this one, itself included."""
     group_size: int = 1
     """How many they are: consecutive ones of all."""
@@ -76,7 +75,7 @@ class Team:
         """Replace gradients by their means over all processes; the means of ``numbers``.
 
         A parameter that has a gradient in no process keeps none, so that its optimiser state stays
-        untouched. Parameters that lie in parts (``fsm.train.sharded``) have theirs averaged in
+        untouched. Parameters that lie in parts (``fsm.train.parallelize``) have theirs averaged in
         backward.
         """
         if self.part.count == 1:

@@ -10,9 +10,7 @@ change: ``step_decay`` and ``target``, extensions of ours that work with or with
 (docs/method.md, benchmarks/retention.py).
 """
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,7 +34,7 @@ class ElasticConfig:
     """Fixed at the start, moved to the current weights after every chunk, or moved part of the way.
     """
     lam: float = 0.5
-    """λ, strength of the pull; 0 is LaCT bit for bit."""
+    """λ, strength of the pull, any number from 0 on; 0 is LaCT bit for bit."""
     alpha: float = 0.5
     """α, decay of the importance."""
     beta: float = 0.5
@@ -60,34 +58,12 @@ class ElasticConfig:
     not matter, as they do not to the read-out."""
 
     def __post_init__(self) -> None:
-        for name in ("lam", "alpha", "beta", "step_decay"):
+        if not 0.0 <= self.lam < math.inf:
+            raise InputError(f"elastic.lam is {self.lam}; choose a finite value of at least 0.")
+        for name in ("alpha", "beta", "step_decay"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise InputError(f"elastic.{name} is {value}; choose a value in [0, 1].")
-
-
-_RECORDER: ContextVar[list[Float[Tensor, " b"]] | None] = ContextVar("fsm_pull_ratio", default=None)
-
-
-@contextlib.contextmanager
-def record_pull_ratio() -> Iterator[list[Float[Tensor, " b"]]]:
-    """Collect ‖pull‖ / ‖update‖ of every elastic step inside the block, one entry [b] per layer and
-    chunk.
-
-    Compiled code cannot look for a listener: callers that compile check ``recording`` and run
-    eagerly inside.
-    """
-    ratios: list[Float[Tensor, " b"]] = []
-    token = _RECORDER.set(ratios)
-    try:
-        yield ratios
-    finally:
-        _RECORDER.reset(token)
-
-
-def recording() -> bool:
-    """Whether this runs inside ``record_pull_ratio``."""
-    return _RECORDER.get() is not None
 
 
 def next_importance(
@@ -104,18 +80,25 @@ def next_importance(
 
 
 def consolidate(
-    updated: Stacked, update: Stacked, anchor: Stacked, importance: Stacked, config: ElasticConfig
+    updated: Stacked,
+    update: Stacked,
+    anchor: Stacked,
+    importance: Stacked,
+    config: ElasticConfig,
+    pull_ratios: list[Float[Tensor, " b"]] | None = None,
 ) -> Stacked:
-    """θ ← θ' - λ F ∘ (θ' - θ*), Eq. 5; one fused interpolation towards the anchor."""
+    """θ ← θ' - λ F ∘ (θ' - θ*), Eq. 5; one fused interpolation towards the anchor.
+
+    ``pull_ratios`` collects ‖pull‖ / ‖update‖ of every sample [b].
+    """
     with torch.no_grad():
         weight = importance * config.lam
         if config.importance_scale == "mean":
             weight /= importance.mean((-2, -1), keepdim=True).clamp_min(1e-30)
             weight.clamp_(max=1.0)
-        recorder = None if torch.compiler.is_compiling() else _RECORDER.get()
-        if recorder is not None:
+        if pull_ratios is not None:
             pull = (weight * (updated - anchor)).flatten(1).norm(dim=1)
-            recorder.append(pull / update.float().flatten(1).norm(dim=1).clamp_min(1e-30))
+            pull_ratios.append(pull / update.float().flatten(1).norm(dim=1).clamp_min(1e-30))
     return torch.lerp(updated, anchor, weight)
 
 

@@ -26,7 +26,6 @@ from fsm.ttt.elastic import (
     next_anchor,
     next_importance,
 )
-from fsm.ttt.parallel import Group, summed
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 TILE = 1024  # tokens
@@ -78,20 +77,35 @@ def write_chunk(
     elastic: ElasticConfig | None,
     ns_steps: int,
     ns_dtype: torch.dtype,
-    group: Group | None = None,
+    pull_ratios: list[Float[Tensor, " b"]] | None = None,
 ) -> FastWeightState:
-    """Write one chunk: gradient at the current weights, Newton-Schulz, add, elastic pull, norm
-    restoration, anchor.
-
-    With ``group`` the tokens are this process's part of the chunk (none is a part, too) and all of
-    the group end with the same state: that of the whole chunk.
-    """
-    gradient = fast_weight_gradient(
-        state.weights, k, v, rates, "value" if elastic is None else elastic.target
+    """Write one chunk: its gradient at the current weights, then ``fast_weight_step``."""
+    target = "value" if elastic is None else elastic.target
+    return fast_weight_step(
+        state,
+        fast_weight_gradient(state.weights, k, v, rates, target),
+        elastic=elastic,
+        ns_steps=ns_steps,
+        ns_dtype=ns_dtype,
+        pull_ratios=pull_ratios,
     )
-    if group is not None:
-        gradient = summed(gradient, group)
-    with torch.autocast(k.device.type, enabled=False):
+
+
+def fast_weight_step(
+    state: FastWeightState,
+    gradient: Stacked,
+    *,
+    elastic: ElasticConfig | None,
+    ns_steps: int,
+    ns_dtype: torch.dtype,
+    pull_ratios: list[Float[Tensor, " b"]] | None = None,
+) -> FastWeightState:
+    """The state after a chunk of this gradient: Newton-Schulz, add, elastic pull, norm restoration,
+    anchor.
+
+    ``pull_ratios`` collects ‖pull‖ / ‖update‖ [b], where there is an elastic pull.
+    """
+    with torch.autocast(gradient.device.type, enabled=False):
         update = orthogonalise(gradient, ns_steps, ns_dtype)
         if elastic is not None and elastic.step_decay > 0.0:
             update = update * (state.step + 1) ** -elastic.step_decay
@@ -101,7 +115,7 @@ def write_chunk(
             fresh = next_importance(importance, update, weights, anchor, elastic)
             if elastic.lam > 0.0:
                 in_force = fresh if elastic.timing == "updated" else importance
-                weights = consolidate(weights, update, anchor, in_force, elastic)
+                weights = consolidate(weights, update, anchor, in_force, elastic, pull_ratios)
             importance = fresh
         weights = restore_norms(weights, state.gate_up_norms, state.down_norms)
         if elastic is not None and anchor is not None:

@@ -18,16 +18,21 @@ motion by φ = atan |v|, and shorten the axis along it by cos φ, which conditio
 (``moving_rotation``).
 """
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fsm.encoder import unpatchify
+from fsm.encoder import ViewTokens, unpatchify
+from fsm.errors import InputError
 from fsm.rays import full_precision
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.spherical_harmonics import SH_C0
-from fsm.renderers.heads.lrm import GaussianHeadConfig, gaussians_of_pixels
+from fsm.renderers.gaussians.types import Projection
+from fsm.renderers.heads.gaussian_head import GaussianHead, gaussians_of_pixels
 from fsm.renderers.stereo.cost_volume import FARTHEST
 from fsm.renderers.stereo.motion import motion_guess
 from fsm.renderers.stereo.pipeline import Stereo
@@ -53,14 +58,42 @@ DETAIL = 4  # inverse depth, log size, log duration, opacity logit
 PER_PIXEL = 7  # colour 3, log size, log duration, time, opacity logit
 
 
-class PixelGaussianHead(nn.Module):
+@dataclass(frozen=True)
+class PixelGaussianHeadConfig:
+    """Shape of our Gaussian decoder."""
+
+    kind: Literal["pixel-gaussians"] = "pixel-gaussians"
+    """Which head this is."""
+    hidden: int = 256
+    """Width of the hidden layer."""
+    references: int = 4
+    """Input frames that each frame is compared with."""
+    planes: int = 32
+    """Inverse depths the plane sweep tries."""
+    fine_planes: int = 8
+    """Inverse depths a second sweep tries about the first one's answer, at half the resolution."""
+    detail_width: int = 32
+    """Channels of the convolutions that look at the comparison."""
+
+    def __post_init__(self) -> None:
+        least = {"hidden": 1, "references": 2, "planes": 2, "fine_planes": 2, "detail_width": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InputError(
+                    f"model config: {name} is {getattr(self, name)}, must be at least {value}."
+                )
+
+
+class PixelGaussianHead(GaussianHead):
     """One Gaussian per input pixel: pixel, stereo and motion first, learnt corrections on top."""
 
-    uses_references = True
+    config: PixelGaussianHeadConfig
+    learns_alone = ("stereo",)
+    # Gaussians of the size of a pixel blur under the usual pixel filter of 0.3 px².
+    projection = Projection(blur=0.1)
 
-    def __init__(self, dim: int, patch: int, config: GaussianHeadConfig) -> None:
-        super().__init__()
-        self.config, self.patch = config, patch
+    def __init__(self, dim: int, patch: int, config: PixelGaussianHeadConfig) -> None:
+        super().__init__(dim, patch, config)
         self.norm = nn.LayerNorm(dim, bias=False)
         self.shared = nn.Linear(dim, config.hidden)
         self.smooth = nn.Linear(config.hidden, 4 * CELLS**2)  # inverse depth, angular velocity
@@ -72,21 +105,16 @@ class PixelGaussianHead(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, tokens: Float[Tensor, "b v t d"], views: Views, inputs: Views
-    ) -> list[Gaussians4D]:
-        """Gaussians of every batch entry, model space; ``tokens`` are those of ``views`` [b v],
-        some or all of ``inputs`` [b n].
-        """
+    def gaussians(self, tokens: ViewTokens, views: Views, inputs: Views) -> list[Gaussians4D]:
+        """One Gaussian per pixel of ``views``, compared with the nearest ``inputs``."""
         assert views.rgb is not None
         assert inputs.rgb is not None
         hidden = F.gelu(self.shared(self.norm(tokens)))
         smooth = self._upsampled(self.smooth(hidden).float(), views.hw)
         context = self._upsampled(self.context(hidden).float(), views.hw)
         own, _ = nearest_references(views, inputs, 1)
-        swept = self.stereo.inverse_depth(
-            views, inputs
-        )  # no gradients: learnt in stages of its own (``learn: stereo``)
+        # no gradients: learnt in stages of its own (``learn: stereo``)
+        swept = self.stereo.inverse_depth(views, inputs)
         unit = swept + FARTHEST
         rho = swept + RHO_SCALE * smooth[:, :, :1] * unit
         chosen, _ = nearest_references(views, inputs, self.config.references)

@@ -1,4 +1,4 @@
-"""The richer world: compiled against plain tracer, closed forms, seeds, motion, what training and
+"""Procedural worlds: compiled against plain tracer, closed forms, seeds, motion, what training and
 commands get of it.
 """
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from fsm.datasets.open import open_clip
+from fsm.datasets.world.clip import WorldClip
 from fsm.datasets.world.description import BALL, BODIES, BOX, CYLINDER, PILLOW
+from fsm.datasets.world.sampling import TORSO
 from fsm.datasets.world.surfaces import PARTS, SKY
 from fsm.datasets.world.trace import FAR, mixed_blocks
 from fsm.datasets.world.world import World
@@ -68,7 +70,7 @@ def points_seen(views: Views, depth: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("first", [0, 4, 8])
-def test_the_compiled_tracer_draws_what_the_plain_one_says(first: int) -> None:
+def test_the_compiled_tracer_renders_what_the_plain_one_says(first: int) -> None:
     """To 2e-4 on average; rounding may turn a border or a random cell, in at most one pixel of
     500.
     """
@@ -245,6 +247,30 @@ def test_cameras_stay_clear_of_bodies_floor_and_walls() -> None:
     assert float(depth.min()) > 0.05
 
 
+@pytest.mark.gpu
+def test_devices_agree() -> None:
+    pictures = []
+    for device in ("cpu", "cuda"):
+        world = World.sample([2, 7, 11], device)
+        views = world.camera_path(TIMES.expand(3, 2).to(device), (64, 64))
+        pictures.append(world.render(views, plain=True).rgb.cpu())
+    difference = (pictures[0] - pictures[1]).abs()
+    assert float(difference.mean()) < 1e-4
+    assert float((difference > 0.01).float().mean()) < 2e-3
+
+
+def test_the_demo_is_an_outdoor_shot_of_five_seconds_by_a_moving_camera() -> None:
+    clip = open_clip("demo")
+    assert isinstance(clip, WorldClip)
+    assert (len(clip), clip.fps, clip.cameras.hw) == (60, 12.0, (128, 128))
+    assert bool(clip.scene.world.around.open[0])
+    assert int(clip.id.removeprefix("world-")) < 1000 or int(clip.id.removeprefix("world-")) > 1015
+    path = clip.cameras.c2w[:, :3, 3]
+    assert 1.0 < float((path - path[0]).norm(dim=-1).max()) < 6.0
+    walker = clip.scene.world.bodies.there(clip.cameras.time[None])[0, :, TORSO]
+    assert bool(walker.all())
+
+
 def test_the_clip_keeps_its_promises() -> None:
     clip = open_clip("world:3")
     assert (clip.id, clip.cameras.hw, len(clip)) == ("world-3", (128, 128), 60)
@@ -257,5 +283,9 @@ def test_wrong_calls_are_refused_in_one_sentence() -> None:
         world.render(level((0.0, -1.0, 0.0)))
     with pytest.raises(InputError, match="no seeds"):
         World.sample([])
+    with pytest.raises(InputError, match="frames=0"):
+        WorldClip(frames=0)
+    with pytest.raises(InputError, match=r"fps=0\.0"):
+        WorldClip(fps=0.0)
     with pytest.raises(InputError, match="write world: and a whole number"):
         open_clip("world:x")

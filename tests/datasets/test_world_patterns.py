@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from fsm.datasets.world.description import SURFACES
-from fsm.datasets.world.draws import draw_worlds
 from fsm.datasets.world.patterns import NAMES, PATTERNS, again, cell_hash, chance, noise
+from fsm.datasets.world.sampling import sample_worlds
 
 
 @pytest.mark.parametrize("kind", range(len(PATTERNS)), ids=NAMES)
 def test_patterns_are_finite_in_range_and_fade_to_their_mean(kind: int) -> None:
-    """With the numbers that worlds draw; averaged over ten thousand places, far and near give the
+    """With the numbers that worlds have; averaged over ten thousand places, far and near give the
     same colour to 0.1.
     """
-    surfaces = draw_worlds(range(40))[1]
+    surfaces = sample_worlds(range(40))[1]
     its = (surfaces.pattern == kind) & (torch.arange(SURFACES) != 18)  # 18 is the sky's outdoors
     rows = its.nonzero()[:12]
     assert len(rows) >= 4

@@ -100,7 +100,8 @@ def test_too_short_and_wrong_options() -> None:
     with pytest.raises(InputError, match="inputs is 1; it must be at least 2"):
         protocol("sparse", inputs=1)
     assert protocol("dense", hw=[64, 96]) == Dense(hw=(64, 96))
-    assert set(PROTOCOLS) == {"dense", "sparse", "novel", "given"}
+    tests_of_the_paper = {"spread", "consecutive", "stream"}
+    assert set(PROTOCOLS) == {"dense", "sparse", "novel", "given"} | tests_of_the_paper
 
 
 def test_given_takes_the_clips_own_plan() -> None:

@@ -15,7 +15,7 @@ from fsm.refine import Density, Rates, RefineConfig, refine
 from fsm.refine.loop import Refinement
 from fsm.refine.parameters import FreeGaussians
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
-from fsm.renderers.gaussians.projection import project_gaussians
+from fsm.renderers.gaussians.projection_plain import project_gaussians
 from fsm.renderers.gaussians.rasterize_plain import composite
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.runs import Run

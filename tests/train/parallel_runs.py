@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from fsm.config import to_dict
-from fsm.train.config import StageConfig, TrainConfig
-from tests.train.small_runs import CONFIG, changed, read_log
+from fsm.train.config import TrainConfig
+from tests.train.small_runs import CONFIG, changed, read_log, stage
 
 # Without TensorBoard, as in the other tests of training; prints the hash of what the process ended
 # with.
@@ -34,7 +34,7 @@ def shared(config: TrainConfig = CONFIG) -> TrainConfig:
     """
     config = changed(config, lr=1e-3)
     data = dataclasses.replace(config.data, batch=2, chunks=(1, 2))
-    return dataclasses.replace(config, data=data, stages=(StageConfig(2, hw=(16, 16), batch=4),))
+    return dataclasses.replace(config, data=data, stages=(stage(2, hw=(16, 16), batch=4),))
 
 
 def long(config: TrainConfig = CONFIG, batch: int = 1, **model) -> TrainConfig:

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 from fsm.blocks import BlockConfig
+from fsm.config import from_dict
 from fsm.encoder import EncoderConfig
 from fsm.model import ModelConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
-from fsm.train.config import DataConfig, OptimConfig, TrainConfig
+from fsm.train.config import DataConfig, OptimConfig, StageConfig, TrainConfig
 from fsm.train.throughput import MEASURED
 from fsm.ttt import ElasticConfig
 
@@ -26,6 +27,11 @@ CONFIG = TrainConfig(MODEL, DATA, OPTIM, seed=1, precision="float32", log_every=
 
 def changed(config: TrainConfig = CONFIG, **optim) -> TrainConfig:
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, **optim))
+
+
+def stage(from_step: int, **values) -> StageConfig:
+    """A stage as a file writes it."""
+    return from_dict(StageConfig, {"from_step": from_step, **values}, "stage")
 
 
 def read_log(out: Path) -> list[dict]:

@@ -12,11 +12,14 @@ import torch
 
 from fsm.evaluate.lpips import WEIGHTS_VARIABLE
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.heads.reference import ReferenceHeadConfig
-from fsm.train.config import OptimConfig, StageConfig, TrainConfig
+from fsm.renderers.heads.lvsm import LvsmHeadConfig
+from fsm.renderers.heads.registry import HeadConfig
+from fsm.train.config import OptimConfig, TrainConfig
 from fsm.train.log import Log
-from fsm.train.loop import _Run, learning_rate, parameter_groups, train
-from tests.train.small_runs import BLOCK, CONFIG, HEAD, MODEL, OPTIM, changed, read_log
+from fsm.train.loop import Training, train
+from fsm.train.objectives.rendering import RenderingObjective
+from fsm.train.optimizer import learning_rate, parameter_groups
+from tests.train.small_runs import BLOCK, CONFIG, HEAD, MODEL, OPTIM, changed, read_log, stage
 
 
 def test_learning_rate_in_closed_form() -> None:
@@ -36,7 +39,7 @@ def test_learning_rate_in_closed_form() -> None:
 def test_a_stage_can_start_the_learning_rate_anew() -> None:
     """Two runs end to end, with a stage between that changes nothing about it."""
     config = OptimConfig(steps=160, warmup=10, lr=0.5)
-    stages = (StageConfig(40, hw=(64, 64)), StageConfig(100, lr=0.2, warmup=5), StageConfig(120))
+    stages = (stage(40, hw=(64, 64)), stage(100, lr=0.2, warmup=5), stage(120))
     first, second = (
         OptimConfig(steps=100, warmup=10, lr=0.5),
         OptimConfig(steps=60, warmup=5, lr=0.2),
@@ -78,15 +81,20 @@ def steps(tmp_path: Path):
     """A function that makes a fresh run of a config with a log to step with."""
     with contextlib.ExitStack() as stack:
 
-        def make(config: TrainConfig) -> tuple[_Run, Log]:
+        def make(config: TrainConfig) -> tuple[Training, Log]:
             log = Log(tmp_path, 0)
             stack.callback(log.close)
-            return _Run(config, tmp_path, "cpu"), log
+            return Training(config, tmp_path, "cpu"), log
 
         yield make
 
 
-def _norm(run: _Run) -> float:
+def _rendering(run: Training) -> RenderingObjective:
+    assert isinstance(run.objective, RenderingObjective)
+    return run.objective
+
+
+def _norm(run: Training) -> float:
     grads = [p.grad.flatten() for p in run.model.parameters() if p.grad is not None]
     return float(torch.cat(grads).norm())
 
@@ -102,7 +110,7 @@ def test_gradients_are_clipped_from_the_step_the_config_names(steps) -> None:
     assert second["skipped"] == 0
 
 
-def _state(run: _Run) -> dict[str, torch.Tensor]:
+def _state(run: Training) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in run.model.state_dict().items()}
 
 
@@ -128,9 +136,11 @@ def test_a_step_that_is_not_finite_is_skipped_always_and_the_log_stays_json(
 ) -> None:
     run, log = steps(CONFIG)
     weights = _state(run)
-    genuine = run._loss
+    genuine = _rendering(run).loss
     monkeypatch.setattr(
-        run, "_loss", lambda batch: (genuine(batch)[0] * poison, {"mse": poison, "psnr": poison})
+        run.objective,
+        "loss",
+        lambda *args: (genuine(*args)[0] * poison, {"mse": poison, "psnr": poison}),
     )
     assert run.one_step(log)["skipped"] == 1
     assert all(torch.equal(v, weights[k]) for k, v in run.model.state_dict().items())
@@ -174,11 +184,11 @@ def test_the_averaged_model_is_a_copy(steps) -> None:
     assert float(run.ema["encoder.embed.weight"].abs().sum()) > 0
 
 
-@pytest.mark.parametrize("head", [None, HEAD])
+@pytest.mark.parametrize("head", [LvsmHeadConfig(), HEAD])
 def test_one_batch_is_learnt_by_heart(
-    steps, monkeypatch: pytest.MonkeyPatch, head: ReferenceHeadConfig | None
+    steps, monkeypatch: pytest.MonkeyPatch, head: HeadConfig
 ) -> None:
-    optim = dataclasses.replace(OPTIM, steps=40, lr=3e-3 if head else 1e-2, warmup=3)
+    optim = dataclasses.replace(OPTIM, steps=40, lr=3e-3 if head is HEAD else 1e-2, warmup=3)
     run, log = steps(
         dataclasses.replace(CONFIG, model=ModelConfig(MODEL.encoder, head), optim=optim)
     )
@@ -196,15 +206,16 @@ def test_lpips_joins_after_the_warm_up(
     config = changed(lpips="squeeze", lpips_weight=0.25, l2_warmup=2, steps=4)
     train(config, tmp_path / "run", stop_after=3)
     assert ["lpips" in e for e in read_log(tmp_path / "run")] == [False, False, True]
-    run = _Run(config, tmp_path / "run", "cpu")
+    run = Training(config, tmp_path / "run", "cpu")
     run.resume()
     batch = run.stream.batch(run.step)
-    loss, parts = run._loss(batch)
+    loss, parts = _rendering(run).loss(batch, run.step)
     assert float(loss.detach()) == pytest.approx(parts["mse"] + 0.25 * parts["lpips"], rel=1e-5)
     assert parts["lpips"] > 0.01
     loss.backward()
-    assert run.lpips is not None
-    assert all(p.grad is None for p in run.lpips.parameters())
+    network = _rendering(run).lpips
+    assert network is not None
+    assert all(p.grad is None for p in network.parameters())
     assert all(p.grad is not None for p in run.model.parameters())
 
 
@@ -213,18 +224,16 @@ def test_a_network_that_is_never_used_is_never_looked_for(
 ) -> None:
     monkeypatch.setattr("fsm.evaluate.lpips.LPIPS.load", None)
     for unused in (changed(lpips="vgg", l2_warmup=6), changed(lpips="vgg", lpips_weight=0.0)):
-        assert _Run(unused, tmp_path, "cpu").lpips is None
+        assert _rendering(Training(unused, tmp_path, "cpu")).lpips is None
 
 
 def test_depth_joins_the_loss_where_the_head_predicts_it(tmp_path: Path) -> None:
     config = dataclasses.replace(changed(depth_weight=0.5), model=ModelConfig(MODEL.encoder, HEAD))
-    run = _Run(config, tmp_path, "cpu")
-    loss, parts = run._loss(run.stream.batch(0))
+    run = Training(config, tmp_path, "cpu")
+    loss, parts = _rendering(run).loss(run.stream.batch(0), 0)
     assert float(loss.detach()) == pytest.approx(parts["mse"] + 0.5 * parts["depth"], rel=1e-5)
-    assert (
-        "depth"
-        not in _Run(changed(depth_weight=0.5), tmp_path, "cpu")._loss(run.stream.batch(0))[1]
-    )
+    plain = Training(changed(depth_weight=0.5), tmp_path, "cpu")
+    assert "depth" not in _rendering(plain).loss(run.stream.batch(0), 0)[1]
 
 
 def test_the_pull_is_logged_only_where_there_is_one(steps) -> None:

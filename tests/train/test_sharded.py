@@ -15,8 +15,9 @@ from torch.distributed.tensor import DTensor
 from fsm.errors import InputError
 from fsm.model import FSM
 from fsm.train.config import TrainConfig
-from fsm.train.loop import _Run, train
-from fsm.train.sharded import clip_gradients, gathered, part_like, shard
+from fsm.train.loop import Training, train
+from fsm.train.parallelize import shard
+from fsm.train.sharded import clip_gradients, gathered, part_like
 from tests.processes import finished
 from tests.train.parallel_runs import assert_same_curve, long, worker
 from tests.train.small_runs import HEAD, changed
@@ -31,7 +32,7 @@ def sharded(config: TrainConfig) -> TrainConfig:
 @pytest.mark.slow
 def test_two_processes_with_parts_go_on_with_one_and_one_with_them(tmp_path: Path) -> None:
     """With scalars, recomputed activations, and a first norm that is clipped."""
-    config = long(changed(clip=0.1, clip_from=1), batch=2, reference_head=HEAD)
+    config = long(changed(clip=0.1, clip_from=1), batch=2, head=HEAD)
     config = dataclasses.replace(config, checkpointing=True)
     train(config, tmp_path / "one")
     train(config, tmp_path / "two", stop_after=1)
@@ -74,10 +75,10 @@ def _no_group_is_left() -> Iterator[None]:
 def test_a_step_with_parts_is_a_step(tmp_path: Path) -> None:
     """In a group of one process, which goes every way that more of them go."""
     config = long(changed(clip=1e-3, clip_from=0))
-    whole, parts = (_Run(c, tmp_path / c.parallel, "cpu") for c in (config, sharded(config)))
+    whole, parts = (Training(c, tmp_path / c.parallel, "cpu") for c in (config, sharded(config)))
     expected = whole.one_step(None)
     _among(1)
-    parts._shard()
+    parts.shard()
     found = parts.one_step(None)
     assert {k: found[k] for k in ("mse", "grad_norm")} == pytest.approx(
         {k: expected[k] for k in ("mse", "grad_norm")}
@@ -90,9 +91,9 @@ def test_a_step_with_parts_is_a_step(tmp_path: Path) -> None:
     assert one["optimizer"]["state"].keys() == other["optimizer"]["state"].keys()
     for i, state in one["optimizer"]["state"].items():
         torch.testing.assert_close(other["optimizer"]["state"][i], state, rtol=1e-4, atol=1e-7)
-    again = _Run(sharded(config), parts.out, "cpu")
+    again = Training(sharded(config), parts.out, "cpu")
     again.resume()
-    again._shard()
+    again.shard()
     kept = gathered({"ema": again.ema, "optimizer": again.optimizer.state_dict()}, keep=True)
     torch.testing.assert_close(kept["ema"], other["ema"], rtol=0, atol=0)
     torch.testing.assert_close(
@@ -104,7 +105,7 @@ def test_a_step_with_parts_is_a_step(tmp_path: Path) -> None:
 def test_a_process_keeps_its_part_of_every_tensor() -> None:
     """The second of two, without a first: nothing is exchanged before the first step."""
     _among(2, rank=1)
-    model = FSM(long(reference_head=HEAD).model)
+    model = FSM(long(head=HEAD).model)
     whole = {name: value.clone() for name, value in model.state_dict().items()}
     shard(model, "cpu")
     parts = {

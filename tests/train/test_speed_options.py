@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fsm.model import ModelConfig
-from fsm.renderers.heads.lrm import GaussianHeadConfig
+from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
 from fsm.train.config import TrainConfig
-from fsm.train.loop import _Run, train
+from fsm.train.loop import Training, train
 from tests.conftest import REPOSITORY
 from tests.train.small_runs import CONFIG, DATA, HEAD, MODEL, changed, read_log
 
@@ -21,7 +21,7 @@ MODELS: dict[str, ModelConfig] = {
     "plain head": MODEL,
     "reference head": ModelConfig(MODEL.encoder, HEAD),
     "causal": ModelConfig(CAUSAL),
-    "gaussians": ModelConfig(MODEL.encoder, gaussian_head=GaussianHeadConfig()),
+    "gaussians": ModelConfig(MODEL.encoder, PixelGaussianHeadConfig()),
 }
 
 
@@ -49,8 +49,8 @@ def test_recomputing_activations_changes_no_step(tmp_path: Path, kind: str, prec
 
 def _stepped(
     config: TrainConfig, out: Path, steps: int
-) -> tuple[_Run, list[dict[str, int | float]]]:
-    run = _Run(config, out, "cpu")
+) -> tuple[Training, list[dict[str, int | float]]]:
+    run = Training(config, out, "cpu")
     return run, [run.one_step(None) for _ in range(steps)]
 
 
@@ -67,7 +67,7 @@ def test_one_fused_update_equals_the_plain_one_to_rounding(tmp_path: Path) -> No
     """The same gradients twenty times, so that nothing but the update itself can differ."""
     states = []
     for fused in (False, True):
-        run = _Run(changed(fused=fused, weight_decay=0.3), tmp_path, "cpu")
+        run = Training(changed(fused=fused, weight_decay=0.3), tmp_path, "cpu")
         for step in range(20):
             generator = torch.Generator().manual_seed(step)
             for p in run.model.parameters():
@@ -96,7 +96,7 @@ import dataclasses, functools, sys
 from pathlib import Path
 import pytest
 import torch
-from fsm.train.loop import _Run
+from fsm.train.loop import Training
 from tests.train.small_runs import CONFIG, DATA, changed
 
 torch.set_num_threads(1)
@@ -109,7 +109,7 @@ data = dataclasses.replace(DATA, inputs=(3,), chunks=(1,))
 config = dataclasses.replace(changed(lr=1e-3), data=data, log_every=100)
 curves = []
 for compiled in (False, True):
-    run = _Run(dataclasses.replace(config, compile=compiled), Path(sys.argv[1]), "cpu")
+    run = Training(dataclasses.replace(config, compile=compiled), Path(sys.argv[1]), "cpu")
     curves.append([run.one_step(None) for _ in range(3)])
     assert (torch._dynamo.utils.counters["frames"]["ok"] >= 3) == compiled
 for a, b in zip(*curves):

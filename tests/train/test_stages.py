@@ -16,18 +16,18 @@ from fsm.datasets.open import open_clip
 from fsm.datasets.video import VideoClip
 from fsm.errors import InputError
 from fsm.model import FSM
-from fsm.train.config import DataConfig, SourceConfig, StageConfig, TrainConfig
-from fsm.train.data import Batch, DrawnAhead, SampleStream
+from fsm.train.config import DataConfig, SourceConfig, TrainConfig
+from fsm.train.data import Batch, Prefetcher, SampleStream
 from fsm.train.loop import train
 from fsm.views import Views
 from tests.datasets.media import read_counter, write_fsm_clip
 from tests.small import small_views
-from tests.train.small_runs import CONFIG, DATA, MODEL, read_log
+from tests.train.small_runs import CONFIG, DATA, MODEL, read_log, stage
 from tests.train.test_resume import assert_same_run
 
 STAGES = (
-    StageConfig(2, hw=(48, 48), inputs=(4,), chunks=(2, 4), zoom=1.25),
-    StageConfig(4, batch=2, targets=1, chunks=(1,), window=(9, 9)),
+    stage(2, hw=(48, 48), inputs=(4,), chunks=(2, 4), zoom=1.25),
+    stage(4, batch=2, targets=1, chunks=(1,), window=(9, 9)),
 )
 
 
@@ -64,9 +64,7 @@ def test_every_step_holds_what_its_stage_says_and_what_earlier_ones_left() -> No
 
 
 def test_a_stage_from_step_0_takes_the_place_of_the_first() -> None:
-    config = dataclasses.replace(
-        CONFIG, stages=(StageConfig(0, hw=(16, 16)), StageConfig(3, hw=(64, 64)))
-    )
+    config = dataclasses.replace(CONFIG, stages=(stage(0, hw=(16, 16)), stage(3, hw=(64, 64))))
     assert [(begins, data.hw) for begins, data in config.data_stages()] == [
         (0, (16, 16)),
         (3, (64, 64)),
@@ -128,7 +126,12 @@ def test_chunks_are_drawn_evenly_and_hold_whole_views() -> None:
     data = dataclasses.replace(DATA, hw=(16, 16), inputs=(5,), chunks=(1, 2, 3, 9), window=(7, 7))
     stream = SampleStream([(0, data)], seed=0)
     batches = [stream.batch(step) for step in range(24)]
-    assert {(b.chunks, b.chunk_views) for b in batches} == {(1, 5), (2, 3), (3, 2), (9, 1)}
+    assert {(b.chunks, b.chunk_tokens(8)) for b in batches} == {
+        (1, 5 * 4),
+        (2, 3 * 4),
+        (3, 2 * 4),
+        (9, 1 * 4),
+    }
     assert min(Counter(b.chunks for b in batches).values()) >= 2  # of 6 expected
 
 
@@ -139,7 +142,7 @@ def test_drawing_chunks_changes_no_sample() -> None:
     for step in range(3):
         a, b = plain.batch(step), chunked.batch(step)
         assert torch.equal(a.inputs.time, b.inputs.time)
-        assert (a.chunks, a.chunk_views) == (None, None)
+        assert (a.chunks, a.chunk_tokens(8)) == (None, None)
 
 
 @pytest.mark.parametrize("schedule", ["update-all-then-apply", "causal"])
@@ -157,10 +160,10 @@ def test_the_inputs_are_written_in_the_chunks_drawn(
     written: list[int] = []
     genuine = FSM._read
 
-    def read(self: FSM, inputs: Views):
-        written.append(-(-len(inputs) // self.encoder.views_per_chunk(inputs)))
+    def read(self: FSM, inputs: Views, chunk_tokens: int | None):
+        written.append(-(-len(inputs) // self.encoder.views_per_chunk(inputs, chunk_tokens)))
         assert self.encoder.config.schedule == schedule
-        return genuine(self, inputs)
+        return genuine(self, inputs, chunk_tokens)
 
     monkeypatch.setattr(FSM, "_read", read)
     trained = train(config, tmp_path)
@@ -285,7 +288,7 @@ def test_memory_for_frames_is_shared_and_bounded(tmp_path: Path) -> None:
 
 def test_batches_drawn_ahead_are_the_same_in_any_order(clip_file: Path) -> None:
     data = _clips(clip_file, hw=(16, 32), mirror=True)
-    plain, ahead = SampleStream([(0, data)], seed=0), DrawnAhead(SampleStream([(0, data)], seed=0))
+    plain, ahead = SampleStream([(0, data)], seed=0), Prefetcher(SampleStream([(0, data)], seed=0))
     for step in (0, 1, 2, 7, 8, 3):
         a, b = plain.batch(step), ahead.batch(step)
         assert torch.equal(a.inputs.time, b.inputs.time)
@@ -307,7 +310,7 @@ def test_the_next_batch_is_drawn_while_the_caller_is_busy(monkeypatch: pytest.Mo
         return Batch(views, views, nowhere, nowhere, chunks=1 + step)
 
     monkeypatch.setattr(SampleStream, "batch", batch)
-    ahead = DrawnAhead(SampleStream([(0, DATA)], seed=0))
+    ahead = Prefetcher(SampleStream([(0, DATA)], seed=0))
     assert ahead.batch(0).chunks == 1
     assert second.wait(60)  # nobody has asked for step 1 yet
     assert ahead.batch(1).chunks == 2

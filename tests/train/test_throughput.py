@@ -11,10 +11,11 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsm.model import ModelConfig
-from fsm.renderers.heads.reference import ReferenceHeadConfig
+from fsm.renderers.heads.lvsm import LvsmHeadConfig
+from fsm.renderers.heads.registry import HeadConfig
 from fsm.train import throughput
 from fsm.train.log import described
-from fsm.train.loop import _Run, train
+from fsm.train.loop import Training, train
 from fsm.train.throughput import FlopCount, Meter, matrix_peak, summary
 from tests.train.small_runs import CONFIG, DATA, HEAD, MODEL, changed
 
@@ -34,21 +35,22 @@ def test_flops_of_products_in_closed_form_whether_computed_once_or_twice() -> No
         assert count.total == 3 * (2 * 3 * 5 * 7) + 2 * (2 * 3 * 7 * 2)
 
 
-@pytest.mark.parametrize("head", [None, HEAD])
+@pytest.mark.parametrize("head", [LvsmHeadConfig(), HEAD])
 def test_flops_of_a_step_are_torchs_own_count_and_the_same_with_checkpointing(
-    tmp_path: Path, head: ReferenceHeadConfig | None
+    tmp_path: Path, head: HeadConfig
 ) -> None:
     config = dataclasses.replace(CONFIG, model=ModelConfig(MODEL.encoder, head))
     plain, twice = (
-        _Run(dataclasses.replace(config, checkpointing=c), tmp_path, "cpu") for c in (False, True)
+        Training(dataclasses.replace(config, checkpointing=c), tmp_path, "cpu")
+        for c in (False, True)
     )
     batch = plain.stream.batch(0)
     with FlopCounterMode(display=False) as torchs:
-        plain._backward(batch)
+        plain.objective.backward(batch, 0)
     totals = []
     for run in (plain, twice):
         with FlopCount() as count:
-            run._backward(batch)
+            run.objective.backward(batch, 0)
         totals.append(count.total)
     assert totals == [torchs.get_total_flops()] * 2
 

@@ -7,21 +7,24 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from fsm.errors import InputError
+from fsm.renderers.heads.lvsm import LvsmHeadConfig
+from fsm.renderers.heads.registry import HeadConfig
 from fsm.shards import Shard
-from fsm.train.config import StageConfig, TrainConfig
+from fsm.train.config import TrainConfig
 from fsm.train.data import depth_loss, masked_mse
-from fsm.train.loop import _same_config, train
+from fsm.train.loop import train
+from fsm.train.state import keep_config
 from fsm.train.team import Team, joined
-from fsm.ttt import Group
 from fsm.views import Views
 from tests.processes import finished
 from tests.small import small_views
 from tests.train.parallel_runs import assert_same_curve, long, worker
-from tests.train.small_runs import CONFIG, HEAD, changed
+from tests.train.small_runs import CONFIG, HEAD, changed, stage
 
-NOBODY = Group(0, 1)  # pyright: ignore[reportCallIssue]
+NOBODY = dist.ProcessGroup(0, 1)  # pyright: ignore[reportCallIssue]
 """A group for tests in which nothing is exchanged."""
 
 
@@ -30,10 +33,10 @@ def among(config: TrainConfig, processes: int) -> TrainConfig:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", [None, HEAD], ids=["direct", "reference"])
-def test_two_processes_share_samples_on_the_curve_of_one(tmp_path: Path, head) -> None:
-    config = long(changed(depth_weight=0.1 if head else 0.0), reference_head=head)
-    config = dataclasses.replace(config, checkpointing=head is None)
+@pytest.mark.parametrize("head", [LvsmHeadConfig(), HEAD], ids=["direct", "reference"])
+def test_two_processes_share_samples_on_the_curve_of_one(tmp_path: Path, head: HeadConfig) -> None:
+    config = long(changed(depth_weight=0.1 if head is HEAD else 0.0), head=head)
+    config = dataclasses.replace(config, checkpointing=head is not HEAD)
     train(config, tmp_path / "one")
     train(config, tmp_path / "two", stop_after=1)
     hashes = finished(2, worker(among(config, 2), tmp_path / "two", 3), tmp_path)
@@ -93,7 +96,7 @@ def test_what_cannot_be_shared_is_one_sentence(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(InputError, match=r"data\.targets is 2, which 3 processes"):
         among(CONFIG, 3)
     with pytest.raises(InputError, match=r"data\.targets is 3, which 2 processes"):
-        dataclasses.replace(among(CONFIG, 2), stages=(StageConfig(4, targets=3),))
+        dataclasses.replace(among(CONFIG, 2), stages=(stage(4, targets=3),))
     with pytest.raises(InputError, match="compile and token_parallel"):
         dataclasses.replace(CONFIG, compile=True, token_parallel=2)
     with (
@@ -112,6 +115,6 @@ def test_what_cannot_be_shared_is_one_sentence(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_run_may_go_on_with_another_number_that_share(tmp_path: Path) -> None:
     train(CONFIG, tmp_path, stop_after=1)
-    _same_config(among(CONFIG, 2), tmp_path)
+    keep_config(among(CONFIG, 2), tmp_path)
     with pytest.raises(InputError, match="differs in seed"):
-        _same_config(dataclasses.replace(among(CONFIG, 2), seed=2), tmp_path)
+        keep_config(dataclasses.replace(among(CONFIG, 2), seed=2), tmp_path)

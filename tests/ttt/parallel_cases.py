@@ -17,7 +17,14 @@ from torch import Tensor
 
 from fsm.blocks import BlockConfig
 from fsm.encoder import Encoder, EncoderConfig
-from fsm.ttt import ElasticConfig, Group, fast_weight_apply, initial_state, write_chunk
+from fsm.train.parallelize import parallelize, summed
+from fsm.ttt import (
+    ElasticConfig,
+    fast_weight_apply,
+    fast_weight_gradient,
+    fast_weight_step,
+    initial_state,
+)
 from fsm.views import Views
 
 CHUNKS = (9, 9, 4, 1)  # the last is so short that a process has none of it
@@ -25,13 +32,16 @@ VIEWS, HW = 5, (32, 48)  # chunks of two views, and one of one
 Results = dict[str, Tensor]
 
 
-def part(n: int, group: Group | None) -> slice:
+def part(n: int, group: dist.ProcessGroup | None) -> slice:
     rank, count = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
     return slice(n * rank // count, n * (rank + 1) // count)
 
 
 def fast_weights(
-    group: Group | None, elastic: ElasticConfig | None, dtype: torch.dtype, chunks: tuple[int, ...]
+    group: dist.ProcessGroup | None,
+    elastic: ElasticConfig | None,
+    dtype: torch.dtype,
+    chunks: tuple[int, ...],
 ) -> Results:
     """Final weights, this process's outputs (and the axis they join along), and its part of the
     gradients.
@@ -49,9 +59,10 @@ def fast_weights(
         own = part(n, group)
         k, v, rates = (random(2, 2, n, width)[:, :, own] for width in (6, 6, 3))
         k, rates = torch.nn.functional.normalize(k, dim=-1), rates.abs() * 0.02
-        state = write_chunk(
-            state, k, v * scale, rates, elastic=elastic, ns_steps=5, ns_dtype=dtype, group=group
-        )
+        target = "value" if elastic is None else elastic.target
+        gradient = fast_weight_gradient(state.weights, k, v * scale, rates, target)
+        gradient = gradient if group is None else summed(gradient, group)
+        state = fast_weight_step(state, gradient, elastic=elastic, ns_steps=5, ns_dtype=dtype)
     queries, wanted = random(2, 2, 7, 6), random(2, 2, 7, 6)
     own = part(7, group)
     seen = fast_weight_apply(state.weights, queries[:, :, own])
@@ -76,7 +87,9 @@ def views(n: int, seed: int) -> Views:
 
 
 def encoder(
-    group: Group | None, schedule: Literal["update-all-then-apply", "causal"], checkpointing: bool
+    group: dist.ProcessGroup | None,
+    schedule: Literal["update-all-then-apply", "causal"],
+    checkpointing: bool,
 ) -> Results:
     """The same of a small encoder in float64: memory, tokens of this process's requests, gradients
     of all parameters.
@@ -88,7 +101,7 @@ def encoder(
     model = Encoder(EncoderConfig(block, layers=2, chunk_tokens=48, schedule=schedule)).double()
     for layer in model.blocks:
         layer.ttt.ns_dtype = torch.float64
-    model.checkpointing, model.group = checkpointing, group
+    parallelize(model, group=group, checkpointing=checkpointing)
     memory = model.finish(model.update(model.empty(1), views(VIEWS, seed=0)))
     own = part(3, group)
     tokens = model.query(memory, views(3, seed=1)[own].without_rgb())
@@ -105,7 +118,7 @@ def encoder(
 SI = ElasticConfig("si", lam=0.9, initial_importance=0.2)
 EWC = ElasticConfig("ewc", "streaming", lam=0.9, importance_scale="mean")
 OURS = ElasticConfig("mas", lam=0.9, step_decay=0.5, target="novelty")
-CASES: dict[str, Callable[[Group | None], Results]] = {
+CASES: dict[str, Callable[[dist.ProcessGroup | None], Results]] = {
     "plain": partial(fast_weights, elastic=None, dtype=torch.float64, chunks=CHUNKS),
     "si": partial(fast_weights, elastic=SI, dtype=torch.float64, chunks=CHUNKS),
     "ewc": partial(fast_weights, elastic=EWC, dtype=torch.float64, chunks=CHUNKS),

@@ -10,7 +10,7 @@ import torch
 
 from fsm.config import from_dict
 from fsm.errors import InputError
-from fsm.ttt import ElasticConfig, fast_weight_apply, initial_state, record_pull_ratio, write_chunk
+from fsm.ttt import ElasticConfig, fast_weight_apply, initial_state, write_chunk
 from fsm.ttt.elastic import Target
 from fsm.ttt.fast_weights import FastWeightState, fast_weight_gradient, orthogonalise, restore_norms
 from fsm.ttt.reference import f, newton_schulz, write_sequence
@@ -41,10 +41,10 @@ def problem(seed: int = 0, dtype: torch.dtype = torch.float64):
     return initial, chunks
 
 
-def write_all(initial, chunks, elastic) -> FastWeightState:
+def write_all(initial, chunks, elastic, pull_ratios=None) -> FastWeightState:
     state = initial_state(initial, B, elastic)
     for k, v, rates in chunks:
-        state = write_chunk(state, k, v, rates, elastic=elastic, **RULE)
+        state = write_chunk(state, k, v, rates, elastic=elastic, **RULE, pull_ratios=pull_ratios)
     return state
 
 
@@ -70,6 +70,10 @@ VARIANTS += [
     ElasticConfig(lam=0.0, step_decay=0.5),
     ElasticConfig(lam=0.0, target="novelty"),
     ElasticConfig("si", lam=0.9, step_decay=0.7, target="novelty", initial_importance=0.2),
+    # As in the released code λ may exceed 1; with importance near 1 the pull passes the anchor.
+    ElasticConfig("mas", lam=2.5, initial_importance=1.0),
+    ElasticConfig("ewc", "global", lam=40.0),
+    ElasticConfig("si", lam=3.0, importance_scale="mean"),
 ]
 
 
@@ -356,22 +360,29 @@ def test_tokens_with_zero_rate_are_not_written() -> None:
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_pull_ratio_is_recorded_and_proportional_to_lambda() -> None:
+def test_pull_ratio_is_collected_and_proportional_to_lambda() -> None:
     initial, chunks = problem()
     means = []
     for lam in (0.25, 0.5):
-        with record_pull_ratio() as ratios:
-            write_all(initial, chunks[:1], ElasticConfig("mas", lam=lam))
+        ratios: list[torch.Tensor] = []
+        write_all(initial, chunks[:1], ElasticConfig("mas", lam=lam), ratios)
         assert len(ratios) == 1
         assert ratios[0].shape == (B,)
         means.append(ratios[0].mean())
     torch.testing.assert_close(means[1], 2 * means[0])
 
 
-@pytest.mark.parametrize("field", ["lam", "alpha", "beta", "step_decay"])
+@pytest.mark.parametrize("field", ["alpha", "beta", "step_decay"])
 def test_rates_outside_zero_one_are_refused(field: str) -> None:
     with pytest.raises(InputError, match=f"elastic.{field} is 1.5"):
         from_dict(ElasticConfig, {field: 1.5}, "test")
+
+
+@pytest.mark.parametrize("lam", [-0.1, float("inf"), float("nan")])
+def test_a_strength_is_a_finite_number_from_zero_on(lam: float) -> None:
+    assert from_dict(ElasticConfig, {"lam": 40}, "test").lam == 40.0
+    with pytest.raises(InputError, match=rf"elastic\.lam is {lam}; choose a finite value"):
+        from_dict(ElasticConfig, {"lam": lam}, "test")
 
 
 def test_bfloat16_newton_schulz_keeps_the_read_out_of_eight_chunks() -> None:

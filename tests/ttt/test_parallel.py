@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from fsm.errors import InputError
-from fsm.ttt import ElasticConfig, Group, initial_state, write_chunk
-from fsm.ttt.parallel import summed
+from fsm.train.parallelize import own_views, parallelize, summed
 from tests.processes import finished
 from tests.small import small_model, small_views
 from tests.ttt.parallel_cases import CASES
 
-NOBODY = Group(0, 1)  # pyright: ignore[reportCallIssue]
+NOBODY = dist.ProcessGroup(0, 1)  # pyright: ignore[reportCallIssue]
 """A group for tests in which nothing is exchanged."""
 
 
@@ -46,7 +46,7 @@ def test_a_sum_over_a_group_has_the_sum_of_all_gradients(monkeypatch: pytest.Mon
     """Against a peer that always has twice of ours."""
     sent = []
 
-    def with_peer(tensor: torch.Tensor, group: Group) -> None:
+    def with_peer(tensor: torch.Tensor, group: dist.ProcessGroup) -> None:
         assert group is NOBODY
         sent.append(tensor.dtype)
         tensor *= 3.0
@@ -59,38 +59,32 @@ def test_a_sum_over_a_group_has_the_sum_of_all_gradients(monkeypatch: pytest.Mon
     assert x.grad is not None
     assert x.grad.tolist() == [[3.0, 300.0], [30.0, 3000.0]]
     assert x.tolist() == [[1.0, 2.0], [3.0, 4.0]]
-    elastic = ElasticConfig()
+    encoder = small_model().encoder
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda _: 2)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda _: 0)
+    parallelize(encoder, group=NOBODY)
     with torch.autocast("cpu", torch.bfloat16):
-        k, rates = torch.rand(1, 1, 8, 4, dtype=torch.bfloat16), torch.rand(1, 1, 8, 3)
-        state = initial_state(torch.rand(1, 3, 4, 6), 1, elastic)
-        write_chunk(
-            state, k, k, rates, elastic=elastic, ns_steps=5, ns_dtype=torch.bfloat16, group=NOBODY
-        )
-    assert sent == [torch.float32] * 3
+        encoder.finish(encoder.update(encoder.empty(1), small_views(2).batched()))
+    assert sent == [torch.float32] * (2 + 2)  # there and back, and one for each layer
 
 
 def test_whole_views_are_shared_out_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = small_model().encoder
     views = small_views(5).batched()
-    assert encoder._own(views) is views
     monkeypatch.setattr("torch.distributed.get_world_size", lambda _: 3)
-    encoder.group = NOBODY
     times = []
     for rank in range(3):
         monkeypatch.setattr("torch.distributed.get_rank", lambda _, rank=rank: rank)
-        own = encoder._own(views)
+        own = own_views(views, NOBODY)
         times += own.time[0].tolist()
         assert own.rgb is not None
         assert own.rgb.shape[1] == len(own)
-        assert len(encoder._own(views[:2])) <= 1
+        assert len(own_views(views[:2], NOBODY)) <= 1
     assert times == views.time[0].tolist()
 
 
 def test_compiled_blocks_and_a_group_are_refused_together() -> None:
-    encoder = small_model().encoder
-    encoder.compiled, encoder.group = True, NOBODY
     with pytest.raises(InputError, match="choose one"):
-        encoder.update(encoder.empty(1), small_views(2).batched())
+        parallelize(small_model().encoder, compile=True, group=NOBODY)
 
 
 def test_no_views_are_no_tokens() -> None:

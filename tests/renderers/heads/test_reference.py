@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fsm.datasets.base import DrawnClip
+from fsm.datasets.base import RenderedClip
 from fsm.datasets.open import open_clip
 from fsm.errors import InputError
 from fsm.rays import project, unproject
-from fsm.renderers.heads.lvsm import PlainHead
+from fsm.renderers.heads.lvsm import LvsmHead, LvsmHeadConfig
 from fsm.renderers.heads.reference import ReferenceHead, ReferenceHeadConfig
 from fsm.renderers.stereo.cost_volume import FARTHEST, REACH, PlaneSweep
 from fsm.renderers.stereo.motion import motion_guess
@@ -25,7 +25,7 @@ from fsm.renderers.stereo.sources import (
     witnesses,
 )
 from fsm.views import SceneFrame, Views
-from tests.small import small_views
+from tests.small import decoded, small_views
 
 HW = (16, 24)
 
@@ -225,7 +225,7 @@ def test_the_untrained_sweeps_know_the_depth_of_moving_worlds() -> None:
         inputs, target = clip.views(range(0, 48, 4)), clip.views([22])
         frame = SceneFrame.fit(inputs.batched())
         row, asked = frame.to_model(inputs.batched()), frame.to_model(target.batched())
-        assert isinstance(clip, DrawnClip)
+        assert isinstance(clip, RenderedClip)
         rho = 1.0 / (clip.depth([22])[None] * frame.scale)
         truth = (rho + FARTHEST).log()
         who = witnesses(asked, row, 4)
@@ -246,34 +246,34 @@ def head(**options) -> ReferenceHead:
     ).eval()
 
 
-@pytest.mark.parametrize("sampling", ["depth", "offset"])
-def test_blend_of_one_colour_is_that_colour(sampling: str) -> None:
+def test_blend_of_one_colour_is_that_colour() -> None:
     """The weights sum to one: where frames and predicted colour agree nothing else can come out."""
-    model, references = head(sampling=sampling), views(5)
+    model, references = head(), views(5)
     references = dataclasses.replace(
         references, rgb=torch.full_like(torch.empty(1, 5, 3, *HW), 0.5)
     )
     with torch.no_grad():
         model.colour.weight.zero_()
         model.colour.bias.zero_()  # sigmoid(0) = 0.5
-    out = model(torch.randn(1, 2, 6, 32), references[1:3].without_rgb(), references)
+    out = decoded(model, torch.randn(1, 2, 6, 32), references[1:3].without_rgb(), references)
     torch.testing.assert_close(out.rgb, torch.full_like(out.rgb, 0.5))
-    assert (out.depth is None) == (sampling == "offset")
+    assert out.depth is not None
+    assert out.depth.shape == (1, 2, 1, *HW)
 
 
 def test_untrained_head_of_a_still_camera_copies_what_it_saw() -> None:
-    model, scene = head(sampling="offset"), views(1)
+    model, scene = head(), views(1)
     still = Views.cat([scene, scene, scene])
     still = dataclasses.replace(still, time=torch.tensor([[-1.0, 0.0, 1.0]]))
     with torch.no_grad():
         model.colour.bias[3::4] = -20.0  # the blending logit of the predicted colour
         model.colour.weight.zero_()
-    out = model(torch.randn(1, 1, 6, 32), still[1].without_rgb(), still).rgb
+    out = decoded(model, torch.randn(1, 1, 6, 32), still[1].without_rgb(), still).rgb
     torch.testing.assert_close(out, still[1].rgb, rtol=0, atol=1e-4)
 
 
 def test_head_works_with_a_single_input_frame() -> None:
-    out = head()(torch.randn(1, 2, 6, 32), views(2).without_rgb(), views(1))
+    out = decoded(head(), torch.randn(1, 2, 6, 32), views(2).without_rgb(), views(1))
     assert torch.isfinite(out.rgb).all()
 
 
@@ -283,9 +283,8 @@ def test_every_part_of_the_head_but_stereo_gets_a_gradient() -> None:
         for parameter in model.parameters():
             if not parameter.any():
                 parameter.normal_(std=0.05)
-    model(
-        torch.randn(1, 2, 6, 32), views(5)[1:3].without_rgb(), views(5)
-    ).rgb.square().sum().backward()
+    out = decoded(model, torch.randn(1, 2, 6, 32), views(5)[1:3].without_rgb(), views(5))
+    out.rgb.square().sum().backward()
     for name, parameter in model.named_parameters():
         if name.startswith("stereo."):  # learnt in stages of its own
             assert parameter.grad is None, name
@@ -313,16 +312,16 @@ def test_positions_have_the_gradient_finite_differences_say() -> None:
 
 def test_missing_frames_are_one_sentence() -> None:
     with pytest.raises(InputError, match="input frames"):
-        head()(torch.randn(1, 1, 6, 32), views(1), views(2).without_rgb())
+        decoded(head(), torch.randn(1, 1, 6, 32), views(1), views(2).without_rgb())
 
 
-def test_plain_head_stays_between_zero_and_one_and_ignores_references() -> None:
-    plain = PlainHead(32, 8)
+def test_the_direct_head_stays_between_zero_and_one_and_ignores_the_inputs() -> None:
+    direct = LvsmHead(32, 8, LvsmHeadConfig())
     tokens = 100 * torch.randn(1, 2, 6, 32)
-    out = plain(tokens, views(2), None).rgb
+    out = decoded(direct, tokens, views(2), views(2).without_rgb()).rgb
     assert out.min() >= 0
     assert out.max() <= 1
-    assert torch.equal(out, plain(tokens, views(2), views(3)).rgb)
+    assert torch.equal(out, decoded(direct, tokens, views(2), views(3)).rgb)
 
 
 def moving_texture(

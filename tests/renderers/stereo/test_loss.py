@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.heads.lrm import GaussianHeadConfig
+from fsm.renderers.heads.lrm import LrmHeadConfig
+from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
 from fsm.renderers.stereo.cost_volume import FARTHEST, REACH, Swept
 from fsm.renderers.stereo.loss import (
     DEPTH_WEIGHT,
@@ -27,17 +28,19 @@ from fsm.renderers.stereo.loss import (
 from fsm.train.config import SourceConfig, StageConfig, TrainConfig
 from fsm.train.data import SampleStream
 from fsm.train.loop import train
-from fsm.train.sources import CLEARANCE, DrawnSource
+from fsm.train.sources import CLEARANCE, WorldSource
 from fsm.views import Views
 from tests.datasets.media import write_fsm_clip
 from tests.processes import finished
 from tests.small import small_views
 from tests.train.parallel_runs import assert_same_curve, worker
-from tests.train.small_runs import CONFIG, HEAD, MODEL, OPTIM, read_log
+from tests.train.small_runs import CONFIG, HEAD, MODEL, OPTIM, read_log, stage
 from tests.train.test_resume import assert_same_run
 
 HW = (48, 64)
-GAUSSIANS = GaussianHeadConfig(hidden=16, references=2, planes=4, fine_planes=4, detail_width=8)
+GAUSSIANS = PixelGaussianHeadConfig(
+    hidden=16, references=2, planes=4, fine_planes=4, detail_width=8
+)
 
 
 def wall(rho: float, x: list[float], fineness: float = 1.0) -> Views:
@@ -166,11 +169,11 @@ def test_doubt_is_least_for_two_hypotheses_whose_mean_is_the_truth() -> None:
     assert doubt(answer, torch.full_like(truth, math.nan)).item() == 0.0
 
 
-DIRECT = dataclasses.replace(MODEL, reference_head=HEAD)
+DIRECT = dataclasses.replace(MODEL, head=HEAD)
 
 
 def staged(model: ModelConfig = DIRECT) -> TrainConfig:
-    stages = (StageConfig(0, learn="stereo", targets=1), StageConfig(3, targets=2, lr=1e-2))
+    stages = (stage(0, learn="stereo", targets=1), stage(3, targets=2, lr=1e-2))
     return dataclasses.replace(
         CONFIG, model=model, stages=stages, optim=dataclasses.replace(OPTIM, depth_weight=0.1)
     )
@@ -180,7 +183,7 @@ def staged(model: ModelConfig = DIRECT) -> TrainConfig:
 def test_such_a_stage_changes_the_stereo_alone_and_the_next_one_all_the_rest(
     tmp_path: Path, decoder: str
 ) -> None:
-    config = staged(DIRECT if decoder == "direct" else ModelConfig(MODEL.encoder, None, GAUSSIANS))
+    config = staged(DIRECT if decoder == "direct" else ModelConfig(MODEL.encoder, GAUSSIANS))
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, ema=0.0))
     torch.manual_seed(config.seed)
     before = FSM(config.model).state_dict()
@@ -216,9 +219,9 @@ def test_two_processes_learn_stereo_like_one_whatever_each_of_them_draws(
 ) -> None:
     """Now one, now the other, now both draw the clip, whose depth nobody knows."""
     clip = write_fsm_clip(tmp_path / "clip")
-    sources = (SourceConfig("synthetic"), SourceConfig(str(clip)))
+    sources = (SourceConfig("world"), SourceConfig(str(clip)))
     data = dataclasses.replace(CONFIG.data, sources=sources, batch=2)
-    stages = (StageConfig(0, learn="stereo"), StageConfig(4, targets=1))
+    stages = (StageConfig(0, learn="stereo"), stage(4, targets=1))
     config = dataclasses.replace(staged(), data=data, stages=stages)
     stream = SampleStream(config.data_stages(), config.seed)
     known = [
@@ -235,17 +238,10 @@ def test_two_processes_learn_stereo_like_one_whatever_each_of_them_draws(
 
 @pytest.mark.parametrize(
     "model",
-    [
-        MODEL,
-        dataclasses.replace(MODEL, reference_head=dataclasses.replace(HEAD, sampling="offset")),
-        dataclasses.replace(
-            MODEL, reference_head=dataclasses.replace(HEAD, planes=0, fine_planes=0)
-        ),
-        dataclasses.replace(MODEL, gaussian_head=dataclasses.replace(GAUSSIANS, variant="fsm")),
-    ],
+    [MODEL, dataclasses.replace(MODEL, head=LrmHeadConfig())],
 )
-def test_a_decoder_without_sweeps_cannot_learn_them(model: ModelConfig) -> None:
-    with pytest.raises(InputError, match="learn: stereo, but the decoder sweeps no planes"):
+def test_a_decoder_without_stereo_cannot_learn_it(model: ModelConfig) -> None:
+    with pytest.raises(InputError, match=f"learn: stereo, but a head of kind {model.head.kind}"):
         staged(model)
 
 
@@ -264,7 +260,7 @@ def test_a_camera_beside_the_path_that_ended_up_behind_a_wall_is_put_back(
     monkeypatch.setattr("fsm.train.sources.EXTENT_SHARE", 100.0)
     data = dataclasses.replace(CONFIG.data, hw=(32, 32), targets=8)
     generators = [torch.Generator().manual_seed(seed) for seed in range(6)]
-    samples = DrawnSource("world", "cpu").draw(data, 4, generators)
+    samples = WorldSource("cpu").draw(data, 4, generators)
     away = [
         (s.targets.c2w[:, :3, 3] - s.inputs.c2w[:, :3, 3].mean(0)).norm(dim=-1) for s in samples
     ]

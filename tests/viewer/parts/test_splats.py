@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from fsm.renderers.gaussians.gaussians4d import Gaussians3D
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.gaussians.spherical_harmonics import SH_C0
+from fsm.renderers.gaussians.types import Gaussians3D
 from fsm.viewer import Viewer, native_splats
 from fsm.viewer.native_splats import FAINTEST, Native, Rows
 from fsm.viewer.parts.splats import Sender, SplatPart

@@ -14,10 +14,12 @@ TILE = 32
 WIDTH = 16
 CX, CY, XX, XY, YY, OPACITY, RED, GREEN, BLUE, DEPTH, LEFT, TOP, RIGHT, BOTTOM, ROW = range(15)
 LOG2_E = 1.4426950408889634
-# pixels by which boxes are widened: rounding must not cut off what the kernels would draw
-SLACK = 1e-3
-DIGIT = 11  # bits sorted at once
-FEW = 48  # up to so many are sorted by insertion
+# pixels by which boxes are widened: rounding must not cut off what the kernels would blend
+BOX_SLACK = 1e-3
+# bits sorted at once
+DIGIT = 11
+# up to so many are sorted by insertion
+FEW = 48
 
 
 @kernel(
@@ -42,11 +44,12 @@ def pack_and_count(
     """Write the ``records`` of this worker's splats; count those per tile in ``counts[worker]``."""
     m = depths.size
     columns = (width + TILE - 1) // TILE
-    for tile in range(counts.shape[1]):  # a slice would do, but takes seconds to compile
+    # a slice would do, but takes seconds to compile
+    for tile in range(counts.shape[1]):
         counts[worker, tile] = 0
     for i in range(m * worker // workers, m * (worker + 1) // workers):
         cx, cy = centres[i, 0], centres[i, 1]
-        rx, ry = radii[i, 0] + np.float32(SLACK), radii[i, 1] + np.float32(SLACK)
+        rx, ry = radii[i, 0] + np.float32(BOX_SLACK), radii[i, 1] + np.float32(BOX_SLACK)
         half = np.float32(0.5)
         left = max(np.ceil(cx - rx - half), np.float32(0.0))
         top = max(np.ceil(cy - ry - half), np.float32(0.0))
@@ -62,12 +65,8 @@ def pack_and_count(
         record[DEPTH] = depths[i]
         # between pixel centres, outside the picture, or not a number
         if not (left <= right and top <= bottom):
-            left, top, right, bottom = (
-                np.float32(0.0),
-                np.float32(0.0),
-                np.float32(-1.0),
-                np.float32(-1.0),
-            )
+            left = top = np.float32(0.0)
+            right = bottom = np.float32(-1.0)
         record[LEFT], record[TOP], record[RIGHT], record[BOTTOM] = left, top, right, bottom
         if right >= 0:
             for y in range(int(top) // TILE, int(bottom) // TILE + 1):
@@ -110,7 +109,8 @@ def list_tiles(
         if record[RIGHT] < 0:
             continue
         bits = np.int64(depth_bits[i])
-        if bits < 0:  # the more negative a float, the larger its bits; -0 is 0
+        # the more negative a float, the larger its bits; -0 is 0
+        if bits < 0:
             bits = -(bits & np.int64(0x7FFFFFFF))
         entry = (bits << 32) | i
         for y in range(int(record[TOP]) // TILE, int(record[BOTTOM]) // TILE + 1):
@@ -143,7 +143,8 @@ def sort_list(entries, start, stop, scratch, histogram):
     passes = max((bits + widest - 1) // widest, 1)
     digit = (bits + passes - 1) // passes
     source, source_at, target, target_at = entries, start, scratch, 0
-    for p in range(passes):  # stable, from the least digit on
+    # stable, from the least digit on
+    for p in range(passes):
         _sort_digit(source, source_at, target, target_at, n, least, p * digit, digit, histogram)
         source, source_at, target, target_at = target, target_at, source, source_at
     if passes % 2:

@@ -1,11 +1,11 @@
 """Views per second of the procedural worlds at 128²: the compiled tracer against its plain torch
-twin and the older world.
+twin.
 
-    python -m benchmarks.synthetic_world [--repeats 5] [--statistics CLIPS]
+    python -m benchmarks.world [--repeats 5] [--statistics CLIPS]
 
-One thread, CPU time, cases in turn. Each case draws fresh worlds and films eight moments of each,
-as training does. With ``--statistics``, pictures and motion of the world are compared with those of
-real clips (a list, as for ``fsm inspect``) instead.
+One thread, CPU time, cases in turn. Each case samples fresh worlds and renders eight moments of
+each, as training does. With ``--statistics``, pictures and motion of the world are compared with
+those of real clips (a list, as for ``fsm inspect``) instead.
 """
 
 import dataclasses
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from benchmarks.common import Verdicts, alternate, medians, paired, parser, start
 from fsm.datasets.open import open_dataset
-from fsm.datasets.synthetic import SyntheticWorld
-from fsm.datasets.world.stage import set_stage
+from fsm.datasets.world.tables import trace_tables
 from fsm.datasets.world.trace import mixed_blocks
 from fsm.datasets.world.world import World
 from fsm.views import Views
@@ -45,22 +44,21 @@ def main() -> None:
     time = torch.linspace(0.0, 6.0, MOMENTS).expand(WORLDS, MOMENTS)
     counter = itertools.count(0, WORLDS)
 
-    def film(kind: type[World] | type[SyntheticWorld], worlds: int, **options: bool) -> None:
+    def film(worlds: int, plain: bool) -> None:
         first = next(counter)
-        world = kind.sample(range(first, first + worlds))
-        world.render(world.camera_path(time[:worlds], HW), **options)
+        world = World.sample(range(first, first + worlds))
+        world.render(world.camera_path(time[:worlds], HW), plain)
 
-    drawn = World.sample(range(WORLDS))
-    views = drawn.camera_path(time, HW)
+    fixed = World.sample(range(WORLDS))
+    views = fixed.camera_path(time, HW)
     cases = {
-        "world": lambda: film(World, WORLDS),
-        "older world": lambda: film(SyntheticWorld, 2),
-        "plain twin": lambda: film(World, 1, plain=True),
-        "drawing parameters": lambda: World.sample(range(WORLDS)),
-        "placing bodies": lambda: set_stage(drawn.bodies, drawn.surfaces, drawn.around, views),
-        "tracing and placing": lambda: drawn.render(views),
+        "world": lambda: film(WORLDS, plain=False),
+        "plain twin": lambda: film(1, plain=True),
+        "sampling parameters": lambda: World.sample(range(WORLDS)),
+        "placing bodies": lambda: trace_tables(fixed.bodies, fixed.surfaces, fixed.around, views),
+        "tracing and placing": lambda: fixed.render(views),
     }
-    counts = {"world": WORLDS, "older world": 2, "plain twin": 1}
+    counts = {"world": WORLDS, "plain twin": 1}
     seconds = alternate(cases, given.repeats)
     each = {
         name: value / (counts.get(name, WORLDS) * MOMENTS)
@@ -69,7 +67,7 @@ def main() -> None:
     for name, value in each.items():
         print(f"  {name:<20} {1e3 * value:8.3f} ms a view, {1 / value:8.1f} views/s")
     mixed = float(
-        mixed_blocks(drawn.surfaces_seen(views)[:, :, 0].flatten(0, 1).float()).float().mean()
+        mixed_blocks(fixed.surfaces_seen(views)[:, :, 0].flatten(0, 1).float()).float().mean()
     )
     print(
         "  blocks of 4 x 4 pixels with a border of two surfaces, traced four times: "
@@ -77,9 +75,8 @@ def main() -> None:
     )
     verdicts = Verdicts()
     verdicts.check("views per second and core", 1 / each["world"], TARGET, at_least=True)
-    for name in ("older world", "plain twin"):
-        ratio = paired(seconds[name], seconds["world"]) * WORLDS / counts[name]
-        verdicts.check(f"against the {name}", ratio, 4.0, at_least=True, unit="x")
+    ratio = paired(seconds["plain twin"], seconds["world"]) * WORLDS / counts["plain twin"]
+    verdicts.check("against the plain twin", ratio, 4.0, at_least=True, unit="x")
     verdicts.close()
 
 
@@ -92,7 +89,7 @@ def compare(clips: str) -> None:
     time = (torch.arange(0, 30, 10) / 30.0).expand(len(real), 3)
     views = world.camera_path(time, HW)
     seen = world.render(views)
-    drawn = dataclasses.replace(views, rgb=seen.rgb).samples()
+    rendered = dataclasses.replace(views, rgb=seen.rgb).samples()
     paths = [(v.cameras.c2w, v.cameras.time) for v in (dataset.clip(id) for id in dataset.ids)]
     span = torch.linspace(0.0, 6.6, 199).expand(len(real), 199)
     filmed = [(c2w, span[0]) for c2w in world.camera_path(span, HW).c2w]
@@ -104,7 +101,7 @@ def compare(clips: str) -> None:
         ("slope of the spectrum", slope),
     ):
         show(f"{name}: real", [of(v) for v in real])
-        show(f"{name}: world", [of(v) for v in drawn])
+        show(f"{name}: world", [of(v) for v in rendered])
     for name, of in (
         ("camera speed, m/s", speed),
         ("extent of the path, m", extent),

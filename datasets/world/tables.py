@@ -38,7 +38,7 @@ OPEN, FALLOFF, SOFTNESS, FOG, FRAME = 31, 32, 33, 34, 35
 
 
 @dataclass(frozen=True)
-class Stage:
+class TraceTables:
     """Worlds as f frames find them, each at its own time."""
 
     bodies: Float[Tensor, "f k 28"]
@@ -48,7 +48,9 @@ class Stage:
     """Row of ``looks`` for each frame."""
 
 
-def set_stage(bodies: Bodies, surfaces: Surfaces, around: Surroundings, views: Views) -> Stage:
+def trace_tables(
+    bodies: Bodies, surfaces: Surfaces, around: Surroundings, views: Views
+) -> TraceTables:
     """Put the bodies of every view's world where they are at its time, and find where they can be
     seen.
     """
@@ -81,7 +83,9 @@ def set_stage(bodies: Bodies, surfaces: Surfaces, around: Surroundings, views: V
         [eye, views.c2w[..., :3, :3].flatten(-2), views.intrinsics, per_world], -1
     ).flatten(0, 1)
     world = torch.arange(b, device=frames.device, dtype=torch.int32).repeat_interleave(v)
-    return Stage(table.contiguous(), frames.contiguous(), surfaces.packed().contiguous(), world)
+    return TraceTables(
+        table.contiguous(), frames.contiguous(), surfaces.packed().contiguous(), world
+    )
 
 
 def _inverse(m: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""What a training can learn, one objective a file."""
