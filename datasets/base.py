@@ -114,7 +114,9 @@ class Clip(ABC):
             raise InputError(f"{self.source}: no frame was asked for; name at least one index.")
         unique = sorted(set(wanted))
         parts = [part if hw is None else part.covering(hw) for part in self.observations(unique)]
-        found = Views.cat(parts)
+        ids = self.cameras.frame_ids
+        assert ids is not None, "the frames of a clip have ids"
+        found = replace(Views.cat(parts), frame_ids=ids[unique])
         if wanted == unique:
             return found
         position = {frame: i for i, frame in enumerate(unique)}

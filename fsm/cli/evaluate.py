@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from fsm.cli.common import Backend, check_backend, check_output, choose_device, flag, parse_size
-from fsm.errors import InputError
 
 if TYPE_CHECKING:
     from fsm.evaluate.lpips import LPIPS
@@ -18,12 +17,10 @@ class Eval:
     """Score a model on clips: PSNR, SSIM, LPIPS, beside three trivial baselines."""
 
     clips: tyro.conf.Positional[Annotated[str, flag("CLIPS", "")]]
-    """Clip list, file or folder, or `demo`, `world:SEED`, `world:1000-1015`; or `ablation`: its
-    results in -o.
-    """
+    """Clip list, file or folder, or `demo`, `world:SEED`, `world:1000-1015`."""
     protocol: Annotated[str, flag("NAME")] = "dense"
-    """dense (32 random inputs, 8 targets), sparse (8 even, 7 between), novel (beside the path) or
-    given (the clip's split).
+    """dense (32 random inputs, 8 targets), sparse (8 even, 7 between), novel (beside the path),
+    given (the clip's split), spread, consecutive or stream (docs/evaluation.md).
     """
     model: Annotated[str, flag("MODEL")] = "fsm-tiny"
     """Bundled name, folder, hub name, or `none` for the baselines alone."""
@@ -56,8 +53,6 @@ class Eval:
         Of several processes the one that finds all clips done does so; under torchrun an earlier
         status 1 would end the others.
         """
-        if self.clips == "ablation":
-            return render_ablation(self.output)
         from fsm.checkpoint import weights_hash
         from fsm.datasets.open import open_dataset
         from fsm.evaluate.metrics import Metrics
@@ -109,20 +104,6 @@ class Eval:
         print_table(result)
         print(f"report in {write_report(result, self.output)}")
         return 1 if result.missing else 0
-
-
-def render_ablation(folder: Path) -> int:
-    """Tables and curves from the results that ``python -m fsm.ablation`` left in ``folder``;
-    nothing is trained or scored.
-    """
-    import importlib.util
-
-    from fsm.ablation.report import write_report
-
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("curves need matplotlib, which is not installed; pip install matplotlib.")
-    print("ablation in {} and {}".format(*write_report(folder)))
-    return 0
 
 
 def find_lpips(name: Literal["auto", "none", "alex", "squeeze", "vgg"]) -> "LPIPS | None":

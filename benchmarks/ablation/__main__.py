@@ -1,8 +1,10 @@
-"""``python -m fsm.ablation FOLDER``: train and score the variants whose results are missing in
-FOLDER.
+"""``python -m benchmarks.ablation``: ``train`` and score the variants whose results are missing in
+a folder, or ``report`` what is there.
 """
 
+import importlib.util
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +15,8 @@ from fsm.errors import InputError
 
 
 @dataclass(frozen=True)
-class Ablation:
-    """Train and score the variants of the ablation (resumes; `fsm eval ablation -o FOLDER` then
-    renders the results).
-    """
+class Train:
+    """Train and score the variants of the ablation; resumes."""
 
     folder: tyro.conf.Positional[Path]
     """Runs, results and what they share."""
@@ -47,8 +47,8 @@ class Ablation:
         """Do what is missing."""
         import torch
 
-        from fsm.ablation.runner import Suite, run
-        from fsm.ablation.variants import find_variants
+        from benchmarks.ablation.driver import Suite, run
+        from benchmarks.ablation.variants import find_variants
         from fsm.config import from_dict, to_dict
         from fsm.shards import find_shard
         from fsm.train.config import TrainConfig, load_preset, overridden
@@ -62,10 +62,34 @@ class Ablation:
         run(suite, find_variants(self.only), self.seeds, find_shard(self.shard))
 
 
-def main() -> int:
+@dataclass(frozen=True)
+class Report:
+    """Tables and curves from results alone; nothing is trained or scored."""
+
+    folder: tyro.conf.Positional[Path]
+    """Settings and results; tables.md and curves.png go beside them."""
+
+    def run(self) -> None:
+        """Write them and say where."""
+        if importlib.util.find_spec("matplotlib") is None:
+            raise InputError(
+                "curves need matplotlib, which is not installed; pip install 'fsm-toolkit[train]'."
+            )
+        from benchmarks.ablation.report import write_report
+
+        print("ablation in {} and {}".format(*write_report(self.folder)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Status 0: done; 2: bad input; 130: interrupted, to be continued by the same command."""
     try:
-        tyro.cli(Ablation, config=(tyro.conf.FlagCreatePairsOff,)).run()
+        command = tyro.extras.subcommand_cli_from_dict(
+            {"train": Train, "report": Report},
+            prog="python -m benchmarks.ablation",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+        command.run()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

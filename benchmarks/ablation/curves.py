@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from fsm.ablation.results import Result
-from fsm.ablation.stats import REFERENCE, count, over_seeds
+from benchmarks.ablation.results import Result
+from benchmarks.ablation.stats import REFERENCE, count, over_seeds
 from fsm.files import atomic_file
 
 SHOWN = 8
 """Variants in the panels about PSNR, first of the table first; all are in the tables."""
 
 
-def draw_curves(rows: dict[str, list[Result]], picture: Path) -> None:
+def plot_curves(rows: dict[str, list[Result]], picture: Path) -> None:
     """Four panels: means over seeds, with their deviation where PSNR is drawn over the number of
     inputs.
     """

@@ -8,24 +8,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fsm.ablation.protocol import INPUT_COUNTS, Stream, consecutive, fits, spread, stream
 from fsm.blocks import record_pull_ratio
-from fsm.datasets.base import Clip, IndexPlan
+from fsm.datasets.base import Clip
 from fsm.evaluate.baselines import BASELINES
 from fsm.evaluate.metrics import psnr, quantised, ssim
-from fsm.evaluate.protocols import Dense
+from fsm.evaluate.protocols import Consecutive, Dense, Protocol, Spread, Stream
 from fsm.model import FSM
 from fsm.views import SceneFrame, Views
 
-Draw = Callable[[Views, Views, SceneFrame], Float[Tensor, "t 3 h w"]]
+Render = Callable[[Views, Views, SceneFrame], Float[Tensor, "t 3 h w"]]
 """Pictures of requests [t] from inputs [v], both in the clip's space, with the normalisation to
 use.
 """
+STREAM = Stream()
+INPUT_COUNTS = (4, 8, 16, 32, 64)
+"""Numbers of test inputs."""
 DIGITS = 4
 
 
 @dataclass(frozen=True)
-class Film:
+class LoadedClip:
     """All frames of a test clip, in memory."""
 
     id: str
@@ -58,18 +60,18 @@ class StreamScore:
     """All targets after the whole stream, in the order of the stream."""
 
 
-def load_film(clip: Clip, hw: tuple[int, int]) -> Film:
+def load_clip(clip: Clip, hw: tuple[int, int]) -> LoadedClip:
     """Decode a clip once."""
-    return Film(clip.id, clip.views(None, hw))
+    return LoadedClip(clip.id, clip.views(None, hw))
 
 
-def drawing(model: FSM, chunk_tokens: int | None = None) -> Draw:
+def rendering(model: FSM, chunk_tokens: int | None = None) -> Render:
     """How a model answers, in float32, from inputs written in chunks of ``chunk_tokens``; None: the
     config's number.
     """
 
     @torch.no_grad()
-    def draw(inputs: Views, requests: Views, frame: SceneFrame) -> Float[Tensor, "t 3 h w"]:
+    def render(inputs: Views, requests: Views, frame: SceneFrame) -> Float[Tensor, "t 3 h w"]:
         one = SceneFrame(*(getattr(frame, f.name)[None] for f in dataclasses.fields(frame)))
         return model(
             one.to_model(inputs.batched()),
@@ -77,114 +79,112 @@ def drawing(model: FSM, chunk_tokens: int | None = None) -> Draw:
             chunk_tokens,
         ).rgb[0]
 
-    return draw
+    return render
 
 
-def score_plans(draw: Draw, films: Sequence[Film], plan: Callable[[Film], IndexPlan]) -> Cell:
+def score_plans(render: Render, clips: Sequence[LoadedClip], protocol: Protocol) -> Cell:
     """Mean PSNR and SSIM of the targets of every clip."""
     rows = []
-    for film in films:
-        chosen = plan(film)
-        inputs, targets = (
-            film.views[list(chosen.input_index)],
-            film.views[list(chosen.target_index)],
-        )
-        rgb = draw(inputs, targets.without_rgb(), SceneFrame.fit(inputs))
-        assert targets.rgb is not None, "films have pixels"
+    for clip in clips:
+        plan = protocol.plan(len(clip.views), clip.id)
+        inputs, targets = clip.views[list(plan.input_index)], clip.views[list(plan.target_index)]
+        rgb = render(inputs, targets.without_rgb(), SceneFrame.fit(inputs))
+        assert targets.rgb is not None, "loaded clips have pixels"
         seen, truth = quantised(rgb), quantised(targets.rgb)
-        rows.append((film.id, _rounded(psnr(seen, truth)), _rounded(ssim(seen, truth))))
+        rows.append((clip.id, _rounded(psnr(seen, truth)), _rounded(ssim(seen, truth))))
     ids, ratios, similarities = zip(*rows, strict=True)
     return Cell(ids, ratios, similarities)
 
 
-def score_kinds(model: FSM, films: Sequence[Film], inputs: int) -> dict[str, Cell]:
+def score_kinds(model: FSM, clips: Sequence[LoadedClip], inputs: int) -> dict[str, Cell]:
     """``inputs`` test inputs over the clip and in a row, written as the model was trained."""
-    draw = drawing(model)
     return {
-        "spread": score_plans(draw, films, lambda f: spread(len(f.views), inputs)),
-        "consecutive": score_plans(draw, films, lambda f: consecutive(len(f.views), inputs)),
+        protocol.name: score_plans(rendering(model), clips, protocol)
+        for protocol in (Spread(inputs=inputs), Consecutive(inputs=inputs))
     }
 
 
-def score_baselines(films: Sequence[Film], inputs: int) -> dict[str, dict[str, Cell]]:
+def score_baselines(clips: Sequence[LoadedClip], inputs: int) -> dict[str, dict[str, Cell]]:
     """What the trivial baselines give for the same frames."""
-    plans = {
-        "spread": lambda f: spread(len(f.views), inputs),
-        "consecutive": lambda f: consecutive(len(f.views), inputs),
-        "random": lambda f: Dense(inputs=inputs).plan(len(f.views), f.id),
+    protocols = {
+        "spread": Spread(inputs=inputs),
+        "consecutive": Consecutive(inputs=inputs),
+        "random": Dense(inputs=inputs),
     }
     return {
         name: {
-            kind: score_plans(lambda i, r, _, b=baseline: b(i, r), films, plan)
-            for kind, plan in plans.items()
+            kind: score_plans(lambda i, r, _, b=baseline: b(i, r), clips, protocol)
+            for kind, protocol in protocols.items()
         }
         for name, baseline in BASELINES.items()
     }
 
 
 def score_chunks(
-    model: FSM, films: Sequence[Film], inputs: int, chunks: dict[int, int]
+    model: FSM, clips: Sequence[LoadedClip], inputs: int, chunks: dict[int, int]
 ) -> dict[str, Cell]:
     """``inputs`` random test inputs, written in each number of ``chunks`` (number:
     chunk_tokens).
     """
-    plan = Dense(inputs=inputs).plan
     return {
-        f"random/{n}": score_plans(
-            drawing(model, tokens), films, lambda f: plan(len(f.views), f.id)
-        )
+        f"random/{n}": score_plans(rendering(model, tokens), clips, Dense(inputs=inputs))
         for n, tokens in chunks.items()
     }
 
 
 def score_counts(
-    model: FSM, films: Sequence[Film], counts: Sequence[int] = INPUT_COUNTS
+    model: FSM, clips: Sequence[LoadedClip], counts: Sequence[int] = INPUT_COUNTS
 ) -> dict[str, Cell]:
     """Spread and consecutive inputs in every number, on the clips long enough for all; chunks as in
     training.
     """
-    films = [f for f in films if fits(len(f.views), max(counts))]
-    draw, cells = drawing(model), {}
-    if not films:
+    longest = Spread(inputs=max(counts))
+    clips = [clip for clip in clips if longest.fits(len(clip.views))]
+    if not clips:
         return {}
-    for n in counts:
-        cells[f"spread/{n}"] = score_plans(draw, films, lambda f, n=n: spread(len(f.views), n))
-        cells[f"consecutive/{n}"] = score_plans(
-            draw, films, lambda f, n=n: consecutive(len(f.views), n)
-        )
-    return cells
+    return {
+        f"{protocol.name}/{n}": score_plans(rendering(model), clips, protocol)
+        for n in counts
+        for protocol in (Spread(inputs=n), Consecutive(inputs=n))
+    }
 
 
-def score_streams(draw: Draw, films: Sequence[Film]) -> tuple[StreamScore, ...]:
+def score_streams(
+    render: Render, clips: Sequence[LoadedClip], protocol: Stream = STREAM
+) -> tuple[StreamScore, ...]:
     """Retention on every clip that is long enough."""
-    plans = ((f, stream(len(f.views))) for f in films)
-    return tuple(score_stream(draw, film, plan) for film, plan in plans if plan is not None)
+    return tuple(
+        score_stream(render, clip, protocol) for clip in clips if protocol.fits(len(clip.views))
+    )
 
 
-def score_stream(draw: Draw, film: Film, plan: Stream) -> StreamScore:
+def score_stream(render: Render, clip: LoadedClip, protocol: Stream = STREAM) -> StreamScore:
     """Early targets alone, early and late, and all targets by position."""
-    everything, targets = film.views[list(plan.inputs)], film.views[list(plan.targets)]
-    early, asked = everything[: plan.early], targets[: plan.early_targets]
-    whole = SceneFrame.fit(everything)
-    late = _ratios(draw(everything, targets.without_rgb(), whole), targets)
-    first = plan.early_targets
+    plan = protocol.plan(len(clip.views), clip.id)
+    inputs, targets = clip.views[list(plan.input_index)], clip.views[list(plan.target_index)]
+    first = protocol.early_targets(plan)
+    early, asked = inputs[: protocol.early], targets[:first]
+    whole = SceneFrame.fit(inputs)
+    late = _ratios(render(inputs, targets.without_rgb(), whole), targets)
+    alone = render(early, asked.without_rgb(), SceneFrame.fit(early))
     return StreamScore(
-        film.id,
-        alone=_rounded(_ratios(draw(early, asked.without_rgb(), SceneFrame.fit(early)), asked)),
-        early=_rounded(_ratios(draw(early, asked.without_rgb(), whole), asked)),
+        clip.id,
+        alone=_rounded(_ratios(alone, asked)),
+        early=_rounded(_ratios(render(early, asked.without_rgb(), whole), asked)),
         late=_rounded(late[:first]),
         by_position=tuple(round(v, DIGITS) for v in late.tolist()),
     )
 
 
 @torch.no_grad()
-def pull_by_chunk(model: FSM, films: Sequence[Film], inputs: int) -> tuple[float, ...]:
+def pull_by_chunk(model: FSM, clips: Sequence[LoadedClip], inputs: int) -> tuple[float, ...]:
     """‖pull‖ / ‖update‖ of each chunk of the clips' spread inputs, mean over layers and clips;
     empty without an elastic prior.
     """
-    tables = []
-    for film in (f for f in films if fits(len(f.views), inputs)):
-        views = film.views[list(spread(len(film.views), inputs).input_index)].batched()
+    tables, protocol = [], Spread(inputs=inputs)
+    for clip in (c for c in clips if protocol.fits(len(c.views))):
+        plan = protocol.plan(len(clip.views), clip.id)
+        views = clip.views[list(plan.input_index)].batched()
         with record_pull_ratio(model) as ratios:
             model.encoder.finish(
                 model.encoder.update(model.encoder.empty(1), SceneFrame.fit(views).to_model(views))
@@ -195,7 +195,7 @@ def pull_by_chunk(model: FSM, films: Sequence[Film], inputs: int) -> tuple[float
 
 
 def _ratios(rgb: Float[Tensor, "t 3 h w"], targets: Views) -> Tensor:
-    assert targets.rgb is not None, "films have pixels"
+    assert targets.rgb is not None, "loaded clips have pixels"
     return psnr(quantised(rgb), quantised(targets.rgb))
 
 

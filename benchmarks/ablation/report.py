@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fsm.ablation.curves import draw_curves
-from fsm.ablation.results import (
+from benchmarks.ablation.curves import plot_curves
+from benchmarks.ablation.results import (
     BaselineScores,
     Result,
     Settings,
@@ -12,7 +12,7 @@ from fsm.ablation.results import (
     load_results,
     read_settings,
 )
-from fsm.ablation.stats import (
+from benchmarks.ablation.stats import (
     REFERENCE,
     Stat,
     cell,
@@ -24,7 +24,7 @@ from fsm.ablation.stats import (
     own_random,
     streams,
 )
-from fsm.ablation.variants import VARIANTS
+from benchmarks.ablation.variants import VARIANTS
 from fsm.files import atomic_file
 
 TABLES, CURVES = "tables.md", "curves.png"
@@ -36,7 +36,7 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     rows = grouped(results)
     with atomic_file(folder / TABLES) as temporary:
         temporary.write_text(tables(settings, rows, load_baselines(folder)), encoding="utf-8")
-    draw_curves(rows, folder / CURVES)
+    plot_curves(rows, folder / CURVES)
     return folder / TABLES, folder / CURVES
 
 
@@ -65,7 +65,8 @@ def _preamble(settings: Settings, rows: dict[str, list[Result]]) -> str:
     missing = [v.name for v in VARIANTS if v.name not in rows]
     lines = [
         "# Ablation: tables",
-        "Made by `fsm eval ablation` from the files in `results/`; nothing here is typed by hand.",
+        "Made by `python -m benchmarks.ablation report` from the files in `results/`; nothing here "
+        "is typed by hand.",
         f"{encoder.layers} layers of width {encoder.block.dim}, {encoder.block.ttt_heads} "
         "fast-weight heads, "
         f"{data.hw[0]}x{data.hw[1]} pixels, patch {encoder.patch}; {data.inputs[0]} inputs "

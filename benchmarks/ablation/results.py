@@ -4,15 +4,17 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from fsm.ablation.scores import Cell, StreamScore
-from fsm.ablation.variants import Variant
+from benchmarks.ablation.scores import Cell, StreamScore
+from benchmarks.ablation.variants import Variant
 from fsm.config import from_dict, to_dict
 from fsm.errors import InputError
-from fsm.files import atomic_file, read_json, write_json
+from fsm.files import atomic_file, read_json
+from fsm.runs import SETTINGS, Run
 from fsm.train.config import SourceConfig, TrainConfig
 
-SETTINGS, RESULTS, BASELINES = "settings.json", "results", "baselines.json"
+RESULTS, BASELINES = "results", "baselines.json"
 
 
 @dataclass(frozen=True)
@@ -81,19 +83,11 @@ class BaselineScores:
 
 def claim(folder: Path, settings: Settings) -> str:
     """Note the settings in ``folder``, or check that those noted there are the same; their hash."""
-    path, settings = folder / SETTINGS, settings.without_paths()
-    if not path.exists():
-        write_json(path, to_dict(settings))
-    # Through the config, so that an option newer than the folder has its default and is no
-    # difference.
-    stored = read_settings(folder)
-    if stored != settings:
-        ours, theirs = to_dict(settings), to_dict(stored)
-        different = ", ".join(k for k in ours if ours[k] != theirs[k])
-        raise InputError(
-            f"{path} was written with other settings (differs in {different}); choose "
-            "another folder."
-        )
+
+    def up_to_date(stored: Any, where: str) -> dict[str, Any]:
+        return to_dict(from_dict(Settings, stored, where))
+
+    Run(folder, to_dict(settings.without_paths()), SETTINGS).claim(up_to_date)
     return settings_hash(folder)
 
 
@@ -162,7 +156,8 @@ def load_results(folder: Path) -> tuple[Result, ...]:
     paths = sorted((folder / RESULTS).glob("*.json"))
     if not paths:
         raise InputError(
-            f"{folder / RESULTS} holds no results yet; run python -m fsm.ablation {folder} first."
+            f"{folder / RESULTS} holds no results yet; run python -m benchmarks.ablation train "
+            f"{folder} first."
         )
     found = settings_hash(folder)
     return tuple(load_result(p, found) for p in paths)

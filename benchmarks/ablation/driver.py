@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from fsm.ablation.clips import small_copies
-from fsm.ablation.results import (
+from benchmarks.ablation.clips import small_copies
+from benchmarks.ablation.results import (
     BASELINES,
     BaselineScores,
     Result,
@@ -22,18 +22,24 @@ from fsm.ablation.results import (
     result_path,
     save_result,
 )
-from fsm.ablation.scores import (
-    Film,
-    drawing,
-    load_film,
+from benchmarks.ablation.scores import (
+    LoadedClip,
+    load_clip,
     pull_by_chunk,
+    rendering,
     score_baselines,
     score_chunks,
     score_counts,
     score_kinds,
     score_streams,
 )
-from fsm.ablation.variants import Variant, chunk_tokens, start_config, variant_config, with_data
+from benchmarks.ablation.variants import (
+    Variant,
+    chunk_tokens,
+    start_config,
+    variant_config,
+    with_data,
+)
 from fsm.config import to_dict
 from fsm.datasets.open import open_dataset
 from fsm.datasets.world.clip import WorldClip
@@ -89,8 +95,8 @@ def run(
             write_json(suite.folder / BASELINES, to_dict(BaselineScores(hashed, scores)))
     base = with_data(suite.base, str(copies))
     tasks = [(v, s) for v in variants for s in seeds]
-    clips: list[Film] = []
-    worlds: list[Film] = []
+    clips: list[LoadedClip] = []
+    worlds: list[LoadedClip] = []
     for variant, seed in shard.part(tasks):
         path = result_path(suite.folder, variant.name, seed)
         if path.exists():
@@ -125,14 +131,14 @@ def _start(suite: Suite, base: TrainConfig, seed: int) -> Path:
     return folder / "run" / "model"
 
 
-def _clips(suite: Suite) -> list[Film]:
+def _clips(suite: Suite) -> list[LoadedClip]:
     tested = open_dataset(suite.test_clips)
-    return [load_film(tested.clip(id), suite.base.data.hw) for id in tested.ids]
+    return [load_clip(tested.clip(id), suite.base.data.hw) for id in tested.ids]
 
 
-def _worlds(suite: Suite) -> list[Film]:
+def _worlds(suite: Suite) -> list[LoadedClip]:
     hw = suite.base.data.hw
-    return [load_film(WorldClip(seed, WORLD_FRAMES, hw, fps=24.0), hw) for seed in suite.worlds]
+    return [load_clip(WorldClip(seed, WORLD_FRAMES, hw, fps=24.0), hw) for seed in suite.worlds]
 
 
 def _scored(
@@ -141,15 +147,15 @@ def _scored(
     seed: int,
     hashed: str,
     model: FSM,
-    clips: list[Film],
-    worlds: list[Film],
+    clips: list[LoadedClip],
+    worlds: list[LoadedClip],
     log: list[dict],
 ) -> Result:
     base, inputs = suite.base, suite.base.data.inputs[0]
     chunks = {n: chunk_tokens(base, inputs, n) for n in TEST_CHUNKS}
-    streams = {"own": score_streams(drawing(model), [*clips, *worlds])}
+    streams = {"own": score_streams(rendering(model), [*clips, *worlds])}
     if variant.chunks == 1:
-        chunked = drawing(model, base.model.encoder.chunk_tokens)
+        chunked = rendering(model, base.model.encoder.chunk_tokens)
         streams["chunked"] = score_streams(chunked, [*clips, *worlds])
     short, long = pull_by_chunk(model, clips, inputs), pull_by_chunk(model, clips, 64)
     tail = log[-max(1, len(log) // 5) :]

@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fsm.ablation.results import Result
-from fsm.ablation.scores import Cell, StreamScore
-from fsm.ablation.variants import VARIANTS
+from benchmarks.ablation.results import Result
+from benchmarks.ablation.scores import Cell, StreamScore
+from benchmarks.ablation.variants import VARIANTS
 
 REFERENCE = "lact4"
 """The variant that differences are taken from: multi-chunk without an elastic prior."""
