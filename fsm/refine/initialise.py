@@ -7,16 +7,17 @@ background: what all frames have at their border.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from fsm.errors import InputError
+from fsm.rays import unproject
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.spherical_harmonics import colour_to_sh
+from fsm.renderers.stereo.sources import SourceViews, camera_rays, pixel_grid
 from fsm.views import SceneFrame, Views
 
 NEAREST = 2.5  # largest inverse depth tried, in model units (the cameras' spread is one)
@@ -65,7 +66,12 @@ def random_gaussians(inputs: Views, frame: SceneFrame, n: int, seed: int = 0) ->
     size = SIZE * spacing * depth / views.intrinsics[pixels.frames, 0]
     quats = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(n, 1)
     return Gaussians4D(
-        pixels.origins + depth[:, None] * pixels.rays,
+        unproject(
+            pixels.places[:, None],
+            depth[:, None],
+            views.c2w[pixels.frames],
+            views.intrinsics[pixels.frames],
+        )[:, 0],
         views.time[pixels.frames],
         size[:, None].repeat(1, 3),
         durations,
@@ -93,14 +99,15 @@ class _Pixels:
     """n pixels of some frames."""
 
     frames: Int[Tensor, " n"]
-    origins: Float[Tensor, "n 3"]
+    places: Float[Tensor, "n 2"]
+    """Their centres, x and y in pixels."""
     rays: Float[Tensor, "n 3"]
-    """Of z-depth one."""
+    """Points at z-depth one, in the axes of their camera."""
     colours: Float[Tensor, "n 3"]
 
     def __getitem__(self, index: Tensor) -> "_Pixels":
         return _Pixels(
-            self.frames[index], self.origins[index], self.rays[index], self.colours[index]
+            self.frames[index], self.places[index], self.rays[index], self.colours[index]
         )
 
 
@@ -131,14 +138,15 @@ def _draw_pixels(views: Views, shown: Tensor, n: int, generator: torch.Generator
     ]
     frames = useful[: len(counts)].repeat_interleave(torch.tensor(counts))
     index = torch.cat(at)
-    w = views.hw[1]
-    fx, fy, cx, cy = views.intrinsics[frames].unbind(-1)
-    local = torch.stack(
-        [(index % w + 0.5 - cx) / fx, (index // w + 0.5 - cy) / fy, torch.ones_like(fx)], -1
-    )
-    c2w = views.c2w[frames]
-    rays = (c2w[:, :3, :3] @ local[..., None])[..., 0]
-    return _Pixels(frames, c2w[:, :3, 3], rays, views.rgb.flatten(2)[frames, :, index])
+    flat = [
+        t.flatten(2)[frames, :, index]
+        for t in (
+            pixel_grid(views.batched())[0, :, 0].movedim(-1, 1),
+            camera_rays(views.batched())[0],
+            views.rgb,
+        )
+    ]
+    return _Pixels(frames, *flat)
 
 
 def _sweep(
@@ -168,34 +176,29 @@ def _disagreement(
     views: Views, pixels: _Pixels, neighbours: int, tried: Float[Tensor, "n c"]
 ) -> Float[Tensor, "n c"]:
     """How different the colours at inverse depths ``tried`` are in the frames next in time."""
-    out = torch.empty_like(tried)
+    out, batched = torch.empty_like(tried), views.batched()
     for i in pixels.frames.unique().tolist():
         mine = (pixels.frames == i).nonzero()[:, 0]
-        points = pixels.origins[mine, None] + pixels.rays[mine, None] / tried[mine, :, None]
         near = (views.time - views.time[i]).abs().argsort(stable=True)
-        out[mine] = _difference(views[near[near != i][:neighbours]], points, pixels.colours[mine])
+        near = near[near != i][:neighbours]
+        sources = SourceViews.of(batched[i], batched, near[None, None])
+        # the drawn pixels alone, as a picture of one row
+        sources = replace(sources, rays=pixels.rays[mine].T[None, None, :, None])
+        out[mine] = _difference(sources, tried[mine], pixels.colours[mine])
     return out
 
 
 def _difference(
-    views: Views, points: Float[Tensor, "p c 3"], colours: Float[Tensor, "p 3"]
+    sources: SourceViews, tried: Float[Tensor, "p c"], colours: Float[Tensor, "p 3"]
 ) -> Float[Tensor, "p c"]:
-    """Mean difference between ``colours`` and what ``views`` show at ``points``; not seen by two of
-    them is the worst.
+    """Mean difference between ``colours`` and those of the source views at inverse depths
+    ``tried``; seen by fewer than two of them is the worst.
     """
-    assert views.rgb is not None
-    local = torch.einsum(
-        "kij,kpci->kpcj", views.c2w[:, :3, :3], points - views.c2w[:, None, None, :3, 3]
-    )
-    ahead = local[..., 2] > 1e-3
-    fx, fy, cx, cy = views.intrinsics[..., None, None].unbind(1)
-    x = local[..., 0] / local[..., 2].clamp_min(1e-3) * fx + cx
-    y = local[..., 1] / local[..., 2].clamp_min(1e-3) * fy + cy
-    h, w = views.hw
-    inside = ahead & (x > 0) & (x < w) & (y > 0) & (y < h)
-    grid = torch.stack([2.0 * x / w - 1.0, 2.0 * y / h - 1.0], -1)
-    seen = F.grid_sample(views.rgb, grid, align_corners=False, padding_mode="border")
-    off = (seen - colours.T[:, :, None]).abs().mean(1).clamp_max(MOST_DISAGREEMENT)
+    pixels = sources.project_planes(tried.T[None, None, :, None]).pixels  # [1 1 k c 1 p 2]
+    found, inside = sources.sample(sources.frames, pixels[:, :, :, :, 0])
+    inside = inside[0, 0, :, 0] > 0  # [k c p]
+    off = (found[0, 0] - colours.T[:, None]).abs().mean(1).clamp_max(MOST_DISAGREEMENT)
     count = inside.sum(0)
     mean = (off * inside).sum(0) / count.clamp_min(1)
-    return torch.where(count >= min(2, len(views)), mean, torch.full_like(mean, MOST_DISAGREEMENT))
+    least = min(2, sources.index.shape[2])
+    return torch.where(count >= least, mean, torch.full_like(mean, MOST_DISAGREEMENT)).T
