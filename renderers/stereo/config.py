@@ -135,8 +135,8 @@ class MotionConfig:
     """Pixels of the level per step."""
     moment: float = 0.25
     """Squared relative time gap at which a source view counts half."""
-    judged: int = 7
-    """Odd side in pixels over which the gain of a motion is judged."""
+    gain_window: int = 7
+    """Odd side in pixels over which the gain of a motion is measured."""
     least_gain: float = 0.15
     """Logarithm of (disagreement before / after) at which a motion is taken by half."""
     gain_width: float = 0.05
@@ -146,7 +146,7 @@ class MotionConfig:
 
     def __post_init__(self) -> None:
         _check_at_least(self, "motion", iterations=1)
-        for name in ("window", "smoothing", "judged"):
+        for name in ("window", "smoothing", "gain_window"):
             _check_odd(self, "motion", name, getattr(self, name))
         _check_positive(self, "motion", "damping", "largest_step", "moment", "gain_width", "noise")
         if any(stride < 1 for stride in self.strides):

@@ -1,8 +1,8 @@
 """Cost volumes: how far source views are from the reference view at every depth plane.
 
 Both are compared as maps of colours and learnt features. Where something hides a point from some
-of the source views, or moves, the better half of them still agrees (Kang et al. 2001): costs over
-that half and over all are told apart.
+of the source views, or moves, the better half of them still agrees (Kang et al. 2001): both means
+are kept, over that half and over all.
 """
 
 from jaxtyping import Float

@@ -68,7 +68,7 @@ def acceptance(
     )
     # leaving the picture is no way to agree
     weights = weights * inside_here * inside_there + LEAST_WEIGHT
-    before, after = (_disagreement(s, weights, config.judged) for s in (here, there))
+    before, after = (_disagreement(s, weights, config.gain_window) for s in (here, there))
     gain = ((before + config.noise) / (after + config.noise)).log()
     return torch.sigmoid((gain - config.least_gain) / config.gain_width).movedim(2, -1)[:, :, None]
 
