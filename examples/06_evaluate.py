@@ -19,7 +19,8 @@ from fsm.evaluate.metrics import Metrics
 from fsm.evaluate.protocols import protocol
 from fsm.evaluate.report import print_table
 from fsm.evaluate.results import EvaluationResult, ModelInfo
-from fsm.evaluate.run import evaluate
+from fsm.evaluate.run import Evaluation, evaluate
+from fsm.evaluate.scoring import Method
 
 
 def main(
@@ -30,14 +31,9 @@ def main(
 ) -> EvaluationResult:
     """Evaluate CLIPS by the protocol NAME and return the result."""
     model = FSM.from_pretrained("fsm-tiny")
-    result = evaluate(
-        model.reconstruct,
-        open_dataset(clips),
-        protocol(name, hw=[size, size]),
-        out=out,
-        metrics=Metrics(),
-        model=ModelInfo("fsm-tiny", weights_hash(model), "cpu", "float32"),
-    )
+    about = ModelInfo("fsm-tiny", weights_hash(model), "cpu", "float32")
+    evaluation = Evaluation(protocol(name, hw=[size, size]), Metrics())
+    result = evaluate(Method(model.reconstruct, about), open_dataset(clips), evaluation, out)
     print_table(result)
     return result
 

@@ -90,7 +90,7 @@ def alignment(
     gaps: Float[Tensor, "b v k"],
     config: MotionConfig,
 ) -> Float[Tensor, "b v 2 h w"]:
-    """Velocities after some steps from ``u`` on one level, in its pixels.
+    """Velocities after some steps from ``u`` on one level, in its pixels; ``index`` is [b v k].
 
     Float32 on the CPU is computed by compiled code, without gradients.
     """

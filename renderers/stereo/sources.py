@@ -34,7 +34,7 @@ class RelativeCameras:
     """Principal point of the source view in pixels."""
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All fields in their order, as compiled code takes them."""
+        """All fields in their order, [b v k ...], as compiled code takes them."""
         return self.rotation, self.translation, self.focal, self.principal
 
 
