@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fsm.datasets.base import Clip
-from fsm.datasets.stereo4d import Stereo4D
+from fsm.datasets.readers.stereo4d import Stereo4D
 from fsm.errors import InputError
 from fsm.files import write_json
 from fsm.renderers.film.video import video_writer

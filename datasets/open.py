@@ -83,10 +83,10 @@ def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:
     ``fix_poses`` takes the nearest rotation of scaled or sheared poses. Raises
     ``InputError`` with what was looked for where nothing is recognised.
     """
-    from fsm.datasets.cameras_json import CamerasJson, is_cameras_json
-    from fsm.datasets.fsm_clips import FsmClips
-    from fsm.datasets.stereo4d import Stereo4D
-    from fsm.datasets.transforms_json import Transforms
+    from fsm.datasets.readers.cameras_json import CamerasJson, is_cameras_json
+    from fsm.datasets.readers.fsm_clips import FsmClips
+    from fsm.datasets.readers.stereo4d import Stereo4D
+    from fsm.datasets.readers.transforms_json import Transforms
 
     if is_built_in(str(path)):
         return WorldClips(DEMO if str(path) == "demo" else str(path))
@@ -164,7 +164,7 @@ def _clip_files(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the clips of a folder (JSON objects whose frames have world-to-camera poses and
     pictures), and of lists of clips.
     """
-    from fsm.datasets.cameras_json import is_cameras_json
+    from fsm.datasets.readers.cameras_json import is_cameras_json
 
     clips: list[str] = []
     lists: list[str] = []

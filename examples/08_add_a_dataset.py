@@ -27,11 +27,10 @@ class NpzClip(Clip):
 
     def __init__(self, folder: Path) -> None:
         stored, self.folder = np.load(folder / "clip.npz"), folder
-        width, height = Image.open(folder / "00000.png").size
+        with Image.open(folder / "00000.png") as first:
+            hw = (first.height, first.width)
         arrays = (stored[name].astype(np.float64) for name in ("c2w", "intrinsics", "time"))
-        super().__init__(
-            folder.name, str(folder), checked_cameras(*arrays, (height, width), str(folder))
-        )
+        super().__init__(folder.name, str(folder), checked_cameras(*arrays, hw, str(folder)))
 
     def observations(self, indices: list[int]) -> Iterator[Views]:
         """One frame at a time, so that a long clip never fills the memory."""

@@ -115,15 +115,25 @@ def upgraded(config: Any, where: str) -> Any:
                     "train the model again."
                 )
         head = {"kind": "reference", **{k: v for k, v in reference.items() if k not in left}}
+        head = _with_stereo(head)
     elif gaussian is None:
         head = {"kind": "lvsm"}
     elif gaussian.get("variant", "pixel") == "pixel":
         unused = ("variant", "near", "far")
         head = {"kind": "pixel-gaussians", **{k: v for k, v in gaussian.items() if k not in unused}}
+        head = _with_stereo(head)
     else:
         used = ("variant", "near", "far")
         head = {"kind": "lrm", **{k: gaussian[k] for k in used if k in gaussian}}
     return {**config, "head": head}
+
+
+def _with_stereo(head: dict[str, Any]) -> dict[str, Any]:
+    """An older head's numbers of depth planes, and of source views, as its ``stereo`` config."""
+    head = dict(head)
+    sweep = {name: head.pop(name) for name in ("planes", "fine_planes") if name in head}
+    sources = {"sources": head["references"]} if "references" in head else {}
+    return {**head, "stereo": {**sources, "sweep": sweep}}
 
 
 def _locate(name: str) -> tuple[Path, str | None]:

@@ -13,10 +13,12 @@ from fsm.renderers.heads.lrm import LrmHeadConfig
 from fsm.renderers.heads.lvsm import LvsmHeadConfig
 from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
+from fsm.renderers.stereo.config import StereoConfig, SweepConfig
 from fsm.ttt import ElasticConfig
 from fsm.views import Rendering, Views
 
 HW = (16, 24)
+SMALL_STEREO = StereoConfig(sources=3, sweep=SweepConfig(planes=4, fine_planes=4))
 
 
 def small_config(
@@ -37,9 +39,7 @@ def small_config(
     layout = "lrm10" if gaussian in ("fsm", "4d-lrm") else "fsm13"
     encoder = EncoderConfig(BlockConfig(**values), 2, 8, layout, chunk_tokens, schedule)  # pyright: ignore[reportArgumentType]
     if gaussian == "pixel":
-        head = PixelGaussianHeadConfig(
-            hidden=16, references=3, planes=4, fine_planes=4, detail_width=8
-        )
+        head = PixelGaussianHeadConfig(hidden=16, references=3, stereo=SMALL_STEREO, detail_width=8)
     elif gaussian is not None:
         head = LrmHeadConfig(variant=gaussian)  # pyright: ignore[reportArgumentType]
     elif reference:

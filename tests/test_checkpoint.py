@@ -21,6 +21,7 @@ from fsm.renderers.heads.lrm import LrmHeadConfig
 from fsm.renderers.heads.lvsm import LvsmHeadConfig
 from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
+from fsm.renderers.stereo.config import StereoConfig, SweepConfig
 from tests.small import small_config, small_model, small_views
 
 
@@ -297,7 +298,7 @@ def test_a_missing_file_is_named(folder: Path) -> None:
             lambda c: c["model"]["encoder"]["block"].update(ns_dtype="float8"),
             "ns_dtype is 'float8'; choose one of",
         ),
-        (lambda c: c["model"]["encoder"]["block"]["elastic"].update(lam=2.0), "elastic.lam is 2.0"),
+        (lambda c: c["model"]["encoder"]["block"]["elastic"].update(lam=-1.0), "elastic.lam is -1.0"),
         (lambda c: c["model"]["head"].update(references=0), "references is 0"),
         (lambda c: c["model"]["head"].update(cells=0), "cells is 0"),
         (lambda c: c["model"]["head"].update(refinements=[0]), "refinements"),
@@ -366,7 +367,15 @@ GAUSSIANS = {
     [
         (None, None, LvsmHeadConfig()),
         (REFERENCE, None, ReferenceHeadConfig()),
-        ({"references": 2, "hidden": 16}, None, ReferenceHeadConfig(references=2, hidden=16)),
+        (
+            {"references": 2, "hidden": 16, "planes": 8},
+            None,
+            ReferenceHeadConfig(
+                references=2,
+                hidden=16,
+                stereo=StereoConfig(sources=2, sweep=SweepConfig(planes=8)),
+            ),
+        ),
         (None, GAUSSIANS, PixelGaussianHeadConfig()),
         (None, {"detail_width": 8}, PixelGaussianHeadConfig(detail_width=8)),
         (None, {**GAUSSIANS, "variant": "fsm", "far": 50.0}, LrmHeadConfig(far=50.0)),

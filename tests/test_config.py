@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from fsm.config import from_dict, to_dict
+from fsm.config import Partial, from_dict, to_dict
 from fsm.errors import InputError
 from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.train.config import TrainConfig, load_preset, overridden, preset_names
@@ -179,6 +179,35 @@ def test_anything_but_named_values_is_refused(values: object) -> None:
         from_dict(Outer, values, "here")
 
 
+@dataclass(frozen=True)
+class Change:
+    step: int
+    inner: Partial[Inner] = Partial()
+
+
+def test_a_partial_holds_the_fields_given_beside_the_others() -> None:
+    made = from_dict(Change, {"step": 1, "width": 5, "kind": None}, "here")
+    assert made == Change(1, Partial({"width": 5}))
+    assert made.inner.applied(Inner(3, "square")) == Inner(5, "square")
+    assert to_dict(made) == {"step": 1, "width": 5}
+    assert from_dict(Change, to_dict(made), "here") == made
+    assert from_dict(Change, {"step": 1}, "here").inner.applied(Inner(3)) == Inner(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"widht": 5}, "here has unknown key 'widht'; did you mean 'width'?"),
+        ({"zzz": 5}, "here has unknown key 'zzz'; known keys: step, width, kind"),
+        ({"inner": {"width": 5}}, "here has unknown key 'inner'"),
+        ({"width": "b"}, r"here: width is 'b' \(str\), expected int"),
+    ],
+)
+def test_refusals_of_partials_name_the_field(change: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        from_dict(Change, {"step": 1, **change}, "here")
+
+
 def test_a_required_key_is_asked_for() -> None:
     with pytest.raises(InputError, match="here lacks the required key 'name'"):
         from_dict(Outer, {"rate": 1.0}, "here")
@@ -204,8 +233,8 @@ def test_overrides_reach_any_depth_and_leave_the_original_alone() -> None:
     staged = from_dict(
         TrainConfig, overridden(values, ("stages.0.batch=8", "stages.1.inputs=[4]")), "test"
     )
-    changed_by = [dict(s.data.values) for s in staged.stages]
-    assert (changed_by[0]["batch"], changed_by[1]["inputs"]) == (8, (4,))
+    held = [data for _, data in staged.data_stages()]
+    assert (held[1].batch, held[2].inputs) == (8, (4,))
     off = overridden(changed, ("model.encoder.block.elastic=null",))
     again = overridden(off, ("model.encoder.block.elastic.lam=0.25",))
     elastic = from_dict(TrainConfig, again, "test").model.encoder.block.elastic
@@ -240,7 +269,8 @@ def test_wrong_overrides_are_quoted(assignment: str, says: str) -> None:
         ("modle.encoder.layers=2", "unknown key 'modle'; did you mean 'model'"),
         ("optim.lpips=vgg19", "lpips is 'vgg19'; choose one of 'none', 'alex', 'squeeze', 'vgg'"),
         ("data.window=[9, 3]", "window"),
-        ("data.inputs=[]", "at least one input, target"),
+        ("data.inputs=[]", "at least one input, target and batch entry"),
+        ("data.sources=[]", "at least one source"),
         ("data.hw=[0, 32]", "hw is"),
         ("data.zoom=0.5", "zoom is 0.5"),
         ("data.even=2", "even is 2"),

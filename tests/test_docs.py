@@ -131,7 +131,7 @@ def test_the_ten_lines_of_the_first_page_run(
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     changes = {
         '"demo"': '"world:1001"',
-        "range(0, 48, 2)": "range(0, 48, 12), (32, 32)",
+        "range(0, 60, 2)": "range(0, 60, 12), (32, 32)",
         "[25]": "[25], (32, 32)",
     }
     for old, new in changes.items():

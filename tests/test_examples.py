@@ -33,7 +33,7 @@ def test_frames_that_were_left_out_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("time", ["sweep", "freeze=1.0"])
 def test_a_film_has_the_frames_asked_for(tmp_path: Path, time: str) -> None:
-    from fsm.datasets.video import VideoFrames
+    from fsm.datasets.readers.video import VideoFrames
 
     film = example("02")(clip=CLIP, size=SIZE, frames=5, time=time, out=tmp_path)
     assert len(VideoFrames(film)) == 5

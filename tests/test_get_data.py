@@ -13,7 +13,7 @@ from benchmarks.get_dnerf import reduced
 from benchmarks.get_stereo4d import CLIPS
 from benchmarks.get_stereo4d import main as get_stereo4d
 from fsm.datasets.open import open_clip, open_dataset
-from fsm.datasets.stereo4d import Stereo4D
+from fsm.datasets.readers.stereo4d import Stereo4D
 from fsm.errors import InputError
 from tests.datasets.media import counter_video, read_counter
 

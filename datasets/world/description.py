@@ -221,7 +221,7 @@ class CameraMotion:
         outward = 1.0 + 0.5 * (short + (short * short + 0.05).sqrt()) / radius
         held = torch.stack([x * outward, y, z * outward], -1)
         share = (held / self.limit[:, None]).abs()
-        held = held / _power(1.0 + _power(share, 8), 0.125)
+        held = held / _power(1.0 + _power(share, 8.0), 0.125)
         eye = held + place
         forward = self.aim[:, None] + self.follow[:, None, None] * travelled + tilt - eye
         forward = forward / forward.norm(dim=-1, keepdim=True)
@@ -234,7 +234,7 @@ class CameraMotion:
         return torch.cat([columns, last], dim=-2)
 
 
-def _power(base: Float[Tensor, "b *s"], exponent: float) -> Float[Tensor, "b *s"]:
+def _power(base: Float[Tensor, "b *s"], exponent: int | float) -> Float[Tensor, "b *s"]:
     """Powers, world by world.
 
     torch rounds the elements that fill its vectors and the rest in two ways, so that powers of a

@@ -145,10 +145,11 @@ def _channel(frames, e, i, albedo, lamp, above, below, glint, haze, air):
 
 
 @part
-def lit(scene, direction, t, name, colour, gloss, normal):
-    """Tone-mapped linear light that rays bring back from surfaces of a ``colour`` (r, g, b)."""
-    bodies, first, everyone, count, frames, e, looks, l = scene
-    (rx, ry, rz), (r, g, b), (nx, ny, nz) = direction, colour, normal
+def lit(
+    bodies, first, everyone, count, frames, e, looks, l, rx, ry, rz, t, name,
+    r, g, b, gloss, nx, ny, nz,
+):  # fmt: skip
+    """Tone-mapped linear light that rays bring back from surfaces of colour r, g, b."""
     if name == SKY:
         return 1.0 - exp2(r * -EXPOSURE), 1.0 - exp2(g * -EXPOSURE), 1.0 - exp2(b * -EXPOSURE)
     px, py, pz = (

@@ -43,7 +43,7 @@ def most(a: Tensor, b: Tensor | float) -> Tensor:
 
 
 def any_of(mask: Tensor) -> bool:
-    """Whether any of the booleans is set."""
+    """Whether any of the booleans is set; of any shape."""
     return bool(mask.any())
 
 

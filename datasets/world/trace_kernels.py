@@ -31,17 +31,13 @@ from fsm.kernels.simd import (
 
 BLOCK = 16
 RAYS = EDGE_RAYS * EDGE_RAYS
-# ``scene`` below is (bodies, first, everyone, all_of, frames, e, looks, l): the tables, where the
-# rows of this frame begin in them, and the numbers of the bodies that exist and how many they are.
 
 
 @part
-def _colour(scene, direction, t, name):
+def _colour(bodies, first, everyone, all_of, frames, e, looks, l, rx, ry, rz, t, name):
     """What sixteen rays bring back from the surface number ``name``."""
-    bodies, first, _, _, frames, e, looks, l = scene
     zero = fill(np.float32(0.0))
     gloss, nx, ny, nz = zero, zero, zero, zero
-    rx, ry, rz = direction
     pixel = 2.0 / (abs(item(frames, e + LENS)) + abs(item(frames, e + LENS + 1)))
     if name == SKY:
         r, g, b = sky(looks, l, rx, ry, rz, pixel)
@@ -49,7 +45,10 @@ def _colour(scene, direction, t, name):
         r, g, b, gloss, nx, ny, nz = described(
             bodies, first, frames, e, looks, l, name, rx, ry, rz, t, pixel
         )
-    return lit(scene, direction, t, name, (r, g, b), gloss, (nx, ny, nz))
+    return lit(
+        bodies, first, everyone, all_of, frames, e, looks, l, rx, ry, rz, t, name,
+        r, g, b, gloss, nx, ny, nz,
+    )  # fmt: skip
 
 
 @part
@@ -64,9 +63,8 @@ def _uniform(surface, f, left, top):
 
 
 @part
-def _find(scene, f, depth, surface, near, out):
+def _find(bodies, first, everyone, all_of, frames, e, f, depth, surface, near, out):
     """What the centres of all pixels of a frame see."""
-    bodies, first, everyone, all_of, frames, e, _, _ = scene
     for top in range(0, depth.shape[1], 4):
         for left in range(0, depth.shape[2], 4):
             count = may_see(bodies, first, everyone, all_of, left, top, near)
@@ -86,11 +84,10 @@ def _same(a, b):
 
 
 @part
-def _sample(scene, left, top, near, samples):
+def _sample(bodies, first, everyone, all_of, frames, e, left, top, near, samples):
     """Send EDGE_RAYS² rays through every pixel of a block: their directions, depths and surfaces,
     sixteen by sixteen.
     """
-    bodies, first, everyone, all_of, frames, e, _, _ = scene
     count = may_see(bodies, first, everyone, all_of, left, top, near)
     for i in range(RAYS):
         x, y = (i % EDGE_RAYS + 0.5) / EDGE_RAYS - 0.5, (i // EDGE_RAYS + 0.5) / EDGE_RAYS - 0.5
@@ -129,7 +126,7 @@ def _gathered(samples, name):
 
 
 @part
-def _blend(scene, samples):
+def _blend(bodies, first, everyone, all_of, frames, e, looks, l, samples):
     """Linear colour of a sampled block: every surface is lit once per pixel and counts by its share
     of the rays.
     """
@@ -146,7 +143,9 @@ def _blend(scene, samples):
                 seen = load(samples, (5 * j + 4) * BLOCK)
                 store(samples, (5 * j + 4) * BLOCK, select(_same(seen, name), zero - 1.0, seen))
             left = lanes_of(load(samples, at) >= 0.0)
-            r1, g1, b1 = _colour(scene, (rx, ry, rz), t, int(name))
+            r1, g1, b1 = _colour(
+                bodies, first, everyone, all_of, frames, e, looks, l, rx, ry, rz, t, int(name)
+            )
             there = share > 0.0
             r, g = r + select(there, r1 * share, zero), g + select(there, g1 * share, zero)
             b = b + select(there, b1 * share, zero)
@@ -154,18 +153,23 @@ def _blend(scene, samples):
 
 
 @part
-def _light(scene, f, depth, surface, near, out, samples, left, top):
+def _light(
+    bodies, first, everyone, all_of, frames, e, f, looks, l,
+    depth, surface, near, out, samples, left, top,
+):  # fmt: skip
     """Linear colour of a block: one ray per pixel where it shows one surface, else a blend of
     several.
     """
     if _uniform(surface, f, left, top):
         for lane in range(BLOCK):
             out[lane] = depth[f, np.uintp(top + (lane >> 2)), np.uintp(left + (lane & 3))]
-        _, _, _, _, frames, e, _, _ = scene
-        direction = ray(frames, e, block_x() + left, block_y() + top)
-        return _colour(scene, direction, load(out, 0), int(surface[f, top, left]))
-    _sample(scene, left, top, near, samples)
-    return _blend(scene, samples)
+        rx, ry, rz = ray(frames, e, block_x() + left, block_y() + top)
+        name = int(surface[f, top, left])
+        return _colour(
+            bodies, first, everyone, all_of, frames, e, looks, l, rx, ry, rz, load(out, 0), name
+        )
+    _sample(bodies, first, everyone, all_of, frames, e, left, top, near, samples)
+    return _blend(bodies, first, everyone, all_of, frames, e, looks, l, samples)
 
 
 @kernel(
@@ -182,11 +186,13 @@ def trace_frames(worker, workers, bodies, frames, looks, world, rgb, depth, surf
         for k in range(BODIES):
             everyone[all_of] = k
             all_of += item(bodies, first + k * BODY + BOUND) > 0.0
-        scene = (bodies, first, everyone, all_of, frames, e, looks, l)
-        _find(scene, f, depth, surface, near, out)
+        _find(bodies, first, everyone, all_of, frames, e, f, depth, surface, near, out)
         for top in range(0, depth.shape[1], 4):
             for left in range(0, depth.shape[2], 4):
-                r, g, b = _light(scene, f, depth, surface, near, out, samples, left, top)
+                r, g, b = _light(
+                    bodies, first, everyone, all_of, frames, e, f, looks, l,
+                    depth, surface, near, out, samples, left, top,
+                )  # fmt: skip
                 store(out, 0, root(r))
                 store(out, BLOCK, root(g))
                 store(out, 2 * BLOCK, root(b))

@@ -1,7 +1,7 @@
 """Gradients through many target views with the memory of one: deferred back-propagation (ARF, arXiv
 2206.06360; FSM-LRM).
 
-Each view is drawn from a copy of the Gaussians that has no history, its loss is differentiated at
+Each view is rendered from a copy of the Gaussians that has no history, its loss is differentiated at
 once and its graph dropped; the gradients that pile up on the copies are passed on to the network
 once, at the end. Equal to summing the losses and calling backward.
 """
@@ -23,7 +23,7 @@ def backward_view_by_view(
     """Back-propagate the sum of ``loss(gaussians[b], b, i)`` over batch entries b and ``views`` i;
     returns the detached sum.
 
-    ``loss`` draws view i of entry b from the Gaussians it is given (conditioned on time) and
+    ``loss`` renders view i of entry b from the Gaussians it is given (conditioned on time) and
     compares.
     """
     names = [f.name for f in dataclasses.fields(MovingGaussians)]

@@ -254,5 +254,6 @@ class Training:
         path = self.out / "state.pt"
         if path.exists():
             state = load_state(path, self.model, self.optimizer, self.device)
-            check_same(self.config, path, state["lpips"], self.lpips_hash)
+            known = state.get("lpips", self.lpips_hash)
+            check_same(self.config, path, known, self.lpips_hash)
             self.ema, self.step, self.skipped = state["ema"], state["step"], state["skipped"]

@@ -44,18 +44,19 @@ def load_state(
     path: Path, model: FSM, optimizer: torch.optim.Optimizer, device: str
 ) -> dict[str, Any]:
     """Load model and optimiser from a state, and return the rest: ``ema``, ``step``, ``skipped``
-    and ``lpips``. ``InputError`` where it does not fit.
+    and, in all but old ones, ``lpips``. ``InputError`` where it does not fit.
     """
     state = read_plain(path, device)
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        return {key: state[key] for key in ("ema", "step", "skipped", "lpips")}
+        rest = {key: state[key] for key in ("ema", "step", "skipped")}
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"{path} cannot be resumed from ({reason}); move it away to start over."
         ) from error
+    return rest | ({"lpips": state["lpips"]} if "lpips" in state else {})
 
 
 def start_from(model: FSM, weights: dict[str, Tensor], where: str) -> None:

@@ -30,27 +30,27 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fsm.encoder import ViewTokens, unpatchify
 from fsm.errors import InputError
+from fsm.rays import full_precision
+from fsm.renderers.convolution import ConvTrunk, zeroed
 from fsm.renderers.heads.base import Head, Read
-from fsm.renderers.stereo.cost_volume import FARTHEST
-from fsm.renderers.stereo.forward_warp import reprojected
-from fsm.renderers.stereo.motion import belief, motion_guess
-from fsm.renderers.stereo.occlusion import visible
+from fsm.renderers.stereo.config import StereoConfig
 from fsm.renderers.stereo.pipeline import Stereo
-from fsm.renderers.stereo.sources import (
-    META,
-    nearest_references,
-    reference_meta,
-    sample_frames,
-    time_gaps,
-    warped_pixels,
-)
+from fsm.renderers.stereo.selection import nearest_views
+from fsm.renderers.stereo.sources import SourceViews
 from fsm.views import Rendering, Views
 
+# Numbers that describe a source view beside its target: time 1, centre 3, forward axis 3, rank
+# distance 1.
+META = 8
+# Model units beyond which a source view is just far away. One unit is the inputs' spread, so beside
+# the path of a camera that hardly moved a target may stand many of them off, and a number never
+# seen in training has no learnt meaning.
+REMOTE = 1.0
 CONTEXT = 8  # channels the tokens pass on to the refinement
 RHO_SCALE = 0.5  # share of the inverse depth per unit of the geometry layer's output
 MOTION_SCALE = 0.1  # angular motion per unit of the geometry layer's output
@@ -72,10 +72,8 @@ class ReferenceHeadConfig:
     """Width of the head's hidden layer."""
     cells: int = 2
     """Grid points of the geometry per patch side."""
-    planes: int = 32
-    """Inverse depths the plane sweep tries."""
-    fine_planes: int = 8
-    """Inverse depths a second sweep tries about the first one's answer, at half the resolution."""
+    stereo: StereoConfig = StereoConfig()
+    """Depth and motion from frames."""
     refinements: tuple[int, ...] = (4, 2)
     """Pixel strides at which the samples are compared and corrected, in this order."""
     refinement_width: int = 48
@@ -84,7 +82,7 @@ class ReferenceHeadConfig:
     """Channels of the convolutions that correct the blended colours."""
 
     def __post_init__(self) -> None:
-        least = {"references": 1, "hidden": 1, "cells": 1, "planes": 2, "fine_planes": 2}
+        least = {"references": 1, "hidden": 1, "cells": 1}
         for name, value in (least | {"refinement_width": 1, "synthesis_width": 1}).items():
             if getattr(self, name) < value:
                 raise InputError(
@@ -129,8 +127,10 @@ class _Predicted:
     rgb_logit: Float[Tensor, "b v 1 h w"]
     logits: Float[Tensor, "b v k 1 h w"]
     """Of the samples."""
-    geometry: Float[Tensor, "b v 4 h w"]
-    """Correction of the inverse depth 1, angular motion 3."""
+    depth: Float[Tensor, "b v 1 h w"]
+    """Correction of the inverse depth."""
+    motion: Float[Tensor, "b v 3 h w"]
+    """Angular motion in the axes of the target camera."""
     flow: Float[Tensor, "b v k h w 2"]
     """Shift of the positions in pixels."""
     context: Float[Tensor, "b v c h w"]
@@ -160,15 +160,14 @@ class ReferenceHead(Head[InputFrames]):
             Refinement(config.references, config.refinement_width, stride)
             for stride in config.refinements
         )
-        self.stereo = Stereo(config.references, config.planes, config.fine_planes)
+        self.stereo = Stereo(config.stereo)
         self.synthesis = Synthesis(config.references, config.synthesis_width)
         self.nearness = nn.Parameter(torch.tensor(2.0))
         self.occluded = nn.Parameter(torch.tensor(4.0))
         # Start as a rotation-compensated blend of the nearest frames: every predicted correction is
         # zero.
         for layer in (self.geometry, self.slot_flow, self.slot_logit):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            zeroed(layer)
 
     def kept(self, inputs: Views) -> Views:
         """All of the inputs: pixels are copied from them."""
@@ -186,24 +185,21 @@ class ReferenceHead(Head[InputFrames]):
 
     def decode(self, targets: Views, prepared: InputFrames, read: Read) -> Rendering:
         """Blend samples of the nearest input frames."""
-        index, distance = nearest_references(targets, prepared.views, self.config.references)
-        # From here on ``index`` counts in the frames that any target looks at.
+        index, distance = nearest_views(targets, prepared.views, self.config.references)
+        # From here on only the frames that any target looks at count.
         used, index = index.unique(return_inverse=True)
-        frames = prepared.views[used]
-        predicted = self._predict(read(targets), targets, frames, index, distance)
-        rho = reprojected(
-            targets, frames.without_rgb(), index, prepared.inverse_depth(used.tolist())
-        )
+        sources = SourceViews.of(targets, prepared.views[used], index)
+        predicted = self._predict(read(targets), sources, distance)
+        rho = self.stereo.warped(sources, prepared.inverse_depth(used.tolist()))
         # The correction is relative: one model unit may be a centimetre or ten metres, and what
         # stereo found far away must not be moved by more than it is far.
-        rho = rho + RHO_SCALE * predicted.geometry[:, :, :1] * (rho + FARTHEST)
-        motion = predicted.geometry[:, :, 1:] * MOTION_SCALE
-        pixels = warped_pixels(targets, frames, index, rho, motion) + predicted.flow
-        visibility = visible(targets, frames, index, pixels, rho)
-        gaps = time_gaps(targets, frames, index)
-        pixels = self._aligned(frames, index, pixels, gaps, visibility)
-        pixels, logits = self._refined(predicted, frames, index, pixels, gaps, visibility)
-        rgb = self._blended(predicted, frames, index, pixels, logits, visibility)
+        farthest = self.config.stereo.sweep.farthest
+        rho = rho + RHO_SCALE * predicted.depth * (rho + farthest)
+        pixels = sources.project(rho, predicted.motion).pixels + predicted.flow
+        visibility = self.stereo.visible(sources, pixels, rho)
+        pixels = self.stereo.followed(sources, pixels, visibility)
+        pixels, logits = self._refined(predicted, sources, pixels, visibility)
+        rgb = self._blended(predicted, sources, pixels, logits, visibility)
         # A clamped value has no gradient: an answer beyond infinity would be stuck there.
         held = rho + (rho.clamp_min(NEAREST_TO_INFINITY) - rho).detach()
         return Rendering(rgb, depth=1.0 / held)
@@ -211,28 +207,28 @@ class ReferenceHead(Head[InputFrames]):
     def _predict(
         self,
         tokens: ViewTokens,
-        targets: Views,
-        frames: Views,
-        index: Int[Tensor, "b v k"],
+        sources: SourceViews,
         distance: Float[Tensor, "b v k"],
     ) -> _Predicted:
         """All that the tokens say; per source with the place of its camera beside the target's."""
-        hw, side = targets.hw, max(targets.hw)
+        hw, several = sources.reference.hw, sources.index.shape[1:]
         x = self.norm(tokens)
         hidden = F.gelu(self.shared(x))
-        meta = reference_meta(targets, frames, index, distance)
-        slot = F.gelu(self.slot_token(x)[:, :, None] + self.slot_meta(meta)[:, :, :, None])
+        meta = self.slot_meta(source_description(sources, distance))
+        slot = F.gelu(self.slot_token(x)[:, :, None] + meta[:, :, :, None])
         colour = unpatchify(self.colour(hidden).float(), hw, self.patch)
         logits = unpatchify(self.slot_logit(slot).float().flatten(1, 2), hw, self.patch)
-        logits = logits.unflatten(1, index.shape[1:])
+        logits = logits.unflatten(1, several)
         flow = self._upsampled(self.slot_flow(slot).float().flatten(1, 2), hw)
-        flow = flow.unflatten(1, index.shape[1:]).movedim(3, -1)
+        flow = flow.unflatten(1, several).movedim(3, -1)
+        geometry = self._upsampled(self.geometry(hidden).float(), hw)
         return _Predicted(
             rgb=torch.sigmoid(colour[:, :, :3]),
             rgb_logit=colour[:, :, 3:] + PREDICTED,
             logits=logits - self.nearness * distance[..., None, None, None],
-            geometry=self._upsampled(self.geometry(hidden).float(), hw),
-            flow=flow * side * FLOW_SCALE,
+            depth=geometry[:, :, :1],
+            motion=in_camera_axes(sources.reference, geometry[:, :, 1:] * MOTION_SCALE),
+            flow=flow * max(hw) * FLOW_SCALE,
             context=self._upsampled(self.context(hidden).float(), hw),
         )
 
@@ -246,35 +242,17 @@ class ReferenceHead(Head[InputFrames]):
         fine = F.interpolate(coarse.flatten(0, 1), size=hw, mode="bilinear", align_corners=False)
         return fine.unflatten(0, coarse.shape[:2])
 
-    def _aligned(
-        self,
-        frames: Views,
-        index: Int[Tensor, "b v k"],
-        pixels: Float[Tensor, "b v k h w 2"],
-        gaps: Float[Tensor, "b v k"],
-        visibility: Float[Tensor, "b v k 1 h w"],
-    ) -> Float[Tensor, "b v k h w 2"]:
-        """Positions moved along straight paths through time, where the sources then agree
-        better.
-        """
-        assert frames.rgb is not None
-        shift = motion_guess(frames.rgb, index, pixels, gaps) * gaps[..., None, None, None]
-        return pixels + shift * belief(frames.rgb, index, pixels, pixels + shift, visibility)
-
     def _refined(
         self,
         predicted: _Predicted,
-        frames: Views,
-        index: Int[Tensor, "b v k"],
+        sources: SourceViews,
         pixels: Float[Tensor, "b v k h w 2"],
-        gaps: Float[Tensor, "b v k"],
         visibility: Float[Tensor, "b v k 1 h w"],
     ) -> tuple[Float[Tensor, "b v k h w 2"], Float[Tensor, "b v k 1 h w"]]:
         """Positions and blending logits of the samples, corrected by every refinement in turn."""
-        assert frames.rgb is not None
-        logits = predicted.logits
+        logits, gaps = predicted.logits, sources.relative_gaps
         for refinement in self.refinements:
-            samples, inside = sample_frames(frames.rgb, index, pixels)
+            samples, inside = sources.sample(sources.frames, pixels)
             shift, more = refinement(
                 samples, inside, visibility, gaps, predicted.rgb, predicted.context
             )
@@ -284,21 +262,42 @@ class ReferenceHead(Head[InputFrames]):
     def _blended(
         self,
         predicted: _Predicted,
-        frames: Views,
-        index: Int[Tensor, "b v k"],
+        sources: SourceViews,
         pixels: Float[Tensor, "b v k h w 2"],
         logits: Float[Tensor, "b v k 1 h w"],
         visibility: Float[Tensor, "b v k 1 h w"],
     ) -> Float[Tensor, "b v 3 h w"]:
         """Softmax blend of the samples and the predicted colour, corrected, in [0, 1]."""
-        assert frames.rgb is not None
         # These samples are seen: bicubic ones stay sharp.
-        samples, inside = sample_frames(frames.rgb, index, pixels, mode="bicubic")
+        samples, inside = sources.sample(sources.frames, pixels, mode="bicubic")
         logits = logits + OUTSIDE * (1.0 - inside) - self.occluded * (1.0 - visibility)
         weights = torch.softmax(torch.cat([logits[:, :, :, 0], predicted.rgb_logit], dim=2), dim=2)
         blended = (weights[:, :, :-1, None] * samples).sum(2) + weights[:, :, -1:] * predicted.rgb
         blended = blended + self.synthesis(blended, samples, weights, predicted.rgb)
         return blended.clamp(0.0, 1.0)
+
+
+@full_precision
+def in_camera_axes(
+    views: Views, directions: Float[Tensor, "b v 3 h w"]
+) -> Float[Tensor, "b v 3 h w"]:
+    """Directions in the axes of model space, turned into those of each view."""
+    return torch.einsum("bvji,bvjhw->bvihw", views.c2w[..., :3, :3], directions)
+
+
+@full_precision
+def source_description(
+    sources: SourceViews, distance: Float[Tensor, "b v k"]
+) -> Float[Tensor, "b v k 8"]:
+    """Numbers by which the head tells its source views apart, relative to the target camera.
+
+    Centres are held within REMOTE model units of the target's.
+    """
+    rotation, translation = sources.cameras.rotation, sources.cameras.translation
+    centre = -(rotation.transpose(-1, -2) @ translation[..., None])[..., 0]
+    centre = centre / (centre.norm(dim=-1, keepdim=True) / REMOTE).clamp_min(1.0)
+    gaps = sources.gaps[..., None]
+    return torch.cat([4.0 * gaps, 4.0 * centre, rotation[..., 2, :], distance[..., None]], dim=-1)
 
 
 class Refinement(nn.Module):
@@ -317,13 +316,9 @@ class Refinement(nn.Module):
         self.enter = nn.Conv2d(
             channels, width, kernel_size=stride + 1, stride=stride, padding=stride // 2
         )
-        self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
-        self.shift = nn.Conv2d(width, 2 + 2 * references, 3, padding=1)
-        self.logit = nn.Conv2d(width, references * stride**2, 3, padding=1)
-        for layer in (self.shift, self.logit):
-            nn.init.zeros_(layer.weight)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+        self.body = ConvTrunk(width, 4)
+        self.shift = zeroed(nn.Conv2d(width, 2 + 2 * references, 3, padding=1))
+        self.logit = zeroed(nn.Conv2d(width, references * stride**2, 3, padding=1))
 
     def forward(
         self,
@@ -339,9 +334,7 @@ class Refinement(nn.Module):
         gap_maps = gaps[..., None, None, None].expand_as(inside)
         slots = torch.cat([samples - 0.5, inside, gap_maps, seen - 1.0], dim=3).flatten(2, 3)
         x = torch.cat([slots, rgb - 0.5, context], dim=2).flatten(0, 1)
-        x = F.gelu(self.enter(x.contiguous(memory_format=torch.channels_last)))
-        for layer in self.body:
-            x = x + F.gelu(layer(x))
+        x = self.body(F.gelu(self.enter(x.contiguous(memory_format=torch.channels_last))))
         shift = F.interpolate(
             self.shift(x).float(), size=(h, w), mode="bilinear", align_corners=False
         )
@@ -365,11 +358,8 @@ class Synthesis(nn.Module):
         super().__init__()
         cell = self.STRIDE**2
         self.enter = nn.Conv2d((6 + 4 * references + 1) * cell, width, 3, padding=1)
-        self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
-        self.leave = nn.Conv2d(width, 3 * cell, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        assert self.leave.bias is not None
-        nn.init.zeros_(self.leave.bias)
+        self.body = ConvTrunk(width, 3)
+        self.leave = zeroed(nn.Conv2d(width, 3 * cell, 3, padding=1))
 
     def forward(
         self,
@@ -381,11 +371,6 @@ class Synthesis(nn.Module):
         """What to add to ``blended``."""
         apart = (samples - blended[:, :, None]).flatten(2, 3)
         seen = torch.cat([blended - 0.5, rgb - blended, apart, weights], dim=2).flatten(0, 1)
-        x = F.gelu(
-            self.enter(
-                F.pixel_unshuffle(seen, self.STRIDE).contiguous(memory_format=torch.channels_last)
-            )
-        )
-        for layer in self.body:
-            x = x + F.gelu(layer(x))
+        seen = F.pixel_unshuffle(seen, self.STRIDE).contiguous(memory_format=torch.channels_last)
+        x = self.body(F.gelu(self.enter(seen)))
         return F.pixel_shuffle(self.leave(x).float(), self.STRIDE).unflatten(0, blended.shape[:2])

@@ -28,7 +28,8 @@ from tests.cli.small_inputs import FRAMES, refused, tree, write_clip, write_mode
 TINY = (
     "model.encoder.layers=1",
     "model.encoder.block={dim: 32, attention_head_dim: 16, mlp_ratio: 2, ns_dtype: float32}",
-    "model.head={kind: reference, references: 2, hidden: 16, planes: 4, refinements: [4], "
+    "model.head={kind: reference, references: 2, hidden: 16, refinements: [4], "
+    "stereo: {sources: 2, sweep: {planes: 4}}, "
     "refinement_width: 8}",
     "data.hw=[32, 64]",
     "stages=[]",

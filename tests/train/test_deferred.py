@@ -14,6 +14,7 @@ from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
 from fsm.renderers.heads.registry import HeadConfig
 from fsm.train.deferred import backward_view_by_view
 from fsm.views import Views
+from tests.small import SMALL_STEREO
 
 TRUNK = EncoderConfig(
     BlockConfig(dim=32, attention_head_dim=16, ttt_heads=1, mlp_ratio=1, ns_dtype="float32"),
@@ -36,7 +37,7 @@ def some_views(batch: int, views: int, rgb: bool = True) -> Views:
 @pytest.mark.parametrize(
     "head",
     [
-        PixelGaussianHeadConfig(hidden=16, planes=4),
+        PixelGaussianHeadConfig(hidden=16, stereo=SMALL_STEREO),
         LrmHeadConfig(variant="fsm"),
         LrmHeadConfig(variant="4d-lrm"),
     ],

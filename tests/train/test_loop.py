@@ -247,6 +247,16 @@ def test_only_every_nth_step_is_logged(tmp_path: Path) -> None:
     assert [e["step"] for e in read_log(tmp_path / "run")] == [1, 5]
 
 
+def test_off_a_terminal_every_checkpoint_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Checkpoints are saved every two steps."""
+    train(CONFIG, tmp_path, stop_after=5)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said] == ["step 2 of 6", "step 4 of 6"]
+    assert all(" dB, " in line for line in said)
+
+
 def test_bfloat16_autocast_keeps_weights_and_state_in_float32(steps) -> None:
     run, log = steps(dataclasses.replace(CONFIG, precision="bfloat16"))
     entry = run.one_step(log)

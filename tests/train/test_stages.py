@@ -13,10 +13,10 @@ import torch
 from fsm.config import from_dict, to_dict
 from fsm.datasets.base import Clip, MemoryClip
 from fsm.datasets.open import open_clip
-from fsm.datasets.video import VideoClip
+from fsm.datasets.readers.video import VideoClip
 from fsm.errors import InputError
 from fsm.model import FSM
-from fsm.train.config import DataConfig, SourceConfig, TrainConfig
+from fsm.train.config import DataConfig, SourceConfig, TrainConfig, load_preset
 from fsm.train.data import Batch, Prefetcher, SampleStream
 from fsm.train.loop import train
 from fsm.views import Views
@@ -68,6 +68,20 @@ def test_a_stage_from_step_0_takes_the_place_of_the_first() -> None:
     assert [(begins, data.hw) for begins, data in config.data_stages()] == [
         (0, (16, 16)),
         (3, (64, 64)),
+    ]
+
+
+def test_the_published_curriculum_is_what_base_says() -> None:
+    """Table 5 of the paper, at the batches of one GPU."""
+    held = [
+        (begins, data.hw, data.batch, data.inputs, data.chunks, data.targets, data.window)
+        for begins, data in load_preset("base").data_stages()
+    ]
+    lengths = (12, 16, 24, 32, 48, 64)
+    assert held == [
+        (0, (128, 128), 16, (32,), (4,), 32, (64, 128)),
+        (80_000, (256, 256), 4, (32,), (4,), 32, (64, 256)),
+        (100_000, (256, 256), 4, lengths, (), 32, (64, 256)),
     ]
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from fsm.renderers.stereo.loss import stereo_loss
+from fsm.renderers.stereo.pipeline import Stereo
 from fsm.train.data import Batch
 from fsm.train.objectives.base import Objective
 from fsm.views import SceneFrame
@@ -16,6 +17,8 @@ class StereoObjective(Objective):
     def backward(self, batch: Batch, step: int) -> dict[str, float]:
         """Differentiate ``stereo_loss``."""
         stereo = self.parallel.model.head.get_submodule("stereo")
+        assert isinstance(stereo, Stereo)
+        rules = stereo.config.sweep
         inputs, targets, _ = self.normalised(batch)
         scale = SceneFrame.fit(batch.inputs).scale[:, None, None, None, None]
         count = min(len(inputs), len(batch.targets))
@@ -23,7 +26,7 @@ class StereoObjective(Objective):
         with self.parallel.autocast():
             answers = self.parallel.call(stereo, inputs[some], inputs)
             truth = batch.input_depth[:, some] * scale
-            loss, parts = stereo_loss(answers, inputs[some], targets, truth)
+            loss, parts = stereo_loss(answers, inputs[some], targets, truth, rules)
         loss.backward()
         return parts
 

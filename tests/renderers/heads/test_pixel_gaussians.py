@@ -17,6 +17,7 @@ from fsm.renderers.heads.pixel_gaussians import (
     _gap_to_next,
     moving_rotation,
 )
+from fsm.renderers.stereo.config import StereoConfig, SweepConfig
 from fsm.views import Views
 
 DEPTH = 1.6
@@ -94,7 +95,9 @@ def clip(frames: int, baseline: float, shift: float = 0.0) -> Views:
 
 
 def untrained() -> PixelGaussianHead:
-    return PixelGaussianHead(32, 8, PixelGaussianHeadConfig(hidden=16, planes=16, references=4))
+    return PixelGaussianHead(
+        32, 8, PixelGaussianHeadConfig(hidden=16, stereo=StereoConfig(sweep=SweepConfig(planes=16)))
+    )
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -164,7 +167,7 @@ def test_every_parameter_gets_a_gradient_once_corrections_are_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "least"), [("hidden", 1), ("references", 2), ("planes", 2), ("detail_width", 1)]
+    ("option", "least"), [("hidden", 1), ("references", 2), ("detail_width", 1)]
 )
 def test_options_below_the_least_are_refused(option: str, least: int) -> None:
     with pytest.raises(InputError, match=f"{option} is {least - 1}, must be at least {least}"):

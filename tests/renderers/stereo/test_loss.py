@@ -15,16 +15,17 @@ from fsm.errors import InputError
 from fsm.model import FSM, ModelConfig
 from fsm.renderers.heads.lrm import LrmHeadConfig
 from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
-from fsm.renderers.stereo.cost_volume import FARTHEST, REACH, Swept
+from fsm.renderers.stereo.config import StereoConfig, SweepConfig
 from fsm.renderers.stereo.loss import (
     DEPTH_WEIGHT,
     KNOWN,
     OUTSIDE,
     UNKNOWN,
-    doubt,
     photometric,
+    plane_cross_entropy,
     stereo_loss,
 )
+from fsm.renderers.stereo.plane_sweep import Swept
 from fsm.train.config import SourceConfig, StageConfig, TrainConfig
 from fsm.train.data import SampleStream
 from fsm.train.loop import train
@@ -38,9 +39,10 @@ from tests.train.small_runs import CONFIG, HEAD, MODEL, OPTIM, read_log, stage
 from tests.train.test_resume import assert_same_run
 
 HW = (48, 64)
-GAUSSIANS = PixelGaussianHeadConfig(
-    hidden=16, references=2, planes=4, fine_planes=4, detail_width=8
-)
+RULES = SweepConfig()
+FARTHEST, REACH = RULES.farthest, RULES.reach
+SMALL = StereoConfig(sources=2, sweep=SweepConfig(planes=4, fine_planes=4))
+GAUSSIANS = PixelGaussianHeadConfig(hidden=16, references=2, stereo=SMALL, detail_width=8)
 
 
 def wall(rho: float, x: list[float], fineness: float = 1.0) -> Views:
@@ -127,16 +129,17 @@ def test_a_second_sweep_is_not_judged_where_it_cannot_reach_the_truth() -> None:
     truth = torch.full_like(about, 1.0 / (0.5 + 0.9 * reach))
     truth[..., 8:] = 1.0 / (0.5 + 1.1 * reach)
     answers = [swept(about), swept(answer)]
-    _, parts = stereo_loss(answers, views, others, truth)
+    _, parts = stereo_loss(answers, views, others, truth, RULES)
     assert parts["depth"] == pytest.approx(
         math.log((0.5 + 0.9 * reach + FARTHEST) / (0.5 + FARTHEST)), rel=1e-5
     )
-    free, parts = stereo_loss(answers, views, others, torch.full_like(truth, math.nan))
+    unknown = torch.full_like(truth, math.nan)
+    free, parts = stereo_loss(answers, views, others, unknown, RULES)
     assert parts["depth"] == 0.0, "there all the same: processes add up their parts one by one"
     assert free.item() == pytest.approx(
         UNKNOWN * photometric(answer, views, others).item(), rel=1e-6
     )
-    loss, _ = stereo_loss(answers, views, others, truth)
+    loss, _ = stereo_loss(answers, views, others, truth, RULES)
     (gradient,) = torch.autograd.grad(loss - KNOWN / UNKNOWN * free, answer)
     assert (gradient[..., :8] < 0).all(), "nearer costs less"
     assert float(gradient[..., 8:].abs().max()) < 1e-7
@@ -146,7 +149,7 @@ def test_a_second_sweep_is_not_judged_where_it_cannot_reach_the_truth() -> None:
     )
 
 
-def test_doubt_is_least_for_two_hypotheses_whose_mean_is_the_truth() -> None:
+def test_cross_entropy_is_least_for_two_hypotheses_whose_mean_is_the_truth() -> None:
     tried = torch.tensor([0.0, 0.1, 0.3, 0.9])
     log_tried = (tried + FARTHEST).log()
     truth = torch.full((1, 1, 1, 4, 6), 1.0 / 0.2)
@@ -154,7 +157,7 @@ def test_doubt_is_least_for_two_hypotheses_whose_mean_is_the_truth() -> None:
     truth[..., 4:] = 1.0 / 5.0  # nearer than all
     logits = torch.randn(1, 1, 4, 2, 3, requires_grad=True)
     answer = Swept(torch.zeros_like(truth), logits, tried[:, None, None])
-    (gradient,) = torch.autograd.grad(doubt(answer, truth), logits)
+    (gradient,) = torch.autograd.grad(plane_cross_entropy(answer, truth, FARTHEST), logits)
     # of a mean over the four known of the six
     wanted = (torch.softmax(logits, 2) - 4 * gradient).detach()
     share = (math.log(0.2 + FARTHEST) - log_tried[1]) / (log_tried[2] - log_tried[1])
@@ -165,8 +168,10 @@ def test_doubt_is_least_for_two_hypotheses_whose_mean_is_the_truth() -> None:
     torch.testing.assert_close(wanted[0, 0, :, 0, 2], torch.tensor([0.0, 0.0, 0.0, 1.0]))
     assert not bool(gradient[..., 1].any()), "unknown"
     evenly = Swept(answer.rho, torch.zeros(1, 1, 4, 2, 3), answer.tried)
-    assert doubt(evenly, truth).item() == pytest.approx(math.log(4.0), rel=1e-6)
-    assert doubt(answer, torch.full_like(truth, math.nan)).item() == 0.0
+    assert plane_cross_entropy(evenly, truth, FARTHEST).item() == pytest.approx(
+        math.log(4.0), rel=1e-6
+    )
+    assert plane_cross_entropy(answer, torch.full_like(truth, math.nan), FARTHEST).item() == 0.0
 
 
 DIRECT = dataclasses.replace(MODEL, head=HEAD)

@@ -11,8 +11,7 @@ from jaxtyping import Float64
 
 from fsm.datasets.base import Clip, IndexPlan, checked_cameras, checked_poses
 from fsm.datasets.conventions import inverse
-from fsm.datasets.images import ImageClip, image_size
-from fsm.datasets.reading import (
+from fsm.datasets.readers.fields import (
     Record,
     inside,
     integer,
@@ -24,7 +23,8 @@ from fsm.datasets.reading import (
     text,
     unique_names,
 )
-from fsm.datasets.video import VideoClip, VideoFrames
+from fsm.datasets.readers.images import ImageClip, image_size
+from fsm.datasets.readers.video import VideoClip, VideoFrames
 from fsm.errors import InputError
 from fsm.files import read_json
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fsm.datasets.conventions import inverse, opengl_from_opencv
-from fsm.datasets.transforms_json import Transforms
+from fsm.datasets.readers.transforms_json import Transforms
 from fsm.errors import InputError
 from fsm.rays import project
 from tests.datasets.contract import check_clip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fsm.datasets.fsm_clips import FsmClips
+from fsm.datasets.readers.fsm_clips import FsmClips
 from fsm.errors import InputError
 from tests.datasets.contract import check_clip
 from tests.datasets.media import (

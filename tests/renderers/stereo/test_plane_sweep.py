@@ -8,16 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fsm.renderers.stereo.cost_volume import (
-    LOOK,
-    OUTLINES,
-    ConvexUpsampling,
-    Hourglass,
-    Outlines,
-    PlaneSweep,
-)
+from fsm.errors import InputError
+from fsm.renderers.stereo.config import StereoConfig, SubpixelConfig, SweepConfig
 from fsm.renderers.stereo.pipeline import Stereo
+from fsm.renderers.stereo.plane_sweep import SHOWN, CoarseSweep, FineSweep
+from fsm.renderers.stereo.regularise import JOINED, ConvexUpsampling, EdgeRefinement, Hourglass
+from fsm.renderers.stereo.sources import SourceViews
 from tests.small import small_views
+
+SMALL = StereoConfig(sources=2, sweep=SweepConfig(planes=8, fine_planes=4))
 
 
 @pytest.mark.parametrize("stride", [2, 4])
@@ -68,27 +67,27 @@ def test_a_change_in_one_corner_is_seen_in_the_other() -> None:
 
 
 def test_untrained_outlines_leave_the_answer_as_it_is() -> None:
-    outlines, views = Outlines(8, 5), small_views(3, hw=(16, 24)).batched()
+    outlines, views = EdgeRefinement(8, 5), small_views(3, hw=(16, 24)).batched()
+    assert views.rgb is not None
     logits = torch.randn(3, 5, 4, 6)
-    x, finer = outlines(torch.randn(3, 8, 4, 6), logits, outlines.lines(views))
-    assert x.shape == (3, OUTLINES, 8, 12)
+    x, finer = outlines(torch.randn(3, 8, 4, 6), logits, outlines.edges(views.rgb.flatten(0, 1)))
+    assert x.shape == (3, JOINED, 8, 12)
     torch.testing.assert_close(
         finer, F.interpolate(logits, size=(8, 12), mode="bilinear", align_corners=False)
     )
 
 
 def test_a_line_of_the_picture_cuts_the_answer_where_it_is() -> None:
-    outlines, views = Outlines(8, 5), small_views(1, hw=(32, 48)).batched()
+    outlines, views = EdgeRefinement(8, 5), small_views(1, hw=(32, 48)).batched()
     torch.nn.init.normal_(outlines.leave.weight)
     assert views.rgb is not None
     rgb = views.rgb.clone()
     rgb[..., 16, 40] += 0.5
-    other = dataclasses.replace(views, rgb=rgb)
     x, logits = torch.randn(1, 8, 8, 12), torch.randn(1, 5, 8, 12)
     changed = (
         (
-            outlines(x, logits, outlines.lines(views))[1]
-            - outlines(x, logits, outlines.lines(other))[1]
+            outlines(x, logits, outlines.edges(views.rgb.flatten(0, 1)))[1]
+            - outlines(x, logits, outlines.edges(rgb.flatten(0, 1)))[1]
         )
         .abs()
         .amax((0, 1))
@@ -104,12 +103,12 @@ def test_a_line_of_the_picture_cuts_the_answer_where_it_is() -> None:
 def test_a_look_at_infinity_from_a_frames_own_place_shows_that_frame(fine: bool) -> None:
     views = small_views(3, hw=(16, 24)).batched()
     assert views.rgb is not None
-    sweep = PlaneSweep(4, stride=2, about=True) if fine else PlaneSweep(4)
+    sweep = FineSweep(SMALL.sweep) if fine else CoarseSweep(SMALL.sweep)
     coarse = (16 // sweep.stride, 24 // sweep.stride)
     own = torch.tensor([[[1, 1]]])
-    look = sweep._look(views[1], views, own, torch.zeros(1, 1, 1, *coarse))
+    look = sweep._shown(SourceViews.of(views[1], views, own), torch.zeros(1, 1, 1, *coarse))
     cell = sweep.detail**2
-    assert look.shape == (1, 1, LOOK * cell, *coarse)
+    assert look.shape == (1, 1, SHOWN * cell, *coarse)
     shown = F.pixel_shuffle(look[0], sweep.detail)[0]
     expected = views.rgb[0, 1] if fine else F.avg_pool2d(views.rgb[0, 1], sweep.stride)
     torch.testing.assert_close(shown[:3] + 0.5, expected, atol=1e-5, rtol=0)
@@ -118,7 +117,8 @@ def test_a_look_at_infinity_from_a_frames_own_place_shows_that_frame(fine: bool)
     other = dataclasses.replace(views[1], rgb=torch.rand(1, 1, 3, 16, 24))
     assert other.rgb is not None
     seen = F.pixel_shuffle(
-        sweep._look(other, views, own, torch.zeros(1, 1, 1, *coarse))[0], sweep.detail
+        sweep._shown(SourceViews.of(other, views, own), torch.zeros(1, 1, 1, *coarse))[0],
+        sweep.detail,
     )[0]
     torch.testing.assert_close(seen[:4], shown[:4])
     expected = other.rgb[0, 0] if fine else F.avg_pool2d(other.rgb[0, 0], sweep.stride)
@@ -127,30 +127,45 @@ def test_a_look_at_infinity_from_a_frames_own_place_shows_that_frame(fine: bool)
 
 def test_stereo_answers_once_for_every_sweep() -> None:
     views = small_views(4, hw=(16, 24)).batched()
-    for fine_planes, count in ((0, 1), (4, 2)):
-        stereo = Stereo(2, 8, fine_planes).eval()
-        answers = stereo(views[1], views)
-        assert [a.rho.shape for a in answers] == [(1, 1, 1, 16, 24)] * count
+    answers = Stereo(SMALL).eval()(views[1], views)
+    assert [a.rho.shape for a in answers] == [(1, 1, 1, 16, 24)] * 2
 
 
 @pytest.mark.parametrize("hw", [(18, 14), (20, 28), (6, 6)])
 def test_stereo_answers_at_sizes_that_its_strides_do_not_divide(hw: tuple[int, int]) -> None:
     views = small_views(4, hw=hw).batched()
-    assert [a.rho.shape[-2:] for a in Stereo(2, 8, 4)(views, views)] == [hw, hw]
+    assert [a.rho.shape[-2:] for a in Stereo(SMALL)(views, views)] == [hw, hw]
 
 
 def test_stereo_compares_the_others_with_the_frames_own_picture() -> None:
     views = small_views(4, hw=(16, 24)).batched()
-    stereo = Stereo(2, 8, 4).eval()
+    stereo = Stereo(SMALL).eval()
     found = stereo(views[[1]], views)
     other = dataclasses.replace(views[[1]], rgb=torch.rand(1, 1, 3, 16, 24))
     assert not torch.allclose(stereo(other, views)[-1].rho, found[-1].rho, atol=1e-3)
 
 
 def test_training_sees_the_fraction_of_a_pixel_that_rendering_shows() -> None:
-    views, stereo = small_views(4, hw=(16, 24)).batched(), Stereo(2, 8, 4)
+    views, stereo = small_views(4, hw=(16, 24)).batched(), Stereo(SMALL)
     swept = stereo(views[[1]], views)[-1].rho
     refined = stereo.eval().inverse_depth(views[[1]], views)
     assert not torch.allclose(refined, swept, atol=1e-3)
     assert torch.equal(stereo.train().inverse_depth(views[[1]], views), refined)
     assert not refined.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"planes": 2}, "planes is 2, must be at least 3"),
+        ({"farthest": 3.0}, "give farthest < nearest"),
+        ({"windows": (3, 4)}, "give odd sides"),
+        ({"reach": 1.5}, "reach is 1.5"),
+        ({"sharpness": 0.0}, "sharpness is 0.0, must be above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(wrong: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        SweepConfig(**wrong)
+    with pytest.raises(InputError, match="steps is 0"):
+        SubpixelConfig(steps=0)

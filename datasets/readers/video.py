@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fsm.datasets.base import Clip, IndexPlan
-from fsm.datasets.tracks import Tracks, read_tracks
+from fsm.datasets.readers.tracks import read_tracks
+from fsm.datasets.tracks import Tracks
 from fsm.errors import InputError
 from fsm.views import Views
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from fsm.datasets.base import IndexPlan, checked_cameras, checked_poses
 from fsm.datasets.conventions import focal_from_fov, opencv_from_opengl
-from fsm.datasets.images import ImageClip, Lens, image_size
-from fsm.datasets.reading import Record, inside, matrix, number, record, records, text
+from fsm.datasets.readers.fields import Record, inside, matrix, number, record, records, text
+from fsm.datasets.readers.images import ImageClip, Lens, image_size
 from fsm.errors import InputError
 from fsm.files import read_json
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fsm.datasets.inspect import inspect_clip
-from fsm.datasets.stereo4d import Stereo4D
+from fsm.datasets.readers.stereo4d import Stereo4D
 from fsm.errors import InputError
 from tests.datasets.contract import check_clip
 from tests.datasets.media import counter_video, fsm_json, read_counter

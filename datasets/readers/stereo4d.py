@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fsm.datasets.base import checked_cameras, checked_poses
+from fsm.datasets.base import checked_cameras
 from fsm.datasets.conventions import focal_from_fov
-from fsm.datasets.npz import array_names, read_arrays
-from fsm.datasets.reading import unique_names
-from fsm.datasets.tracks import PUBLISHED
-from fsm.datasets.video import VideoClip, VideoFrames
+from fsm.datasets.readers.fields import unique_names
+from fsm.datasets.readers.npz import array_names, read_arrays
+from fsm.datasets.readers.tracks import PUBLISHED
+from fsm.datasets.readers.video import VideoClip, VideoFrames
 from fsm.errors import InputError
 
 MICROSECOND = 1e-6
@@ -79,13 +79,14 @@ class Stereo4D:
             )
         c2w = np.tile(np.eye(4), (len(stored), 1, 1))
         c2w[:, : stored.shape[1]] = stored
-        c2w = checked_poses(c2w, source, "camera2world", self.fix_poses)
         h, w = video.hw
         focal = focal_from_fov(math.radians(self.hfov_deg), w)
         intrinsics = np.tile([focal, focal, 0.5 * w, 0.5 * h], (len(stored), 1))
         # Differences before scaling: timestamps since the video's start are large.
         time = (stamps - stamps[0]).astype(np.float64) * MICROSECOND if len(stamps) else np.zeros(0)
-        cameras = checked_cameras(c2w, intrinsics, time, video.hw, source)
+        cameras = checked_cameras(
+            c2w, intrinsics, time, video.hw, source, self.fix_poses, "camera2world"
+        )
         fps = 1.0 / float(np.median(np.diff(time))) if len(time) > 1 else None
         tracks = path if array_names(path) >= set(PUBLISHED) else None
         return VideoClip(id, source, cameras, video, list(range(len(video))), fps, tracks=tracks)

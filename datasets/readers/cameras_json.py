@@ -10,10 +10,19 @@ from jaxtyping import Float64
 
 from fsm.datasets.base import Clip, IndexPlan, checked_cameras, checked_poses
 from fsm.datasets.conventions import inverse
-from fsm.datasets.images import ImageClip, Lens, image_size
-from fsm.datasets.reading import Record, inside, integer, matrix, number, record, records, text
-from fsm.datasets.transforms_json import SPLITS, read_lens
-from fsm.datasets.video import VideoClip, VideoFrames
+from fsm.datasets.readers.fields import (
+    Record,
+    inside,
+    integer,
+    matrix,
+    number,
+    record,
+    records,
+    text,
+)
+from fsm.datasets.readers.images import ImageClip, Lens, image_size
+from fsm.datasets.readers.transforms_json import SPLITS, read_lens
+from fsm.datasets.readers.video import VideoClip, VideoFrames
 from fsm.errors import InputError
 from fsm.files import read_json
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fsm.datasets.cameras_json import CamerasJson
 from fsm.datasets.inspect import inspect_clip
 from fsm.datasets.open import open_clip
+from fsm.datasets.readers.cameras_json import CamerasJson
 from fsm.errors import InputError
 from tests.datasets.contract import check_clip
 from tests.datasets.media import counter_picture, counter_video, fsm_json, read_counter

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm.datasets.video import VideoFrames
+from fsm.datasets.readers.video import VideoFrames
 from fsm.errors import InputError
 from tests.datasets.media import counter_picture, counter_video, read_counter, write_video
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from fsm.datasets.open import open_clip
-from fsm.datasets.stereo4d import Stereo4D
-from fsm.datasets.tracks import PUBLISHED, Tracks, read_tracks
+from fsm.datasets.readers.stereo4d import Stereo4D
+from fsm.datasets.readers.tracks import PUBLISHED, read_tracks
+from fsm.datasets.tracks import Tracks
 from fsm.errors import InputError
-from tests.datasets.test_cameras_json import of_video, write
-from tests.datasets.test_stereo4d import FRAMES
-from tests.datasets.test_stereo4d import write as write_annotation
+from tests.datasets.readers.test_cameras_json import of_video, write
+from tests.datasets.readers.test_stereo4d import FRAMES
+from tests.datasets.readers.test_stereo4d import write as write_annotation
 
 NAN = float("nan")
 
