@@ -298,7 +298,10 @@ def test_a_missing_file_is_named(folder: Path) -> None:
             lambda c: c["model"]["encoder"]["block"].update(ns_dtype="float8"),
             "ns_dtype is 'float8'; choose one of",
         ),
-        (lambda c: c["model"]["encoder"]["block"]["elastic"].update(lam=-1.0), "elastic.lam is -1.0"),
+        (
+            lambda c: c["model"]["encoder"]["block"]["elastic"].update(lam=-1.0),
+            "elastic.lam is -1.0",
+        ),
         (lambda c: c["model"]["head"].update(references=0), "references is 0"),
         (lambda c: c["model"]["head"].update(cells=0), "cells is 0"),
         (lambda c: c["model"]["head"].update(refinements=[0]), "refinements"),
