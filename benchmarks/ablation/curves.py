@@ -17,7 +17,7 @@ SHOWN = 8
 
 
 def plot_curves(rows: dict[str, list[Result]], picture: Path) -> None:
-    """Four panels: means over seeds, with their deviation where PSNR is drawn over the number of
+    """Four panels: means over seeds, with their deviation where PSNR is plotted over the number of
     inputs.
     """
     import matplotlib

@@ -130,7 +130,7 @@ def variant_config(
 
 
 def start_config(base: TrainConfig, seed: int, steps: int) -> TrainConfig:
-    """The common start of one seed: plain LaCT, the number of chunks drawn anew for every step."""
+    """The common start of one seed: plain LaCT, a random number of chunks in every step."""
     encoder = replace(base.model.encoder, block=replace(base.model.encoder.block, elastic=None))
     inputs = base.data.inputs[0]
     chunks = tuple(n for n in START_CHUNKS if n <= inputs)

@@ -7,7 +7,7 @@ A command is a frozen dataclass in ``fsm/cli/<command>.py``:
   default where that is not the field's own.
 * ``run(self) -> int | None`` does the work and returns the exit status (None is 0). torch and
   all that imports it is imported inside ``run``, so that ``fsm --help`` stays under a second.
-* A command that draws has ``backend: Backend``, and passes it to ``open_scene`` or
+* A command that renders has ``backend: Backend``, and passes it to ``open_scene`` or
   ``with_backend``.
 * Bad input is raised as ``InputError`` from wherever it is found; this module prints it. No command
   catches it.

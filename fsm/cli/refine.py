@@ -57,7 +57,7 @@ class Refine:
     gaussians: Annotated[int, flag("N")] = 40_000
     """Most Gaussians of the refined scene."""
     seed: Annotated[int, flag("N")] = 0
-    """Seed of all draws."""
+    """Seed of all random choices."""
     set: Annotated[tuple[str, ...], flag("KEY=VALUE ...", "none")] = ()
     """Other settings, such as rates.means=1e-3 density.every=0."""
     fix_poses: bool = False

@@ -3,7 +3,7 @@ torchvision.
 
 A trunk classifies ImageNet, small linear heads weigh its feature differences. Trunk files are
 torchvision's own, found by path, environment variable or torch hub's cache; the heads come with the
-``lpips`` and ``torchmetrics`` packages. Nothing is ever downloaded or drawn at random: a distance
+``lpips`` and ``torchmetrics`` packages. Nothing is ever downloaded or chosen at random: a distance
 from random weights would look like a number and mean nothing.
 """
 

@@ -75,7 +75,7 @@ class Dense(Protocol):
     name: ClassVar[str] = "dense"
 
     def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
-        """Disjoint random frames, drawn without replacement."""
+        """Disjoint random frames, sampled without replacement."""
         start, length = _middle(clip_length, self.window, clip_id)
         inputs, targets = self.inputs, self.targets
         if length < inputs + targets:
@@ -117,7 +117,7 @@ class Novel(Protocol):
     half-way between inputs.
 
     No frame is near such a target in space, so there is no neighbour to copy. Only clips that can
-    be drawn from any camera have it; for others ``requests`` raises ``InputError``. Of the moments
+    be rendered from any camera have it; for others ``requests`` raises ``InputError``. Of the moments
     between inputs ``targets`` are taken, spread evenly. Nothing is random: the seed is unused.
     """
 

@@ -85,7 +85,7 @@ class RefineConfig:
     density: Density = Density()
     """Where Gaussians are."""
     seed: int = 0
-    """Of the order of frames and of every other draw."""
+    """Of the order of frames and of every other random choice."""
 
     def __post_init__(self) -> None:
         _within(

@@ -45,10 +45,10 @@ class Refinement:
         self._start_round()
 
     def one_step(self) -> float:
-        """Draw, differentiate, step; every so often redistribute. Returns the PSNR of the drawn
-        frames as they were.
+        """Sample frames, differentiate, step; every so often redistribute. Returns the PSNR of
+        these frames before the step.
         """
-        views = self.views[self._drawn()]
+        views = self.views[self._sampled_frames()]
         rows = self.adam.there(views.time)
         columns = self.adam.values[rows].requires_grad_()
         loss, mse = self._loss(columns, rows, views)
@@ -126,7 +126,7 @@ class Refinement:
             now, view, background=background, backend=backend, projection=projection
         ).rgb
 
-    def _drawn(self) -> list[int]:
+    def _sampled_frames(self) -> list[int]:
         """Frames of this step: every frame once, in random order, before any comes again."""
         v, out = len(self.views), []
         for position in range(self.step * self.config.views, (self.step + 1) * self.config.views):
@@ -153,11 +153,11 @@ class Refinement:
             )
 
     def _thin(self, most: int) -> None:
-        """Keep ``most`` Gaussians, drawn by how much they show, so much larger that they cover what
+        """Keep ``most`` Gaussians, sampled by how much they show, so much larger that they cover what
         all did.
         """
         shares = self._shares().clamp_min(1e-6)
-        # The first of exponential waiting times: a draw without replacement, of any number
+        # The first of exponential waiting times: samples without replacement, of any number
         # (Efraimidis and Spirakis 2006).
         waiting = (
             -torch.rand(len(shares), generator=self._generator(2, 0)).log().to(shares.device)

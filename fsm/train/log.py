@@ -1,11 +1,10 @@
 """What a run says while it goes: lines of JSON, TensorBoard, a bar on the terminal."""
 
-import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from fsm.files import atomic_file
@@ -49,31 +48,6 @@ class Log:
         self.handle.close()
         if self.board is not None:
             self.board.close()
-
-
-@contextlib.contextmanager
-def progress(total: int, done: int, shown: bool) -> Iterator[Callable[[Entry], None]]:
-    """A function to report each step to. The bar is seen on a terminal only, where it is to be
-    ``shown``.
-    """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("train"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, disable=not (shown and os.isatty(2))) as bar:
-        task = bar.add_task("", total=total, completed=done)
-        yield lambda entry: bar.update(task, advance=1, description=described(entry))
 
 
 def report_saved(entry: Entry, total: int, shown: bool) -> None:

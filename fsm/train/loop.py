@@ -7,16 +7,17 @@ import zlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fsm.checkpoint import weights_hash
 from fsm.model import FSM
-from fsm.runs import locked, stop_requests
+from fsm.runs import progress, stop_requests
 from fsm.train.config import TrainConfig
 from fsm.train.data import Batch, Prefetcher, SampleStream
-from fsm.train.log import Log, progress, report_saved
+from fsm.train.log import Log, described, report_saved
 from fsm.train.objectives.base import Objective
 from fsm.train.objectives.rendering import RenderingObjective
 from fsm.train.objectives.stereo import StereoObjective
@@ -24,7 +25,7 @@ from fsm.train.optimizer import average_into, build_optimizer, learning_rate
 from fsm.train.parallelize import Parallel
 from fsm.train.perceptual import check_same, load_perceptual, resolved
 from fsm.train.sharded import clip_gradients, gathered, load_optimizer, part_like
-from fsm.train.state import keep_config, load_state, start_from, write_state
+from fsm.train.state import claim, start_from, training_run
 from fsm.train.team import ALONE, Team, joined, noticing_losses
 from fsm.train.throughput import FlopCount, Meter
 
@@ -47,21 +48,20 @@ def train(
     """
     config = resolved(config, out)
     with joined(device, config.token_parallel) as team:
-        run = Training(config, out, device, team)
+        training = Training(config, out, device, team)
         if not team.leads:
-            run.resume()
-            run.loop(stop_after, None)
-            return run.averaged()
-        out.mkdir(parents=True, exist_ok=True)
-        with locked(out):
-            keep_config(config, out)
-            run.resume()
-            log = Log(out, run.step)
+            training.resume()
+            training.loop(stop_after, None)
+            return training.averaged()
+        with training.run.locked():
+            claim(training.run)
+            training.resume()
+            log = Log(out, training.step)
             try:
-                run.loop(stop_after, log)
+                training.loop(stop_after, log)
             finally:
                 log.close()
-            return run.averaged()
+            return training.averaged()
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class Training:
     def __init__(self, config: TrainConfig, out: Path, device: str, team: Team = ALONE) -> None:
         torch.manual_seed(config.seed)
         self.config, self.out, self.device, self.team = config, out, device, team
+        self.run = training_run(config, out)
         self.model = FSM(config.model)
         if config.init is not None and not (out / "state.pt").exists():
             start_from(self.model, FSM.from_pretrained(config.init).state_dict(), config.init)
@@ -118,13 +119,13 @@ class Training:
         steps = self.config.optim.steps
         last = steps if stop_after is None else min(steps, self.step + stop_after)
         with (
-            progress(steps, self.step, self.team.leads) as advance,
+            progress("train", steps, self.step, self.team.leads) as advance,
             stop_requests() as asked,
             noticing_losses(),
         ):
             while self.step < last and not self.stopping:
                 entry = self.one_step(log, asked)
-                advance(entry)
+                advance(described(entry))
                 if self.step % self.config.save_every == 0:
                     self.save()
                     report_saved(entry, steps, self.team.leads)
@@ -246,14 +247,16 @@ class Training:
         }
         state = gathered(state, keep=self.team.leads)
         if self.team.leads:
-            write_state(self.out / "state.pt", state)
+            self.run.save(state)
             self._model_of(state["ema"]).save_pretrained(self.out / "model")
 
     def resume(self) -> None:
         """Continue from state.pt where there is one."""
-        path = self.out / "state.pt"
-        if path.exists():
-            state = load_state(path, self.model, self.optimizer, self.device)
-            known = state.get("lpips", self.lpips_hash)
-            check_same(self.config, path, known, self.lpips_hash)
-            self.ema, self.step, self.skipped = state["ema"], state["step"], state["skipped"]
+        self.run.resume(self._load, self.device)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema, self.step, self.skipped = state["ema"], state["step"], state["skipped"]
+        before = state.get("lpips", self.lpips_hash)  # states older than this record lack it
+        check_same(self.config, self.out / "state.pt", before, self.lpips_hash)

@@ -59,7 +59,7 @@ def test_a_step_is_adam_on_the_gradient_of_the_loss_in_plain_torch(
     start, inputs = _start(world), world[1]
     config = RefineConfig(steps=10, density=STILL, ssim=0.0, opacity_weight=0.01, least_frames=0.0)
     run = Refinement(start, inputs, config)
-    (frame,) = run._drawn()
+    (frame,) = run._sampled_frames()
     psnr_before = run.one_step()
 
     columns = FreeGaussians.from_gaussians(start.gaussians).packed().requires_grad_()

@@ -189,7 +189,7 @@ def test_another_config_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     }
     for other, part in ((changed(lr=0.02), "optim"), (dataclasses.replace(CONFIG, seed=2), "seed")):
         with pytest.raises(
-            InputError, match=rf"config\.json was written by another config \(differs in {part}\)"
+            InputError, match=rf"config\.json was written with other settings \(differs in {part}\)"
         ):
             train(other, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text("[]")

@@ -16,7 +16,7 @@ from fsm.shards import Shard
 from fsm.train.config import TrainConfig
 from fsm.train.data import depth_loss, masked_mse
 from fsm.train.loop import train
-from fsm.train.state import keep_config
+from fsm.train.state import claim, training_run
 from fsm.train.team import Team, joined
 from fsm.views import Views
 from tests.processes import finished
@@ -115,6 +115,6 @@ def test_what_cannot_be_shared_is_one_sentence(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_run_may_go_on_with_another_number_that_share(tmp_path: Path) -> None:
     train(CONFIG, tmp_path, stop_after=1)
-    keep_config(among(CONFIG, 2), tmp_path)
+    claim(training_run(among(CONFIG, 2), tmp_path))
     with pytest.raises(InputError, match="differs in seed"):
-        keep_config(dataclasses.replace(among(CONFIG, 2), seed=2), tmp_path)
+        claim(training_run(dataclasses.replace(among(CONFIG, 2), seed=2), tmp_path))
