@@ -28,10 +28,12 @@ from fsm.errors import InputError
 from fsm.evaluate.metrics import Metrics
 from fsm.evaluate.protocols import Dense, Novel, Protocol, Sparse
 from fsm.evaluate.results import MODEL_ROW, ModelInfo
-from fsm.evaluate.run import evaluate
+from fsm.evaluate.run import Evaluation, evaluate
+from fsm.evaluate.scoring import Method
 from fsm.files import read_json, write_json
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.heads.lrm import GaussianHeadConfig
+from fsm.renderers.heads.lrm import LrmHeadConfig
+from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.train.config import DataConfig, OptimConfig, SourceConfig, StageConfig, TrainConfig
 from fsm.train.loop import train
@@ -50,9 +52,9 @@ DECODERS = {
         TRUNK, ReferenceHeadConfig(hidden=128, refinement_width=32, synthesis_width=32)
     ),
     "Gaussians, published (fsm)": ModelConfig(
-        dataclasses.replace(TRUNK, input_layout="lrm10"), None, GaussianHeadConfig("fsm")
+        dataclasses.replace(TRUNK, input_layout="lrm10"), LrmHeadConfig()
     ),
-    "Gaussians, pixel": ModelConfig(TRUNK, None, GaussianHeadConfig("pixel", hidden=128)),
+    "Gaussians, pixel": ModelConfig(TRUNK, PixelGaussianHeadConfig(hidden=128)),
 }
 STEREO = ("direct, reference", "Gaussians, pixel")
 
@@ -123,15 +125,8 @@ def scores(
 ) -> dict:
     """Mean PSNR and SSIM of the model and of each baseline."""
     info = ModelInfo(name, "trained here", "cpu", "float32")
-    result = evaluate(
-        model.reconstruct,
-        open_dataset(source),
-        protocol,
-        out=out,
-        metrics=Metrics(),
-        model=info,
-        ids=ids,
-    )
+    method = Method(model.reconstruct, info)
+    result = evaluate(method, open_dataset(source), Evaluation(protocol, Metrics()), out, ids=ids)
     return {
         row: {"psnr": round(s.psnr, 3), "ssim": round(s.ssim, 4)} for row, s in result.mean.items()
     }

@@ -24,20 +24,22 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import Verdicts, parser, start
-from fsm.renderers.gaussians.gaussians4d import (
-    Gaussians3D,
-    Gaussians4D,
-    plain_at,
-    plain_condition,
-    rotation_3d,
-    upper_triangle,
-)
-from fsm.renderers.gaussians.projection import Splats, project_gaussians
-from fsm.renderers.gaussians.projection_cpu import project_on_cpu
+from fsm.renderers.gaussians import gaussians4d_plain as plain
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians
+from fsm.renderers.gaussians.projection import project_gaussians
+from fsm.renderers.gaussians.projection_plain import project_gaussians as project_plain
+from fsm.renderers.gaussians.rotations import rotation_3d, upper_triangle
+from fsm.renderers.gaussians.types import Gaussians3D, Splats
 from fsm.views import Views
 
 THREADS, MILLION, MOMENT = 2, 1_000_000, 0.3
 FREE = ("scales", "time_scales", "left", "right")
+
+
+def plain_condition(g: Gaussians4D) -> MovingGaussians:
+    """``Gaussians4D.condition`` in torch."""
+    moving = plain.condition(g.scales, g.time_scales, g.left, g.right)
+    return MovingGaussians(g.means, moving[0], g.times, *moving[1:], g.opacities, g.sh)
 
 
 def moving_ones(n: int) -> Gaussians4D:
@@ -118,13 +120,13 @@ def measure_time(verdicts: Verdicts, repeats: int) -> None:
     slices = compare(
         "Gaussians4D.at",
         lambda: g.at(MOMENT),
-        lambda: plain_at(plain_condition(g), MOMENT, 0.05),
+        lambda: plain.at(MOMENT, 0.05, *plain_condition(g).tensors()),
         repeats,
     )
     compare(
         "MovingGaussians.at",
         lambda: moving.at(MOMENT),
-        lambda: plain_at(moving, MOMENT, 0.05),
+        lambda: plain.at(MOMENT, 0.05, *moving.tensors()),
         repeats,
     )
     compare("condition", g.condition, lambda: plain_condition(g), repeats)
@@ -149,19 +151,19 @@ def measure_projection(
     """One camera, forwards without a graph and backwards alone."""
     g, camera = in_view(n, size, hw)
     print(
-        f"\n{n:,} Gaussians at {hw}², {len(project_on_cpu(g, camera).depths):,} of them in "
+        f"\n{n:,} Gaussians at {hw}², {len(project_gaussians(g, camera).depths):,} of them in "
         "the picture"
     )
     forward = compare(
         "projection",
-        lambda: project_on_cpu(g, camera),
         lambda: project_gaussians(g, camera),
+        lambda: project_plain(g, camera),
         repeats,
     )
     leaves = tuple(t.requires_grad_() for t in (g.means, g.covariances, g.opacities, g.sh))
     graphs = [
         backwards(splats_of(p(Gaussians3D(*leaves), camera)), leaves)
-        for p in (project_on_cpu, project_gaussians)
+        for p in (project_gaussians, project_plain)
     ]
     backward = compare("its gradients", graphs[0], graphs[1], repeats)
     verdicts.check(f"projection of {n:,}", forward, limits[0], unit=" ms")
@@ -176,7 +178,7 @@ def main() -> None:
     verdicts = Verdicts()
     with torch.no_grad():
         print("  compiling or reading kernels", flush=True)
-        project_on_cpu(*in_view(10, 1.0, 16))
+        project_gaussians(*in_view(10, 1.0, 16))
         moving_ones(10).at(MOMENT)
     measure_time(verdicts, args.repeats)
     measure_projection(verdicts, 2_100_000, 0.5, 256, (100.0, 250.0), args.repeats)

@@ -1,10 +1,9 @@
-"""Stereo's comparison of frames, compiled against plain torch, of the sweeps and of the steps to a
-fraction of a pixel.
+"""Stereo's comparison of frames, compiled against plain torch: cost volumes and sub-pixel steps.
 
-Sixteen views are compared with six of eight frames each, at both shapes that stereo sweeps in
-training on 128² pictures: 32 planes at 32², and 8 inverse depths of each pixel's own at 64²,
-without gradients and with those of all maps; then one Gauss-Newton step of four views with twelve
-frames each at 128². One thread, CPU time, forms in turn.
+Sixteen reference views are compared with six source views each, out of eight, at both shapes that
+stereo sweeps in training on 128² pictures: 32 planes at 32², and 8 inverse depths of each pixel's
+own at 64², without gradients and with those of all maps; then one Gauss-Newton step of four views
+with twelve source views each at 128². One thread, CPU time, forms in turn.
 
     python -m benchmarks.plane_sweep
 """
@@ -16,19 +15,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Verdicts, alternate, medians, paired, parser, start
-from fsm.renderers.stereo.cost_volume import (
-    COLOURS,
-    COSTS,
-    FEATURES,
-    disagreement,
-    plain_disagreement,
-)
-from fsm.renderers.stereo.sources import nearest_references
-from fsm.renderers.stereo.subpixel import equations, maps_of, plain_equations
+from fsm.renderers.stereo.config import SubpixelConfig
+from fsm.renderers.stereo.constants import COLOURS, COSTS, FEATURES
+from fsm.renderers.stereo.cost_volume import cost_volume
+from fsm.renderers.stereo.cost_volume_plain import plain_cost_volume
+from fsm.renderers.stereo.selection import nearest_views
+from fsm.renderers.stereo.sources import SourceViews
+from fsm.renderers.stereo.subpixel import equations, gradient_maps
+from fsm.renderers.stereo.subpixel_plain import plain_equations
 from fsm.views import Views
 
-SAMPLES, TARGETS, FRAMES, REFERENCES = 4, 4, 8, 6
-Given = tuple[Views, Views, Tensor, Tensor, Tensor, Tensor]
+SAMPLES, TARGETS, FRAMES, SOURCES, UNSEEN = 4, 4, 8, 6, 0.2
+Given = tuple[SourceViews, Tensor, Tensor, Tensor]
 
 
 def row_of_cameras(v: int, hw: int) -> Views:
@@ -44,39 +42,40 @@ def row_of_cameras(v: int, hw: int) -> Views:
 
 def example(hw: int, planes: int, per_pixel: bool) -> Given:
     """Random maps; inverse depths from infinity to 1.1 model units."""
-    requests, references = row_of_cameras(TARGETS, hw), row_of_cameras(FRAMES, hw)
-    chosen, _ = nearest_references(requests, references, REFERENCES)
+    reference, views = row_of_cameras(TARGETS, hw), row_of_cameras(FRAMES, hw)
+    index, _ = nearest_views(reference, views, SOURCES)
     rho = torch.linspace(0.0, 0.9, planes)[:, None, None]
     if per_pixel:
         rho = 0.5 * torch.rand(SAMPLES, TARGETS, 1, hw, hw) * (0.7 + rho)
     maps, own = (torch.rand(SAMPLES, n, COLOURS + FEATURES, hw, hw) for n in (FRAMES, TARGETS))
-    return requests, references, maps, own, chosen, rho
+    return SourceViews.of(reference, views, index), maps, own, rho
 
 
 def forward(form: Callable[..., Tensor], given: Given) -> Callable[[], object]:
     """Costs alone."""
-    return torch.no_grad()(lambda: form(*given))
+    return torch.no_grad()(lambda: form(*given, UNSEEN))
 
 
 def both(form: Callable[..., Tensor], given: Given) -> Callable[[], object]:
     """Costs and the gradients of the maps."""
-    requests, references, maps, own, chosen, rho = given
+    sources, maps, own, rho = given
     leaves = [m.clone().requires_grad_() for m in (maps, own)]
-    weight = torch.randn(SAMPLES, TARGETS, rho.shape[-3], COSTS, *requests.hw)
-    return lambda: torch.autograd.grad(
-        form(requests, references, *leaves, chosen, rho), leaves, weight
-    )
+    hw = sources.reference.hw
+    weight = torch.randn(SAMPLES, TARGETS, rho.shape[-3], COSTS, *hw)
+    return lambda: torch.autograd.grad(form(sources, *leaves, rho, UNSEEN), leaves, weight)
 
 
 def steps(form: Callable[..., Tensor]) -> Callable[[], object]:
     """Equations of one Gauss-Newton step of four views."""
-    requests, references = row_of_cameras(1, 128), row_of_cameras(2 * REFERENCES, 128)
-    requests, references = (
-        replace(v, rgb=torch.rand(SAMPLES, len(v), 3, 128, 128)) for v in (requests, references)
+    reference, views = (
+        replace(v, rgb=torch.rand(SAMPLES, len(v), 3, 128, 128))
+        for v in (row_of_cameras(1, 128), row_of_cameras(2 * SOURCES, 128))
     )
-    chosen, _ = nearest_references(requests, references, 2 * REFERENCES)
-    maps, rho = maps_of(references), 0.5 * torch.rand(SAMPLES, 1, 1, 128, 128)
-    return torch.no_grad()(lambda: form(requests, references, maps, chosen, rho))
+    index, _ = nearest_views(reference, views, 2 * SOURCES)
+    sources = SourceViews.of(reference, views, index)
+    maps = gradient_maps(sources.frames)
+    rho = 0.5 * torch.rand(SAMPLES, 1, 1, 128, 128)
+    return torch.no_grad()(lambda: form(sources, maps, rho, rho + 0.01, SubpixelConfig()))
 
 
 def main() -> None:
@@ -85,7 +84,7 @@ def main() -> None:
     start(
         "Plane sweep: frames compared at inverse depths",
         targets=SAMPLES * TARGETS,
-        references=REFERENCES,
+        sources=SOURCES,
     )
     verdicts = Verdicts()
     for name, given in (
@@ -93,7 +92,7 @@ def main() -> None:
         ("8 depths of each pixel at 64²", example(64, 8, per_pixel=True)),
     ):
         for what, case in (("forward", forward), ("forward + backward", both)):
-            runs = {"compiled": case(disagreement, given), "torch": case(plain_disagreement, given)}
+            runs = {"compiled": case(cost_volume, given), "torch": case(plain_cost_volume, given)}
             seconds = alternate(runs, args.repeats)
             middle = medians(seconds)
             print(

@@ -26,16 +26,13 @@ import numba
 import torch
 
 from benchmarks.common import Verdicts, cpu_seconds, parser, start
-from fsm.renderers.gaussians import rasterize_plain as rasterize_reference
-from fsm.renderers.gaussians.gaussians4d import (
-    Gaussians3D,
-    colour_to_sh,
-    rotation_3d,
-    upper_triangle,
-)
-from fsm.renderers.gaussians.projection import Splats, project_gaussians
+from fsm.renderers.gaussians import rasterize_plain
+from fsm.renderers.gaussians.projection import project_gaussians
 from fsm.renderers.gaussians.rasterize import rasterize
 from fsm.renderers.gaussians.rasterize_cpu import composite, pairs_evaluated
+from fsm.renderers.gaussians.rotations import rotation_3d, upper_triangle
+from fsm.renderers.gaussians.spherical_harmonics import colour_to_sh
+from fsm.renderers.gaussians.types import Gaussians3D, Splats
 from fsm.views import Views
 
 FLOOR = 0.3
@@ -167,7 +164,7 @@ def against_torch(verdicts: Verdicts, repeats: int) -> None:
     both = {}
     for name, draw, parts, times in (
         ("ours", composite, [splats], repeats),
-        ("torch", rasterize_reference.composite, tiles, 3),
+        ("torch", rasterize_plain.composite, tiles, 3),
     ):
         hw = (side, side) if name == "ours" else (TILE, TILE)
 

@@ -31,6 +31,7 @@ from benchmarks.common import (
 )
 from fsm.memory_scene import MemoryScene
 from fsm.model import FSM, ModelConfig
+from fsm.renderers.heads.lvsm import LvsmHeadConfig
 from fsm.train.config import load_preset
 from fsm.views import Views
 
@@ -58,7 +59,7 @@ def reopened(model: FSM, count: int) -> MemoryScene:
     """A scene of ``count`` input frames, saved and loaded."""
     with tempfile.TemporaryDirectory() as folder:
         model.reconstruct(arc(count)).save(Path(folder) / "scene")
-        return MemoryScene.load(Path(folder) / "scene", model=model)
+        return MemoryScene.load(Path(folder) / "scene", lambda _: model)
 
 
 def growth(model: FSM, repeats: int) -> tuple[float, float, float]:
@@ -98,7 +99,7 @@ def main() -> None:
     preset = load_preset("tiny").model
     models = {
         "reference head": preset,
-        "plain head": dataclasses.replace(preset, reference_head=None),
+        "plain head": dataclasses.replace(preset, head=LvsmHeadConfig()),
     }
     start(
         "Cost of a picture",
@@ -135,7 +136,7 @@ def measure(name: str, config: ModelConfig, repeats: int, verdicts: Verdicts) ->
         "with making the memory counted"
     )
     verdicts.check(f"{name}: growth of one target's cost", 100.0 * abs(ratio - 1.0), 5.0, unit=" %")
-    if config.reference_head is None:  # the released implementation's own head
+    if config.head.kind == "lvsm":  # the released implementation's own head
         verdicts.check(
             f"{name}: {TARGETS} targets from a cached memory, times faster",
             encoded / cached,

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.common import Verdicts, alternate, cpu_seconds, medians, paired, parser, start
 from fsm.config import from_dict, to_dict
@@ -27,7 +28,7 @@ from fsm.train.loop import Training
 from fsm.train.objectives.rendering import RenderingObjective
 from fsm.train.optimizer import average_into
 from fsm.train.throughput import FlopCount
-from fsm.views import Rendering
+from fsm.views import Rendering, Views
 
 OPTIONS = {
     "checkpointing": {"checkpointing": True},
@@ -56,10 +57,14 @@ def step_in_parts(run: Training, batch: Batch) -> dict[str, Callable[[], object]
             made["tokens"] = model.encoder.query(memory, targets.without_rgb())
         made["cut"] = made["tokens"].detach().requires_grad_()
 
+    def read(_: Views) -> Tensor:
+        return made["cut"]
+
     def head_forward() -> None:
         inputs, targets, _ = made["views"]
         with run.parallel.autocast():
-            made["seen"] = model.head(made["cut"], targets.without_rgb(), inputs)
+            prepared = model.head.prepare(inputs, read)
+            made["seen"] = model.head.decode(targets.without_rgb(), prepared, read)
         fields = {k: v for k, v in vars(made["seen"]).items() if v is not None}
         made["leaves"] = {k: v.detach().requires_grad_(v.requires_grad) for k, v in fields.items()}
 

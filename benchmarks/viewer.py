@@ -160,7 +160,7 @@ def demo_scene() -> Viewable:
     from fsm.model import FSM
 
     clip, model = open_clip("demo"), FSM.from_pretrained("fsm-tiny")
-    return model.reconstruct(clip.views(choose_frames(len(clip), INPUTS, 0), (SIDE, SIDE)))
+    return model.reconstruct(clip.views(choose_frames(range(len(clip)), INPUTS, 0), (SIDE, SIDE)))
 
 
 def ask(commands: Any, *what: Any) -> Any:

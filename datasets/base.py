@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fsm.datasets.tracks import Tracks
 from fsm.errors import InputError
+from fsm.frame_ids import clip_frame_ids
 from fsm.views import Rendering, Views
 
 # Largest |singular value - 1| of a stored rotation: text files keep 3 digits at worst, a scaled
@@ -62,7 +63,7 @@ class Clip(ABC):
     """File or folder it came from, for error messages."""
     cameras: Views
     """All frames, without rgb: OpenCV camera-to-world in the clip's unit of length, pixels,
-    seconds, native size.
+    seconds, native size, and the ids of the frames.
     """
     fps: float | None
     """Frames per second where the source states or implies one."""
@@ -76,7 +77,8 @@ class Clip(ABC):
         fps: float | None = None,
         index_plan: IndexPlan | None = None,
     ) -> None:
-        self.id, self.source, self.cameras, self.fps = id, source, cameras, fps
+        self.id, self.source, self.fps = id, source, fps
+        self.cameras = replace(cameras, frame_ids=clip_frame_ids(id, cameras.time))
         self.index_plan = None if index_plan is None else index_plan.checked(len(cameras), source)
 
     def __len__(self) -> int:
@@ -92,7 +94,7 @@ class Clip(ABC):
     def views(
         self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None
     ) -> Views:
-        """Views with rgb of the frames ``indices`` (all by default; any order, repeats allowed).
+        """Views with rgb of the frames ``indices`` [v] (default: all; any order, repeats allowed).
 
         ``hw`` resizes to cover that size and crops the centre, intrinsics included. Raises
         ``InputError`` for an index outside the clip and for pixels that cannot be read.
@@ -112,7 +114,9 @@ class Clip(ABC):
             raise InputError(f"{self.source}: no frame was asked for; name at least one index.")
         unique = sorted(set(wanted))
         parts = [part if hw is None else part.covering(hw) for part in self.observations(unique)]
-        found = Views.cat(parts)
+        ids = self.cameras.frame_ids
+        assert ids is not None, "the frames of a clip have ids"
+        found = replace(Views.cat(parts), frame_ids=ids[unique])
         if wanted == unique:
             return found
         position = {frame: i for i, frame in enumerate(unique)}
@@ -144,8 +148,8 @@ class Clip(ABC):
         )
 
 
-class DrawnClip(Clip):
-    """A clip filmed in a scene that can be drawn from any camera at any moment: it knows the truth
+class RenderedClip(Clip):
+    """A clip of a scene that can be rendered from any camera at any moment: it knows the truth
     beside its own path.
     """
 
@@ -156,19 +160,19 @@ class DrawnClip(Clip):
         """
 
     def observations(self, indices: list[int]) -> Iterator[Views]:
-        """All asked frames, drawn at native size."""
+        """All asked frames, rendered at native size."""
         cameras = self.cameras[indices]
         yield replace(cameras, rgb=self.truth(cameras).rgb)
 
     def views(
         self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None
     ) -> Views:
-        """As ``Clip.views``, but another size is drawn, not resized: sharper, with the same
-        intrinsics.
+        """As ``Clip.views`` of ``indices`` [v], but another size is rendered, not resized: sharper,
+        with the same intrinsics.
         """
         if hw is None or tuple(hw) == self.cameras.hw:
             return super().views(indices)
-        return _Redrawn(self, hw).views(indices)
+        return _AtOtherSize(self, hw).views(indices)
 
     def depth(self, indices: Sequence[int]) -> Float[Tensor, "v 1 h w"]:
         """Exact z-depth in metres of the frames ``indices`` at native size; infinite where nothing
@@ -179,10 +183,10 @@ class DrawnClip(Clip):
         return depth
 
 
-class _Redrawn(DrawnClip):
+class _AtOtherSize(RenderedClip):
     """The same clip filmed at another size."""
 
-    def __init__(self, clip: DrawnClip, hw: tuple[int, int]) -> None:
+    def __init__(self, clip: RenderedClip, hw: tuple[int, int]) -> None:
         super().__init__(clip.id, clip.source, clip.cameras.covering(hw), clip.fps)
         self._clip = clip
 

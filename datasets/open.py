@@ -10,8 +10,8 @@ from fsm.datasets.base import Clip, ClipDataset
 from fsm.errors import InputError
 from fsm.files import read_json
 
-SYNTHETIC_FRAMES = 48
-SYNTHETIC_HW = (128, 128)
+DEMO = "world:14223"
+"""What ``demo`` opens: people, shadows and open ground; no seed of an evaluation."""
 MOST_SEEDS = 10_000
 SHOWN = 5
 UNDERSTOOD = (
@@ -19,27 +19,26 @@ UNDERSTOOD = (
     "instant-ngp, DL3DV), "
     "a D-NeRF folder (transforms_train.json), a cameras.json or its folder, "
     "a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, "
-    "'demo', 'synthetic:SEED' or 'world:SEED' (or a range of seeds, 'world:1000-1015')"
+    "'demo' or 'world:SEED' (or a range of seeds, 'world:1000-1015')"
 )
 
 
-class SyntheticClips:
-    """Procedural worlds as a data set, one clip a seed: ``synthetic:SEED``, or the richer
-    ``world:SEED``; ``world:FIRST-LAST``.
+class WorldClips:
+    """Procedural worlds as a data set, one clip per seed: ``world:SEED`` or ``world:FIRST-LAST``.
+
+    Raises ``InputError`` for what is no seed and for a range of more than ``MOST_SEEDS``.
     """
 
     def __init__(self, name: str) -> None:
-        self.name = "synthetic:0" if name == "demo" else name
-        self.kind, _, seeds = self.name.partition(":")
+        self.name, seeds = name, name.removeprefix("world:")
         first, _, last = seeds.partition("-")
         last = last if "-" in seeds else first
         if not all(n.isascii() and n.isdecimal() and len(n) < 10 for n in (first, last)) or int(
             last
         ) < int(first):
             raise InputError(
-                f"{name!r} has seed {seeds!r}; write {self.kind}: and a whole number of at "
-                "least 0, or a range, "
-                f"as in {self.kind}:1000-1015."
+                f"{name!r} has seed {seeds!r}; write world: and a whole number of at least 0, "
+                "or a range, as in world:1000-1015."
             )
         self.seeds = range(int(first), int(last) + 1)
         if len(self.seeds) > MOST_SEEDS:
@@ -49,8 +48,8 @@ class SyntheticClips:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The names of the clips: ``synthetic-SEED`` or ``world-SEED``."""
-        return tuple(f"{self.kind}-{seed}" for seed in self.seeds)
+        """The names of the clips: ``world-SEED``."""
+        return tuple(f"world-{seed}" for seed in self.seeds)
 
     def __len__(self) -> int:
         """Number of seeds."""
@@ -58,16 +57,24 @@ class SyntheticClips:
 
     def clip(self, id: str) -> Clip:
         """The clip of one seed."""
+        from fsm.datasets.world.clip import WorldClip
+
         if id not in self.ids:
             raise InputError(f"{self.name} has no clip {id!r}; it has {_shown(self.ids)}.")
-        seed = int(id.rpartition("-")[2])
-        if self.kind == "world":
-            from fsm.datasets.world.clip import WorldClip
+        return WorldClip(seed=int(id.removeprefix("world-")))
 
-            return WorldClip(seed=seed)
-        from fsm.datasets.synthetic import SyntheticClip
 
-        return SyntheticClip(seed=seed, frames=SYNTHETIC_FRAMES, hw=SYNTHETIC_HW)
+def is_built_in(name: str) -> bool:
+    """Whether a clip needs no file: ``demo`` or ``world:SEED``.
+
+    The removed ``synthetic`` and ``synthetic:SEED`` are an ``InputError`` that names ``world``.
+    """
+    if name == "synthetic" or name.startswith("synthetic:"):
+        raise InputError(
+            f"{name!r} is no longer built in; use {name.replace('synthetic', 'world')!r}, "
+            "the procedural world that replaced it, or 'demo'."
+        )
+    return name == "demo" or name.startswith("world:")
 
 
 def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:
@@ -76,13 +83,13 @@ def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:
     ``fix_poses`` takes the nearest rotation of scaled or sheared poses. Raises
     ``InputError`` with what was looked for where nothing is recognised.
     """
-    from fsm.datasets.cameras_json import CamerasJson, is_cameras_json
-    from fsm.datasets.fsm_clips import FsmClips
-    from fsm.datasets.stereo4d import Stereo4D
-    from fsm.datasets.transforms_json import Transforms
+    from fsm.datasets.readers.cameras_json import CamerasJson, is_cameras_json
+    from fsm.datasets.readers.fsm_clips import FsmClips
+    from fsm.datasets.readers.stereo4d import Stereo4D
+    from fsm.datasets.readers.transforms_json import Transforms
 
-    if str(path) == "demo" or str(path).startswith(("synthetic:", "world:")):
-        return SyntheticClips(str(path))
+    if is_built_in(str(path)):
+        return WorldClips(DEMO if str(path) == "demo" else str(path))
     path = Path(path)
     if path.is_dir():
         if (path / "transforms.json").is_file() or (path / "transforms_train.json").is_file():
@@ -157,7 +164,7 @@ def _clip_files(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the clips of a folder (JSON objects whose frames have world-to-camera poses and
     pictures), and of lists of clips.
     """
-    from fsm.datasets.cameras_json import is_cameras_json
+    from fsm.datasets.readers.cameras_json import is_cameras_json
 
     clips: list[str] = []
     lists: list[str] = []

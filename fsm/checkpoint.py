@@ -1,34 +1,37 @@
 """Model weights on disk: config.json + model.safetensors, by folder, bundled name or hub name. No
 pickles.
+
+These functions know files, not models: ``fsm.model`` builds a model from what they read.
 """
 
 import hashlib
-import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from fsm.config import from_dict, to_dict
 from fsm.errors import InputError
 from fsm.files import atomic_folder, read_json, read_safetensors, write_json
 
-if TYPE_CHECKING:
-    from fsm.model import FSM
-
 FORMAT = 1
 BUNDLED = Path(__file__).parent / "weights"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def bundled_names() -> list[str]:
     """Names of the checkpoints that ship with the package."""
-    return sorted(p.parent.name for p in BUNDLED.glob("*/config.json"))
+    return sorted(p.parent.name for p in BUNDLED.glob(f"*/{CONFIG}"))
 
 
-def save_pretrained(model: "FSM", folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
-    """Write config.json and model.safetensors; ``dtype`` (bfloat16) halves the file, weights are
-    float32 in memory again.
+def write_checkpoint(
+    folder: Path | str,
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write plain config values and weights, these in ``dtype`` where it is given.
 
     An older checkpoint in ``folder`` is replaced; any other folder with content is refused, its
     content untouched.
@@ -36,27 +39,46 @@ def save_pretrained(model: "FSM", folder: Path | str, *, dtype: torch.dtype | No
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "model.safetensors").is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
         raise InputError(
             f"{folder} exists and is not a checkpoint; choose another folder to save the model to."
         )
     with atomic_folder(folder) as temporary:
         weights = {
-            k: t.detach().cpu().to(dtype or t.dtype).contiguous()
-            for k, t in model.state_dict().items()
+            k: t.detach().cpu().to(dtype or t.dtype).contiguous() for k, t in weights.items()
         }
-        save_file(weights, temporary / "model.safetensors")
-        write_json(temporary / "config.json", {"format": FORMAT, "model": to_dict(model.config)})
+        save_file(weights, temporary / WEIGHTS)
+        write_json(temporary / CONFIG, {"format": FORMAT, "model": config})
 
 
-def load_pretrained(name_or_path: str | Path) -> "FSM":
-    """A model from a folder, a bundled name, or the hub (``owner/name``, downloaded once by
-    huggingface_hub).
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found."""
+
+    folder: Path
+    """Where it lies."""
+    name: str | None
+    """The name it can be found by again; None for a folder."""
+    config: Any
+    """Plain values of the model's config, unchecked."""
+
+    @property
+    def where(self) -> str:
+        """The config file, for errors."""
+        return str(self.folder / CONFIG)
+
+    def load_into(self, model: nn.Module) -> None:
+        """Copy the weights into a model built from ``config``, all or none."""
+        path = self.folder / WEIGHTS
+        load_weights(model, read_safetensors(path), str(path))
+
+
+def find_checkpoint(name_or_path: str | Path) -> Checkpoint:
+    """The checkpoint in a folder, of a bundled name, or on the hub (``owner/name``, downloaded once
+    by huggingface_hub).
     """
-    from fsm.model import FSM, ModelConfig
-
     folder, name = _locate(str(name_or_path))
-    where = folder / "config.json"
+    where = folder / CONFIG
     values = read_json(where)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
@@ -64,12 +86,54 @@ def load_pretrained(name_or_path: str | Path) -> "FSM":
             f"{where} has format {found!r}, this version reads {FORMAT}; use `fsm convert` "
             "for released weights."
         )
-    model = FSM(from_dict(ModelConfig, values.get("model"), str(where)))
-    load_weights(
-        model, read_safetensors(folder / "model.safetensors"), str(folder / "model.safetensors")
-    )
-    model.name = name
-    return model.eval()
+    return Checkpoint(folder, name, upgraded(values.get("model"), str(where)))
+
+
+def upgraded(config: Any, where: str) -> Any:
+    """Plain values of a model config as they are written now.
+
+    Older configs have the fields ``reference_head`` and ``gaussian_head``, of which at most one is
+    set, in place of ``head``. Options that are gone are dropped where they hold the one value that
+    is left, else they raise ``InputError``. Anything else is returned as it is.
+    """
+    if not isinstance(config, dict) or not {"reference_head", "gaussian_head"} & config.keys():
+        return config
+    config = dict(config)
+    heads = [config.pop(name, None) for name in ("reference_head", "gaussian_head")]
+    if not all(head is None or isinstance(head, dict) for head in heads) or all(heads):
+        raise InputError(
+            f"{where} should give one of reference_head and gaussian_head, as named values; "
+            "convert or train the model again."
+        )
+    reference, gaussian = heads
+    if reference is not None:
+        left = {"sampling": "depth", "occlusion": True, "motion_guess": True}
+        for name, value in left.items():
+            if reference.get(name, value) != value:
+                raise InputError(
+                    f"{where}: reference_head has {name} {reference[name]!r}, which is gone; "
+                    "train the model again."
+                )
+        head = {"kind": "reference", **{k: v for k, v in reference.items() if k not in left}}
+        head = _with_stereo(head)
+    elif gaussian is None:
+        head = {"kind": "lvsm"}
+    elif gaussian.get("variant", "pixel") == "pixel":
+        unused = ("variant", "near", "far")
+        head = {"kind": "pixel-gaussians", **{k: v for k, v in gaussian.items() if k not in unused}}
+        head = _with_stereo(head)
+    else:
+        used = ("variant", "near", "far")
+        head = {"kind": "lrm", **{k: gaussian[k] for k in used if k in gaussian}}
+    return {**config, "head": head}
+
+
+def _with_stereo(head: dict[str, Any]) -> dict[str, Any]:
+    """An older head's numbers of depth planes, and of source views, as its ``stereo`` config."""
+    head = dict(head)
+    sweep = {name: head.pop(name) for name in ("planes", "fine_planes") if name in head}
+    sources = {"sources": head["references"]} if "references" in head else {}
+    return {**head, "stereo": {**sources, "sweep": sweep}}
 
 
 def _locate(name: str) -> tuple[Path, str | None]:
@@ -93,29 +157,12 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"checkpoint {name!r} could not be fetched from the hub ({reason}); pass a "
             "local folder instead."
-        ) from error
-
-
-def read_plain(path: Path | str, device: torch.device | str = "cpu") -> Any:
-    """What ``torch.save`` wrote, if it is tensors and plain values only; anything else is refused,
-    and never run.
-    """
-    try:
-        with warnings.catch_warnings():
-            # remarks on the pickle protocol; the refusal below says what matters
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # damaged bytes make the unpickler fail in a dozen ways
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(
-            f"{path} was refused or cannot be read as plain tensors ({reason}); nothing in "
-            "it was run."
         ) from error
 
 
@@ -144,7 +191,16 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
     model.load_state_dict({k: t.to(own[k].dtype) for k, t in weights.items()})
 
 
-def weights_hash(model: nn.Module) -> str:
+@runtime_checkable
+class HasWeights(Protocol):
+    """A module, as far as its weights go."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors by name."""
+        ...
+
+
+def weights_hash(model: HasWeights) -> str:
     """SHA-256 over names and float32 values of all weights: what results and scenes refer to."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

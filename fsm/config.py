@@ -1,5 +1,8 @@
 """Configs are frozen dataclasses; files hold values only. Unknown keys and wrong types are errors,
 never ignored.
+
+A field of several dataclasses is a tagged union: each of them has a field ``kind`` with a literal
+of its own, and the value's ``kind`` says which one it is.
 """
 
 import dataclasses
@@ -47,8 +50,7 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
     known = [*fields, *beside]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
+            hint = _nearest(key, known) or f"known keys: {', '.join(known)}."
             raise InputError(f"{where} has unknown key {key!r}; {hint}")
     for name, field in fields.items():
         required = (
@@ -96,12 +98,38 @@ def _fields(kind: type) -> "list[dataclasses.Field[Any]]":
     return [f for f in dataclasses.fields(kind) if f.init]
 
 
+def _tag(kind: Any) -> str:
+    """The literal that values of a dataclass have as their ``kind``."""
+    return get_args(typing.get_type_hints(kind)["kind"])[0]
+
+
+def _tagged(options: dict[str, Any], value: Any, where: str) -> Any:
+    """The dataclass of a tagged union that ``value`` says it is."""
+    kinds = f"choose one of {', '.join(map(repr, options))}."
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is {value!r}, expected named values with a kind; {kinds}")
+    if "kind" not in value:
+        raise InputError(f"{where} lacks the key 'kind'; {kinds}")
+    kind = value["kind"]
+    if not isinstance(kind, str) or kind not in options:
+        raise InputError(f"{where} has kind {kind!r}; {_nearest(kind, list(options)) or kinds}")
+    return from_dict(options[kind], value, where)
+
+
+def _nearest(word: Any, known: list[str]) -> str:
+    """A question for a likely typo; empty where none of the ``known`` words is near."""
+    near = difflib.get_close_matches(str(word), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         options = [a for a in arguments if a is not type(None)]
+        if sum(map(dataclasses.is_dataclass, options)) > 1:
+            return _tagged({_tag(option): option for option in options}, value, where)
         for i, option in enumerate(options):
             try:
                 return _convert(option, value, where)

@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import yaml
 from fsm.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 MAX_HEADER_BYTES = 100 << 20
@@ -136,11 +138,8 @@ def read_yaml(path: Path | str) -> Any:
         raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (
-        ValueError,
-        yaml.YAMLError,
-        RecursionError,
-    ) as error:  # ValueError: not UTF-8, or a date that does not exist
+    # ValueError: not UTF-8, or a date that does not exist
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
 
 
@@ -157,6 +156,25 @@ def read_safetensors(path: Path) -> "dict[str, Tensor]":
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"{path} is not a complete safetensors file ({error}); fetch or export it again."
+        ) from error
+
+
+def read_plain(path: Path | str, device: "torch.device | str" = "cpu") -> Any:
+    """What ``torch.save`` wrote, if it is tensors and plain values only; anything else is refused,
+    and never run.
+    """
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            # remarks on the pickle protocol; the refusal below says what matters
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # damaged bytes make the unpickler fail in a dozen ways
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(
+            f"{path} was refused or cannot be read as plain tensors ({reason}); nothing in "
+            "it was run."
         ) from error
 
 
@@ -196,7 +214,8 @@ def _exchange(a: Path, b: Path) -> None:
     elsewhere in three.
     """
     if _renameat2 is not None:
-        at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        # AT_FDCWD, RENAME_EXCHANGE
+        at_cwd, exchange = -100, 2
         if _renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0:
             return
     aside = Path(tempfile.mkdtemp(prefix=f".{b.name}.old.", dir=b.parent))

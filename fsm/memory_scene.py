@@ -1,38 +1,66 @@
-"""A scene as the encoder remembers it: fast weights, normalisation, input cameras, and the frames
-it may copy from.
+"""A scene as the encoder remembers it: fast weights, normalisation, and what the decoder head keeps
+of the input views.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
-from fsm.encoder import SceneMemory
+from fsm.checkpoint import HasWeights, weights_hash
+from fsm.encoder import Encoder, SceneMemory
 from fsm.errors import InputError
-from fsm.files import atomic_folder, read_json, write_json
-from fsm.renderers.heads.reference import ReferenceHead
+from fsm.files import atomic_folder, read_json, read_safetensors, write_json
+from fsm.frame_ids import frames_from_json
 from fsm.ttt import FastWeightState
 from fsm.views import Rendering, SceneFrame, Views
-
-if TYPE_CHECKING:
-    from fsm.model import FSM
 
 FORMAT = 1
 RENDER_TOKENS = 16_384  # target tokens decoded at once; bounds memory, changes no pixel
 
 
+@runtime_checkable
+class Model(HasWeights, Protocol):
+    """What a scene needs of the model that read it; ``fsm.model.FSM`` is one."""
+
+    name: str | None
+    encoder: Encoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    def working_size(self, hw: tuple[int, int]) -> tuple[int, int]:
+        """The image size it renders at for a requested one."""
+        ...
+
+    def prepare(self, memory: SceneMemory, inputs: Views) -> Any:
+        """What its head works out once per scene."""
+        ...
+
+    def decode(self, memory: SceneMemory, targets: Views, prepared: Any) -> Rendering:
+        """Targets [1 v] in model space."""
+        ...
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write config and weights to a folder."""
+        ...
+
+
 class MemoryScene:
     """Implements ``fsm.renderers.base.Scene`` with a model and its memory of one clip."""
 
-    def __init__(self, model: "FSM", memory: SceneMemory, frame: SceneFrame, inputs: Views) -> None:
+    def __init__(self, model: Model, memory: SceneMemory, frame: SceneFrame, inputs: Views) -> None:
         self.model = model
         self.memory = memory
         self.frame = frame
-        self._observed = inputs  # [1 v], in the clip's space, with rgb where the head copies pixels
-        self._inverse_depths: dict[int, Tensor] = {}  # of frames, model units
+        self._observed = inputs  # [1 v], in the clip's space, as far as the head keeps them
 
     @property
     def inputs(self) -> Views:
@@ -41,10 +69,16 @@ class MemoryScene:
 
     @property
     def observed(self) -> Views:
-        """The input frames [v] as far as the scene keeps them: with rgb where its model copies from
-        them.
+        """The input views [v] as far as the scene keeps them: with rgb where its model looks at
+        it.
         """
         return self._observed.unbatched()
+
+    @property
+    def frames_seen(self) -> Int64[Tensor, "n 2"] | None:
+        """Ids of the input frames; None where they are not known."""
+        ids = self._observed.frame_ids
+        return None if ids is None else ids[0].cpu()
 
     @property
     def hw(self) -> tuple[int, int]:
@@ -57,15 +91,17 @@ class MemoryScene:
         at the nearest that it does.
         """
         batched = views.c2w.ndim == 4
-        requests = (views if batched else views.batched()).without_rgb().to(self.model.device)
+        views = views if batched else views.batched()
+        self.frame.warn_if_held(views.time)
+        requests = views.without_rgb().to(self.model.device)
         if requests.c2w.shape[0] != 1:
             raise InputError(f"a scene renders one batch entry, found {requests.c2w.shape[0]}.")
         working = requests.resized(self.model.working_size(requests.hw))
         working = self.frame.to_model(working)
-        per_view = max(1, working.hw[0] * working.hw[1] // self.model.config.encoder.patch**2)
+        per_view = max(1, working.hw[0] * working.hw[1] // self.model.encoder.config.patch**2)
         size = max(1, RENDER_TOKENS // per_view)
         groups = [working[start : start + size] for start in range(0, len(working), size)]
-        parts = [self._decoded(group) for group in groups]
+        parts = [self.model.decode(self.memory, group, self._prepared) for group in groups]
         rgb = torch.cat([p.rgb for p in parts], dim=1)
         depth = (
             torch.cat([p.depth for p in parts if p.depth is not None], dim=1)
@@ -84,30 +120,15 @@ class MemoryScene:
         )
 
     @cached_property
-    def _normalised(self) -> Views:
-        return self.frame.to_model(self._observed)
-
-    def _decoded(self, requests: Views) -> Rendering:
-        """One group of requests, from the frames it looks at; the depth of a frame is found once,
-        when it is looked at first.
-        """
-        head = self.model.head
-        if not isinstance(head, ReferenceHead):
-            return self.model.decode(self.memory, requests, None)
-        used = head.looked_at(requests, self._normalised).tolist()
-        for i in used:
-            if i not in self._inverse_depths:
-                self._inverse_depths[i] = head.inverse_depth(self._normalised, i)
-        known = torch.cat([self._inverse_depths[i] for i in used], dim=1)
-        return self.model.decode(self.memory, requests, self._normalised[used], known)
+    def _prepared(self) -> Any:
+        """What the head has to work out only once."""
+        return self.model.prepare(self.memory, self.frame.to_model(self._observed))
 
     def save(self, path: Path | str) -> None:
         """Write scene.json and memory.safetensors (and the model, unless it can be found by name)
         to a folder.
         """
         from safetensors.torch import save_file
-
-        from fsm.checkpoint import save_pretrained, weights_hash
 
         with atomic_folder(path) as folder:
             tensors = {
@@ -125,7 +146,7 @@ class MemoryScene:
                 folder / "memory.safetensors",
             )
             if self.model.name is None:
-                save_pretrained(self.model, folder / "model")
+                self.model.save_pretrained(folder / "model")
             write_json(
                 folder / "scene.json",
                 {
@@ -135,44 +156,28 @@ class MemoryScene:
                     "weights_sha256": weights_hash(self.model),
                     "views_seen": self.memory.views_seen,
                     "hw": list(self.hw),
+                    "frames_seen": None if self.frames_seen is None else self.frames_seen.tolist(),
                 },
             )
 
     @staticmethod
-    def load(
-        path: Path | str, *, device: torch.device | str = "cpu", model: "FSM | None" = None
-    ) -> "MemoryScene":
+    def load(path: Path | str, find_model: Callable[[Path | str], Model]) -> "MemoryScene":
         """Reopen a saved scene; it renders bit for bit what it rendered before (on CUDA, where sums
         have no order, to rounding).
 
-        ``model`` replaces looking it up by name.
+        ``find_model`` gives the model of a name or folder, ready to render, on its device.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        from fsm.checkpoint import load_pretrained, weights_hash
-
         folder = Path(path)
         meta = read_json(folder / "scene.json")
         _check_meta(meta, folder)
-        if model is None:
-            model = load_pretrained(
-                folder / "model" if meta["model"] == "model/" else meta["model"]
-            )
+        model = find_model(folder / "model" if meta["model"] == "model/" else meta["model"])
         if weights_hash(model) != meta["weights_sha256"]:
             raise InputError(
                 f"{folder / 'scene.json'} was made with other weights of {meta['model']!r} "
                 "(weights_sha256 differs); "
                 "reconstruct the clip again with the weights at hand."
             )
-        try:
-            tensors = load_file(folder / "memory.safetensors")
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{folder / 'memory.safetensors'} cannot be read ({error}); reconstruct "
-                "the clip again."
-            ) from error
-        return _assemble(model, meta, tensors, folder, device)
+        return _assemble(model, meta, read_safetensors(folder / "memory.safetensors"), folder)
 
 
 def _check_meta(meta: Any, folder: Path) -> None:
@@ -193,9 +198,9 @@ def _check_meta(meta: Any, folder: Path) -> None:
 
 
 def _assemble(
-    model: "FSM", meta: dict[str, Any], tensors: dict[str, Tensor], folder: Path, device
+    model: Model, meta: dict[str, Any], tensors: dict[str, Tensor], folder: Path
 ) -> MemoryScene:
-    model = model.to(device).eval()
+    device = model.device
     try:
         frame = SceneFrame(*(tensors[f"frame.{f.name}"] for f in dataclasses.fields(SceneFrame)))
         empty: tuple[FastWeightState, ...] = model.encoder.empty(1).layers
@@ -210,12 +215,14 @@ def _assemble(
             for i, state in enumerate(empty)
         )
         rgb = tensors.get("inputs.rgb")
+        seen = frames_from_json(meta.get("frames_seen"), str(folder / "scene.json"))
         observed = Views(
             tensors["inputs.c2w"],
             tensors["inputs.intrinsics"],
             tensors["inputs.time"],
             (int(meta["hw"][0]), int(meta["hw"][1])),
             None if rgb is None else rgb.float() / 255.0,
+            frame_ids=None if seen is None else seen[None],
         )
     except KeyError as error:
         raise InputError(

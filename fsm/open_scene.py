@@ -7,15 +7,33 @@ import torch
 from fsm.errors import InputError
 from fsm.files import read_json
 from fsm.memory_scene import MemoryScene
+from fsm.model import FSM
+from fsm.renderers.gaussians.rasterize import Backend
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SUFFIXES, open_splats
 
 
-def open_scene(path: Path | str, device: torch.device | str = "cpu") -> MemoryScene | GaussianScene:
-    """The scene in a folder with scene.json, or in a .ply, .splat or .spz file; anything else is an
-    ``InputError``.
+def open_scene(
+    path: Path | str, device: torch.device | str = "cpu", backend: Backend = "auto"
+) -> MemoryScene | GaussianScene:
+    """The scene in a folder with scene.json, or in a .ply, .splat or .spz file.
+
+    Gaussians are rasterised as ``with_backend`` says. Anything else is an ``InputError``.
     """
-    path = Path(path)
+    return with_backend(_opened(Path(path), device), backend)
+
+
+def with_backend(
+    scene: MemoryScene | GaussianScene, backend: Backend
+) -> MemoryScene | GaussianScene:
+    """A scene of Gaussians that ``backend`` rasterises; another scene as it is.
+
+    Raises ``InputError`` where the backend cannot work on the scene's device.
+    """
+    return scene.with_backend(backend) if isinstance(scene, GaussianScene) else scene
+
+
+def _opened(path: Path, device: torch.device | str) -> MemoryScene | GaussianScene:
     if path.is_file() and path.name != "scene.json":
         return open_splats(path, device)
     folder = path.parent if path.is_file() else path
@@ -32,7 +50,7 @@ def open_scene(path: Path | str, device: torch.device | str = "cpu") -> MemorySc
     if kind == "gaussians":
         return GaussianScene.load(folder, device=device)
     if kind == "memory":
-        return MemoryScene.load(folder, device=device)
+        return MemoryScene.load(folder, lambda name: FSM.from_pretrained(name, device=device))
     raise InputError(
         f"{folder / 'scene.json'} has kind {kind!r}; this version opens 'memory' and 'gaussians'."
     )

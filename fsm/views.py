@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from fsm.errors import InputError
+from fsm.frame_ids import no_frames
 
 # Model time is linear in seconds and [-1, 1] over the inputs; requests further than one input span
 # outside are held there.
@@ -40,11 +41,14 @@ class Views:
     """sRGB in [0, 1]."""
     mask: Bool[Tensor, "*b v 1 h w"] | None = None
     """Pixels that count in losses and metrics."""
+    frame_ids: Int64[Tensor, "*b v 2"] | None = None
+    """Which frame of which clip each view is (``fsm.frame_ids``); None where none is one."""
 
     def __post_init__(self) -> None:
         lead = self.c2w.shape[:-2]
-        for name, tail in (("intrinsics", (4,)), ("time", ())):
-            found = tuple(getattr(self, name).shape)
+        for name, tail in (("intrinsics", (4,)), ("time", ()), ("frame_ids", (2,))):
+            value = getattr(self, name)
+            found = (*lead, *tail) if value is None else tuple(value.shape)
             if found != (*lead, *tail):
                 raise InputError(
                     f"Views.{name} has shape {found}, expected {(*lead, *tail)} to go with "
@@ -74,7 +78,7 @@ class Views:
         """Select over v; an integer keeps the axis (a single view is still ``Views``)."""
         if isinstance(index, int):
             index = [index]
-        axis_from_end = {"c2w": 2, "intrinsics": 1, "time": 0, "rgb": 3, "mask": 3}
+        axis_from_end = {"c2w": 2, "intrinsics": 1, "time": 0, "rgb": 3, "mask": 3, "frame_ids": 1}
         return self._mapped(lambda name, t: t[(..., index, *(slice(None),) * axis_from_end[name])])
 
     def to(self, device: torch.device | str) -> "Views":
@@ -143,20 +147,34 @@ class Views:
 
     @staticmethod
     def cat(parts: Sequence["Views"]) -> "Views":
-        """Join along v; all parts must agree in size and in which fields they carry."""
+        """Join along v; all parts must agree in size and in which pictures they carry."""
         first = parts[0]
         for part in parts[1:]:
             if part.hw != first.hw or (part.rgb is None) != (first.rgb is None):
                 raise InputError(
                     "Views.cat needs parts of one image size that all have, or all lack, rgb."
                 )
-        axis = first.c2w.ndim - 3
+        parts, axis = _with_frame_ids(parts), first.c2w.ndim - 3
+        first = parts[0]
         return first._mapped(lambda name, _: torch.cat([getattr(p, name) for p in parts], dim=axis))
 
     @staticmethod
     def stack(samples: Sequence["Views"]) -> "Views":
         """Join along a new leading batch axis."""
+        samples = _with_frame_ids(samples)
         return samples[0]._mapped(lambda name, _: torch.stack([getattr(s, name) for s in samples]))
+
+
+def _with_frame_ids(parts: Sequence[Views]) -> Sequence[Views]:
+    """The same, where some have ids all with them."""
+    if all(part.frame_ids is None for part in parts):
+        return parts
+    return [
+        part
+        if part.frame_ids is not None
+        else dataclasses.replace(part, frame_ids=no_frames(part.time.shape).to(part.time.device))
+        for part in parts
+    ]
 
 
 @dataclass(frozen=True)
@@ -238,15 +256,26 @@ class SceneFrame:
         return SceneFrame(T.float(), scale.float(), start.float(), span.float())
 
     def model_time(self, seconds: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:
-        """Seconds to model time: the one function used in training and inference alike."""
-        t = 2.0 * (seconds - self.time_start[..., None]) / self.time_span[..., None] - 1.0
-        if bool((t.abs() > MODEL_TIME_LIMIT).any()):
+        """Seconds to model time, held within ``MODEL_TIME_LIMIT``: the one function used in
+        training and inference alike.
+        """
+        return self._unlimited(seconds).clamp(-MODEL_TIME_LIMIT, MODEL_TIME_LIMIT)
+
+    def at(self, seconds: float) -> Float[Tensor, ""]:
+        """Model time of one moment; the frame is unbatched."""
+        return self.model_time(self.time_start.new_tensor([seconds]))[0]
+
+    def warn_if_held(self, seconds: Float[Tensor, "*b v"]) -> None:
+        """Warn where ``model_time`` holds a time back; for those who take requests from outside."""
+        if bool((self._unlimited(seconds.to(self.time_start)).abs() > MODEL_TIME_LIMIT).any()):
             warnings.warn(
                 "a requested time lies more than one input span outside the inputs; held "
                 f"at model time ±{MODEL_TIME_LIMIT}.",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return t.clamp(-MODEL_TIME_LIMIT, MODEL_TIME_LIMIT)
+
+    def _unlimited(self, seconds: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:
+        return 2.0 * (seconds - self.time_start[..., None]) / self.time_span[..., None] - 1.0
 
     def seconds(self, model_time: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:
         """Inverse of ``model_time`` inside its limits."""
@@ -257,13 +286,6 @@ class SceneFrame:
         c2w = self.T_model_world[..., None, :, :].double() @ views.c2w.double()
         c2w[..., :3, 3] *= self.scale[..., None, None].double()
         return dataclasses.replace(views, c2w=c2w.float(), time=self.model_time(views.time))
-
-    def to_world(self, views: Views) -> Views:
-        """Inverse of ``to_model``."""
-        c2w = views.c2w.double().clone()
-        c2w[..., :3, 3] /= self.scale[..., None, None].double()
-        c2w = torch.linalg.inv(self.T_model_world.double())[..., None, :, :] @ c2w
-        return dataclasses.replace(views, c2w=c2w.float(), time=self.seconds(views.time))
 
     def to(self, device: torch.device | str) -> "SceneFrame":
         """All tensors on ``device``."""

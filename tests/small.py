@@ -1,16 +1,24 @@
 """Small models and views that several tests share."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from fsm.blocks import BlockConfig
 from fsm.encoder import EncoderConfig
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.heads.lrm import GaussianHeadConfig
+from fsm.renderers.heads.base import Head
+from fsm.renderers.heads.lrm import LrmHeadConfig
+from fsm.renderers.heads.lvsm import LvsmHeadConfig
+from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
+from fsm.renderers.stereo.config import StereoConfig, SweepConfig
 from fsm.ttt import ElasticConfig
-from fsm.views import Views
+from fsm.views import Rendering, Views
 
 HW = (16, 24)
+SMALL_STEREO = StereoConfig(sources=3, sweep=SweepConfig(planes=4, fine_planes=4))
 
 
 def small_config(
@@ -30,11 +38,15 @@ def small_config(
     } | block
     layout = "lrm10" if gaussian in ("fsm", "4d-lrm") else "fsm13"
     encoder = EncoderConfig(BlockConfig(**values), 2, 8, layout, chunk_tokens, schedule)  # pyright: ignore[reportArgumentType]
-    head = ReferenceHeadConfig(references=3, hidden=16, refinement_width=8) if reference else None
-    if gaussian is None:
-        return ModelConfig(encoder, head)
-    shape = {"hidden": 16, "references": 3, "planes": 4, "fine_planes": 4, "detail_width": 8}
-    return ModelConfig(encoder, head, GaussianHeadConfig(gaussian, **shape))  # pyright: ignore[reportArgumentType]
+    if gaussian == "pixel":
+        head = PixelGaussianHeadConfig(hidden=16, references=3, stereo=SMALL_STEREO, detail_width=8)
+    elif gaussian is not None:
+        head = LrmHeadConfig(variant=gaussian)  # pyright: ignore[reportArgumentType]
+    elif reference:
+        head = ReferenceHeadConfig(references=3, hidden=16, refinement_width=8)
+    else:
+        head = LvsmHeadConfig()
+    return ModelConfig(encoder, head)
 
 
 def small_model(seed: int = 0, **options) -> FSM:
@@ -48,6 +60,11 @@ def small_model(seed: int = 0, **options) -> FSM:
             if not parameter.any():
                 parameter.normal_(std=0.05)
     return model
+
+
+def decoded(head: Head[Any], tokens: Tensor, targets: Views, inputs: Views) -> Rendering:
+    """What a head makes of tokens [b v t d] of the targets, without an encoder."""
+    return head.decode(targets, head.prepare(inputs, lambda _: tokens), lambda _: tokens)
 
 
 def small_views(v: int = 5, seed: int = 0, hw: tuple[int, int] = HW) -> Views:

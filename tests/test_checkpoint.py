@@ -12,16 +12,22 @@ import torch
 from torch import Tensor
 
 import fsm.checkpoint
-from fsm.checkpoint import load_pretrained, load_weights, save_pretrained, weights_hash
+from fsm.checkpoint import load_weights, upgraded, weights_hash
+from fsm.config import from_dict
 from fsm.errors import InputError
 from fsm.files import read_safetensors
-from fsm.model import FSM
+from fsm.model import FSM, ModelConfig
+from fsm.renderers.heads.lrm import LrmHeadConfig
+from fsm.renderers.heads.lvsm import LvsmHeadConfig
+from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
+from fsm.renderers.heads.reference import ReferenceHeadConfig
+from fsm.renderers.stereo.config import StereoConfig, SweepConfig
 from tests.small import small_config, small_model, small_views
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_pretrained(small_model(reference=True), tmp_path / "model")
+    small_model(reference=True).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -55,11 +61,11 @@ def test_float32_round_trip_is_exact(tmp_path: Path, reference: bool) -> None:
 
 def test_bfloat16_file_is_half_the_size_and_loads_as_rounded_float32(tmp_path: Path) -> None:
     model = small_model()
-    save_pretrained(model, tmp_path / "full")
-    save_pretrained(model, tmp_path / "half", dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "full")
+    model.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
     full, half = ((tmp_path / n / "model.safetensors").stat().st_size for n in ("full", "half"))
     assert 0.45 < half / full < 0.6
-    again = load_pretrained(tmp_path / "half").state_dict()
+    again = FSM.from_pretrained(tmp_path / "half").state_dict()
     for name, value in model.state_dict().items():
         assert again[name].dtype == torch.float32
         assert torch.equal(again[name], value.bfloat16().float()), name
@@ -67,8 +73,8 @@ def test_bfloat16_file_is_half_the_size_and_loads_as_rounded_float32(tmp_path: P
 
 def test_saving_replaces_an_older_checkpoint_and_leaves_nothing_else(tmp_path: Path) -> None:
     for seed in (0, 1):
-        save_pretrained(small_model(seed), tmp_path / "model")
-    assert weights_hash(load_pretrained(tmp_path / "model")) == weights_hash(small_model(1))
+        small_model(seed).save_pretrained(tmp_path / "model")
+    assert weights_hash(FSM.from_pretrained(tmp_path / "model")) == weights_hash(small_model(1))
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
@@ -76,19 +82,19 @@ def test_a_folder_that_is_no_checkpoint_is_never_replaced(tmp_path: Path) -> Non
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"thesis.*not a checkpoint"):
-        save_pretrained(small_model(), tmp_path / "thesis")
+        small_model().save_pretrained(tmp_path / "thesis")
     assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "years of work"
     assert [p.name for p in tmp_path.iterdir()] == ["thesis"]
     (tmp_path / "empty").mkdir()
-    save_pretrained(small_model(), tmp_path / "empty")
-    assert weights_hash(load_pretrained(tmp_path / "empty")) == weights_hash(small_model())
+    small_model().save_pretrained(tmp_path / "empty")
+    assert weights_hash(FSM.from_pretrained(tmp_path / "empty")) == weights_hash(small_model())
 
 
 @pytest.mark.parametrize("how", ["before", "half-way", "after"])
 def test_a_failure_while_saving_leaves_the_old_checkpoint(
     folder: Path, monkeypatch, how: str
 ) -> None:
-    before = weights_hash(load_pretrained(folder))
+    before = weights_hash(FSM.from_pretrained(folder))
     genuine = safetensors.torch.save_file
 
     def broken(tensors, filename, metadata=None) -> None:
@@ -101,16 +107,16 @@ def test_a_failure_while_saving_leaves_the_old_checkpoint(
 
     monkeypatch.setattr(safetensors.torch, "save_file", broken)
     with pytest.raises(OSError, match="No space left"):
-        save_pretrained(small_model(7, reference=True), folder)
-    assert weights_hash(load_pretrained(folder)) == before
+        small_model(7, reference=True).save_pretrained(folder)
+    assert weights_hash(FSM.from_pretrained(folder)) == before
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
 
 
 def test_bundled_names_load_by_name_and_remember_it(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(fsm.checkpoint, "BUNDLED", folder.parent)
     assert fsm.checkpoint.bundled_names() == ["model"]
-    assert load_pretrained("model").name == "model"
-    assert load_pretrained(folder).name is None
+    assert FSM.from_pretrained("model").name == "model"
+    assert FSM.from_pretrained(folder).name is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,7 @@ def test_names_that_are_nowhere_list_the_places_and_never_reach_the_network(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", _forbidden)
     with pytest.raises(InputError, match="neither a folder, nor bundled"):
-        load_pretrained(name)
+        FSM.from_pretrained(name)
 
 
 def test_hub_names_are_fetched_by_the_hub_client_only(folder: Path, monkeypatch) -> None:
@@ -132,7 +138,7 @@ def test_hub_names_are_fetched_by_the_hub_client_only(folder: Path, monkeypatch)
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert load_pretrained("owner/name").name == "owner/name"
+    assert FSM.from_pretrained("owner/name").name == "owner/name"
     assert asked == [("owner/name", ["config.json", "model.safetensors"])]
 
 
@@ -142,13 +148,13 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch, tmp_path: Path) -> None
     with pytest.raises(
         InputError, match=r"'owner/name' could not be fetched .*local folder"
     ) as caught:
-        load_pretrained("owner/name")
+        FSM.from_pretrained("owner/name")
     assert "\n" not in str(caught.value)
 
 
 def test_local_checkpoints_never_reach_the_network(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", _forbidden)
-    load_pretrained(folder)
+    FSM.from_pretrained(folder)
 
 
 def _forbidden(*_: object, **__: object) -> str:
@@ -187,7 +193,7 @@ def _poison(value: float):
 def test_weights_that_do_not_fit_are_named(folder: Path, change, says: str) -> None:
     _rewrite(folder, change)
     with pytest.raises(InputError, match=rf"model\.safetensors does not fit this model: .*{says}"):
-        load_pretrained(folder)
+        FSM.from_pretrained(folder)
 
 
 def test_nothing_is_loaded_where_anything_is_wrong_and_ten_faults_are_listed() -> None:
@@ -263,10 +269,10 @@ def test_a_tensor_named_twice_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
-        load_pretrained(folder)
+        FSM.from_pretrained(folder)
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"config\.json cannot be read"):
-        load_pretrained(folder)
+        FSM.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
@@ -292,10 +298,10 @@ def test_a_missing_file_is_named(folder: Path) -> None:
             lambda c: c["model"]["encoder"]["block"].update(ns_dtype="float8"),
             "ns_dtype is 'float8'; choose one of",
         ),
-        (lambda c: c["model"]["encoder"]["block"]["elastic"].update(lam=2.0), "elastic.lam is 2.0"),
-        (lambda c: c["model"]["reference_head"].update(references=0), "references is 0"),
-        (lambda c: c["model"]["reference_head"].update(cells=0), "cells is 0"),
-        (lambda c: c["model"]["reference_head"].update(refinements=[0]), "refinements"),
+        (lambda c: c["model"]["encoder"]["block"]["elastic"].update(lam=-1.0), "elastic.lam is -1.0"),
+        (lambda c: c["model"]["head"].update(references=0), "references is 0"),
+        (lambda c: c["model"]["head"].update(cells=0), "cells is 0"),
+        (lambda c: c["model"]["head"].update(refinements=[0]), "refinements"),
     ],
 )
 def test_wrong_configs_name_file_and_field(folder: Path, change, says: str) -> None:
@@ -303,14 +309,14 @@ def test_wrong_configs_name_file_and_field(folder: Path, change, says: str) -> N
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=rf"config\.json.*{says}"):
-        load_pretrained(folder)
+        FSM.from_pretrained(folder)
 
 
 def test_a_config_that_is_no_json_object_is_named(folder: Path) -> None:
     for text in ("[]", "{", "null", "\xff", '{"format": ' + "1" * 5000 + "}"):
         (folder / "config.json").write_text(text, encoding="latin-1")
         with pytest.raises(InputError, match=r"config\.json"):
-            load_pretrained(folder)
+            FSM.from_pretrained(folder)
 
 
 def test_a_checkpoint_of_another_shape_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -319,7 +325,7 @@ def test_a_checkpoint_of_another_shape_is_refused(folder: Path, tmp_path: Path) 
         (tmp_path / "wide" / "model.safetensors").read_bytes()
     )
     with pytest.raises(InputError, match="does not fit this model"):
-        load_pretrained(folder)
+        FSM.from_pretrained(folder)
 
 
 def test_the_hash_follows_names_and_values() -> None:
@@ -328,3 +334,97 @@ def test_the_hash_follows_names_and_values() -> None:
     with torch.no_grad():
         model.encoder.embed.weight[0, 0] += 1e-6
     assert weights_hash(model) != first
+
+
+REFERENCE = {
+    "references": 4,
+    "sampling": "depth",
+    "hidden": 256,
+    "cells": 2,
+    "planes": 32,
+    "fine_planes": 8,
+    "occlusion": True,
+    "motion_guess": True,
+    "refinements": [4, 2],
+    "refinement_width": 48,
+    "synthesis_width": 48,
+}
+GAUSSIANS = {
+    "variant": "pixel",
+    "near": None,
+    "far": None,
+    "hidden": 256,
+    "references": 4,
+    "planes": 32,
+    "fine_planes": 8,
+    "detail_width": 32,
+}
+"""The heads of the bundled models as older configs have them."""
+
+
+@pytest.mark.parametrize(
+    ("reference", "gaussian", "head"),
+    [
+        (None, None, LvsmHeadConfig()),
+        (REFERENCE, None, ReferenceHeadConfig()),
+        (
+            {"references": 2, "hidden": 16, "planes": 8},
+            None,
+            ReferenceHeadConfig(
+                references=2,
+                hidden=16,
+                stereo=StereoConfig(sources=2, sweep=SweepConfig(planes=8)),
+            ),
+        ),
+        (None, GAUSSIANS, PixelGaussianHeadConfig()),
+        (None, {"detail_width": 8}, PixelGaussianHeadConfig(detail_width=8)),
+        (None, {**GAUSSIANS, "variant": "fsm", "far": 50.0}, LrmHeadConfig(far=50.0)),
+        (None, {**GAUSSIANS, "variant": "4d-lrm"}, LrmHeadConfig(variant="4d-lrm")),
+    ],
+)
+def test_older_configs_name_the_same_heads(reference, gaussian, head) -> None:
+    old = {"encoder": {"layers": 3}, "reference_head": reference, "gaussian_head": gaussian}
+    config = from_dict(ModelConfig, upgraded(old, "here"), "here")
+    assert config.head == head
+    assert config.encoder.layers == 3
+    assert set(old) == {"encoder", "reference_head", "gaussian_head"}, "unchanged"
+
+
+@pytest.mark.parametrize(
+    ("old", "says"),
+    [
+        ({"reference_head": {"sampling": "offset"}}, "here: reference_head has sampling 'offset'"),
+        ({"reference_head": {"occlusion": False}}, "here: reference_head has occlusion False"),
+        ({"reference_head": REFERENCE, "gaussian_head": GAUSSIANS}, "here should give one of"),
+        ({"reference_head": 3}, "here should give one of"),
+    ],
+)
+def test_what_no_head_does_any_more_is_refused(old, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        upgraded(old, "here")
+
+
+def test_configs_of_now_and_damaged_ones_are_left_alone() -> None:
+    for config in ({"encoder": {}, "head": {"kind": "lvsm"}}, None, [], "text"):
+        assert upgraded(config, "here") is config
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("fsm-tiny", {"reference_head": REFERENCE, "gaussian_head": None}),
+        ("fsm-tiny-lrm", {"reference_head": None, "gaussian_head": GAUSSIANS}),
+    ],
+)
+def test_bundled_weights_with_an_older_config_are_the_same_model(
+    tmp_path: Path, name: str, fields: dict
+) -> None:
+    bundled = FSM.from_pretrained(name)
+    bundled.save_pretrained(tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["model"]["head"]
+    config["model"].update(fields)
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    again = FSM.from_pretrained(tmp_path / "old")
+    assert again.config == bundled.config
+    assert weights_hash(again) == weights_hash(bundled)

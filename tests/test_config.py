@@ -8,6 +8,7 @@ import pytest
 
 from fsm.config import Partial, from_dict, to_dict
 from fsm.errors import InputError
+from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.train.config import TrainConfig, load_preset, overridden, preset_names
 
 
@@ -33,6 +34,24 @@ class Outer:
     many: tuple[Inner, ...] = ()
     table: dict[str, int] = field(default_factory=dict)
     hidden: int = field(default=7, init=False)
+
+
+@dataclass(frozen=True)
+class Ball:
+    kind: Literal["ball"] = "ball"
+    radius: float = 1.0
+
+
+@dataclass(frozen=True)
+class Box:
+    kind: Literal["box"] = "box"
+    width: int = 2
+
+
+@dataclass(frozen=True)
+class Shelf:
+    thing: Ball | Box = Ball()
+    spare: Ball | Box | None = None
 
 
 FULL = {
@@ -72,6 +91,40 @@ def test_to_dict_is_the_inverse_and_plain() -> None:
     assert from_dict(Outer, values, "here") == made
     assert values["many"] == [{"width": 1, "kind": "round"}, {"width": 3, "kind": "round"}]
     assert "hidden" not in values
+
+
+def test_the_kind_of_a_tagged_union_says_which_dataclass_it_is() -> None:
+    made = from_dict(Shelf, {"thing": {"kind": "box", "width": 3}, "spare": {"kind": "ball"}}, "x")
+    assert made == Shelf(Box(width=3), Ball())
+    assert from_dict(Shelf, to_dict(made), "x") == made
+    assert from_dict(Shelf, {"spare": None}, "x") == Shelf()
+
+
+@pytest.mark.parametrize(
+    ("thing", "says"),
+    [
+        ({"kind": "bxo"}, "here: thing has kind 'bxo'; did you mean 'box'?"),
+        ({"kind": 3}, "here: thing has kind 3; choose one of 'ball', 'box'."),
+        ({"kind": ["box"]}, r"here: thing has kind \['box'\]; did you mean 'box'"),
+        ({"width": 3}, "here: thing lacks the key 'kind'; choose one of 'ball', 'box'."),
+        (
+            "box",
+            "here: thing is 'box', expected named values with a kind; choose one of 'ball', 'box'.",
+        ),
+        (
+            None,
+            "here: thing is None, expected named values with a kind; choose one of 'ball', 'box'.",
+        ),
+        (
+            {"kind": "ball", "width": 3},
+            "here: thing has unknown key 'width'; known keys",
+        ),
+        ({"kind": "box", "width": "3"}, "here: thing: width is '3'"),
+    ],
+)
+def test_a_wrong_member_of_a_tagged_union_is_named(thing: object, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        from_dict(Shelf, {"thing": thing}, "here")
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -162,23 +215,31 @@ def test_a_required_key_is_asked_for() -> None:
 
 def test_overrides_reach_any_depth_and_leave_the_original_alone() -> None:
     values = to_dict(load_preset("base"))
-    assert values["model"]["reference_head"] is None
+    assert values["model"]["head"] == {"kind": "lvsm"}
     changed = overridden(
         values,
-        ("optim.lr=0.5", "data.hw=[64, 32]", "model.reference_head.hidden=8", "optim.lpips=none"),
+        (
+            "optim.lr=0.5",
+            "data.hw=[64, 32]",
+            "model.head.kind=reference",
+            "model.head.hidden=8",
+            "optim.lpips=none",
+        ),
     )
     config = from_dict(TrainConfig, changed, "test")
     assert (config.optim.lr, config.data.hw, config.optim.lpips) == (0.5, (64, 32), "none")
-    assert config.model.reference_head is not None
-    assert config.model.reference_head.hidden == 8
+    assert config.model.head == ReferenceHeadConfig(hidden=8)
     assert values == to_dict(load_preset("base"))
     staged = from_dict(
         TrainConfig, overridden(values, ("stages.0.batch=8", "stages.1.inputs=[4]")), "test"
     )
     held = [data for _, data in staged.data_stages()]
     assert (held[1].batch, held[2].inputs) == (8, (4,))
-    off = overridden(changed, ("model.reference_head=null",))
-    assert from_dict(TrainConfig, off, "test").model.reference_head is None
+    off = overridden(changed, ("model.encoder.block.elastic=null",))
+    again = overridden(off, ("model.encoder.block.elastic.lam=0.25",))
+    elastic = from_dict(TrainConfig, again, "test").model.encoder.block.elastic
+    assert elastic is not None
+    assert elastic.lam == 0.25
 
 
 @pytest.mark.parametrize(

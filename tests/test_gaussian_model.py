@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import fsm.model
+import fsm.renderers.heads.gaussian_head
 from fsm.cli import main
 from fsm.cli.reconstruct import Reconstruct
 from fsm.errors import InputError
-from fsm.model import FSM, ModelConfig
+from fsm.model import FSM
 from fsm.renderers.gaussians.scene import GaussianScene
-from fsm.renderers.heads.lrm import GaussianHeadConfig
-from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.train.state import start_from
+from fsm.views import SceneFrame
 from tests.small import small_config, small_model, small_views
 
 
@@ -45,7 +44,7 @@ def test_a_gaussian_per_pixel_of_every_input_in_the_clips_space(variant: str) ->
 def test_decoding_in_groups_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = small_model(gaussian="pixel"), small_views(5)
     whole = model.reconstruct(inputs)
-    monkeypatch.setattr(fsm.model, "GAUSSIAN_VIEWS", 2)
+    monkeypatch.setattr(fsm.renderers.heads.gaussian_head, "GAUSSIAN_VIEWS", 2)
     parts = model.reconstruct(inputs)
     assert isinstance(whole, GaussianScene)
     assert isinstance(parts, GaussianScene)
@@ -56,7 +55,7 @@ def test_a_stream_ends_where_one_push_does() -> None:
     model, inputs = small_model(gaussian="pixel", schedule="causal"), small_views(5)
     whole = model.reconstruct(inputs)
     assert isinstance(whole, GaussianScene)
-    frame = fsm.model.SceneFrame.fit(inputs.batched())
+    frame = SceneFrame.fit(inputs.batched())
     scenes = list(model.stream([inputs[:2], inputs[2:4], inputs[4:]], frame))
     assert [len(s.gaussians) for s in scenes if isinstance(s, GaussianScene)] == [
         2 * 384,
@@ -76,11 +75,6 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     assert isinstance(a, GaussianScene)
     assert isinstance(b, GaussianScene)
     same_gaussians(a, b, rtol=0, atol=0)
-
-
-def test_a_model_has_one_decoder() -> None:
-    with pytest.raises(InputError, match="one decoder"):
-        ModelConfig(reference_head=ReferenceHeadConfig(), gaussian_head=GaussianHeadConfig())
 
 
 def test_starting_from_another_decoder_takes_the_trunk(capsys: pytest.CaptureFixture[str]) -> None:

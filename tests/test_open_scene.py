@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.open_scene import open_scene
+from fsm.renderers.gaussians.rasterize import Rasterization
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import write_table
 from tests.renderers.splat_files.tables import random_table
@@ -26,6 +28,35 @@ def test_each_kind_opens_as_what_it_is(tmp_path: Path) -> None:
         scene = open_scene(str(tmp_path / f"a.{kind}"))
         assert isinstance(scene, GaussianScene)
         assert len(scene.gaussians) == 9
+
+
+def test_a_backend_is_for_gaussians_and_has_to_work(tmp_path: Path) -> None:
+    moving_scene(n=10).save(tmp_path / "gaussians")
+    small_model().reconstruct(small_views()).save(tmp_path / "memory")
+    for backend in ("cpu", "plain"):
+        scene = open_scene(tmp_path / "gaussians", backend=backend)
+        picture = scene.render(scene.inputs[:1])
+        assert isinstance(picture, Rasterization)
+        assert picture.backend == backend
+        assert isinstance(open_scene(tmp_path / "memory", backend=backend), MemoryScene)
+    with pytest.raises(InputError, match="backend is gsplat but the Gaussians are on cpu"):
+        open_scene(tmp_path / "gaussians", backend="gsplat")
+
+
+def test_a_scene_with_an_older_model_config_renders_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    scene, request = small_model(reference=True).reconstruct(small_views()), small_views(2, seed=9)
+    scene.save(tmp_path / "scene")
+    path = tmp_path / "scene" / "model" / "config.json"
+    config = json.loads(path.read_text())
+    head = config["model"].pop("head")
+    del head["kind"]
+    old = {"sampling": "depth", "occlusion": True, "motion_guess": True}
+    config["model"] |= {"reference_head": {**head, **old}, "gaussian_head": None}
+    path.write_text(json.dumps(config))
+    again = open_scene(tmp_path / "scene").render(request.without_rgb())
+    assert torch.equal(again.rgb, scene.render(request.without_rgb()).rgb)
 
 
 def test_anything_else_is_one_sentence(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from fsm.adapters.released import (
     model_from_released,
     unwrapped,
 )
-from fsm.checkpoint import load_pretrained, weights_hash
+from fsm.checkpoint import weights_hash
 from fsm.cli import main
 from fsm.errors import InputError
 from fsm.model import FSM, ModelConfig
@@ -414,15 +414,15 @@ def test_convert_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["convert", str(tmp_path / "released.pth"), "-o", str(out), *flags]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "2 layers of width 32, patch 8, layout fsm13" in said
-    made = load_pretrained(out)
+    made = FSM.from_pretrained(out)
     assert made.config == model.config
     assert weights_hash(made) == weights_hash(model)
     assert sorted(p.name for p in out.iterdir()) == ["config.json", "model.safetensors"]
     assert main(["convert", str(tmp_path / "missing.pth"), "-o", str(out)]) == 2
-    assert weights_hash(load_pretrained(out)) == weights_hash(model)
+    assert weights_hash(FSM.from_pretrained(out)) == weights_hash(model)
     plain = tmp_path / "plain"
     assert (
         main(["convert", str(tmp_path / "released.pth"), "-o", str(plain), "--elastic", "none"])
         == 0
     )
-    assert load_pretrained(plain).config.encoder.block.elastic is None
+    assert FSM.from_pretrained(plain).config.encoder.block.elastic is None

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from fsm.adapters.released import convert_state_dict, infer_config, model_from_released
 from fsm.errors import InputError
-from fsm.renderers.gaussians.gaussians4d import rotation_4d
-from fsm.renderers.heads.lrm import CHANNELS, GaussianHeadConfig
+from fsm.renderers.gaussians.rotations import rotation_4d
+from fsm.renderers.heads.lrm import CHANNELS, LrmHeadConfig
 from tests.small import small_model
 from tests.test_released import released_state
 
@@ -55,7 +55,7 @@ def test_released_lrm_is_found_by_its_shape(tmp_path) -> None:
     torch.save({"model": released_state(model)}, tmp_path / "lrm.pth")
     made = model_from_released(tmp_path / "lrm.pth", chunk_tokens=12)
     assert made.decoder == "lrm"
-    assert made.config.gaussian_head == GaussianHeadConfig("fsm")
+    assert made.config.head == LrmHeadConfig(variant="fsm")
     assert made.config.encoder.input_layout == "lrm10"
     assert made.config.encoder.patch == 8
     again = made.state_dict()

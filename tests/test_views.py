@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsm.errors import InputError
+from fsm.frame_ids import clip_frame_ids, no_frames
 from fsm.rays import pixel_rays, plucker, project, unproject
 from fsm.views import MODEL_TIME_LIMIT, SceneFrame, Views
 
@@ -145,12 +146,14 @@ def test_scene_frame_round_trips_and_bounds_the_inputs(seed: int) -> None:
     views = random_views(5, seed=seed, rgb=False)
     frame = SceneFrame.fit(views)
     model = frame.to_model(views)
-    again = frame.to_world(model)
+    T_world_model = torch.linalg.inv(frame.T_model_world)
+    centres = model.c2w[:, :3, 3] / frame.scale
+    again = centres @ T_world_model[:3, :3].T + T_world_model[:3, 3]
     assert model.c2w[:, :3, 3].abs().max() <= 1.0 + 1e-5
     assert model.time.min() == -1.0
     torch.testing.assert_close(model.time.max(), torch.tensor(1.0))
-    torch.testing.assert_close(again.c2w, views.c2w, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(again.time, views.time, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(again, views.c2w[:, :3, 3], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(frame.seconds(model.time), views.time, rtol=1e-5, atol=1e-5)
     rotations = model.c2w[:, :3, :3]
     torch.testing.assert_close(
         rotations @ rotations.transpose(-1, -2), torch.eye(3).expand(5, 3, 3), rtol=0, atol=1e-5
@@ -187,6 +190,25 @@ def test_scene_frame_is_fitted_per_sample() -> None:
 
 def test_time_far_outside_the_inputs_is_held_with_a_warning() -> None:
     frame = SceneFrame.fit(random_views(4, rgb=False))
+    assert frame.at(100.0).item() == MODEL_TIME_LIMIT
     with pytest.warns(UserWarning, match="outside the inputs"):
-        held = frame.model_time(torch.tensor([100.0]))
-    assert held.item() == MODEL_TIME_LIMIT
+        frame.warn_if_held(torch.tensor([100.0]))
+
+
+def ids_of(views: Views) -> torch.Tensor:
+    assert views.frame_ids is not None
+    return views.frame_ids
+
+
+def test_frame_ids_stay_with_their_views() -> None:
+    ids = clip_frame_ids("walk", torch.arange(4) / 10.0)
+    views = dataclasses.replace(random_views(), frame_ids=ids)
+    assert torch.equal(ids_of(views[[2, 0]]), ids[[2, 0]])
+    assert torch.equal(ids_of(views.batched().unbatched()), ids)
+    in_model = SceneFrame.fit(views).to_model(views)
+    for same in (views.without_rgb(), views.covering((16, 16)), in_model):
+        assert torch.equal(ids_of(same), ids)
+    both = Views.cat([views, random_views()])
+    assert torch.equal(ids_of(both), torch.cat([ids, no_frames((4,))]))
+    assert ids_of(Views.stack([random_views(), views]))[0].eq(-1).all()
+    assert Views.cat([random_views(), random_views()]).frame_ids is None

@@ -5,8 +5,12 @@ if __name__ != "fsm.viewer":
         "import this package as fsm.viewer; install the checkout first with `pip install -e .`"
     )
 
-from fsm.viewer.gallery.entries import Gallery
-from fsm.viewer.gallery.server import GalleryViewer
-from fsm.viewer.server import Viewer
+from fsm.errors import require
+
+require("viewer", "viser", "websockets", "splines")
+
+from fsm.viewer.gallery.entries import Gallery  # noqa: E402
+from fsm.viewer.gallery.server import GalleryViewer  # noqa: E402
+from fsm.viewer.server import Viewer  # noqa: E402
 
 __all__ = ["Gallery", "GalleryViewer", "Viewer"]

@@ -150,7 +150,7 @@ class Gate:
 
 
 @contextlib.contextmanager
-def behind(gate: Gate) -> Iterator[None]:
+def guarded_by(gate: Gate) -> Iterator[None]:
     """Servers that are started inside are put behind ``gate``: viser starts its own and offers no
     way to say how.
 

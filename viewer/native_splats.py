@@ -12,9 +12,11 @@ from jaxtyping import Bool, Float, UInt8, UInt32
 from numpy import ndarray
 from torch import Tensor
 
-from fsm.renderers.gaussians.gaussians4d import MIN_WEIGHT, Gaussians3D, MovingGaussians
+from fsm.renderers.gaussians.constants import MIN_WEIGHT
+from fsm.renderers.gaussians.gaussians4d import MovingGaussians
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.gaussians.spherical_harmonics import SH_C0
+from fsm.renderers.gaussians.types import Gaussians3D
 
 FAINTEST = 0.01
 """Opacity below which viser draws nothing."""
@@ -28,27 +30,6 @@ MOST_IN_ALL = 2_000_000
 """Gaussians that are looked through for each moment."""
 PROBES = 8
 """Moments at which they are counted."""
-
-
-def in_clip_space(scene: GaussianScene) -> MovingGaussians:
-    """The Gaussians of ``scene`` in the clip's space and the model's time, with colour of degree 0,
-    on the CPU.
-    """
-    moving, frame = scene.moving.to("cpu"), scene.frame.to("cpu")
-    back = torch.linalg.inv(frame.T_model_world.double()).float()
-    scale = 1.0 / float(frame.scale)
-    centred = Gaussians3D(moving.means, moving.covariances, moving.opacities, moving.sh[:, :1])
-    world = centred.transformed(back[:3, :3], back[:3, 3] / scale, scale)
-    velocities = scale * moving.velocities @ back[:3, :3].T
-    return MovingGaussians(
-        world.means,
-        velocities,
-        moving.times,
-        moving.time_variances,
-        world.covariances,
-        world.opacities,
-        world.sh,
-    )
 
 
 def present(world: MovingGaussians, time: float, min_opacity: float) -> Bool[Tensor, " n"]:
@@ -119,7 +100,7 @@ class Native:
     @cached_property
     def world(self) -> MovingGaussians:
         """In the clip's space; times are the model's, colour is of degree 0."""
-        return in_clip_space(self.scene)
+        return self.scene.in_clip_space(max_sh_degree=0).to("cpu")
 
     @cached_property
     def unit(self) -> float:
@@ -161,7 +142,7 @@ class Rows:
         transparent.
         """
         frame, world = self._native.scene.frame, self._native.world
-        time = float(frame.model_time(frame.time_start.new_tensor([seconds]))[0])
+        time = float(frame.at(seconds))
         there = present(world, time, FAINTEST).numpy()
         row, index = self._row, np.flatnonzero(there)
         row[~there] = -1

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from fsm.viewer.parts.base import Tab
-from fsm.viewer.reading import Reading
 from fsm.viewer.render_worker import BUDGETS
+from fsm.viewer.stream import ReadingProgress
 from fsm.viewer.time_controls import SPEEDS, Playback
 
 HEIGHTS = (96, 128, 192, 256, 384, 512, 720, 1080)
@@ -101,7 +101,7 @@ class Panel:
         if str(height) not in self.height.options:
             self.height.options = tuple(sorted({*self.height.options, str(height)}, key=int))
 
-    def show_reading(self, reading: Reading | None) -> None:
+    def show_reading(self, reading: ReadingProgress | None) -> None:
         """Say how far a scene that is being learnt has come."""
         self.reading.visible = reading is not None
         self.newest.visible = reading is not None and not reading.over

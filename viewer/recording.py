@@ -27,9 +27,9 @@ from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files.sequence import frame_times
 from fsm.viewer.cameras import Camera, up_direction, viewing_distance
 from fsm.viewer.gate import Gate
-from fsm.viewer.inputs import InputCameras, InputNodes
+from fsm.viewer.input_cameras import InputCameras, InputNodes
 from fsm.viewer.modes import as_bytes
-from fsm.viewer.native_splats import FAINTEST, add_rows, in_clip_space, pack, present, unit_for
+from fsm.viewer.native_splats import FAINTEST, add_rows, pack, present, unit_for
 from fsm.viewer.server import free_port, quiet, start_server
 from fsm.viewer.time_controls import nearest_frame
 
@@ -94,12 +94,12 @@ def record(
     large raises ``InputError``.
     """
     moments = record_moments(scene.inputs.time, fps)
-    reel = Reel.of(scene, moments, min_opacity)
-    if reel.nbytes == 0:
+    recorded = RecordedGaussians.of(scene, moments, min_opacity)
+    if recorded.nbytes == 0:
         raise InputError("the scene has no Gaussians to show; choose a lower --min-opacity.")
-    if reel.nbytes > MAX_UNPACKED:
+    if recorded.nbytes > MAX_UNPACKED:
         raise InputError(
-            f"the scene would take {reel.nbytes / 1e9:.1f} GB in a browser's memory; {SMALLER}."
+            f"the scene would take {recorded.nbytes / 1e9:.1f} GB in a browser's memory; {SMALLER}."
         )
     # viser records only what a running server is told; nobody is let in.
     gate = Gate("127.0.0.1", secrets.token_urlsafe())
@@ -108,7 +108,7 @@ def record(
         inputs = InputCameras.of(scene.inputs)
         _set_up(server, inputs, scene.background, up)
         dark = float(scene.background.mean()) < 0.5
-        serializer = _play(server, reel, inputs if cameras else None, moments, fps)
+        serializer = _play(server, recorded, inputs if cameras else None, moments, fps)
         content = _page(serializer, dark, name) if kind == "html" else serializer.serialize()
     finally:
         with quiet():
@@ -119,7 +119,7 @@ def record(
             f"the {kind} would have {len(content) / 2**20:.0f} MiB, more than the {most}; "
             f"{SMALLER}."
         )
-    return Recording(content, tuple(moments), len(reel.still), reel.slots)
+    return Recording(content, tuple(moments), len(recorded.still), recorded.slots)
 
 
 def record_moments(times: Float[Tensor, " v"], fps: float) -> list[float]:
@@ -132,7 +132,7 @@ def record_moments(times: Float[Tensor, " v"], fps: float) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Reel:
+class RecordedGaussians:
     """A scene's Gaussians, moment by moment, as rows for viser."""
 
     world: MovingGaussians
@@ -150,10 +150,12 @@ class Reel:
     """Length that rows are in, in the clip's unit."""
 
     @staticmethod
-    def of(scene: GaussianScene, moments: list[float], min_opacity: float = 0.0) -> "Reel":
+    def of(
+        scene: GaussianScene, moments: list[float], min_opacity: float = 0.0
+    ) -> "RecordedGaussians":
         """Sort out what stands still, and give rows to the rest."""
-        world = in_clip_space(scene)
-        times = scene.frame.model_time(scene.frame.time_start.new_tensor(moments)).tolist()
+        world = scene.in_clip_space(max_sh_degree=0).to("cpu")
+        times = [float(scene.frame.at(seconds)) for seconds in moments]
         floor = max(min_opacity, FAINTEST)
         n, last = len(world), len(times) - 1
         first_seen, last_seen = torch.full((n,), -1), torch.full((n,), -1)
@@ -174,7 +176,7 @@ class Reel:
         still = (rests & (seen == len(times))).nonzero()[:, 0]
         first_seen[still] = last_seen[still] = -1
         slot, slots = interval_slots(first_seen.numpy(), last_seen.numpy(), len(times))
-        return Reel(
+        return RecordedGaussians(
             world, tuple(times), floor, still, slot, slots, unit_for(world.covariances[seen > 0])
         )
 
@@ -257,21 +259,25 @@ def _set_up(
 
 
 def _play(
-    server: Any, reel: Reel, inputs: InputCameras | None, moments: list[float], fps: float
+    server: Any,
+    recorded: RecordedGaussians,
+    inputs: InputCameras | None,
+    moments: list[float],
+    fps: float,
 ) -> Any:
     """Tell ``server`` all that is to be seen, and return viser's serializer of it."""
     mark = (lambda seconds: None) if inputs is None else _add_cameras(server, inputs)
-    if len(reel.still):
-        add_rows(server, "/gaussians/still", reel.still_rows(), reel.unit)
-    rows = reel.moving_rows(0)
-    moving = add_rows(server, "/gaussians/moving", rows, reel.unit) if reel.slots else None
+    if len(recorded.still):
+        add_rows(server, "/gaussians/still", recorded.still_rows(), recorded.unit)
+    rows = recorded.moving_rows(0)
+    moving = add_rows(server, "/gaussians/moving", rows, recorded.unit) if recorded.slots else None
     mark(moments[0])
     serializer = server.get_scene_serializer()
     for i, seconds in enumerate(moments[1:], start=1):
         serializer.insert_sleep(1 / fps)
         mark(seconds)
         if moving is not None:
-            rows = moving.buffer = reel.moving_rows(i, rows)
+            rows = moving.buffer = recorded.moving_rows(i, rows)
     if len(moments) > 1:
         serializer.insert_sleep(1 / fps)
     return serializer

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsm.errors import InputError
 from fsm.viewer.cameras import Camera, up_direction
-from fsm.viewer.gate import MAX_CLIENTS, Gate, behind
-from fsm.viewer.reading import Reading, Stream
+from fsm.viewer.gate import MAX_CLIENTS, Gate, guarded_by
 from fsm.viewer.session import Session
 from fsm.viewer.sharing import share, unshare
 from fsm.viewer.stage import Stage, Viewable
+from fsm.viewer.stream import ReadingProgress, Stream
 
 if TYPE_CHECKING:
     import viser
@@ -116,10 +116,10 @@ class Service:
         with self._lock:
             # It may have left again while its controls were built: then nobody else will close the
             # session.
-            welcome = not self._stopped.is_set() and client.client_id in self._server.get_clients()
-            if welcome:
+            admitted = not self._stopped.is_set() and client.client_id in self._server.get_clients()
+            if admitted:
                 self._sessions[client.client_id] = session
-        if not welcome:
+        if not admitted:
             session.close()
             return
         self._joined(session)
@@ -187,17 +187,17 @@ class Viewer(Service):
                 "a stream is being read already; wait for its end or open another viewer."
             )
         read = len(self._stage.scene.inputs)
-        self._show(None, clip, Reading(read, total))
+        self._show(None, clip, ReadingProgress(read, total))
         self._stream = Stream(
             scenes, lambda scene, reading: self._show(scene, clip, reading), read, total
         )
 
-    def _show(self, scene: Viewable | None, clip: Any, reading: Reading | None) -> None:
+    def _show(self, scene: Viewable | None, clip: Any, reading: ReadingProgress | None) -> None:
         """``scene`` or, where it is None or the one shown, only the news of it."""
         with self._showing:
             before = self._stage
             if reading is not None and (scene is None or scene is before.scene):
-                stage = before.told(reading)
+                stage = before.with_progress(reading)
             else:
                 assert scene is not None
                 compare = before.compare if clip is not None and clip is before.clip else None
@@ -282,7 +282,7 @@ def start_server(host: str, port: int, gate: Gate) -> "viser.ViserServer":
         def disconnect_share_url(self) -> None:
             """Any browser could ask for it."""
 
-    with behind(gate), quiet():
+    with guarded_by(gate), quiet():
         server = Server(host=host, port=port, verbose=False)
     if not gate.used:
         server.stop()

@@ -11,18 +11,19 @@ from typing import Any
 from fsm.errors import InputError
 from fsm.viewer.cameras import Camera, place, up_direction
 from fsm.viewer.film.part import FilmPart
-from fsm.viewer.outbox import Outbox
 from fsm.viewer.panel import Panel
-from fsm.viewer.parts.base import Host, Part, Tab, by_user
+from fsm.viewer.parts.base import Host, Part, Tab, user_events_only
 from fsm.viewer.parts.compare import ComparePart
 from fsm.viewer.parts.inputs import InputPart
 from fsm.viewer.parts.scale import ScalePart
 from fsm.viewer.parts.splats import SplatPart
 from fsm.viewer.parts.tracks import TracksPart
 from fsm.viewer.parts.view import ViewPart
+from fsm.viewer.picture_queue import PictureQueue
 from fsm.viewer.render_worker import BUDGETS, RenderWorker, Resolution
-from fsm.viewer.stage import Job, Shot, Stage
+from fsm.viewer.stage import Job, RenderedPicture, Stage
 from fsm.viewer.time_controls import Playback
+from fsm.viewer.viser_private import remove_camera_callback
 
 TICK = 1 / 30
 """Seconds between moments while playing; drawing keeps its own pace and skips."""
@@ -63,12 +64,16 @@ class Session(Host):
         self._delivered: deque[float] = deque(maxlen=16)
         self._told = 0.0
         self._resolution = Resolution()
-        self._outbox = Outbox(client)
+        self._pictures = PictureQueue(client)
         height = stage.scene.hw[0]
         self._panel = Panel(client.gui, self._playback, stage.modes, height)
         self._panel.show_reading(stage.reading)
-        self._worker = RenderWorker[Job, Shot](
-            self._draw, self._deliver, self._fail, ready=lambda: self._outbox.taken, turn=stage.turn
+        self._worker = RenderWorker[Job, RenderedPicture](
+            self._draw,
+            self._deliver,
+            self._fail,
+            ready=lambda: self._pictures.taken,
+            turn=stage.turn,
         )
         self._ticker = threading.Thread(target=self._run, name="fsm-viewer-clock", daemon=True)
         # a control that is there may be used before the next one is
@@ -100,8 +105,8 @@ class Session(Host):
         with self._lock:  # no event may let the clock wait again
             self._closed = True
             self._playing.set()
-        with contextlib.suppress(ValueError):  # viser offers no way to take a callback back
-            self.client.camera._state.camera_cb.remove(self._moved)
+        # viser offers no public way to take a callback back.
+        remove_camera_callback(self.client, self._moved)
         for part in self._parts:
             part.close()
         self._worker.close()
@@ -143,7 +148,7 @@ class Session(Host):
             self._worker.submit(job)
         elif job.backdrop != before:
             self._worker.forget()
-            self._outbox.plain(job.backdrop)
+            self._pictures.plain(job.backdrop)
             self._failed = None
             self._panel.show_error(None)
             self._panel.status.content = "Drawn by the browser."
@@ -247,7 +252,7 @@ class Session(Host):
 
     def _connect(self) -> None:
         """Let the controls do what they say."""
-        panel, user = self._panel, by_user
+        panel, user = self._panel, user_events_only
         panel.seconds.on_update(user(lambda value: self.change(lambda p: p.sought(float(value)))))
         panel.play.on_click(user(lambda _: self._toggle()))
         panel.step.on_click(
@@ -293,21 +298,23 @@ class Session(Host):
                 if self._playback.playing:
                     self.change(lambda playback, by=elapsed: playback.advanced(by))
 
-    def _draw(self, job: Job, full: bool) -> tuple[Shot, bool]:
+    def _draw(self, job: Job, full: bool) -> tuple[RenderedPicture, bool]:
         self._resolution.budget = BUDGETS[self._panel.pace.value]
         height = job.height if full else self._resolution.height(job.camera.hw(job.height))
         stage = self.stage
         # it may have been asked of the stage before
         job = dataclasses.replace(job, frame=stage.nearest(job.seconds))
-        shot = stage.draw(job, height)
-        h, w = shot.picture.shape[:2]
-        self._resolution.observe(h * w, shot.seconds)
-        return shot, height >= job.height
+        rendered = stage.draw(job, height)
+        h, w = rendered.picture.shape[:2]
+        self._resolution.observe(h * w, rendered.seconds)
+        return rendered, height >= job.height
 
-    def _deliver(self, job: Job, shot: Shot) -> None:
-        self._outbox.send(shot.picture, self._panel.transfer.value, int(self._panel.quality.value))
+    def _deliver(self, job: Job, rendered: RenderedPicture) -> None:
+        self._pictures.send(
+            rendered.picture, self._panel.transfer.value, int(self._panel.quality.value)
+        )
         if self._backdrop is not None:  # chosen while this was drawn
-            self._outbox.plain(self._backdrop)
+            self._pictures.plain(self._backdrop)
             return
         stage = self.stage
         self.showed(stage.times[stage.nearest(job.seconds)] if job.at_input else job.seconds)
@@ -317,10 +324,10 @@ class Session(Host):
         if self._failed is not None:
             self._failed = None
             self._panel.show_error(None)
-        h, w = shot.picture.shape[:2]
+        h, w = rendered.picture.shape[:2]
         if now - self._told >= READOUT or h >= job.height:
             self._told = now
-            self._panel.status.content = readout((w, h), shot.seconds, tuple(self._delivered))
+            self._panel.status.content = readout((w, h), rendered.seconds, tuple(self._delivered))
 
     def _fail(self, error: Exception) -> None:
         sentence = " ".join(str(error).split()) or type(error).__name__

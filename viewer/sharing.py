@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from fsm.errors import InputError
 from fsm.viewer.gate import Gate
+from fsm.viewer.viser_private import take_share_tunnel
 
 SERVICE = "share.viser.studio"
 PATIENCE = 30.0
@@ -49,8 +50,7 @@ def unshare(server: Any) -> None:
     """Close the tunnel, if there is one. Do so before the server stops: viser itself then tells
     browsers that are gone.
     """
-    with server._share_tunnel_lock:
-        tunnel, server._share_tunnel = server._share_tunnel, None
+    tunnel = take_share_tunnel(server)
     if tunnel is not None:
         tunnel.close()
 

@@ -24,11 +24,11 @@ from fsm.renderers.film.sequence import depth_range
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.viewer import modes
 from fsm.viewer.cameras import Camera, viewing_distance
-from fsm.viewer.inputs import InputCameras, made_from, observed
+from fsm.viewer.input_cameras import InputCameras, made_from, observed
 from fsm.viewer.limits import Limits, within
 from fsm.viewer.native_splats import Native
-from fsm.viewer.reading import Reading
 from fsm.viewer.render_worker import Turns
+from fsm.viewer.stream import ReadingProgress
 from fsm.viewer.time_controls import nearest_frame
 from fsm.viewer.wipe import Wipe, joined
 from fsm.views import Rendering, Views
@@ -88,7 +88,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Shot:
+class RenderedPicture:
     """A picture, and what it took."""
 
     picture: UInt8[ndarray, "h w 3"]
@@ -106,7 +106,7 @@ class Stage:
         *,
         turn: Turns | None = None,
         before: "Stage | None" = None,
-        reading: Reading | None = None,
+        reading: ReadingProgress | None = None,
     ) -> None:
         """``clip`` is what the scene was made from (``fsm.datasets``), for pictures of the inputs
         the scene lacks.
@@ -147,7 +147,7 @@ class Stage:
         """Whether more inputs may come."""
         return self.reading is not None and not self.reading.over
 
-    def told(self, reading: Reading) -> "Stage":
+    def with_progress(self, reading: ReadingProgress) -> "Stage":
         """The same stage with other news of how far its scene has come."""
         other = copy.copy(self)
         other.reading = reading
@@ -198,7 +198,7 @@ class Stage:
         view = Views(c2w.float(), intrinsics.float(), torch.zeros(1), self.inputs.views.hw)
         return dataclasses.replace(Camera.of_view(view), aspect=aspect)
 
-    def draw(self, job: Job, height: int) -> Shot:
+    def draw(self, job: Job, height: int) -> RenderedPicture:
         """The picture of ``job``, ``height`` pixels high. Call with ``turn`` held. Raises whatever
         the scene raises.
         """
@@ -214,7 +214,7 @@ class Stage:
             picture = self._shown(self.scene, job, request, colours)
         else:
             picture = self._compared(job.wipe, job, request, colours)
-        return Shot(modes.as_bytes(picture), time.perf_counter() - began)
+        return RenderedPicture(modes.as_bytes(picture), time.perf_counter() - began)
 
     def _compared(
         self, wipe: Wipe, job: Job, request: Views, colours: tuple[float, float] | None

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fsm.errors import InputError
+from fsm.viewer.viser_private import acknowledge_upload, replace_uploads
 
 PART = 256 << 10
 """Bytes; the page sends parts of twice as many."""
@@ -16,7 +17,6 @@ def bound_uploads(client: Any, limit: int, refused: Callable[[Exception], None])
 
     Files that claim to be smaller than they are end when they have sent what they claimed.
     """
-    from viser._messages import FileTransferPartAck
 
     class Parts(dict[int, bytes]):
         def __init__(self, room: int) -> None:
@@ -44,10 +44,8 @@ def bound_uploads(client: Any, limit: int, refused: Callable[[Exception], None])
             if sentence is not None:
                 refused(InputError(sentence))
                 # The page waits for this before it offers the button again.
-                client.gui._websock_interface.queue_message(
-                    FileTransferPartAck(None, uuid, size, size)
-                )
+                acknowledge_upload(client, uuid, size)
                 return
             super().__setitem__(uuid, {**state, "parts": Parts(size)})
 
-    client.gui._current_file_upload_states = Uploads()
+    replace_uploads(client, Uploads())

@@ -1,3 +1,3 @@
-"""A procedural moving world drawn fast enough to train on: scenes as values, a plain tracer and its
-compiled twin.
+"""A procedural moving world, rendered fast enough to train on: scenes as values, a plain tracer and
+its compiled twin.
 """

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from fsm.datasets.base import DrawnClip
+from fsm.datasets.base import RenderedClip
 from fsm.datasets.world.trace import FAR
 from fsm.datasets.world.world import World
 from fsm.errors import InputError
@@ -25,7 +25,7 @@ class WorldScene:
         return Rendering(seen.rgb[0], seen.alpha[0], seen.depth[0])
 
 
-class WorldClip(DrawnClip):
+class WorldClip(RenderedClip):
     """A clip filmed in one world along its own camera path."""
 
     def __init__(

@@ -5,13 +5,14 @@ World axes: y points down, the ground or floor is y = 0, the middle of things x 
 seconds.
 """
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-from fsm.datasets.synthetic_world import axis_rotation
 
 BALL, BOX, CYLINDER, PILLOW = range(4)  # unit shapes; a pillow is x⁴ + y⁴ + z⁴ = 1
 BODIES = 16
@@ -20,6 +21,8 @@ FLOOR, CEILING, WALL_X, WALL_Z = range(BODIES, BODIES + 4)
 SURFACES = BODIES + 4
 LONGEST_CHAIN = 2
 LOOK = 26  # numbers per surface, see ``Surfaces.packed``
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
-class CameraPath:
+class CameraMotion:
     """A camera that moves along a line, circles what it looks at, walks, or is only held by a
     hand.
     """
@@ -218,7 +221,7 @@ class CameraPath:
         outward = 1.0 + 0.5 * (short + (short * short + 0.05).sqrt()) / radius
         held = torch.stack([x * outward, y, z * outward], -1)
         share = (held / self.limit[:, None]).abs()
-        held = held / (1.0 + share**8) ** 0.125
+        held = held / _power(1.0 + _power(share, 8.0), 0.125)
         eye = held + place
         forward = self.aim[:, None] + self.follow[:, None, None] * travelled + tilt - eye
         forward = forward / forward.norm(dim=-1, keepdim=True)
@@ -229,3 +232,32 @@ class CameraPath:
         columns = torch.stack([right, torch.linalg.cross(forward, right), forward, eye], dim=-1)
         last = torch.tensor([0.0, 0.0, 0.0, 1.0], device=time.device).expand(*time.shape, 1, 4)
         return torch.cat([columns, last], dim=-2)
+
+
+def _power(base: Float[Tensor, "b *s"], exponent: int | float) -> Float[Tensor, "b *s"]:
+    """Powers, world by world.
+
+    torch rounds the elements that fill its vectors and the rest in two ways, so that powers of a
+    whole batch would depend on its size.
+    """
+    return torch.stack([row**exponent for row in base])
+
+
+def mapped(parameters: P, fn: Callable[[Tensor], Tensor]) -> P:
+    """The same dataclass of tensors of any shape (nested ones too), ``fn`` applied to each."""
+    values = {f.name: getattr(parameters, f.name) for f in dataclasses.fields(parameters)}  # pyright: ignore[reportArgumentType]
+    done = {k: fn(v) if isinstance(v, Tensor) else mapped(v, fn) for k, v in values.items()}
+    return type(parameters)(**done)
+
+
+def axis_rotation(
+    axis: Float[Tensor, "*b 3"], angle: Float[Tensor, "*b"]
+) -> Float[Tensor, "*b 3 3"]:
+    """Rotation by ``angle`` radians about the unit vector ``axis`` (Rodrigues)."""
+    x, y, z = axis.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    s, c = angle.sin()[..., None, None], angle.cos()[..., None, None]
+    return (
+        torch.eye(3, device=axis.device, dtype=axis.dtype) + s * cross + (1 - c) * (cross @ cross)
+    )

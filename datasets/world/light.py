@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fsm.datasets.world.description import BALL, BODIES, BOX, CYLINDER, WALL_X
 from fsm.datasets.world.patterns import limited
-from fsm.datasets.world.stage import (
+from fsm.datasets.world.surfaces import PALETTE, PARTS, SKY, Paint, Planes, times, unit
+from fsm.datasets.world.tables import (
     ABOVE,
     BELOW,
     BOUND,
@@ -22,9 +23,8 @@ from fsm.datasets.world.stage import (
     ROOM,
     SHAPE,
     SOFTNESS,
-    Stage,
+    TraceTables,
 )
-from fsm.datasets.world.surfaces import PALETTE, PARTS, SKY, Paint, Planes, times, unit
 
 CONTACT = 0.01  # metres: half width of the sharpest shadow
 EXPOSURE = 2.3
@@ -72,13 +72,13 @@ def _margin(shape: Tensor, o: Planes, d: Planes, a: Tensor, t: Tensor) -> Tensor
 
 
 def _occlusion(
-    stage: Stage, seen: Tensor, at: Paint, lamp: Planes, far: Tensor, facing: Tensor
+    tables: TraceTables, seen: Tensor, at: Paint, lamp: Planes, far: Tensor, facing: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Shares of the lamp and of the light from around that bodies leave."""
     shadow, free = torch.ones_like(far), torch.ones_like(far)
-    softness = stage.frames[:, SOFTNESS, None]
+    softness = tables.frames[:, SOFTNESS, None]
     for k in range(BODIES):
-        body = stage.bodies[:, k].T[..., None]
+        body = tables.bodies[:, k].T[..., None]
         there = body[BOUND] > 0
         centre = [body[MIDDLE + i] - p for i, p in enumerate(at.point)]
         squared = sum((c * c for c in centre), torch.zeros_like(far))
@@ -108,9 +108,9 @@ def _occlusion(
     return shadow, free
 
 
-def _corners(stage: Stage, at: Paint) -> Tensor:
+def _corners(tables: TraceTables, at: Paint) -> Tensor:
     """Darkening of a room's faces towards their neighbours."""
-    half = stage.frames[:, ROOM : ROOM + 3].T[..., None]
+    half = tables.frames[:, ROOM : ROOM + 3].T[..., None]
     x, y, z = at.point
     dim = torch.ones_like(x)
     for i, place in enumerate((x, y + half[1], z)):
@@ -119,17 +119,17 @@ def _corners(stage: Stage, at: Paint) -> Tensor:
     return dim
 
 
-def light(stage: Stage, ray: Planes, depth: Tensor, seen: Tensor, at: Paint) -> Planes:
-    """Tone-mapped linear light that rays bring back."""
-    frames, normal = stage.frames.T[..., None], at.normal
+def light(tables: TraceTables, ray: Planes, depth: Tensor, seen: Tensor, at: Paint) -> Planes:
+    """Tone-mapped linear light that rays bring back; ``depth`` and ``seen`` are [b n]."""
+    frames, normal = tables.frames.T[..., None], at.normal
     away = [frames[LAMP + i] - p for i, p in enumerate(at.point)]
     squared = sum((c * c for c in away), torch.zeros_like(depth)).clamp_min(1e-6)
     far = squared.sqrt()
     lx, ly, lz = (c / far for c in away)
     facing = (normal[0] * lx + normal[1] * ly + normal[2] * lz).clamp_min(0.0)
-    shadow, free = _occlusion(stage, seen, at, (lx, ly, lz), far, facing)
+    shadow, free = _occlusion(tables, seen, at, (lx, ly, lz), far, facing)
     indoors = (frames[OPEN] < 0.5) & (seen >= BODIES * PARTS)
-    free = free * torch.where(indoors, _corners(stage, at), 1.0)
+    free = free * torch.where(indoors, _corners(tables, at), 1.0)
     above, below = (0.5 - 0.5 * normal[1]) * free, (0.5 + 0.5 * normal[1]) * free
     lamp = facing * shadow * 3.0 / (1.0 + frames[FALLOFF] * squared)
     to_eye = unit(*ray)
@@ -140,7 +140,7 @@ def light(stage: Stage, ray: Planes, depth: Tensor, seen: Tensor, at: Paint) -> 
     glint = glint * at.gloss * shadow
     length = (ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2).sqrt()
     haze = 1.0 - torch.exp2(depth * length * (-1.4427 * frames[FOG]))
-    horizon = stage.looks[:, WALL_X, PALETTE + 3 : PALETTE + 6][stage.world.long()].T[..., None]
+    horizon = tables.looks[:, WALL_X, PALETTE + 3 : PALETTE + 6][tables.world.long()].T[..., None]
     planes = []
     for i in range(3):
         key, high, low = frames[COLOUR + i], frames[ABOVE + i], frames[BELOW + i]

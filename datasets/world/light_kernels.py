@@ -7,7 +7,9 @@ import numpy as np
 from fsm.datasets.world.description import BALL, BODIES, BOX, CYLINDER, LOOK, WALL_X
 from fsm.datasets.world.light import CONTACT, EXPOSURE, LEAST_SHARE
 from fsm.datasets.world.pattern_kernels import limited
-from fsm.datasets.world.stage import (
+from fsm.datasets.world.surface_kernels import _times
+from fsm.datasets.world.surfaces import PALETTE, PARTS, SKY
+from fsm.datasets.world.tables import (
     ABOVE,
     BELOW,
     BODY,
@@ -26,8 +28,6 @@ from fsm.datasets.world.stage import (
     SHAPE,
     SOFTNESS,
 )
-from fsm.datasets.world.surface_kernels import _times
-from fsm.datasets.world.surfaces import PALETTE, PARTS, SKY
 from fsm.kernels.compiled import part
 from fsm.kernels.simd import absolute, any_of, exp2, fill, item, least, most, root, select
 
@@ -146,27 +146,9 @@ def _channel(frames, e, i, albedo, lamp, above, below, glint, haze, air):
 
 @part
 def lit(
-    bodies,
-    first,
-    everyone,
-    count,
-    frames,
-    e,
-    looks,
-    l,
-    rx,
-    ry,
-    rz,
-    t,
-    name,
-    r,
-    g,
-    b,
-    gloss,
-    nx,
-    ny,
-    nz,
-):
+    bodies, first, everyone, count, frames, e, looks, l, rx, ry, rz, t, name,
+    r, g, b, gloss, nx, ny, nz,
+):  # fmt: skip
     """Tone-mapped linear light that rays bring back from surfaces of colour r, g, b."""
     if name == SKY:
         return 1.0 - exp2(r * -EXPOSURE), 1.0 - exp2(g * -EXPOSURE), 1.0 - exp2(b * -EXPOSURE)

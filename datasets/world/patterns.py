@@ -4,7 +4,11 @@ filtered to the pixel.
 Every pattern takes coordinates in cells, the width of a pixel in cells (``footprint``), a seed and
 two numbers of its own, all tensors of one shape. It returns a position along the surface's palette
 in [0, 1] and a brightness in [-1, 1]. Edges are averaged over the pixel, and what is finer than a
-pixel fades into its mean. ``pattern_kernels`` says the same for sixteen points at once.
+pixel fades into its mean.
+
+The formulas use the few functions at the top of this file and no others. ``pattern_kernels``
+compiles the same formulas with the functions of the same names in ``fsm.kernels.simd``, for sixteen
+points at once; seeds and the two numbers are then scalars.
 """
 
 import torch
@@ -19,27 +23,32 @@ absolute, floor, root, select = torch.abs, torch.floor, torch.sqrt, torch.where
 
 
 def whole(x: Tensor) -> Tensor:
-    """Numbers without fraction as integers."""
+    """Numbers of any shape, without fraction, as integers."""
     return x.int()
 
 
 def real(n: Tensor) -> Tensor:
-    """Integers as numbers."""
+    """Integers of any shape as numbers."""
     return n.float()
 
 
 def least(a: Tensor, b: Tensor | float) -> Tensor:
-    """The smaller of two."""
+    """The smaller of two, of any shape."""
     return torch.minimum(a, b) if isinstance(b, Tensor) else a.clamp_max(b)
 
 
 def most(a: Tensor, b: Tensor | float) -> Tensor:
-    """The larger of two."""
+    """The larger of two, of any shape."""
     return torch.maximum(a, b) if isinstance(b, Tensor) else a.clamp_min(b)
 
 
+def any_of(mask: Tensor) -> bool:
+    """Whether any of the booleans is set; of any shape."""
+    return bool(mask.any())
+
+
 def shifted(n: Tensor, places: Tensor | int) -> Tensor:
-    """Bits moved right, zeros from the left."""
+    """Bits moved right, zeros from the left; of any shape."""
     if isinstance(places, Tensor):
         return ((n.long() & 0xFFFFFFFF) >> places.long()).int()
     return (n >> places) & ((1 << (32 - places)) - 1)
@@ -116,25 +125,40 @@ def noise(x, y, z, seed):
 
 
 def octaves(x, y, z, footprint, seed):
-    """Noise of four octaves, each twice as fine and half as strong, and its gradient; fades out
-    below the pixel.
+    """Noise of four octaves, each twice as fine and half as strong, and its gradient.
+
+    Octaves fade out below the pixel; those that no point shows are not worked out.
     """
     value, gx, gy, gz = 0.0 * x, 0.0 * x, 0.0 * x, 0.0 * x
     for octave in range(OCTAVES):
         scale = float(1 << octave)
         keep = kept(0.8 * scale * footprint)
-        shift = 17.3 * octave
-        n, nx, ny, nz = noise(x * scale + shift, y * scale + shift, z * scale + shift, seed)
-        value = value + n * (0.55 / scale) * keep
-        gx, gy, gz = gx + 0.55 * nx * keep, gy + 0.55 * ny * keep, gz + 0.55 * nz * keep
+        if any_of(keep > 0.0):
+            shift = 17.3 * octave
+            n, nx, ny, nz = noise(x * scale + shift, y * scale + shift, z * scale + shift, seed)
+            value = value + n * (0.55 / scale) * keep
+            gx, gy, gz = gx + 0.55 * nx * keep, gy + 0.55 * ny * keep, gz + 0.55 * nz * keep
     return value, gx, gy, gz
+
+
+def octave_values(x, y, z, footprint, seed):
+    """The value of ``octaves`` alone."""
+    value = 0.0 * x
+    for octave in range(OCTAVES):
+        scale = float(1 << octave)
+        keep = kept(0.8 * scale * footprint)
+        if any_of(keep > 0.0):
+            shift = 17.3 * octave
+            n, _, _, _ = noise(x * scale + shift, y * scale + shift, z * scale + shift, seed)
+            value = value + n * (0.55 / scale) * keep
+    return value
 
 
 def clouds(u, v, footprint, seed, first, second):
     """Colours that drift: noise of several octaves, its third coordinate ``first``, contrast
     ``second``.
     """
-    value, _, _, _ = octaves(u, v, first + 0.0 * u, footprint, seed)
+    value = octave_values(u, v, first + 0.0 * u, footprint, seed)
     return limited(0.5 + second * value), 0.0 * u
 
 
@@ -142,7 +166,7 @@ def stripes(u, v, footprint, seed, first, second):
     """Bands of random colours, ``first`` of a period wide; bent by noise of amplitude ``second``
     they are marble.
     """
-    bend, _, _, _ = octaves(0.6 * u, 0.6 * v, 0.5 + 0.0 * u, 0.6 * footprint, seed)
+    bend = octave_values(0.6 * u, 0.6 * v, 0.5 + 0.0 * u, 0.6 * footprint, seed)
     w = u + second * bend
     cell = floor(w)
     on = covered(0.5 * first - absolute(w - cell - 0.5), footprint)

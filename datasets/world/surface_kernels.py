@@ -14,7 +14,6 @@ from fsm.datasets.world.description import (
     WALL_Z,
 )
 from fsm.datasets.world.pattern_kernels import covered, limited, octave_values, octaves, pattern
-from fsm.datasets.world.stage import BODY, EYE, MAP, OFFSET, REST, SHAPE
 from fsm.datasets.world.surfaces import (
     BUMP,
     CONTRAST,
@@ -32,6 +31,7 @@ from fsm.datasets.world.surfaces import (
     SEED,
     SIN,
 )
+from fsm.datasets.world.tables import BODY, EYE, MAP, OFFSET, REST, SHAPE
 from fsm.kernels.compiled import part
 from fsm.kernels.simd import absolute, fill, item, least, most, root, select
 

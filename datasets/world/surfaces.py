@@ -23,7 +23,7 @@ from fsm.datasets.world.description import (
     WALL_Z,
 )
 from fsm.datasets.world.patterns import PATTERNS, covered, limited, octaves
-from fsm.datasets.world.stage import EYE, MAP, OFFSET, REST, SHAPE, Stage
+from fsm.datasets.world.tables import EYE, MAP, OFFSET, REST, SHAPE, TraceTables
 
 PARTS = 8
 SKY = BODIES * PARTS + 6
@@ -63,13 +63,13 @@ class Paint:
 
 
 def unit(x: Tensor, y: Tensor, z: Tensor) -> Planes:
-    """Vectors of length one."""
+    """Vectors of length one; components of any shape."""
     inverse = 1.0 / (x * x + y * y + z * z).clamp_min(1e-20).sqrt()
     return x * inverse, y * inverse, z * inverse
 
 
 def times(body: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Planes:
-    """Bodies' maps times vectors; ``body`` has columns first."""
+    """Bodies' maps times vectors; ``body`` is [columns *n], components are [*n]."""
     m = body[MAP : MAP + 9]
     ux, uy, uz = (m[3 * i] * x + m[3 * i + 1] * y + m[3 * i + 2] * z for i in range(3))
     return ux, uy, uz
@@ -81,17 +81,17 @@ def _turned(m: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Planes:
     return wx, wy, wz
 
 
-def paint(stage: Stage, ray: Planes, depth: Tensor, seen: Tensor, pixel: Tensor) -> Paint:
+def paint(tables: TraceTables, ray: Planes, depth: Tensor, seen: Tensor, pixel: Tensor) -> Paint:
     """Looks of the surfaces number ``seen`` [f n] at ``depth`` along ``ray``; ``pixel`` [f 1] is
     its width at one metre.
     """
     f, n = seen.shape
     rx, ry, rz = ray
-    px, py, pz = (stage.frames[:, EYE + i, None] + axis * depth for i, axis in enumerate(ray))
+    px, py, pz = (tables.frames[:, EYE + i, None] + axis * depth for i, axis in enumerate(ray))
     k, part = torch.div(seen, PARTS, rounding_mode="floor").long(), (seen % PARTS).long()
     around = k == BODIES
     rows = torch.arange(f, device=seen.device)[:, None] * BODIES + k.clamp_max(BODIES - 1)
-    body = stage.bodies.flatten(0, 1)[rows.flatten()].T.contiguous().unflatten(1, (f, n))
+    body = tables.bodies.flatten(0, 1)[rows.flatten()].T.contiguous().unflatten(1, (f, n))
     body = torch.where(around, _IDENTITY.to(body)[:, None, None], body)
     x, y, z = (c + body[OFFSET + i] for i, c in enumerate(times(body, px, py, pz)))
     ux, uy, uz = _outward(body[SHAPE], part, around, x, y, z)
@@ -101,8 +101,8 @@ def paint(stage: Stage, ray: Planes, depth: Tensor, seen: Tensor, pixel: Tensor)
     face = torch.where(
         part < 2, WALL_X, torch.where(part == 3, FLOOR, torch.where(part == 2, CEILING, WALL_Z))
     )
-    look = torch.where(around, face, k) + stage.world.long()[:, None] * SURFACES
-    look = stage.looks.flatten(0, 1)[look.flatten()].T.contiguous().unflatten(1, (f, n))
+    look = torch.where(around, face, k) + tables.world.long()[:, None] * SURFACES
+    look = tables.looks.flatten(0, 1)[look.flatten()].T.contiguous().unflatten(1, (f, n))
     metres = (x * body[REST], y * body[REST + 1], z * body[REST + 2])
     colour, (gx, gy, gz) = _worn(look, (ux.abs(), uy.abs(), uz.abs()), metres, width)
     gx, gy, gz = _turned(
@@ -111,7 +111,7 @@ def paint(stage: Stage, ray: Planes, depth: Tensor, seen: Tensor, pixel: Tensor)
     along = gx * nx + gy * ny + gz * nz
     normal = unit(nx - (gx - along * nx), ny - (gy - along * ny), nz - (gz - along * nz))
     is_sky = seen == SKY
-    air = _sky(stage, ray, pixel)
+    air = _sky(tables, ray, pixel)
     red, green, blue = (torch.where(is_sky, a, c) for a, c in zip(air, colour, strict=True))
     nx, ny, nz = (c.masked_fill(is_sky, 0.0) for c in normal)
     return Paint(
@@ -178,11 +178,11 @@ def _worn(look: Tensor, facing: Planes, metres: Planes, width: Tensor) -> tuple[
     return (red, green, blue), (gx * look[BUMP], gy * (look[BUMP] * stretch), gz * look[BUMP])
 
 
-def _sky(stage: Stage, ray: Planes, pixel: Tensor) -> Planes:
+def _sky(tables: TraceTables, ray: Planes, pixel: Tensor) -> Planes:
     """Colour of the sky: zenith to horizon, clouds, and hills in front of both."""
     dx, dy, dz = unit(*ray)
     up = (-dy).clamp_min(0.0)
-    look = stage.looks[:, WALL_X][stage.world.long()].T[..., None]
+    look = tables.looks[:, WALL_X][tables.world.long()].T[..., None]
     seed = look[SEED].int().expand_as(up)
     inverse = 1.0 / (up + 0.08)
     height = torch.full_like(up, 0.3)

@@ -12,8 +12,19 @@ from torch import Tensor
 
 from fsm.datasets.world.description import BALL, BODIES, BOX, CYLINDER
 from fsm.datasets.world.light import light
-from fsm.datasets.world.stage import AXES, BOUND, EYE, LENS, NEAR, OPEN, ORIGIN, ROOM, SHAPE, Stage
 from fsm.datasets.world.surfaces import PARTS, SKY, Planes, paint, times
+from fsm.datasets.world.tables import (
+    AXES,
+    BOUND,
+    EYE,
+    LENS,
+    NEAR,
+    OPEN,
+    ORIGIN,
+    ROOM,
+    SHAPE,
+    TraceTables,
+)
 
 FAR = 1000.0  # metres: z-depth of the sky, and where the ground ends
 MISS = 1e9
@@ -105,11 +116,11 @@ def _around(frames: Tensor, ray: Planes) -> tuple[Tensor, Tensor]:
     return t, torch.where(is_open, torch.where(ground, float(BODIES * PARTS + 3), float(SKY)), face)
 
 
-def first_hit(stage: Stage, x: Tensor, y: Tensor) -> tuple[Planes, Tensor, Tensor]:
+def first_hit(tables: TraceTables, x: Tensor, y: Tensor) -> tuple[Planes, Tensor, Tensor]:
     """Directions (unit length along the camera's axis) of rays through pixels [f n], their z-depth,
     and what they meet.
     """
-    frames = stage.frames.T[..., None]
+    frames = tables.frames.T[..., None]
     cx, cy = (x - frames[LENS + 2]) / frames[LENS], (y - frames[LENS + 3]) / frames[LENS + 1]
     rx, ry, rz = (
         frames[AXES + 3 * i] * cx + frames[AXES + 3 * i + 1] * cy + frames[AXES + 3 * i + 2]
@@ -117,39 +128,39 @@ def first_hit(stage: Stage, x: Tensor, y: Tensor) -> tuple[Planes, Tensor, Tenso
     )
     t, seen = _around(frames, (rx, ry, rz))
     for k in range(BODIES):
-        enter, part = _body(stage.bodies[:, k].T[..., None], (rx, ry, rz))
+        enter, part = _body(tables.bodies[:, k].T[..., None], (rx, ry, rz))
         closer = (enter > NEAR) & (enter < t)
         t, seen = torch.where(closer, enter, t), torch.where(closer, part + k * PARTS, seen)
     return (rx, ry, rz), t, seen
 
 
-def _colours(stage: Stage, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _colours(tables: TraceTables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Tone-mapped linear colours [f 3 n], depth and surfaces of rays, patterns filtered to a
     pixel.
     """
-    ray, depth, seen = first_hit(stage, x, y)
-    pixel = 2.0 / stage.frames[:, LENS : LENS + 2].abs().sum(1, keepdim=True)
+    ray, depth, seen = first_hit(tables, x, y)
+    pixel = 2.0 / tables.frames[:, LENS : LENS + 2].abs().sum(1, keepdim=True)
     return (
-        torch.stack(light(stage, ray, depth, seen, paint(stage, ray, depth, seen, pixel)), 1),
+        torch.stack(light(tables, ray, depth, seen, paint(tables, ray, depth, seen, pixel)), 1),
         depth,
         seen,
     )
 
 
-def _blend(stage: Stage, x: Tensor, y: Tensor) -> Tensor:
+def _blend(tables: TraceTables, x: Tensor, y: Tensor) -> Tensor:
     """Colours [f 3 n] of pixels that show more than one surface: each is lit once, and counts by
     its share of the rays.
     """
     shifts = [(i + 0.5) / EDGE_RAYS - 0.5 for i in range(EDGE_RAYS)]
     places = [(x + a, y + b) for b in shifts for a in shifts]
-    seen = [first_hit(stage, *place)[2] for place in places]
+    seen = [first_hit(tables, *place)[2] for place in places]
     colours = []
     for mine in seen:
         at_x, at_y = x, y
         for theirs, (other_x, other_y) in zip(seen, places, strict=True):
             same = theirs == mine
             at_x, at_y = torch.where(same, other_x, at_x), torch.where(same, other_y, at_y)
-        colours.append(_colours(stage, at_x, at_y)[0])
+        colours.append(_colours(tables, at_x, at_y)[0])
     return torch.stack(colours).mean(0)
 
 
@@ -160,25 +171,25 @@ def mixed_blocks(surface: Float[Tensor, "f h w"]) -> Tensor:
 
 
 def trace_frames(
-    stage: Stage, hw: tuple[int, int]
+    tables: TraceTables, hw: tuple[int, int]
 ) -> tuple[Float[Tensor, "f 3 h w"], Float[Tensor, "f h w"], Float[Tensor, "f h w"]]:
     """sRGB pictures, z-depth and numbers of the surfaces at pixel centres; h and w are multiples of
     four.
     """
     h, w = hw
-    f, device = len(stage.frames), stage.frames.device
+    f, device = len(tables.frames), tables.frames.device
     rows, columns = torch.meshgrid(
         torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij"
     )
     x, y = (c.flatten().float().expand(f, -1) + 0.5 for c in (columns, rows))
-    linear, depth, seen = _colours(stage, x, y)
+    linear, depth, seen = _colours(tables, x, y)
     surface = seen.unflatten(1, hw)
     mixed = mixed_blocks(surface).repeat_interleave(4, 1).repeat_interleave(4, 2).flatten(1)
     order = mixed.int().sort(dim=1, descending=True, stable=True)
     most = int(mixed.sum(1).max())
     index, real = order.indices[:, :most], order.values[:, :most] > 0
     if most:
-        fine = _blend(stage, x.gather(1, index), y.gather(1, index))
+        fine = _blend(tables, x.gather(1, index), y.gather(1, index))
         target = index[:, None].expand_as(fine)
         linear = linear.scatter(
             2, target, torch.where(real[:, None], fine, linear.gather(2, target))

@@ -1,5 +1,5 @@
-"""The world drawn and filmed: ground truth for any view at any moment, from a seed, hundreds of
-views a second.
+"""The world rendered: ground truth for any view at any moment, from a seed, hundreds of views a
+second.
 """
 
 from collections.abc import Sequence
@@ -10,21 +10,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fsm.datasets.synthetic_world import mapped
 from fsm.datasets.world import trace
-from fsm.datasets.world.description import Bodies, CameraPath, Surfaces, Surroundings
-from fsm.datasets.world.draws import draw_worlds
-from fsm.datasets.world.stage import Stage, set_stage
+from fsm.datasets.world.description import Bodies, CameraMotion, Surfaces, Surroundings, mapped
+from fsm.datasets.world.sampling import sample_worlds
 from fsm.datasets.world.surfaces import PARTS
+from fsm.datasets.world.tables import TraceTables, trace_tables
 from fsm.errors import InputError
 from fsm.kernels.compiled import on_threads, workers
 from fsm.rays import project, unproject
 from fsm.views import Rendering, Views
 
-RAYS_AT_ONCE = {
-    "cpu": 1 << 16,
-    "cuda": 1 << 21,
-}  # of the plain tracer: what a cache or a memory holds of some hundred planes
+# Rays that the plain tracer follows at once: a cache or a memory holds some hundred planes of them.
+RAYS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 21}
 
 
 @dataclass(frozen=True)
@@ -34,14 +31,14 @@ class World:
     bodies: Bodies
     surfaces: Surfaces
     around: Surroundings
-    camera: CameraPath
+    camera: CameraMotion
 
     @staticmethod
     def sample(seeds: Sequence[int], device: torch.device | str = "cpu") -> "World":
         """One world per seed; a seed gives the same world in any batch and on any device."""
         if len(seeds) == 0:
             raise InputError("World.sample got no seeds; name at least one.")
-        return World(*draw_worlds(seeds)).to(device)
+        return World(*sample_worlds(seeds)).to(device)
 
     def __len__(self) -> int:
         """Number of worlds b."""
@@ -70,7 +67,7 @@ class World:
         sky is 1,000 m away.
 
         Pixels of 4 x 4 blocks that show more than one surface are averaged over four rays, others
-        filter their pattern to the pixel. On a CPU the compiled tracer draws; ``plain`` asks for
+        filter their pattern to the pixel. On a CPU the compiled tracer renders; ``plain`` asks for
         its torch twin, which other devices use anyway.
         """
         rgb, depth, _ = self._traced(views, plain)
@@ -89,7 +86,7 @@ class World:
         it, and whether it is seen.
 
         Points move with their bodies. Seen: inside the picture, in front of the camera and not
-        behind what is drawn there (to 1 % of depth), by a body that exists then.
+        behind what the picture shows there (to 1 % of depth), by a body that exists then.
         """
         b, v = views.time.shape
         h, w = views.hw
@@ -143,9 +140,9 @@ class World:
         h, w = views.hw
         whole = (-(-h // 4) * 4, -(-w // 4) * 4)
         with torch.no_grad():
-            stage = set_stage(self.bodies, self.surfaces, self.around, views)
-            traced = _compiled if stage.frames.device.type == "cpu" and not plain else _plain
-            rgb, depth, seen = traced(stage, whole)
+            tables = trace_tables(self.bodies, self.surfaces, self.around, views)
+            traced = _compiled if tables.frames.device.type == "cpu" and not plain else _plain
+            rgb, depth, seen = traced(tables, whole)
         shape = views.time.shape
         cut = (..., slice(h), slice(w))
         return (
@@ -155,29 +152,32 @@ class World:
         )
 
 
-def _plain(stage: Stage, hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def _plain(tables: TraceTables, hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """The torch tracer, some frames at a time."""
-    budget = RAYS_AT_ONCE["cpu" if stage.frames.device.type == "cpu" else "cuda"]
+    budget = RAYS_AT_ONCE["cpu" if tables.frames.device.type == "cpu" else "cuda"]
     count = max(1, budget // (hw[0] * hw[1]))
     parts = []
-    for i in range(0, len(stage.frames), count):
+    for i in range(0, len(tables.frames), count):
         some = slice(i, i + count)
         parts.append(
             trace.trace_frames(
-                Stage(stage.bodies[some], stage.frames[some], stage.looks, stage.world[some]), hw
+                TraceTables(
+                    tables.bodies[some], tables.frames[some], tables.looks, tables.world[some]
+                ),
+                hw,
             )
         )
     rgb, depth, seen = (torch.cat(planes) for planes in zip(*parts, strict=True))
     return rgb, depth, seen
 
 
-def _compiled(stage: Stage, hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def _compiled(tables: TraceTables, hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """The compiled tracer, frames dealt out to as many threads as torch uses."""
     from fsm.datasets.world import trace_kernels
 
-    f = len(stage.frames)
+    f = len(tables.frames)
     rgb, depth, seen = (np.empty((f, *lead, *hw), np.float32) for lead in ((3,), (), ()))
-    given = (t.numpy() for t in (stage.bodies, stage.frames, stage.looks, stage.world))
+    given = (t.numpy() for t in (tables.bodies, tables.frames, tables.looks, tables.world))
     threads = min(workers(), f)
     on_threads(trace_kernels.trace_frames, threads, threads, *given, rgb, depth, seen)
     return torch.from_numpy(rgb), torch.from_numpy(depth), torch.from_numpy(seen)

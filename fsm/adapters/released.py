@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from fsm.blocks import BlockConfig
-from fsm.checkpoint import load_weights, read_plain
+from fsm.checkpoint import load_weights
 from fsm.encoder import CHANNELS, EncoderConfig
 from fsm.errors import InputError
+from fsm.files import read_plain
 from fsm.model import FSM, ModelConfig
 from fsm.renderers.heads.lrm import CHANNELS as GAUSSIAN_PARTS
-from fsm.renderers.heads.lrm import GaussianHeadConfig
+from fsm.renderers.heads.lrm import LrmHeadConfig
+from fsm.renderers.heads.lvsm import LvsmHeadConfig
 from fsm.ttt import ElasticConfig
 
 GAUSSIAN_CHANNELS = sum(GAUSSIAN_PARTS)
@@ -189,9 +191,7 @@ def infer_config(
         elastic=elastic,
     )
     encoder = EncoderConfig(block, layers, patch, layout, chunk_tokens)  # pyright: ignore[reportArgumentType]
-    return ModelConfig(
-        encoder, gaussian_head=GaussianHeadConfig(variant="fsm") if gaussians else None
-    )
+    return ModelConfig(encoder, LrmHeadConfig("lrm", "fsm") if gaussians else LvsmHeadConfig())
 
 
 def load_released(path: Path | str) -> dict[str, Tensor]:

@@ -2,15 +2,18 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import fsm
 from fsm.errors import InputError
 from fsm.files import atomic_file
 
 T = TypeVar("T")
+Backend = Literal["auto", "gsplat", "cpu", "plain"]
+"""Values of ``--backend``, a flag of every command that draws; ``open_scene`` and ``with_backend``
+take it. The same as ``fsm.renderers.gaussians.rasterize.Backend``, which imports torch.
+"""
 
 
 def flag(metavar: str, default: str | None = None, short: str | None = None) -> Any:
@@ -68,6 +71,18 @@ def choose_device(name: str) -> str:
     return name
 
 
+def check_backend(backend: Backend, device: str) -> None:
+    """Refuse, before any work is done, a backend that was asked for and cannot work on ``device``;
+    which one ``auto`` is depends on the scene.
+    """
+    if backend != "auto":
+        import torch
+
+        from fsm.renderers.gaussians.rasterize import choose_backend
+
+        choose_backend(backend, torch.device(device))
+
+
 def check_output(path: Path) -> None:
     """Refuse, before any work is done, an output folder that could not be written to."""
     place = path.absolute()
@@ -97,16 +112,6 @@ def parse_size(size: str | None, default: tuple[int, int]) -> tuple[int, int]:
     height = int(numbers[-1])
     return height, int(numbers[0]) if len(numbers) == 2 else max(
         1, round(height * default[1] / default[0])
-    )
-
-
-def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """The same items, with a bar on stderr where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(
-        items, label, total=total, console=Console(stderr=True), disable=not os.isatty(2)
     )
 
 

@@ -36,19 +36,18 @@ class Convert:
         import torch
 
         from fsm.adapters.released import model_from_released
-        from fsm.checkpoint import load_pretrained, save_pretrained
-        from fsm.model import parameter_count
+        from fsm.model import FSM, parameter_count
         from fsm.ttt import ElasticConfig
 
         check_output(self.output)
         if self.checkpoint.is_dir():
-            model = load_pretrained(self.checkpoint)
+            model = FSM.from_pretrained(self.checkpoint)
         else:
             elastic = None if self.elastic == "none" else ElasticConfig(self.elastic, self.anchor)
             model = model_from_released(
                 self.checkpoint, chunk_tokens=self.chunk_tokens, elastic=elastic
             )
-        save_pretrained(model, self.output, dtype=getattr(torch, self.dtype))
+        model.save_pretrained(self.output, dtype=getattr(torch, self.dtype))
         encoder = model.config.encoder
         print(
             f"{encoder.layers} layers of width {encoder.block.dim}, patch {encoder.patch}, "

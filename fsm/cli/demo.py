@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from fsm.cli.common import check_output, choose_device, flag, progress
+from fsm.cli.common import Backend, check_backend, check_output, choose_device, flag
+from fsm.runs import tracked
 
 if TYPE_CHECKING:
-    from fsm.datasets.synthetic import SyntheticClip
+    from fsm.datasets.base import RenderedClip
     from fsm.memory_scene import MemoryScene
     from fsm.renderers.gaussians.scene import GaussianScene
     from fsm.views import Views
@@ -28,21 +29,27 @@ class Demo:
     """Bundled name, folder, or hub name."""
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
+    backend: Backend = "auto"
+    """What rasterises Gaussians: gsplat (CUDA), cpu, plain (slow); auto: gsplat where it works."""
 
     def run(self) -> None:
         """Reconstruct, render, compare with the truth, and say where it all is."""
         from fsm.cli.reconstruct import choose_frames
-        from fsm.datasets.synthetic import demo_clip
+        from fsm.datasets.open import open_clip
+        from fsm.evaluate.novel import rendered
         from fsm.model import FSM
+        from fsm.open_scene import with_backend
 
+        device = choose_device(self.device)
+        check_backend(self.backend, device)
         check_output(self.output)
-        clip = demo_clip()
-        seen = choose_frames(len(clip), 0, HOLD_OUT)
+        clip = rendered(open_clip("demo"))
+        seen = choose_frames(range(len(clip)), 0, HOLD_OUT)
         held_out = [i for i in range(len(clip)) if i not in seen]
-        model = FSM.from_pretrained(self.model, device=choose_device(self.device))
+        model = FSM.from_pretrained(self.model, device=device)
         inputs = clip.views(seen)
         began = time.perf_counter()
-        scene = model.reconstruct(inputs)
+        scene = with_backend(model.reconstruct(inputs), self.backend)
         encode = time.perf_counter() - began
         scene.save(self.output / "scene")
         self._film(scene)
@@ -57,13 +64,13 @@ class Demo:
 
         path = make_path("orbit", "sweep", scene.inputs.to("cpu"), FILM_FRAMES, scene.hw, FILM_FPS)
         with video_writer(self.output / "demo.mp4", FILM_FPS) as write:
-            for rendering in progress(render_sequence(scene, path), len(path), "film"):
+            for rendering in tracked(render_sequence(scene, path), "film", len(path)):
                 write(rendering.rgb[0])
 
     def _compare(
         self,
         scene: "MemoryScene | GaussianScene",
-        clip: "SyntheticClip",
+        clip: "RenderedClip",
         inputs: "Views",
         held_out: list[int],
         encode: float,

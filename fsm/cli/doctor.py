@@ -15,8 +15,10 @@ class Doctor:
     status 1 if off).
     """
 
-    golden: Annotated[tuple[Path, ...], flag("FILE ...", "none")] = ()
-    """Golden files (weights, inputs and outputs of the released implementation)."""
+    golden: Annotated[tuple[Path, ...] | None, flag("FILE ...", "no check")] = None
+    """Golden files (weights, inputs and outputs of another implementation); without FILE the one
+    that ships.
+    """
 
     def run(self) -> int:
         """Print both tables."""
@@ -28,12 +30,12 @@ class Doctor:
         for name, value in environment():
             table.add_row(name, value)
         console.print(table)
-        return self._golden(console) if self.golden else 0
+        return 0 if self.golden is None else self._golden(console, self.golden)
 
-    def _golden(self, console) -> int:
+    def _golden(self, console, files: tuple[Path, ...]) -> int:
         from rich.table import Column, Table
 
-        from fsm.adapters.golden import check_golden
+        from fsm.adapters.golden import SHIPPED, check_golden
 
         table = Table(
             Column("golden file", overflow="fold"),
@@ -42,7 +44,7 @@ class Doctor:
             "tolerance",
             "",
         )
-        results = [check_golden(path) for path in self.golden]
+        results = [check_golden(path) for path in files or (SHIPPED,)]
         for r in results:
             table.add_row(
                 r.path.name,

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fsm.cli.common import check_output, choose_device, flag, parse_size
-from fsm.errors import InputError
+from fsm.cli.common import Backend, check_backend, check_output, choose_device, flag, parse_size
 
 if TYPE_CHECKING:
     from fsm.evaluate.lpips import LPIPS
@@ -18,12 +17,10 @@ class Eval:
     """Score a model on clips: PSNR, SSIM, LPIPS, beside three trivial baselines."""
 
     clips: tyro.conf.Positional[Annotated[str, flag("CLIPS", "")]]
-    """Clip list, file or folder, or `demo`, `synthetic:SEED`, `world:SEED`, `world:1000-1015`; or
-    `ablation`: its results in -o.
-    """
+    """Clip list, file or folder, or `demo`, `world:SEED`, `world:1000-1015`."""
     protocol: Annotated[str, flag("NAME")] = "dense"
-    """dense (32 random inputs, 8 targets), sparse (8 even, 7 between), novel (beside the path) or
-    given (the clip's split).
+    """dense (32 random inputs, 8 targets), sparse (8 even, 7 between), novel (beside the path),
+    given (the clip's split), spread, consecutive or stream (docs/evaluation.md).
     """
     model: Annotated[str, flag("MODEL")] = "fsm-tiny"
     """Bundled name, folder, hub name, or `none` for the baselines alone."""
@@ -47,6 +44,8 @@ class Eval:
     """Targets of each scene kept as pictures."""
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
+    backend: Backend = "auto"
+    """What rasterises Gaussians: gsplat (CUDA), cpu, plain (slow); auto: gsplat where it works."""
 
     def run(self) -> int:
         """Evaluate, print the table, write the report; status 1 if a clip could not be scored.
@@ -54,16 +53,16 @@ class Eval:
         Of several processes the one that finds all clips done does so; under torchrun an earlier
         status 1 would end the others.
         """
-        if self.clips == "ablation":
-            return render_ablation(self.output)
         from fsm.checkpoint import weights_hash
         from fsm.datasets.open import open_dataset
         from fsm.evaluate.metrics import Metrics
         from fsm.evaluate.protocols import load_plans, protocol
         from fsm.evaluate.report import print_table, write_report
         from fsm.evaluate.results import ModelInfo
-        from fsm.evaluate.run import evaluate
+        from fsm.evaluate.run import Evaluation, evaluate
+        from fsm.evaluate.scoring import Method
         from fsm.model import FSM
+        from fsm.open_scene import with_backend
         from fsm.shards import find_shard
 
         shard = find_shard(self.shard)
@@ -71,17 +70,26 @@ class Eval:
         chosen = protocol(self.protocol, hw=list(parse_size(self.size, (128, 128))))
         dataset = open_dataset(self.clips)
         device = choose_device(self.device)
+        check_backend(self.backend, device)
         model = None if self.model == "none" else FSM.from_pretrained(self.model, device=device)
-        info = model and ModelInfo(self.model, weights_hash(model), device.split(":")[0], "float32")
-        result = evaluate(
-            model and model.reconstruct,
-            dataset,
+        method = None
+        if model is not None:
+            kind = device.split(":")[0]
+            info = ModelInfo(self.model, weights_hash(model), kind, "float32")
+            method = Method(
+                lambda inputs: with_backend(model.reconstruct(inputs), self.backend), info
+            )
+        evaluation = Evaluation(
             chosen,
-            out=self.output,
-            metrics=Metrics(find_lpips(self.lpips)),
-            model=info,
-            seed=self.seed,
-            plans=None if self.plans is None else load_plans(self.plans),
+            Metrics(find_lpips(self.lpips)),
+            self.seed,
+            None if self.plans is None else load_plans(self.plans),
+        )
+        result = evaluate(
+            method,
+            dataset,
+            evaluation,
+            self.output,
             ids=self.ids or None,
             pictures=self.pictures,
             shard=shard,
@@ -96,20 +104,6 @@ class Eval:
         print_table(result)
         print(f"report in {write_report(result, self.output)}")
         return 1 if result.missing else 0
-
-
-def render_ablation(folder: Path) -> int:
-    """Tables and curves from the results that ``python -m fsm.ablation`` left in ``folder``;
-    nothing is trained or scored.
-    """
-    import importlib.util
-
-    from fsm.ablation.report import write_report
-
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("curves need matplotlib, which is not installed; pip install matplotlib.")
-    print("ablation in {} and {}".format(*write_report(folder)))
-    return 0
 
 
 def find_lpips(name: Literal["auto", "none", "alex", "squeeze", "vgg"]) -> "LPIPS | None":

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fsm.cli.common import check_output, flag, progress, save_settings
+from fsm.cli.common import check_output, flag, save_settings
 from fsm.errors import InputError
 from fsm.files import atomic_file
+from fsm.runs import tracked
 
 if TYPE_CHECKING:
     from fsm.renderers.gaussians.scene import GaussianScene
@@ -227,7 +228,7 @@ class Export:
         times = frame_times(scene.inputs.time, fps)
 
         def frames() -> Iterator[tuple[float, "SplatTable"]]:
-            for seconds in progress(times, len(times), "exporting"):
+            for seconds in tracked(times, "exporting", len(times)):
                 yield seconds, self._pruned(tables.at(seconds))
 
         def settings(folder: Path) -> None:

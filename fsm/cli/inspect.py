@@ -18,7 +18,7 @@ class Inspect:
     """Print what a clip holds and whether its poses fit its pictures (exit status 1 if not)."""
 
     clip: tyro.conf.Positional[Annotated[str, flag("CLIP", "")]]
-    """Clip file or folder, or `demo`, or `synthetic:SEED`, `world:SEED`."""
+    """Clip file or folder, or `demo`, or `world:SEED`."""
     id: Annotated[str | None, flag("NAME", "the only clip")] = None
     """Which clip, where there are several."""
     fix_poses: bool = False

@@ -7,6 +7,8 @@ A command is a frozen dataclass in ``fsm/cli/<command>.py``:
   default where that is not the field's own.
 * ``run(self) -> int | None`` does the work and returns the exit status (None is 0). torch and
   all that imports it is imported inside ``run``, so that ``fsm --help`` stays under a second.
+* A command that draws has ``backend: Backend``, and passes it to ``open_scene`` or
+  ``with_backend``.
 * Bad input is raised as ``InputError`` from wherever it is found; this module prints it. No command
   catches it.
 * Commands that write outputs put their resolved settings beside them with
@@ -18,6 +20,7 @@ accepts whose value has ``run``.
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fsm {fsm.__version__}")
         return 0
     debug = "--debug" in arguments
+    warnings.formatwarning = _one_line
     try:
         command = _parse([a for a in arguments if a != "--debug"] or ["--help"])
         return command.run() or 0
@@ -96,6 +100,11 @@ def _parse(arguments: list[str]) -> Any:
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.CascadeSubcommandArgs),
     )
+
+
+def _one_line(message: Warning | str, *args: Any, **kwargs: Any) -> str:
+    """A warning without the place in the source that it comes from."""
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 def _complain(sentence: str) -> None:

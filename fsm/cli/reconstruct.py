@@ -1,14 +1,16 @@
 """``fsm reconstruct``: posed clip to scene, or many clips to as many scenes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fsm.cli.common import check_output, choose_device, flag, parse_size, progress, save_settings
+from fsm.cli.common import check_output, choose_device, flag, parse_size, save_settings
 from fsm.errors import InputError
 from fsm.files import read_yaml, slug
+from fsm.runs import OtherSettings, check_settings, tracked
 
 if TYPE_CHECKING:
     from fsm.datasets.base import Clip, ClipDataset
@@ -24,9 +26,7 @@ class Reconstruct:
     """Read a posed clip into a scene (memory or Gaussians) that can be rendered from anywhere."""
 
     clip: tyro.conf.Positional[Annotated[str, flag("CLIP", "")]]
-    """Clip file or folder, or `demo`, or `synthetic:SEED`, `world:SEED`; a list of clips makes a
-    scene of each.
-    """
+    """Clip file or folder, or `demo`, or `world:SEED`; a list of clips makes a scene of each."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/scene")
     """Where the scene goes (an older one is replaced); of a list FOLDER/NAME, those that are there
     are kept.
@@ -42,6 +42,9 @@ class Reconstruct:
     """Do only part I of N of a list."""
     inputs: Annotated[int, flag("N")] = 32
     """Frames read, spread evenly over the clip; 0 reads all."""
+    frames: Annotated[Literal["train", "all"], flag("WHICH")] = "train"
+    """train: leave out the test frames of a clip that brings its own split; all: read them, too.
+    """
     hold_out: Annotated[int, flag("K")] = 0
     """Leave out every K-th frame (to evaluate on); 0 leaves out none."""
     size: Annotated[str | None, flag("WxH", "128 pixels high")] = None
@@ -65,7 +68,7 @@ class Reconstruct:
             )
         check_scene_folder(self.output)
         clip = open_clip(self.clip, self.id, self.fix_poses)
-        choose_frames(len(clip), self.inputs, self.hold_out)
+        self._frames(clip)
         parse_size(self.size or "128", clip.cameras.hw)
         model = self._model(choose_device(self.device))
         print(self._one(clip, model, self._settings(clip, model, weights_hash(model)), self.output))
@@ -87,12 +90,15 @@ class Reconstruct:
         weights = weights_hash(model)
         mine = shard.part(dataset.ids)
         forget_missing(self.output, mine)
-        for id in progress(mine, len(mine), "Reconstructing"):
+        for id in tracked(mine, "Reconstructing", len(mine)):
             folder = self.output / slug(id)
             try:
                 clip = dataset.clip(id)
                 settings = self._settings(clip, model, weights)
-                if not self._made(folder, settings):
+                made = folder / SETTINGS
+                if made.is_file():
+                    check_settings(made, settings, read_yaml(made))
+                else:
                     check_scene_folder(folder)
                     print(f"{id}: {self._one(clip, model, settings, folder)}")
             except OtherSettings:
@@ -118,7 +124,7 @@ class Reconstruct:
 
     def _settings(self, clip: "Clip", model: "FSM", weights: str) -> dict[str, Any]:
         """What flags, clip and the hash of the weights come to: all that a scene depends on."""
-        index = choose_frames(len(clip), self.inputs, self.hold_out)
+        index = self._frames(clip)
         hw = model.working_size(parse_size(self.size or "128", clip.cameras.hw))
         return {
             "clip": self.clip,
@@ -131,18 +137,11 @@ class Reconstruct:
             "fix_poses": self.fix_poses,
         }
 
-    def _made(self, folder: Path, settings: dict[str, Any]) -> bool:
-        """Whether the scene is there already; one of other settings is an error."""
-        if not (folder / SETTINGS).is_file():
-            return False
-        found = read_yaml(folder / SETTINGS)
-        other = [k for k in settings if not isinstance(found, dict) or found.get(k) != settings[k]]
-        if other:
-            raise OtherSettings(
-                f"{folder} was made with other settings ({', '.join(other)}); choose "
-                "another output or remove it."
-            )
-        return True
+    def _frames(self, clip: "Clip") -> list[int]:
+        """Numbers of the frames to read."""
+        plan = clip.index_plan if self.frames == "train" else None
+        free = range(len(clip)) if plan is None else plan.input_index
+        return choose_frames(free, self.inputs, self.hold_out)
 
     def _one(self, clip: "Clip", model: "FSM", settings: dict[str, Any], folder: Path) -> str:
         """Read one clip into ``folder``; what was made, in a sentence."""
@@ -179,19 +178,15 @@ class Reconstruct:
         return model
 
 
-class OtherSettings(InputError):
-    """A scene of another run is in the way: unlike a bad clip, this stops a list."""
+def choose_frames(frames: Sequence[int], inputs: int, hold_out: int) -> list[int]:
+    """``inputs`` of ``frames``, evenly spread (0: all); without every ``hold_out``-th of the clip
+    (0: with them).
+    """
+    from fsm.refine.split import every
 
-
-def choose_frames(frames: int, inputs: int, hold_out: int) -> list[int]:
-    """Evenly spread frame numbers of a clip, those at multiples of ``hold_out`` left out."""
-    for name, value, least in (("inputs", inputs, 0), ("hold-out", hold_out, 0)):
-        if value < least or (name == "hold-out" and value == 1):
-            raise InputError(
-                f"--{name} is {value}; give 0, or a number of at least "
-                f"{2 if name == 'hold-out' else 1}."
-            )
-    free = [i for i in range(frames) if not hold_out or i % hold_out != hold_out // 2]
+    if inputs < 0:
+        raise InputError(f"--inputs is {inputs}; give 0, or a number of at least 1.")
+    free = sorted(set(frames) - every(hold_out, max(frames) + 1))
     if inputs == 0 or inputs >= len(free):
         return free
     return [free[round(i * (len(free) - 1) / max(1, inputs - 1))] for i in range(inputs)]

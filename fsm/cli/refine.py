@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fsm.cli.common import check_output, choose_device, flag, parse_size, save_settings
+from fsm.cli.common import (
+    Backend,
+    check_backend,
+    check_output,
+    choose_device,
+    flag,
+    parse_size,
+    save_settings,
+)
 from fsm.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +34,7 @@ class Refine:
     scene: tyro.conf.Positional[Annotated[str, flag("SCENE", "")]]
     """A scene of Gaussians, or `new` to start from the clip alone."""
     clip: tyro.conf.Positional[Annotated[str, flag("CLIP", "")]]
-    """The clip it was made from: file or folder, or `demo`, or `synthetic:SEED`, `world:SEED`."""
+    """The clip it was made from: file or folder, or `demo`, or `world:SEED`."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/refined")
     """Where the refined scene goes; an interrupted run continues there."""
     steps: Annotated[int, flag("N")] = 3000
@@ -56,6 +64,8 @@ class Refine:
     """Take the nearest rotation of scaled or sheared poses."""
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
+    backend: Backend = "auto"
+    """What rasterises Gaussians: gsplat (CUDA), cpu, plain (slow); auto: gsplat where it works."""
 
     def run(self) -> None:
         """Refine, judge, write and say where."""
@@ -73,15 +83,17 @@ class Refine:
         config = self._config()
         check_refined_folder(self.output, self.scene)
         device = choose_device(self.device)
+        check_backend(self.backend, device)
         scene = None if self.scene == NEW else open_gaussians(self.scene, device)
         clip = open_clip(self.clip, self.id, self.fix_poses)
         dataset = open_dataset(self.clip, self.fix_poses)
-        split = split_clip(dataset, clip, scene and scene.inputs, self.frames, self.hold_out)
+        split = split_clip(dataset, clip, scene, self.frames, self.hold_out)
         hw = parse_size(
             self.size or (None if scene else NEW_SIZE), scene.hw if scene else clip.cameras.hw
         )
         inputs = clip.views(split.inputs, hw)
         scene = scene or new_scene(inputs, None, config.density.most, self.seed, device)
+        scene = scene.with_backend(self.backend)
         truth = split.judge.views(split.held_out, hw) if split.held_out else inputs
         before = pictures(scene, truth)
         identity = {
@@ -123,6 +135,7 @@ class Refine:
         if self.scene == NEW or self.start == "scene" or len(inputs) < 2:
             return scene
         found = new_scene(inputs, scene.frame, most, self.seed, str(scene.device))
+        found = found.with_backend(self.backend)
         some = inputs[[round(i * (len(inputs) - 1) / (TRIED - 1)) for i in range(TRIED)]]
         assert some.rgb is not None
         # The worse half counts: a scene shows the frames it was read from well, whatever it is like

@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fsm.cli.common import check_output, choose_device, flag, parse_size, progress, save_settings
+from fsm.cli.common import (
+    Backend,
+    check_backend,
+    check_output,
+    choose_device,
+    flag,
+    parse_size,
+    save_settings,
+)
 from fsm.errors import InputError
+from fsm.runs import tracked
 
 if TYPE_CHECKING:
     from fsm.renderers.base import Scene
@@ -43,6 +52,8 @@ class Render:
     """Frames rendered at once: more is faster and takes more memory."""
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
+    backend: Backend = "auto"
+    """What rasterises Gaussians: gsplat (CUDA), cpu, plain (slow); auto: gsplat where it works."""
 
     def run(self) -> None:
         """Render and say where."""
@@ -56,7 +67,8 @@ class Render:
         if self.batch < 1:
             raise InputError(f"batch is {self.batch}; choose at least 1.")
         device = choose_device(self.device)
-        scene = open_scene(self.scene, device)
+        check_backend(self.backend, device)
+        scene = open_scene(self.scene, device, self.backend)
         inputs = scene.inputs.to("cpu")
         request, fps, time = self._request(inputs)
         self._write(scene, request.to(device), fps)
@@ -130,7 +142,7 @@ class Render:
             scene, request, fps, self.output, self.format, depth=self.depth, batch=self.batch
         )
         with contextlib.closing(film):  # an interrupt must leave no half film
-            for _ in progress(film, len(request), "rendering"):
+            for _ in tracked(film, "rendering", len(request)):
                 pass
 
 

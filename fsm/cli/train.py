@@ -22,7 +22,7 @@ class Train:
     set: Annotated[tuple[str, ...], flag("KEY=VALUE ...", "none")] = ()
     """Overrides of the preset, such as optim.steps=1000 data.batch=2."""
     data: Annotated[tuple[str, ...], flag("CLIPS[:WEIGHT] ...", "the preset's")] = ()
-    """Clip lists, files or folders (or `synthetic`, `world`) with their weights, in place of the
+    """Clip lists, files or folders (or `world`) with their weights, in place of the
     preset's sources.
     """
     stop_after: Annotated[int | None, flag("STEPS", "the end")] = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fsm.cli.common import choose_device, flag, parse_size
+from fsm.cli.common import Backend, check_backend, choose_device, flag, parse_size
 from fsm.cli.reconstruct import DEFAULT_MODELS, choose_frames
 from fsm.errors import InputError
 
@@ -69,6 +69,8 @@ class View:
     """
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
+    backend: Backend = "auto"
+    """What rasterises Gaussians: gsplat (CUDA), cpu, plain (slow); auto: gsplat where it works."""
 
     def run(self) -> None:
         """Serve until interrupted."""
@@ -76,6 +78,7 @@ class View:
         from fsm.viewer.gate import Gate
         from fsm.viewer.server import free_port
 
+        check_backend(self.backend, choose_device(self.device))
         Gate(self.host, self.token)  # refuse before a clip is reconstructed, not after
         free_port(self.host, self.port)
         if self.push is not None and not self.stream:
@@ -122,7 +125,7 @@ class View:
                     f"--{name} is for one clip or scene, but {self.scene} is a folder of "
                     "them; name one."
                 )
-        return Gallery(self.scene, choose_device(self.device))
+        return Gallery(self.scene, choose_device(self.device), backend=self.backend)
 
     def _shared(self, viewer: Any) -> str | None:
         """The public address; where there is none the viewer goes on without, so the error is said
@@ -144,7 +147,7 @@ class View:
         name = path.parent.name if path.name == "scene.json" else path.name
         return {
             str(path) if name == Path(self.scene).name else name: open_scene(
-                path, choose_device(self.device)
+                path, choose_device(self.device), self.backend
             )
         }
 
@@ -173,13 +176,13 @@ class View:
                 raise InputError(
                     f"--{name} is for clips, but {path} is a scene already; leave it out."
                 )
-        scene = open_scene(path, choose_device(self.device))
+        scene = open_scene(path, choose_device(self.device), self.backend)
         return scene, self._source(scene), None
 
     def _source(self, scene: Any) -> "Clip | None":
         """The clip that ``scene`` is said to be made from, checked against its inputs."""
         from fsm.datasets.open import open_clip
-        from fsm.viewer.inputs import made_from
+        from fsm.viewer.input_cameras import made_from
 
         if self.clip is None:
             return None
@@ -196,20 +199,17 @@ class View:
         """The scene of a clip, or the first one of those after each push of its frames."""
         import time
 
-        from fsm.datasets.open import open_clip
+        from fsm.datasets.open import is_built_in, open_clip
         from fsm.model import FSM
+        from fsm.open_scene import with_backend
         from fsm.viewer.clip_stream import scenes_of_clip
 
-        if (
-            not path.exists()
-            and self.scene != "demo"
-            and not self.scene.startswith(("synthetic:", "world:"))
-        ):
+        if not path.exists() and not is_built_in(self.scene):
             raise InputError(
                 f"{path} does not exist; give a scene folder, a {', '.join(SPLATS)} file or a clip."
             )
         clip = open_clip(self.scene, self.id)
-        index = choose_frames(len(clip), INPUTS if self.inputs is None else self.inputs, 0)
+        index = choose_frames(range(len(clip)), INPUTS if self.inputs is None else self.inputs, 0)
         hw = parse_size(self.size or "128", clip.cameras.hw)
         model = FSM.from_pretrained(
             self.model or DEFAULT_MODELS["lvsm"], device=choose_device(self.device)
@@ -218,10 +218,11 @@ class View:
         began = time.perf_counter()
         coming = None
         if self.stream:
-            scenes = scenes_of_clip(model, clip, index, hw, self.push)
+            pushes = scenes_of_clip(model, clip, index, hw, self.push)
+            scenes = (with_backend(s, self.backend) for s in pushes)
             scene, coming = next(scenes), (scenes, len(index))
         else:
-            scene = model.reconstruct(clip.views(index, hw))
+            scene = with_backend(model.reconstruct(clip.views(index, hw)), self.backend)
         print(
             f"{len(scene.inputs)} of {len(clip)} frames read in {time.perf_counter() - began:.2f} s"
         )

@@ -16,7 +16,7 @@ import torch
 from fsm.errors import InputError
 from fsm.evaluate.metrics import METRIC_NAMES, ImageScore
 from fsm.evaluate.pictures import ERROR_GAIN, TITLES, contact_sheet, error_map, load_pictures
-from fsm.evaluate.protocols import spread
+from fsm.evaluate.protocols import even_positions
 from fsm.evaluate.report import ARROWS, best_rows, printed
 from fsm.evaluate.results import MODEL_ROW, EvaluationResult
 from fsm.files import atomic_file, slug
@@ -211,7 +211,7 @@ def picture(column: Column, count: int = 6) -> np.ndarray:
     clip has none.
     """
     scenes = column.runs[0].result.scenes
-    chosen = [scenes[i] for i in spread(len(scenes), count)]
+    chosen = [scenes[i] for i in even_positions(len(scenes), count)]
     baselines = column.baselines
     best = max(baselines, key=lambda row: baselines[row].psnr)
     sources = [(run.name, run, MODEL_ROW) for run in column.runs if run.name is not None]

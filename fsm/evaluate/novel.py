@@ -1,7 +1,7 @@
 """The truth beside a clip's path: cameras that stand where no input frame was taken, so that no
 neighbour can be copied.
 
-Only clips that can be drawn from any camera know it (``DrawnClip``: the procedural worlds).
+Only clips that can be rendered from any camera know it (``RenderedClip``: the procedural worlds).
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fsm.datasets.base import Clip, DrawnClip
+from fsm.datasets.base import Clip, RenderedClip
 from fsm.errors import InputError
 from fsm.views import Views
 
@@ -23,26 +23,26 @@ _TRIES = ((1.0, 1.0), (-1.0, 1.0), (1.0, 0.5), (-1.0, 0.5))  # which side, how m
 _PROBE = 8  # pixels a side of the picture that looks along the way
 
 
-def drawn(clip: Clip) -> DrawnClip:
-    """The same clip, known to be one that can be drawn from any camera; else an ``InputError``."""
-    if isinstance(clip, DrawnClip):
+def rendered(clip: Clip) -> RenderedClip:
+    """The same clip, if it can be rendered from any camera; else an ``InputError``."""
+    if isinstance(clip, RenderedClip):
         return clip
     raise InputError(
         f"{clip.source} was filmed by a camera, which nobody can put beside its path; the "
         "protocol novel needs a "
-        "procedural clip: demo, synthetic:SEED or world:SEED."
+        "procedural clip: demo or world:SEED."
     )
 
 
 def cameras_beside(
-    clip: DrawnClip, frames: list[int], hw: tuple[int, int], sideways: float = SIDEWAYS
+    clip: RenderedClip, frames: list[int], hw: tuple[int, int], sideways: float = SIDEWAYS
 ) -> Views:
     """The cameras of ``frames`` moved ``sideways`` metres along their own x axis, left and right in
     turn, and half as far up.
 
-    Without rgb, of size ``hw``, at the moments of the frames. Where a body or a wall is in the way,
-    or within 0.1 m before the new camera, the other side is tried, then both at half the distance;
-    raises ``InputError`` where all four fail.
+    Without rgb and ids, of size ``hw``, at the moments of the frames. Where a body or a wall is in
+    the way, or within 0.1 m before the new camera, the other side is tried, then both at half the
+    distance; raises ``InputError`` where all four fail.
     """
     cameras = clip.cameras[frames].covering(hw)
     sign = torch.tensor([1.0 if i % 2 == 0 else -1.0 for i in range(len(frames))])
@@ -64,10 +64,10 @@ def cameras_beside(
             "free place for a camera; "
             "take another seed or a smaller distance."
         )
-    return dataclasses.replace(cameras, c2w=c2w)
+    return dataclasses.replace(cameras, c2w=c2w, frame_ids=None)
 
 
-def _free(clip: DrawnClip, cameras: Views, way: Float[Tensor, "v 3"] | None = None) -> Tensor:
+def _free(clip: RenderedClip, cameras: Views, way: Float[Tensor, "v 3"] | None = None) -> Tensor:
     """Whether nothing is within CLEARANCE of the ``way`` that starts at each camera, or before it
     where it stays.
     """
@@ -88,7 +88,7 @@ def _free(clip: DrawnClip, cameras: Views, way: Float[Tensor, "v 3"] | None = No
     return _nearest(clip, probe) > length + CLEARANCE
 
 
-def _nearest(clip: DrawnClip, cameras: Views) -> Float[Tensor, "v"]:
+def _nearest(clip: RenderedClip, cameras: Views) -> Float[Tensor, "v"]:
     """z-depth of the nearest surface that each camera sees."""
     depth = clip.truth(cameras).depth
     assert depth is not None, "the truth knows its depth"

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from fsm.config import from_dict, to_dict
 from fsm.datasets.base import Clip, IndexPlan
 from fsm.errors import InputError
-from fsm.evaluate.novel import SIDEWAYS, cameras_beside, drawn
+from fsm.evaluate.novel import SIDEWAYS, cameras_beside, rendered
 from fsm.files import read_json, write_json
 from fsm.views import Views
 
@@ -42,6 +42,14 @@ class Protocol:
     def plan_for(self, clip: Clip, seed: int = 0) -> IndexPlan:
         """Plan of an opened clip."""
         return self.plan(len(clip), clip.id, seed)
+
+    def fits(self, clip_length: int) -> bool:
+        """Whether a clip of this length is long enough."""
+        try:
+            self.plan(clip_length, "")
+        except InputError:
+            return False
+        return True
 
     def requests(self, clip: Clip, plan: IndexPlan) -> Views:
         """Cameras of the targets, without rgb: those of the frames ``plan.target_index``."""
@@ -97,8 +105,8 @@ class Sparse(Protocol):
         frames).
         """
         start, length = _middle(clip_length, self.window, clip_id)
-        gaps = min(self.inputs, (length + 1) // 2) - 1
-        inputs = [start + (2 * i * (length - 1) + gaps) // (2 * gaps) for i in range(gaps + 1)]
+        inputs = min(self.inputs, (length + 1) // 2)
+        inputs = [start + i for i in _first_to_last(length, inputs)]
         targets = [(a + b) // 2 for a, b in itertools.pairwise(inputs)]
         return IndexPlan(tuple(inputs), tuple(targets))
 
@@ -123,12 +131,83 @@ class Novel(Protocol):
     def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
         """Even inputs, and some of the frames half-way between them."""
         between = Sparse(self.hw, self.window, self.inputs).plan(clip_length, clip_id, seed)
-        kept = spread(len(between.target_index), self.targets)
+        kept = even_positions(len(between.target_index), self.targets)
         return IndexPlan(between.input_index, tuple(between.target_index[i] for i in kept))
 
     def requests(self, clip: Clip, plan: IndexPlan) -> Views:
         """Cameras beside those of the plan's targets, clear of bodies and walls."""
-        return cameras_beside(drawn(clip), list(plan.target_index), self.hw, self.sideways)
+        return cameras_beside(rendered(clip), list(plan.target_index), self.hw, self.sideways)
+
+
+@dataclass(frozen=True)
+class Spread(Protocol):
+    """Even inputs over the middle ``window`` frames; the same targets for every number of inputs.
+
+    The sparse test inputs of the paper (Figure 5). Nothing is random: the seed is unused.
+    """
+
+    window: int = 136
+    inputs: int = 16
+    targets: int = 8
+    name: ClassVar[str] = "spread"
+
+    def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
+        """Targets in the middle of equal parts, inputs evenly over the other frames."""
+        start, length = _middle(clip_length, self.window, clip_id)
+        _check_length(length, self.inputs + self.targets, clip_id, self.name)
+        targets = even_positions(length, self.targets)
+        free = [i for i in range(length) if i not in targets]
+        return _shifted(start, [free[i] for i in _first_to_last(len(free), self.inputs)], targets)
+
+
+@dataclass(frozen=True)
+class Consecutive(Protocol):
+    """Frames in a row about the middle of a clip, the targets evenly among them, all others inputs.
+
+    The continuous test inputs of the paper (Figure 5). Nothing is random: the seed is unused.
+    """
+
+    inputs: int = 16
+    targets: int = 8
+    name: ClassVar[str] = "consecutive"
+
+    def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
+        """As many frames as inputs and targets need."""
+        length = self.inputs + self.targets
+        _check_length(clip_length, length, clip_id, self.name)
+        targets = even_positions(length, self.targets)
+        inputs = [i for i in range(length) if i not in targets]
+        return _shifted((clip_length - length) // 2, inputs, targets)
+
+
+@dataclass(frozen=True)
+class Stream(Protocol):
+    """Even inputs over a whole clip, in its order, and a target half-way in every other gap.
+
+    Asks what is left of the first ``early`` inputs once all others have been read. Nothing is
+    random: the seed is unused.
+    """
+
+    inputs: int = 64
+    early: int = 16
+    """How many inputs come before the rest."""
+    name: ClassVar[str] = "stream"
+
+    def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
+        """``InputError`` for a clip with a gap that has no middle frame."""
+        _check_length(clip_length, self.inputs, clip_id, self.name)
+        inputs = _first_to_last(clip_length, self.inputs)
+        gaps = list(itertools.pairwise(inputs))[::2]
+        if any(b - a < 2 for a, b in gaps):
+            raise InputError(
+                f"clip {clip_id} has {clip_length} frames, too few for a target between every "
+                f"other two of {self.inputs} inputs; use a longer clip."
+            )
+        return IndexPlan(tuple(inputs), tuple((a + b) // 2 for a, b in gaps))
+
+    def early_targets(self, plan: IndexPlan) -> int:
+        """How many targets of a plan lie between early inputs; they come first."""
+        return sum(t < plan.input_index[self.early - 1] for t in plan.target_index)
 
 
 @dataclass(frozen=True)
@@ -153,7 +232,9 @@ class Given(Protocol):
         raise InputError(f"the protocol given needs the clip {clip_id} itself; call plan_for.")
 
 
-PROTOCOLS: dict[str, type[Protocol]] = {kind.name: kind for kind in (Dense, Sparse, Novel, Given)}
+PROTOCOLS: dict[str, type[Protocol]] = {
+    kind.name: kind for kind in (Dense, Sparse, Novel, Spread, Consecutive, Stream, Given)
+}
 
 
 def protocol(name: str, **options: Any) -> Protocol:
@@ -163,7 +244,7 @@ def protocol(name: str, **options: Any) -> Protocol:
     if name not in PROTOCOLS:
         raise InputError(f"there is no protocol {name!r}; choose one of {', '.join(PROTOCOLS)}.")
     made = from_dict(PROTOCOLS[name], options, f"protocol {name}")
-    smallest = {"window": MIN_FRAMES, "inputs": 2, "targets": 1, "sideways": 0.01}
+    smallest = {"window": MIN_FRAMES, "inputs": 2, "early": 2, "targets": 1, "sideways": 0.01}
     for field in dataclasses.fields(made):
         value = getattr(made, field.name)
         for number in value if isinstance(value, tuple) else (value,):
@@ -220,10 +301,28 @@ def _plan_from(entry: Any, where: str) -> IndexPlan:
         raise error if str(error).startswith(where) else InputError(f"{where}: {error}") from error
 
 
-def spread(n: int, count: int) -> list[int]:
+def even_positions(n: int, count: int) -> list[int]:
     """``count`` positions spread over ``n``, middle of each equal part."""
     count = min(n, count)
     return [(2 * i + 1) * n // (2 * count) for i in range(count)]
+
+
+def _first_to_last(n: int, count: int) -> list[int]:
+    """``count`` positions spread evenly over ``n``, the first and the last included."""
+    gaps = count - 1
+    return [(2 * i * (n - 1) + gaps) // (2 * gaps) for i in range(count)]
+
+
+def _shifted(start: int, inputs: list[int], targets: list[int]) -> IndexPlan:
+    return IndexPlan(tuple(start + i for i in inputs), tuple(start + i for i in targets))
+
+
+def _check_length(frames: int, needed: int, clip_id: str, name: str) -> None:
+    if frames < needed:
+        raise InputError(
+            f"clip {clip_id} has {frames} frames to choose from; the protocol {name} needs at "
+            f"least {needed}, use a longer clip or fewer inputs."
+        )
 
 
 def _middle(clip_length: int, window: int, clip_id: str) -> tuple[int, int]:

@@ -135,8 +135,8 @@ def write_report(result: EvaluationResult, out: Path | str) -> Path:
 
 
 def overview(result: EvaluationResult, out: Path, columns: int = 8) -> np.ndarray | None:
-    """Contact sheet with the middle kept target of up to ``columns`` scenes; None where no pictures
-    were kept.
+    """Contact sheet [h w 3] with the middle kept target of up to ``columns`` scenes; None where no
+    pictures were kept.
     """
     scenes = [s for s in result.scenes if s.pictures][:columns]
     if not scenes:

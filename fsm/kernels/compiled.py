@@ -77,7 +77,8 @@ class _Locator(_CacheLocator):
 
     def __init__(self, function: Callable[..., Any], source: Path, folder: Path) -> None:
         spaces = _namespaces(function)
-        files = sorted({source, Path(__file__), Path(__file__).with_name("simd.py"), *spaces})
+        vectors = Path(__file__).parent.glob("simd*.py")
+        files = sorted({source, Path(__file__), *vectors, *spaces})
         named = [pair for space in spaces.values() for pair in space.items()]
         numbers = sorted(
             {(k, repr(v)) for k, v in named if isinstance(v, (int, float, np.generic))}
@@ -125,7 +126,7 @@ class _Cache(FunctionCache):
         return found
 
     def save_overload(self, sig, data):
-        """A full disk is no reason not to draw."""
+        """A full disk is no reason to fail."""
         with contextlib.suppress(OSError):
             super().save_overload(sig, data)
 
@@ -177,6 +178,12 @@ def kernel(signature: str) -> Callable[[Callable[..., Any]], Kernel]:
 def part(function: Callable[..., Any]) -> Any:
     """A function for kernels to call."""
     return numba.njit(error_model="numpy")(inspect.unwrap(function))
+
+
+def loose_part(function: Callable[..., Any]) -> Any:
+    """The same, with sums that may be reordered and fused; NaN and infinity keep their meaning."""
+    loose = {"contract", "reassoc", "nsz", "arcp"}
+    return numba.njit(error_model="numpy", fastmath=loose)(inspect.unwrap(function))
 
 
 def _status(name: str) -> contextlib.AbstractContextManager[Any]:

@@ -6,26 +6,30 @@ rasteriser, and compilers leave 512-bit registers unused by default. So vectors 
 = load(a, i) * 0.5 + fill(x)``. LLVM has such types; numba only needs to be told. Indices are not
 checked and negative ones do not wrap around.
 
-``Floats`` (16 float32), ``Ints`` (16 int32) and ``Mask`` (16 booleans) have + - * / (floats),
-comparisons, & and |, ^ (ints); the other operand may be a scalar. All functions work inside
-kernels only.
+``simd_types.py`` says which operators the vectors have. All functions work inside kernels only.
 """
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.datamodel.models import PrimitiveModel
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, register_model
+from numba.extending import intrinsic
 
-LANES = 16
-_F32, _I1, _I32, _I64 = ir.FloatType(), ir.IntType(1), ir.IntType(32), ir.IntType(64)
-# fuse multiply and add, sum in any order, divide by a reciprocal
-_LOOSE = ("contract", "reassoc", "arcp", "nsz")
+from fsm.kernels.simd_types import (
+    I1,
+    I32,
+    I64,
+    LANES,
+    LLVM,
+    LOOSE,
+    Floats,
+    Ints,
+    broadcast,
+    to_vector,
+)
+
 # 2^f on [-1/2, 1/2], coefficients of f^0, f^1, ...: relative error 7.5e-8 (least squares iterated
 # to the minimax).
 _EXP2 = (
@@ -38,127 +42,6 @@ _EXP2 = (
 )
 _LEAST_EXPONENT = -126.0
 _ROUNDER = 1.5 * 2.0**23
-
-
-class FloatsType(types.Type):
-    """Type of 16 float32."""
-
-
-class IntsType(types.Type):
-    """Type of 16 int32."""
-
-
-class MaskType(types.Type):
-    """Type of 16 booleans."""
-
-
-Floats, Ints, Mask = FloatsType("Floats16"), IntsType("Ints16"), MaskType("Mask16")
-_LLVM = {
-    Floats: ir.VectorType(_F32, LANES),
-    Ints: ir.VectorType(_I32, LANES),
-    Mask: ir.VectorType(_I1, LANES),
-}
-
-
-class _VectorModel(PrimitiveModel):
-    def __init__(self, manager, fe_type):
-        super().__init__(manager, fe_type, _LLVM[fe_type])
-
-
-for _kind in (FloatsType, IntsType, MaskType):
-    register_model(_kind)(_VectorModel)
-
-
-def _spread(builder, value):
-    """A vector of 16 times ``value``."""
-    kind = ir.VectorType(value.type, LANES)
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(
-        first, first, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
-    )
-
-
-def _to_vector(context, builder, kind, found, value):
-    """``value`` as a vector of ``kind``: scalars are spread."""
-    if found == kind:
-        return value
-    return _spread(
-        builder,
-        context.cast(builder, value, found, types.float32 if kind == Floats else types.int32),
-    )
-
-
-def _define(op, kinds, result, emit):
-    """Give ``op`` a meaning for two operands of which at least one is of ``kinds``."""
-
-    def typed(self, args, kws):
-        for kind in kinds:
-            if kind in args and all(
-                a == kind or isinstance(a, (types.Float, types.Integer)) for a in args
-            ):
-                return signature(result or kind, *args)
-        return None
-
-    templates: Any = infer_global(op)
-    templates(type(f"Vector_{op.__name__}", (AbstractTemplate,), {"generic": typed, "key": op}))
-
-    def lower(context, builder, sig, args):
-        kind = next(a for a in sig.args if a in kinds)
-        return emit(
-            builder,
-            kind,
-            *(
-                _to_vector(context, builder, kind, t, v)
-                for t, v in zip(sig.args, args, strict=True)
-            ),
-        )
-
-    for kind in kinds:
-        for left, right in (
-            (kind, kind),
-            (kind, types.Float),
-            (types.Float, kind),
-            (kind, types.Integer),
-            (types.Integer, kind),
-        ):
-            lower_builtin(op, left, right)(lower)
-
-
-def _arithmetic(float_op, int_op):
-    def emit(builder, kind, a, b):
-        if kind == Floats:
-            return getattr(builder, float_op)(a, b, flags=_LOOSE)
-        return getattr(builder, int_op)(a, b)
-
-    return emit
-
-
-def _comparison(sign):
-    def emit(builder, kind, a, b):
-        return (
-            builder.fcmp_ordered(sign, a, b) if kind == Floats else builder.icmp_signed(sign, a, b)
-        )
-
-    return emit
-
-
-for _op, _float, _int in (
-    (operator.add, "fadd", "add"),
-    (operator.sub, "fsub", "sub"),
-    (operator.mul, "fmul", "mul"),
-):
-    _define(_op, (Floats, Ints), None, _arithmetic(_float, _int))
-_define(operator.truediv, (Floats,), None, _arithmetic("fdiv", ""))
-for _op, _sign in (
-    (operator.lt, "<"),
-    (operator.le, "<="),
-    (operator.gt, ">"),
-    (operator.ge, ">="),
-):
-    _define(_op, (Floats, Ints), Mask, _comparison(_sign))
-_define(operator.and_, (Mask, Ints), None, lambda builder, _, a, b: builder.and_(a, b))
-_define(operator.or_, (Mask, Ints), None, lambda builder, _, a, b: builder.or_(a, b))
-_define(operator.xor, (Ints,), None, lambda builder, _, a, b: builder.xor(a, b))
 
 
 def _emitted(function: Callable[..., Any]) -> Any:
@@ -179,7 +62,7 @@ def load(typingctx, array, index):
 
     def code(context, builder, sig, args):
         pointer = _element(context, builder, sig.args[0], args[0], args[1])
-        return builder.load(builder.bitcast(pointer, _LLVM[kind].as_pointer()), align=4)
+        return builder.load(builder.bitcast(pointer, LLVM[kind].as_pointer()), align=4)
 
     return kind(array, types.intp), code
 
@@ -211,7 +94,7 @@ def spread(typingctx, array, index):
     """16 times element ``index`` of a float32 array."""
 
     def code(context, builder, sig, args):
-        return _spread(
+        return broadcast(
             builder, builder.load(_element(context, builder, sig.args[0], args[0], args[1]))
         )
 
@@ -224,7 +107,7 @@ def fill(typingctx, value):
     kind = Floats if isinstance(value, types.Float) else Ints
 
     def code(context, builder, sig, args):
-        return _to_vector(context, builder, kind, sig.args[0], args[0])
+        return to_vector(context, builder, kind, sig.args[0], args[0])
 
     return kind(value), code
 
@@ -233,14 +116,15 @@ def _constant(kind, values):
     @_emitted
     def constant(typingctx):
         def code(context, builder, sig, args):
-            return ir.Constant(_LLVM[kind], values)
+            return ir.Constant(LLVM[kind], values)
 
         return kind(), code
 
     return constant
 
 
-block_x = _constant(Floats, [0.5 + i % 4 for i in range(LANES)])  # pixel centres of a 4 x 4 block
+# pixel centres of a 4 x 4 block
+block_x = _constant(Floats, [0.5 + i % 4 for i in range(LANES)])
 block_y = _constant(Floats, [0.5 + i // 4 for i in range(LANES)])
 
 
@@ -270,7 +154,7 @@ def lanes_of(typingctx, mask):
     """The 16 booleans as the lowest bits of an int64."""
 
     def code(context, builder, sig, args):
-        return builder.zext(builder.bitcast(args[0], ir.IntType(LANES)), _I64)
+        return builder.zext(builder.bitcast(args[0], ir.IntType(LANES)), I64)
 
     return types.int64(mask), code
 
@@ -281,7 +165,7 @@ def _by_llvm(name):
     @_emitted
     def function(typingctx, vector):
         def code(context, builder, sig, args):
-            kind = ir.FunctionType(_LLVM[Floats], [_LLVM[Floats]])
+            kind = ir.FunctionType(LLVM[Floats], [LLVM[Floats]])
             return builder.call(
                 cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v16f32"), args
             )
@@ -303,7 +187,7 @@ def _chosen(sign):
     def function(typingctx, a, b):
         def code(context, builder, sig, args):
             a, b = (
-                _to_vector(context, builder, Floats, t, v)
+                to_vector(context, builder, Floats, t, v)
                 for t, v in zip(sig.args, args, strict=True)
             )
             return builder.select(builder.fcmp_ordered(sign, a, b), a, b)
@@ -321,7 +205,7 @@ def whole(typingctx, vector):
     """16 floats as integers, rounded towards zero."""
 
     def code(context, builder, sig, args):
-        return builder.fptosi(args[0], _LLVM[Ints])
+        return builder.fptosi(args[0], LLVM[Ints])
 
     return Ints(vector), code
 
@@ -331,7 +215,7 @@ def real(typingctx, vector):
     """16 integers as floats."""
 
     def code(context, builder, sig, args):
-        return builder.sitofp(args[0], _LLVM[Floats])
+        return builder.sitofp(args[0], LLVM[Floats])
 
     return Floats(vector), code
 
@@ -343,7 +227,7 @@ def shifted(typingctx, vector, places):
     """
 
     def code(context, builder, sig, args):
-        return builder.lshr(args[0], _to_vector(context, builder, Ints, sig.args[1], args[1]))
+        return builder.lshr(args[0], to_vector(context, builder, Ints, sig.args[1], args[1]))
 
     return Ints(vector, places), code
 
@@ -353,11 +237,11 @@ def _halves_added(builder, a, b):
     if a is None:
         return None
     second = ir.Constant(a.type, ir.Undefined) if b is None else b
-    even, odd = (ir.Constant(_LLVM[Ints], list(range(first, 2 * LANES, 2))) for first in (0, 1))
+    even, odd = (ir.Constant(LLVM[Ints], list(range(first, 2 * LANES, 2))) for first in (0, 1))
     return builder.fadd(
         builder.shuffle_vector(a, second, even),
         builder.shuffle_vector(a, second, odd),
-        flags=_LOOSE,
+        flags=LOOSE,
     )
 
 
@@ -385,10 +269,10 @@ def exp2(typingctx, vector):
 
     def code(context, builder, sig, args):
         def constant(value):
-            return ir.Constant(_LLVM[Floats], [value] * LANES)
+            return ir.Constant(LLVM[Floats], [value] * LANES)
 
         def fused(a, b, c):
-            return builder.fadd(builder.fmul(a, b, flags=_LOOSE), c, flags=_LOOSE)
+            return builder.fadd(builder.fmul(a, b, flags=LOOSE), c, flags=LOOSE)
 
         x = builder.select(
             builder.fcmp_ordered(">", args[0], constant(_LEAST_EXPONENT)),
@@ -399,16 +283,16 @@ def exp2(typingctx, vector):
         # needed.
         shifted = builder.fadd(x, constant(_ROUNDER))
         f = builder.fsub(x, builder.fsub(shifted, constant(_ROUNDER)))
-        square = builder.fmul(f, f, flags=_LOOSE)
+        square = builder.fmul(f, f, flags=LOOSE)
         low, middle, high = (
             fused(constant(_EXP2[i + 1]), f, constant(_EXP2[i])) for i in (0, 2, 4)
         )
         power = fused(fused(high, square, middle), square, low)
         exponent = builder.shl(
-            builder.bitcast(shifted, _LLVM[Ints]), ir.Constant(_LLVM[Ints], [23] * LANES)
+            builder.bitcast(shifted, LLVM[Ints]), ir.Constant(LLVM[Ints], [23] * LANES)
         )
         return builder.bitcast(
-            builder.add(builder.bitcast(power, _LLVM[Ints]), exponent), _LLVM[Floats]
+            builder.add(builder.bitcast(power, LLVM[Ints]), exponent), LLVM[Floats]
         )
 
     return Floats(vector), code
@@ -419,7 +303,7 @@ def trailing_zeros(typingctx, value):
     """Index of the lowest bit set in an int64; 64 if none is."""
 
     def code(context, builder, sig, args):
-        return builder.cttz(args[0], ir.Constant(_I1, 0))
+        return builder.cttz(args[0], ir.Constant(I1, 0))
 
     return types.int64(types.int64), code
 
@@ -442,9 +326,9 @@ def fetch_ahead(typingctx, array, index):
         pointer = builder.bitcast(
             _element(context, builder, sig.args[0], args[0], args[1]), ir.IntType(8).as_pointer()
         )
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, *(ir.Constant(_I32, v) for v in (0, 3, 1))])
+        builder.call(function, [pointer, *(ir.Constant(I32, v) for v in (0, 3, 1))])
         return context.get_dummy_value()
 
     return types.void(array, types.intp), code
@@ -455,7 +339,7 @@ def take_next(typingctx, counter):
     """Value of ``counter[0]`` before one is added to it, in one step for all threads."""
 
     def code(context, builder, sig, args):
-        pointer = _element(context, builder, sig.args[0], args[0], ir.Constant(_I64, 0))
-        return builder.atomic_rmw("add", pointer, ir.Constant(_I64, 1), "monotonic")
+        pointer = _element(context, builder, sig.args[0], args[0], ir.Constant(I64, 0))
+        return builder.atomic_rmw("add", pointer, ir.Constant(I64, 1), "monotonic")
 
     return types.int64(counter), code

@@ -17,7 +17,8 @@ from fsm.refine import kernels
 from fsm.refine.config import Rates
 from fsm.refine.kernels import BETA1, BETA2, EPSILON, MOVING, SH
 from fsm.refine.parameters import WIDTHS, FreeGaussians
-from fsm.renderers.gaussians.gaussians4d import MIN_WEIGHT, Gaussians3D
+from fsm.renderers.gaussians.constants import MIN_WEIGHT
+from fsm.renderers.gaussians.types import Gaussians3D
 
 # in standard deviations: how far in time a Gaussian is there
 REACH = math.sqrt(-2.0 * math.log(MIN_WEIGHT))

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fsm.errors import InputError
-from fsm.renderers.gaussians.gaussians4d import Gaussians4D, colour_to_sh
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
+from fsm.renderers.gaussians.spherical_harmonics import colour_to_sh
 from fsm.views import SceneFrame, Views
 
 NEAREST = 2.5  # largest inverse depth tried, in model units (the cameras' spread is one)

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from fsm.errors import InputError
+from fsm.frame_ids import joined
 from fsm.refine.adam import Adam, at_moment, rate_columns
 from fsm.refine.config import RefineConfig
 from fsm.refine.densify import redistribute
 from fsm.refine.loss import photometric_loss
 from fsm.refine.parameters import FreeGaussians
-from fsm.renderers.gaussians.gaussians4d import Gaussians3D
 from fsm.renderers.gaussians.rasterize import rasterize
 from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.gaussians.types import Gaussians3D
 from fsm.views import Views
 
 
@@ -73,7 +74,13 @@ class Refinement:
             background=self.background.detach().clamp(0.0, 1.0),
             projection=self.scene.projection,
             backend=self.scene.backend,
+            frames_seen=self._frames_seen(),
         )
+
+    def _frames_seen(self) -> Tensor | None:
+        """What the scene it started from has seen, and the frames refined on."""
+        before, here = self.scene.frames_seen, self.inputs.frame_ids
+        return None if before is None or here is None else joined(before, here)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to continue to the last bit."""

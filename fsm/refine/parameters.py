@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fsm.rays import full_precision
 from fsm.renderers.gaussians.factorise import rotations_and_scales
-from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians, rotation_4d
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians
+from fsm.renderers.gaussians.rotations import rotation_4d
 
 # standard deviations in model time (a clip lasts 2) beyond this change nothing but rounding
 LONGEST = 30.0

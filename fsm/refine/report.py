@@ -27,7 +27,7 @@ def write_report(
     folder: Path, truth: Views, before: Tensor, after: Tensor, about: Mapping[str, Any]
 ) -> dict[str, ImageScore]:
     """Write metrics.json (``about``, means and every frame's numbers) and pictures.png; the means
-    before and after.
+    of the pictures ``before`` and ``after``, both [v 3 h w].
     """
     import cv2
 

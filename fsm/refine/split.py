@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from fsm.datasets.base import Clip, ClipDataset
 from fsm.errors import InputError
-from fsm.views import Views
+from fsm.frame_ids import among, check_unseen
+from fsm.renderers.base import Scene
 
 DEFAULT_HOLD_OUT = 8
 Frames = Literal["auto", "inputs", "all"]
@@ -37,60 +36,68 @@ class Split:
 
 
 def split_clip(
-    dataset: ClipDataset, clip: Clip, seen: Views | None, frames: Frames, hold_out: int | None
+    dataset: ClipDataset,
+    clip: Clip,
+    scene: Scene | None,
+    frames: Frames,
+    hold_out: int | None,
 ) -> Split:
-    """The frames to refine on and those held out.
+    """The frames to refine ``scene`` on (None: there is none yet) and those held out.
 
-    ``frames`` inputs: those the scene was read from (``seen``); all: every frame that is not held
+    ``frames`` inputs: those of the clip that the scene has seen; all: every frame that is not held
     out; auto: all where the clip brings frames to be judged by, or where there is no scene, else
     inputs. Held out are every ``hold_out``-th frame where that is given; else the test split of a
     D-NeRF folder; else the targets of the clip's own split; else, of inputs, the frames the scene
-    was not read from, and of all, every 8th.
+    has not seen, and of all, every 8th of those that it has not seen.
+
+    Raises ``InputError`` where a frame that the scene has seen would be held out, and where the
+    scene does not record what it has seen.
     """
     everything, judge, held_out = set(range(len(clip))), clip, None
     if hold_out is not None:
-        held_out = _every(hold_out, clip)
+        held_out = every(hold_out, len(clip))
     elif clip.id == "train" and "test" in dataset.ids:
         judge = dataset.clip("test")
         held_out = set(range(len(judge)))
     elif clip.index_plan is not None:
         everything, held_out = set(clip.index_plan.input_index), set(clip.index_plan.target_index)
     brought = hold_out is None and held_out is not None
-    if seen is None or frames == "all" or (frames == "auto" and brought):
+    seen = set() if scene is None else _frames_seen(scene, clip, frames, hold_out)
+    if scene is None or frames == "all" or (frames == "auto" and brought):
         used = everything
     else:
-        used = everything & set(_frames_of(clip, seen))
+        used = everything & seen
         held_out = everything - used if held_out is None else held_out
-    held_out = _every(DEFAULT_HOLD_OUT, clip) if held_out is None else held_out
-    return Split(
-        clip,
-        tuple(sorted(used - held_out if judge is clip else used)),
-        judge,
-        tuple(sorted(held_out)),
-    )
+    held_out = every(DEFAULT_HOLD_OUT, len(clip)) - seen if held_out is None else held_out
+    inputs = used - held_out if judge is clip else used
+    split = Split(clip, tuple(sorted(inputs)), judge, tuple(sorted(held_out)))
+    if scene is not None and split.held_out:
+        check_unseen(judge.cameras[list(split.held_out)].frame_ids, scene.frames_seen, judge.source)
+    return split
 
 
-def _every(k: int, clip: Clip) -> set[int]:
+def every(k: int, frames: int) -> set[int]:
+    """Every ``k``-th of a clip's frames, none for 0: those that ``--hold-out`` leaves out."""
     if k == 1 or k < 0:
         raise InputError(f"--hold-out is {k}; give 0, or a number of at least 2.")
-    return {i for i in range(len(clip)) if k and i % k == k // 2}
+    return {i for i in range(frames) if k and i % k == k // 2}
 
 
-def _frames_of(clip: Clip, seen: Views) -> list[int]:
-    """Numbers of the frames that ``seen`` are; a view that is none of the clip's frames is an
-    ``InputError``.
-    """
-    time, c2w = clip.cameras.time, clip.cameras.c2w
-    spacing = float((time[1:] - time[:-1]).min()) if len(time) > 1 else 1.0
-    found = []
-    for i in range(len(seen)):
-        at = int((time - seen.time[i].cpu()).abs().argmin())
-        late = abs(float(time[at] - seen.time[i])) > 0.1 * spacing
-        if late or not torch.allclose(c2w[at], seen.c2w[i].cpu(), rtol=1e-4, atol=1e-4):
-            raise InputError(
-                f"{clip.source}: the scene's input view {i} (at {float(seen.time[i]):.4g} "
-                "s) is none of the clip's frames; "
-                "name the clip it was made from, or refine on --frames all of this one."
-            )
-        found.append(at)
-    return found
+def _frames_seen(scene: Scene, clip: Clip, frames: Frames, hold_out: int | None) -> set[int]:
+    """Numbers of the frames of ``clip`` that the scene was made from."""
+    if scene.frames_seen is None:
+        if frames == "all" and hold_out == 0:
+            return set()
+        raise InputError(
+            "the scene does not record which frames it has seen, so none can be called held out; "
+            "make it again with fsm reconstruct, or give --frames all --hold-out 0."
+        )
+    ids = clip.cameras.frame_ids
+    assert ids is not None, "the frames of a clip have ids"
+    seen = set(among(ids, scene.frames_seen).nonzero()[:, 0].tolist())
+    if not seen and frames != "all":
+        raise InputError(
+            f"{clip.source}: the scene has seen no frame of this clip; name the clip it was made "
+            "from, or give --frames all."
+        )
+    return seen

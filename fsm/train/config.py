@@ -12,6 +12,7 @@ from fsm.config import Partial, from_dict
 from fsm.errors import InputError
 from fsm.files import read_yaml
 from fsm.model import ModelConfig
+from fsm.renderers.heads.registry import HEADS
 
 CONFIGS = Path(fsm.__file__).parent / "configs"
 MANY = 10**9
@@ -32,7 +33,7 @@ class SourceConfig:
     """One source of training clips."""
 
     path: str
-    """`synthetic`, `world`, or a clip list, clip file or folder that `fsm inspect` can open."""
+    """`world`, or a clip list, clip file or folder that `fsm inspect` can open."""
     weight: float = 1.0
     """How often a sample is taken from it, relative to the other sources."""
 
@@ -87,7 +88,7 @@ class SampleConfig:
 class DataConfig(SampleConfig):
     """Where training samples come from, and what they hold."""
 
-    sources: tuple[SourceConfig, ...] = (SourceConfig("synthetic"),)
+    sources: tuple[SourceConfig, ...] = (SourceConfig("world"),)
     """Where samples come from."""
     mirror: bool = False
     """Mirror samples left-right and in time at random, poses included."""
@@ -269,16 +270,11 @@ class TrainConfig:
                 )
 
     def _check_stereo(self) -> None:
-        gaussian, reference = self.model.gaussian_head, self.model.reference_head
-        if gaussian is not None:
-            has = gaussian.variant == "pixel"
-        else:
-            has = reference is not None and reference.sampling == "depth" and reference.planes > 0
-        if not has:
+        able = [kind for kind, (_, head) in HEADS.items() if "stereo" in head.learns_alone]
+        if self.model.head.kind not in able:
             raise InputError(
-                "train config: a stage has learn: stereo, but the decoder sweeps no "
-                "planes; it needs a reference_head with "
-                "sampling depth and at least 2 planes, or a gaussian_head of variant pixel."
+                f"train config: a stage has learn: stereo, but a head of kind "
+                f"{self.model.head.kind} has no stereo; choose {' or '.join(able)}."
             )
         if self.token_parallel > 1:
             raise InputError(
@@ -340,7 +336,7 @@ def overridden(values: dict, assignments: tuple[str, ...]) -> dict:
         *parents, last = key.split(".")
         place = values
         for parent, part in zip(parents, [*parents, last][1:], strict=True):
-            if place.get(parent) is None:  # an option that is off, such as reference_head: null
+            if place.get(parent) is None:  # an option that is off, such as elastic: null
                 place[parent] = {}
             place = place[parent]
             # stages.0.hw

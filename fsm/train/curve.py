@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fsm.errors import require
 from fsm.files import atomic_file
 
 PANELS = {
@@ -25,6 +26,7 @@ def plot_curve(log: Path, picture: Path, smooth: int = 15) -> None:
     """Plot every column of a log.jsonl over steps, faint, with a running mean over ``smooth``
     entries.
     """
+    require("train", "matplotlib")
     import matplotlib
 
     matplotlib.use("agg")

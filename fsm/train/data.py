@@ -18,7 +18,7 @@ from torch import Tensor
 from fsm.errors import InputError
 from fsm.shards import WHOLE, Shard
 from fsm.train.config import DataConfig
-from fsm.train.sources import DRAWN, ClipSource, DrawnSource, FrameCache, Sample, kept_size
+from fsm.train.sources import WORLD, ClipSource, FrameCache, Sample, WorldSource, kept_size
 from fsm.views import Views
 
 USUAL_ERROR = 1e-3  # mean squared error of colours from 0 to 1: 30 dB
@@ -77,9 +77,7 @@ class SampleStream:
             raise InputError("train config: every data source needs a finite weight above 0.")
         cache = FrameCache(kept_size([data for _, data in stages]), first.cache_gib * 2**30)
         paths = [s.path for s in first.sources]
-        self.sources = [
-            DrawnSource(p, device) if p in DRAWN else ClipSource(p, cache) for p in paths
-        ]
+        self.sources = [WorldSource(device) if p == WORLD else ClipSource(p, cache) for p in paths]
 
     def data(self, step: int) -> DataConfig:
         """What samples of ``step`` hold."""

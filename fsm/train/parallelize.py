@@ -151,7 +151,7 @@ def own_views(chunk: Views, group: dist.ProcessGroup) -> Views:
 
 
 def summed(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Sum of ``x`` over the processes of ``group``, the same bits in all.
+    """Sum of ``x``, of any shape, over the processes of ``group``, the same bits in all.
 
     Its gradient is summed likewise, because each process's loss is a part of the whole: gradients
     of parameters then add up over the group to those of a single process. All processes must

@@ -19,12 +19,10 @@ from fsm.errors import InputError
 from fsm.train.config import DataConfig
 from fsm.views import Views
 
-DRAWN = ("synthetic", "world")  # sources that are procedural worlds, another one for every sample
+WORLD = "world"  # the source of procedural worlds, another one for every sample
 FPS = 24.0  # at which they are filmed
-BESIDE, EXTENT_SHARE = (
-    0.25,
-    0.5,
-)  # deviation of targets from the path: metres, and at most this share of the inputs' extent
+# Deviation of targets from the path: metres, and at most this share of the inputs' extent.
+BESIDE, EXTENT_SHARE = 0.25, 0.5
 MOVING_TRIES = 8  # worlds looked at for one whose camera moves
 CLEARANCE = 0.05  # metres of free space before a camera beside the path
 
@@ -53,39 +51,25 @@ class Source(ABC):
         """
 
 
-class DrawnSource(Source):
+class WorldSource(Source):
     """A fresh procedural world for every sample: inputs on its camera's path, half of the targets
     beside it, exact depth.
     """
 
-    def __init__(self, name: str, device: torch.device | str) -> None:
-        self.name, self.device = name, device
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = device
 
     def draw(
         self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]
     ) -> list[Sample]:
-        """All worlds of kind ``world`` at once: their tracer gives the same bits in any company,
-        the older one does not.
-        """
-        if self.name == "world":
-            return self._filmed(data, n_inputs, generators)
-        return [sample for g in generators for sample in self._filmed(data, n_inputs, [g])]
-
-    def _filmed(
-        self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]
-    ) -> list[Sample]:
-        from fsm.datasets.synthetic import SyntheticWorld
+        """All samples at once: the tracer gives the same bits in any company."""
         from fsm.datasets.world.world import World
 
         seeds, times, shifts = zip(
             *(self._drawn(data, n_inputs, g) for g in generators), strict=True
         )
-        if self.name == "world":
-            world = World.sample(
-                _seeds_of_moving(seeds, data.still, generators), device=self.device
-            )
-        else:
-            world = SyntheticWorld.sample(seeds, device=self.device)
+        seeds = _seeds_of_moving(seeds, data.still, generators)
+        world = World.sample(seeds, device=self.device)
         path = world.camera_path(torch.stack(times).to(self.device), data.hw)
         c2w = path.c2w.clone()
         # Beyond what the inputs' own parallax tells, a sample would teach guessing: many cameras
@@ -115,7 +99,7 @@ class DrawnSource(Source):
         """
         seed = int(torch.randint(2**40, (1,), generator=generator))
         frames = int(torch.randint(data.window[0], data.window[1] + 1, (1,), generator=generator))
-        plan = draw_plan(max(frames, n_inputs + data.targets), n_inputs, data, generator)
+        plan = sample_plan(max(frames, n_inputs + data.targets), n_inputs, data, generator)
         beside = torch.randn(data.targets, 3, generator=generator)
         beside = beside * (torch.rand(data.targets, 1, generator=generator) < 0.5)
         return seed, torch.tensor(plan[0] + plan[1]) / FPS, beside
@@ -213,7 +197,7 @@ class ClipSource(Source):
         shortest, longest = (min(max(w, needed), len(clip)) for w in data.window)
         window = int(torch.randint(shortest, longest + 1, (1,), generator=generator))
         start = int(torch.randint(len(clip) - window + 1, (1,), generator=generator))
-        plan = draw_plan(window, n_inputs, data, generator)
+        plan = sample_plan(window, n_inputs, data, generator)
         return _window(clip.views([start + i for i in plan[0] + plan[1]]), data, generator)
 
 
@@ -249,7 +233,7 @@ def _window(views: Views, data: DataConfig, generator: torch.Generator) -> Views
     return views.cropped(top, left, size).resized((h, w))
 
 
-def draw_plan(
+def sample_plan(
     frames: int, n_inputs: int, data: DataConfig, generator: torch.Generator
 ) -> tuple[list[int], list[int]]:
     """Disjoint input (sorted) and target positions in a window of ``frames``."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsm.checkpoint import load_weights, read_plain
+from fsm.checkpoint import load_weights
 from fsm.config import from_dict, to_dict
 from fsm.errors import InputError
-from fsm.files import atomic_file, read_json, write_json
+from fsm.files import atomic_file, read_json, read_plain, write_json
 from fsm.model import FSM
 from fsm.train.config import TrainConfig
 

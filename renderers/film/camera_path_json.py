@@ -37,7 +37,7 @@ _MAX_PIXELS = 16384.0
 
 
 @dataclass(frozen=True)
-class CameraPath:
+class CameraPathFile:
     """A camera path as a file holds it."""
 
     views: Views
@@ -55,7 +55,7 @@ class CameraPath:
     """
 
 
-def read_camera_path(path: Path | str, time_range: tuple[float, float]) -> CameraPath:
+def read_camera_path(path: Path | str, time_range: tuple[float, float]) -> CameraPathFile:
     """Read a path; ``time_range`` is the clip's first and last input time in seconds:
     ``render_time`` 0 and 1.
 
@@ -91,7 +91,7 @@ def read_camera_path(path: Path | str, time_range: tuple[float, float]) -> Camer
     half = torch.ones_like(f)
     intrinsics = torch.stack([f, f, half * hw[1] / 2, half * hw[0] / 2], dim=-1)
     times, times_from = _times(path, cameras, time_range)
-    return CameraPath(
+    return CameraPathFile(
         Views(torch.stack(poses), intrinsics.float(), times.float(), hw),
         fps=_number(path, data, "fps", 1e-3, 1000.0),
         times_from=times_from,

@@ -33,7 +33,8 @@ PATH_KINDS = ("input", "orbit", "spiral", "interpolate")
 MAX_FRAMES = 100_000
 INTERPOLATE_KEYS = 6
 SPIRAL_TURNS = 2
-ASPECT_TOLERANCE = 0.01  # a change by rounding to whole pixels is no change of aspect
+# a change by rounding to whole pixels is no change of aspect
+ASPECT_TOLERANCE = 0.01
 
 
 def make_path(
@@ -244,7 +245,8 @@ def spiral(
     centre, depth, down = _view_of(base, inputs)
     offsets = (inputs.c2w[:, :3, 3].double().cpu() - centre.mean(0)) @ base[0, :3, :3]
     width = offsets.abs().quantile(0.9, dim=0)
-    radii = torch.minimum(torch.maximum(width, 0.02 * depth), 0.15 * depth)  # [n 3]
+    # [n 3]
+    radii = torch.minimum(torch.maximum(width, 0.02 * depth), 0.15 * depth)
     angle = 2 * math.pi * SPIRAL_TURNS * u
     wave = torch.stack([angle.cos(), -angle.sin(), -(angle / 2).sin()], dim=-1)
     position = centre + (base[:, :3, :3] @ (radii * wave)[..., None])[..., 0]
@@ -272,9 +274,11 @@ def _view_of(base: Tensor, inputs: Views) -> tuple[Tensor, Tensor, Tensor]:
     c2w = inputs.c2w.double().cpu()
     spread = _spread(c2w[:, :3, 3])
     if spread <= 1e-6 * float(c2w[:, :3, 3].abs().max()) + 1e-9:
-        spread = 0.25  # cameras that stand still
+        # cameras that stand still
+        spread = 0.25
     focus = focus_point(c2w)
-    if focus is None:  # parallel axes say nothing about depth
+    # parallel axes say nothing about depth
+    if focus is None:
         depth = torch.full((len(base), 1), 4 * spread, dtype=torch.float64)
     else:
         depth = ((focus - base[:, :3, 3]) * base[:, :3, 2]).sum(-1, keepdim=True).clamp_min(spread)

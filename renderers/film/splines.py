@@ -25,7 +25,8 @@ def hermite(
     tangent = torch.cat([secant[:1], inner, secant[-1:]])
     i, u, h = _locate(knots, at)
     start, end = values[i], values[i + 1]
-    fall = (1 + 2 * u) * (1 - u) ** 2  # weight of the start value; the end's is 1 - fall
+    # weight of the start value; the end's is 1 - fall
+    fall = (1 + 2 * u) * (1 - u) ** 2
     return (
         start * fall
         + end * (1 - fall)

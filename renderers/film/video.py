@@ -1,10 +1,10 @@
-"""Pictures to files: H.264 video, PNG sequences with their cameras, single PNGs. Files appear whole
-or not at all.
+"""Pictures to files: H.264 video and PNG sequences with their cameras. Files appear whole or not at
+all.
 """
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from fsm.views import Views
 Write = Callable[[Tensor], None]
 """Takes the next frame: float [3 h w] in [0, 1]."""
 
-_BT709 = 1  # matrix, primaries and transfer all carry this number in H.264
-_LIMITED = 1  # luma in 16..235
+# matrix, primaries and transfer all carry this number in H.264
+_BT709 = 1
+# luma in 16..235
+_LIMITED = 1
 _SEQUENCE_FILE = re.compile(r"frame_\d{5,}\.png|cameras\.json")
 
 
@@ -85,13 +87,6 @@ def video_writer(path: Path | str, fps: float) -> Iterator[Write]:
         container.mux(stream.encode(None))
 
 
-def write_video(path: Path | str, frames: Iterable[Float[Tensor, "3 h w"]], fps: float) -> None:
-    """Encode ``frames`` as they come; see ``video_writer``."""
-    with video_writer(path, fps) as write:
-        for frame in frames:
-            write(frame)
-
-
 @contextlib.contextmanager
 def png_sequence_writer(folder: Path | str, cameras: Views | None = None) -> Iterator[Write]:
     """Yield a function that writes frames as ``frame_00000.png``, ...; with ``cameras``,
@@ -117,24 +112,6 @@ def png_sequence_writer(folder: Path | str, cameras: Views | None = None) -> Ite
             if len(cameras) != count:
                 raise InputError(f"{folder}: {count} frames came for {len(cameras)} cameras.")
             write_json(temporary / "cameras.json", cameras_document(cameras))
-
-
-def write_png_sequence(
-    folder: Path | str, frames: Iterable[Float[Tensor, "3 h w"]], cameras: Views | None = None
-) -> None:
-    """Write ``frames`` as they come; see ``png_sequence_writer``."""
-    with png_sequence_writer(folder, cameras) as write:
-        for frame in frames:
-            write(frame)
-
-
-def write_png(path: Path | str, image: Float[Tensor, "3 h w"]) -> None:
-    """Write one picture (8 bits per channel)."""
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise InputError(f"{path} is not a .png file.")
-    with atomic_file(path) as temporary:
-        _imwrite(temporary, image)
 
 
 def cameras_document(views: Views) -> dict[str, Any]:

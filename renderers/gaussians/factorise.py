@@ -10,12 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.errors import InputError
-from fsm.renderers.gaussians.gaussians4d import covariance_matrix
+from fsm.renderers.gaussians.rotations import covariance_matrix
 
 # eigenvalues closer than this share of the largest differ by no more than rounding in float32
 EQUAL = 2.0**-22
-THINNEST = 1e-6  # of the largest scale; float32 covariances say nothing about thinner ones
-SMALLEST = 1e-20  # scales are above 0, because files keep their logarithm
+# of the largest scale; float32 covariances say nothing about thinner ones
+THINNEST = 1e-6
+# Scales are above 0, because files keep their logarithm.
+SMALLEST = 1e-20
 # The axes' signs are chosen for the largest w; the other weights see to it that right angles and
 # diagonals are no ties.
 PREFERENCE = (1.0, 0.0331, 0.0197, 0.0113)
@@ -58,7 +60,8 @@ def _settled(values: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
     room = EQUAL * values[:, :1].abs()
     first, last = ((values[:, i] - values[:, i + 1]).unsqueeze(-1) <= room for i in (0, 1))
     free = (values[:, :1] - values[:, 2:]) <= room
-    u, v = (_frame(axes[..., i]) for i in (2, 0))  # around the shortest axis, around the longest
+    # around the shortest axis, around the longest
+    u, v = (_frame(axes[..., i]) for i in (2, 0))
     disc = torch.stack([*u, axes[..., 2]], dim=-1)
     needle = torch.stack([axes[..., 0], *v], dim=-1)
     axes = torch.where(first[..., None], disc, torch.where(last[..., None], needle, axes))

@@ -1,6 +1,6 @@
 """``Gaussians4D.condition`` and the two ``at`` for float32 on the CPU, compiled.
 
-The plain forms in ``gaussians`` say what is computed and are what these are tested against.
+The plain forms in ``gaussians4d_plain`` say what is computed; these are tested against them.
 """
 
 import math
@@ -13,15 +13,18 @@ from torch.autograd.function import once_differentiable
 
 from fsm.kernels.compiled import Kernel, on_threads, workers
 from fsm.renderers.gaussians import gaussians4d_kernels as kernels
-from fsm.renderers.gaussians.gaussians4d import Gaussians3D, Gaussians4D, MovingGaussians
+from fsm.renderers.gaussians.gaussians4d_backward_kernels import condition_backward
+from fsm.renderers.gaussians.types import Gaussians3D
 
 
-def condition(g: Gaussians4D) -> MovingGaussians:
-    """As functions of time; see ``gaussians.plain_condition``. Gradients reach scales and
-    quaternions.
-    """
-    velocities, variances, covariances = _Condition.apply(g.scales, g.time_scales, g.left, g.right)
-    return MovingGaussians(g.means, velocities, g.times, variances, covariances, g.opacities, g.sh)
+def condition(
+    scales: Float[Tensor, "n 3"],
+    time_scales: Float[Tensor, " n"],
+    left: Float[Tensor, "n 4"],
+    right: Float[Tensor, "n 4"],
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"], Float[Tensor, "n 6"]]:
+    """Velocity, variance over time and covariance; see ``gaussians4d_plain.condition``."""
+    return _Condition.apply(scales, time_scales, left, right)
 
 
 class _Condition(torch.autograd.Function):
@@ -40,7 +43,7 @@ class _Condition(torch.autograd.Function):
         free, threads = ctx.saved_tensors, workers()
         out = tuple(np.empty(t.shape, np.float32) for t in free)
         on_threads(
-            kernels.condition_backward,
+            condition_backward,
             threads,
             threads,
             *_arrays(*free),
@@ -50,21 +53,41 @@ class _Condition(torch.autograd.Function):
         return tuple(torch.from_numpy(a) for a in out)
 
 
-def moving_at(g: MovingGaussians, time: float, min_weight: float) -> Gaussians3D:
-    """Those there at ``time``, in their order; see ``gaussians.plain_at``. No gradients."""
-    when = (*_arrays(g.times, g.time_variances), time)
+def moving_at(
+    time: float,
+    min_weight: float,
+    means: Float[Tensor, "n 3"],
+    velocities: Float[Tensor, "n 3"],
+    times: Float[Tensor, " n"],
+    variances: Float[Tensor, " n"],
+    covariances: Float[Tensor, "n 6"],
+    opacities: Float[Tensor, " n"],
+    sh: Float[Tensor, "n k 3"],
+) -> Gaussians3D:
+    """Those there at ``time``, in their order; see ``MovingGaussians.at``. No gradients."""
+    when = (*_arrays(times, variances), time)
     there = _found(kernels.find_moving, *when, min_weight)
-    fields = _arrays(g.means, g.covariances, g.opacities, g.sh.flatten(1), g.velocities)
-    return _written(kernels.write_moving, g.sh, *fields, *when, *there)
+    fields = _arrays(means, covariances, opacities, sh.flatten(1), velocities)
+    return _written(kernels.write_moving, sh, *fields, *when, *there)
 
 
-def free_at(g: Gaussians4D, time: float, min_weight: float) -> Gaussians3D:
-    """The same of Gaussians that were not conditioned yet: only those there are."""
-    when = (*_arrays(g.scales, g.time_scales, g.left, g.right, g.times), time)
+def free_at(
+    time: float,
+    min_weight: float,
+    means: Float[Tensor, "n 3"],
+    times: Float[Tensor, " n"],
+    scales: Float[Tensor, "n 3"],
+    time_scales: Float[Tensor, " n"],
+    left: Float[Tensor, "n 4"],
+    right: Float[Tensor, "n 4"],
+    opacities: Float[Tensor, " n"],
+    sh: Float[Tensor, "n k 3"],
+) -> Gaussians3D:
+    """The same of Gaussians not conditioned yet; only those there are conditioned. No gradients."""
+    when = (*_arrays(scales, time_scales, left, right, times), time)
     there = _found(kernels.find_free, *when, min_weight)
-    return _written(
-        kernels.write_free, g.sh, *when, *_arrays(g.means, g.opacities, g.sh.flatten(1)), *there
-    )
+    fields = _arrays(means, opacities, sh.flatten(1))
+    return _written(kernels.write_free, sh, *when, *fields, *there)
 
 
 def _found(kernel: Kernel, *when) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -74,7 +97,8 @@ def _found(kernel: Kernel, *when) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     *when, time, min_weight = when
     n, threads = len(when[0]), workers()
     index, counts = np.empty(n, np.int32), np.zeros(-(-n // kernels.BLOCK), np.int64)
-    least = math.log(min_weight) if min_weight > 0.0 else math.nan  # NaN: all
+    # NaN: all
+    least = math.log(min_weight) if min_weight > 0.0 else math.nan
     on_threads(kernel, threads, threads, *when, time, least, index, counts)
     return index, counts, np.cumsum(counts)
 

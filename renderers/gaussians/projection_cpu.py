@@ -1,8 +1,8 @@
-"""``project_gaussians`` for CPU tensors, compiled, with its gradients written out.
+"""``projection.project_gaussians`` for CPU tensors, compiled, with its gradients written out.
 
-The same rules and results as the torch twin in ``projection``, which it is tested against.
-Gaussians are looked at twice: once to see which show, once to write those where they belong, so
-that the order is theirs for any number of threads.
+The same rules and results as ``projection_plain``, which it is tested against. Gaussians are looked
+at twice: once to see which show, once to write those where they belong, so that the order is theirs
+for any number of threads.
 """
 
 import numpy as np
@@ -12,28 +12,20 @@ from torch.autograd.function import once_differentiable
 
 from fsm.kernels.compiled import on_threads, workers
 from fsm.rays import full_precision
+from fsm.renderers.gaussians import projection_backward_kernels as backward_kernels
 from fsm.renderers.gaussians import projection_kernels as kernels
-from fsm.renderers.gaussians.gaussians4d import Gaussians3D
-from fsm.renderers.gaussians.projection import GSPLAT, GUARD, Projection, Splats, project_gaussians
+from fsm.renderers.gaussians.constants import GUARD
+from fsm.renderers.gaussians.types import Gaussians3D, Projection, Splats
 from fsm.views import Views
 
 
 @full_precision
-def project_on_cpu(
-    gaussians: Gaussians3D, camera: Views, projection: Projection = GSPLAT
-) -> Splats:
-    """Splats of ``gaussians`` in the one view ``camera`` [1]; see ``projection.project_gaussians``.
+def project_compiled(gaussians: Gaussians3D, camera: Views, projection: Projection) -> Splats:
+    """See ``projection.project_gaussians``; the fields must be float32 on the CPU.
 
-    Gradients reach every field of ``gaussians``. Where the camera asks for one, or values are not
-    float32, the torch twin does the work: it knows gradients over poses and other precisions.
+    Gradients reach every field of ``gaussians`` and no camera.
     """
-    fields = (gaussians.means, gaussians.covariances, gaussians.opacities, gaussians.sh)
-    wanted = torch.is_grad_enabled() and (
-        camera.c2w.requires_grad or camera.intrinsics.requires_grad
-    )
-    if wanted or any(t.dtype != torch.float32 for t in fields):
-        return project_gaussians(gaussians, camera, projection)
-    return Splats(*_Project.apply(*fields, _describe(camera, projection)))
+    return Splats(*_Project.apply(*gaussians.tensors(), _describe(camera, projection)))
 
 
 def _describe(camera: Views, projection: Projection) -> np.ndarray:
@@ -97,11 +89,9 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *gradients):  # pyright: ignore[reportIncompatibleMethodOverride]
         out = tuple(np.zeros(t.shape, dtype=np.float32) for t in ctx.saved_tensors)
-        threads, arrays = (
-            workers(),
-            (*_arrays(*ctx.saved_tensors), ctx.camera, ctx.shown, *_arrays(*gradients[:5])),
-        )
-        on_threads(kernels.project_backward, threads, threads, *arrays, *out)
+        threads = workers()
+        arrays = (*_arrays(*ctx.saved_tensors), ctx.camera, ctx.shown, *_arrays(*gradients[:5]))
+        on_threads(backward_kernels.project_backward, threads, threads, *arrays, *out)
         return (*(torch.from_numpy(a) for a in out), None)
 
 

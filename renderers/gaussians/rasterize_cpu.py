@@ -1,7 +1,7 @@
 """The rasteriser for processors: splats to pictures and gradients back, compiled for this machine
 by numba.
 
-Same rules and results as ``rasterize_reference`` (to float32 rounding), the same bits for any
+Same rules and results as ``rasterize_plain`` (to float32 rounding), the same bits for any
 number of threads. It uses as many threads as torch (``torch.set_num_threads``), and may be called
 from several threads and from forked processes.
 """
@@ -16,9 +16,10 @@ from torch.autograd.function import once_differentiable
 
 from fsm.errors import InputError
 from fsm.kernels.compiled import on_threads, workers
+from fsm.renderers.gaussians import rasterize_backward_kernels as backward_kernels
 from fsm.renderers.gaussians import rasterize_kernels as kernels
-from fsm.renderers.gaussians import rasterize_lists as lists
-from fsm.renderers.gaussians.projection import Splats
+from fsm.renderers.gaussians import rasterize_list_kernels as lists
+from fsm.renderers.gaussians.types import Splats
 
 
 def composite(
@@ -27,14 +28,14 @@ def composite(
     """Colour over black, alpha, and depth weighted by alpha (not divided by it). Differentiable in
     all but the radii.
 
-    Splats are drawn from the nearest on, equal depths in the splats' order. What lies outside a
+    Splats are blended from the nearest on, equal depths in the splats' order. What lies outside a
     splat's ``radii`` is not looked at. Float32 on the processor only, otherwise ``InputError``.
     """
     fields = (splats.centres, splats.conics, splats.depths, splats.opacities, splats.colours)
     for tensor in (*fields, splats.radii):
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             raise InputError(
-                f"backend cpu draws float32 on the cpu, found {tensor.dtype} on "
+                f"backend cpu takes float32 on the cpu, found {tensor.dtype} on "
                 f"{tensor.device}; convert it."
             )
     picture = _Composite.apply(*fields, splats.radii, hw)
@@ -102,7 +103,7 @@ def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 def _forward(
     inputs: list[np.ndarray], picture: np.ndarray, keep: bool
 ) -> tuple[tuple[np.ndarray, ...], int]:
-    """Draw into ``picture``; returns what gradients need and how many blocks were looked at.
+    """Blend into ``picture``; returns what gradients need and how many blocks were looked at.
 
     Gradients need records, starts of the tiles' lists, the lists, the last light and where pixels
     ended.
@@ -135,7 +136,7 @@ def _forward(
     counter = np.zeros(1 + n, np.int64)
     flat = records.reshape(-1)
     on_threads(
-        kernels.draw,
+        kernels.blend,
         n,
         counter,
         starts,
@@ -166,8 +167,8 @@ def _backward(
     """Gradients of centres, conics, depths, opacities and colours."""
     n, m = workers(), len(records)
     rows = records.view(np.int32)
-    states = _aligned((n, kernels.TABLES + kernels.PIXELS * kernels.GIVEN), np.float32)
-    sums = _aligned((len(entries) * kernels.SUMS,), np.float32)
+    states = _aligned((n, kernels.TABLES + kernels.PIXELS * backward_kernels.GIVEN), np.float32)
+    sums = _aligned((len(entries) * backward_kernels.SUMS,), np.float32)
     counter = np.zeros(1, np.int64)
     given = (
         counter,
@@ -181,7 +182,7 @@ def _backward(
         rows.reshape(-1),
         sums,
     )
-    on_threads(kernels.draw_back, n, *given)
+    on_threads(backward_kernels.blend_backward, n, *given)
     out = [np.empty((m, *tail), np.float32) for tail in ((2,), (3,), (), (), (3,))]
-    on_threads(kernels.gather_gradients, n, n, rows, sums, conics, opacities, *out)
+    on_threads(backward_kernels.gather_gradients, n, n, rows, sums, conics, opacities, *out)
     return [torch.from_numpy(a) for a in out]

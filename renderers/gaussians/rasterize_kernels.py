@@ -1,4 +1,4 @@
-"""Kernels that draw tiles of splats and take gradients back.
+"""Kernels that blend the splats of tiles.
 
 The vector is a block of 4 x 4 pixels. Front to back, every splat of a tile visits the blocks that
 its ellipse may touch and that still let light through: both are bits of one 64-bit number. What a
@@ -22,11 +22,10 @@ from fsm.kernels.simd import (
     spread,
     store,
     take_next,
-    totals,
     trailing_zeros,
 )
-from fsm.renderers.gaussians.projection import LAST_TRANSMITTANCE, LEAST_ALPHA, MOST_ALPHA
-from fsm.renderers.gaussians.rasterize_lists import (
+from fsm.renderers.gaussians.constants import LAST_TRANSMITTANCE, LEAST_ALPHA, MOST_ALPHA
+from fsm.renderers.gaussians.rasterize_list_kernels import (
     BLUE,
     BOTTOM,
     CX,
@@ -37,7 +36,6 @@ from fsm.renderers.gaussians.rasterize_lists import (
     OPACITY,
     RED,
     RIGHT,
-    ROW,
     TILE,
     TOP,
     WIDTH,
@@ -49,21 +47,20 @@ from fsm.renderers.gaussians.rasterize_lists import (
 
 LEAST, MOST, LAST = np.float32(LEAST_ALPHA), np.float32(MOST_ALPHA), np.float32(LAST_TRANSMITTANCE)
 BLOCKS = 64
-BLOCK = 16  # pixels
+# pixels of a block
+BLOCK = 16
 PIXELS = BLOCKS * BLOCK
-GATHERED = 5  # transmittance (negative: the pixel is finished), red, green, blue, depth
+# transmittance (negative: the pixel is finished), red, green, blue, depth
+GATHERED = 5
 NEVER = 2**31 - 1
 # before the blocks: x of the pixels of every column of blocks, y of every row of blocks
 TABLES = 2 * 8 * BLOCK
-# sums of a splat in a tile: the gradient over log(alpha) times 1, x, y, xx, xy, yy; colour, depth;
-# 6 unused
-SUMS = 16
 INDEX = 0xFFFFFFFF
 ONE_PER_ROW = 0x0101010101010101
 
 
 @part
-def _touched(records, r, left, top):
+def touched(records, r, left, top):
     """Bit 8 row + column is set for the blocks of the tile at (left, top) that meet the record's
     box.
     """
@@ -84,7 +81,7 @@ def _blocks_inside(left, top, width, height):
 
 
 @part
-def _fill_tables(state):
+def fill_tables(state):
     """Pixel centres from the tile's corner."""
     for i in range(8):
         store(state, i * BLOCK, block_x() + 4 * i)
@@ -105,7 +102,7 @@ def _start_tile(state, ends, left, top, width, height):
 
 
 @part
-def _draw_tile(entries, start, stop, records, state, ends, left, top, alive):
+def _blend_tile(entries, start, stop, records, state, ends, left, top, alive):
     """Composite splats ``start`` to ``stop`` into ``state`` [64 5 16]; ``ends`` [64 16] gets where
     pixels finished.
 
@@ -116,26 +113,21 @@ def _draw_tile(entries, start, stop, records, state, ends, left, top, alive):
     for k in range(start, stop):
         fetch_ahead(records, (item(entries, min(k + 8, stop - 1)) & INDEX) * WIDTH)
         r = (item(entries, k) & INDEX) * WIDTH
-        todo = _touched(records, r, left, top) & alive
+        todo = touched(records, r, left, top) & alive
         if todo == 0:
             continue
         visits += bits_set(todo)
         cx, cy = spread(records, r + CX) - left, spread(records, r + CY) - top
         xx, xy, yy = spread(records, r + XX), spread(records, r + XY), spread(records, r + YY)
         opacity, depth = spread(records, r + OPACITY), spread(records, r + DEPTH)
-        red, green, blue = (
-            spread(records, r + RED),
-            spread(records, r + GREEN),
-            spread(records, r + BLUE),
-        )
+        red, green = spread(records, r + RED), spread(records, r + GREEN)
+        blue = spread(records, r + BLUE)
         while todo != 0:
             block = trailing_zeros(todo)
             todo &= todo - 1
             at = TABLES + block * (GATHERED * BLOCK)
-            dx, dy = (
-                load(state, (block & 7) * BLOCK) - cx,
-                load(state, (8 + (block >> 3)) * BLOCK) - cy,
-            )
+            dx = load(state, (block & 7) * BLOCK) - cx
+            dy = load(state, (8 + (block >> 3)) * BLOCK) - cy
             power = dx * (xx * dx + xy * dy) + yy * dy * dy
             alpha = opacity * exp2(power)
             light = load(state, at)
@@ -165,7 +157,7 @@ def _draw_tile(entries, start, stop, records, state, ends, left, top, alive):
     "float32[::1], int64, int64,"
     " float32[:, :, ::1], int64, float32[:, ::1], int32[:, ::1])"
 )
-def draw(
+def blend(
     worker,
     counter,
     starts,
@@ -180,7 +172,7 @@ def draw(
     lights,
     ends,
 ):
-    """Take tiles until none is left (``counter[0]``), sort and draw them; ``counter[1 + worker]``
+    """Take tiles until none is left (``counter[0]``), sort and blend them; ``counter[1 + worker]``
     counts blocks looked at.
 
     ``picture`` [5 h w] gets colour, alpha, depth · alpha; if ``keep``, ``lights`` and ``ends``
@@ -189,7 +181,7 @@ def draw(
     columns = (width + TILE - 1) // TILE
     state = states[worker]
     own_ends = state[TABLES + PIXELS * GATHERED :].view(np.int32)
-    _fill_tables(state)
+    fill_tables(state)
     histogram = np.empty(2048, np.int64)
     while True:
         tile = take_next(counter)
@@ -200,7 +192,7 @@ def draw(
         start, stop = starts[tile], starts[tile + 1]
         sort_list(entries, start, stop, scratch[worker], histogram)
         alive = _blocks_inside(left, top, width, height)
-        counter[1 + worker] += _draw_tile(
+        counter[1 + worker] += _blend_tile(
             entries, start, stop, records, state, own_ends, left, top, alive
         )
         for y in range(min(TILE, height - top)):
@@ -216,191 +208,3 @@ def draw(
             for block in range(BLOCKS):
                 store(ends[tile], block * BLOCK, load(own_ends, block * BLOCK))
                 store(lights[tile], block * BLOCK, load(state, TABLES + block * (GATHERED * BLOCK)))
-
-
-GIVEN = 7  # light after, gathered behind, and the gradients of the picture
-
-
-@part
-def _start_tile_back(lights, ends, gradient, state, block_ends, left, top, stop):
-    """State of every block behind its last splat; ``block_ends`` [64]: no pixel of it sees that
-    splat or a later one.
-    """
-    height, width = gradient.shape[1], gradient.shape[2]
-    for block in range(BLOCKS):
-        block_ends[block] = 0
-        for pixel in range(BLOCK):
-            x, y = left + 4 * (block & 7) + (pixel & 3), top + 4 * (block >> 3) + (pixel >> 2)
-            at = TABLES + block * (GIVEN * BLOCK) + pixel
-            state[at] = abs(lights[block * BLOCK + pixel])
-            state[at + 16] = 0.0
-            inside = x < width and y < height
-            for channel in range(5):
-                state[at + 32 + channel * BLOCK] = (
-                    gradient[channel, y, x] if inside else np.float32(0.0)
-                )
-            block_ends[block] = max(
-                block_ends[block], min(np.int64(ends[block * BLOCK + pixel]), stop)
-            )
-
-
-@part
-def _tile_back(entries, start, stop, records, state, ends, block_ends, left, top, rows, sums):
-    """Walk from back to front; every splat's sums over the tile's pixels go to its row for this
-    tile.
-    """
-    least, most, nothing = fill(LEAST), fill(MOST), fill(np.float32(0.0))
-    last = start
-    for block in range(BLOCKS):
-        last = max(last, block_ends[block])
-    for k in range(last - 1, start - 1, -1):
-        fetch_ahead(records, (item(entries, max(k - 16, start)) & INDEX) * WIDTH)
-        fetch_ahead(
-            sums,
-            _row(records, rows, (item(entries, max(k - 4, start)) & INDEX) * WIDTH, left, top)
-            * SUMS,
-        )
-        r = (item(entries, k) & INDEX) * WIDTH
-        todo = _touched(records, r, left, top)
-        cx, cy = spread(records, r + CX) - left, spread(records, r + CY) - top
-        xx, xy, yy = spread(records, r + XX), spread(records, r + XY), spread(records, r + YY)
-        opacity, depth = spread(records, r + OPACITY), spread(records, r + DEPTH)
-        red, green, blue = (
-            spread(records, r + RED),
-            spread(records, r + GREEN),
-            spread(records, r + BLUE),
-        )
-        s = sx = sy = sxx = sxy = syy = s_red = s_green = s_blue = s_depth = fill(np.float32(0.0))
-        while todo != 0:
-            block = trailing_zeros(todo)
-            todo &= todo - 1
-            if k >= item(block_ends, block):
-                continue
-            dx, dy = (
-                load(state, (block & 7) * BLOCK) - cx,
-                load(state, (8 + (block >> 3)) * BLOCK) - cy,
-            )
-            power = dx * (xx * dx + xy * dy) + yy * dy * dy
-            raw = opacity * exp2(power)
-            seen = (power <= nothing) & (raw >= least) & (fill(k) < load(ends, block * BLOCK))
-            if not any_of(seen):
-                continue
-            at = TABLES + block * (GIVEN * BLOCK)
-            alpha = select(seen, select(raw < most, raw, most), nothing)
-            inverse = 1.0 / (1.0 - alpha)
-            light, behind = load(state, at), load(state, at + 16)
-            g_red, g_green, g_blue = (
-                load(state, at + 32),
-                load(state, at + 48),
-                load(state, at + 64),
-            )
-            g_depth = load(state, at + 96)
-            value = (
-                g_red * red
-                + g_green * green
-                + g_blue * blue
-                + g_depth * depth
-                + load(state, at + 80)
-            )
-            v = select(seen & (raw <= most), alpha * inverse * (light * value - behind), nothing)
-            light = light * inverse
-            weight = alpha * light
-            store(state, at, light)
-            store(state, at + 16, behind + weight * value)
-            vx, vy = v * dx, v * dy
-            s, sx, sy = s + v, sx + vx, sy + vy
-            sxx, sxy, syy = sxx + vx * dx, sxy + vx * dy, syy + vy * dy
-            s_red, s_green, s_blue = (
-                s_red + weight * g_red,
-                s_green + weight * g_green,
-                s_blue + weight * g_blue,
-            )
-            s_depth = s_depth + weight * g_depth
-        sums_of_splat = (s, sx, sy, sxx, sxy, syy, s_red, s_green, s_blue, s_depth)
-        store(sums, _row(records, rows, r, left, top) * SUMS, totals(sums_of_splat))
-    for k in range(last, stop):
-        store(
-            sums,
-            _row(records, rows, (item(entries, k) & INDEX) * WIDTH, left, top) * SUMS,
-            fill(np.float32(0.0)),
-        )
-
-
-@part
-def _row(records, rows, r, left, top):
-    """Row of a splat's sums in the tile at (left, top)."""
-    first_column, first_row = (
-        np.int64(item(records, r + LEFT)) // TILE,
-        np.int64(item(records, r + TOP)) // TILE,
-    )
-    across = np.int64(item(records, r + RIGHT)) // TILE - first_column + 1
-    return item(rows, r + ROW) + (top // TILE - first_row) * across + left // TILE - first_column
-
-
-@kernel(
-    "void(int64, int64[::1], int64[::1], int64[::1], float32[:, ::1], float32[::1], "
-    "float32[:, ::1], int32[:, ::1],"
-    " float32[:, :, ::1], int32[::1], float32[::1])"
-)
-def draw_back(
-    worker, counter, starts, entries, states, records, lights, ends, gradient, rows, sums
-):
-    """Take tiles until none is left; ``sums`` gets what ``gradient`` [5 h w] means for each splat
-    in each tile.
-
-    ``rows`` is ``records`` as integers.
-    """
-    columns = (gradient.shape[2] + TILE - 1) // TILE
-    state = states[worker]
-    _fill_tables(state)
-    block_ends = np.empty(BLOCKS, np.int64)
-    while True:
-        tile = take_next(counter)
-        if tile >= starts.size - 1:
-            return
-        left, top = (tile % columns) * TILE, (tile // columns) * TILE
-        start, stop = starts[tile], starts[tile + 1]
-        _start_tile_back(lights[tile], ends[tile], gradient, state, block_ends, left, top, stop)
-        _tile_back(
-            entries, start, stop, records, state, ends[tile], block_ends, left, top, rows, sums
-        )
-
-
-@kernel(
-    "void(int64, int64, int32[:, ::1], float32[::1], float32[:, ::1], float32[::1],"
-    " float32[:, ::1], float32[:, ::1], float32[::1], float32[::1], float32[:, ::1])"
-)
-def gather_gradients(
-    worker,
-    workers,
-    rows,
-    sums,
-    conics,
-    opacities,
-    to_centres,
-    to_conics,
-    to_depths,
-    to_opacities,
-    to_colours,
-):
-    """Add up the rows of this worker's splats, always in the same order, and turn them into
-    gradients.
-    """
-    m = rows.shape[0]
-    added = np.empty(SUMS, np.float32)
-    for i in range(m * worker // workers, m * (worker + 1) // workers):
-        total = fill(np.float32(0.0))
-        for j in range(rows[i, ROW], rows[i + 1, ROW] if i + 1 < m else sums.size // SUMS):
-            total = total + load(sums, j * SUMS)
-        store(added, 0, total)
-        xx, xy, yy, sx, sy = conics[i, 0], conics[i, 1], conics[i, 2], added[1], added[2]
-        to_centres[i, 0], to_centres[i, 1] = xx * sx + xy * sy, xy * sx + yy * sy
-        half = np.float32(-0.5)
-        to_conics[i, 0], to_conics[i, 1], to_conics[i, 2] = (
-            half * added[3],
-            -added[4],
-            half * added[5],
-        )
-        to_opacities[i] = added[0] / opacities[i] if opacities[i] > 0 else np.float32(0.0)
-        to_colours[i, 0], to_colours[i, 1], to_colours[i, 2] = added[6], added[7], added[8]
-        to_depths[i] = added[9]

@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fsm.renderers.gaussians.projection import LAST_TRANSMITTANCE, LEAST_ALPHA, MOST_ALPHA, Splats
+from fsm.renderers.gaussians.constants import LAST_TRANSMITTANCE, LEAST_ALPHA, MOST_ALPHA
+from fsm.renderers.gaussians.types import Splats
 
-BLOCK = 4096  # pixels composited at once; bounds memory, changes nothing
+# pixels composited at once: bounds memory, changes nothing
+BLOCK = 4096
 
 
 def composite(
@@ -34,6 +36,7 @@ def _block(splats: Splats, order: Tensor, features: Tensor, pixels: Tensor) -> F
     alpha = (splats.opacities[order] * torch.exp(-sigma)).clamp_max(MOST_ALPHA)
     alpha = torch.where((sigma >= 0) & (alpha >= LEAST_ALPHA), alpha, torch.zeros_like(alpha))
     after = torch.cumprod(1.0 - alpha, dim=1)
-    drawn = (after > LAST_TRANSMITTANCE).detach()  # once a pixel is finished it stays so
+    # once a pixel is finished it stays so
+    open_ = (after > LAST_TRANSMITTANCE).detach()
     before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], dim=1)
-    return (alpha * before * drawn) @ features
+    return (alpha * before * open_) @ features

@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.files import atomic_folder, read_json, read_safetensors, write_json
-from fsm.renderers.gaussians.gaussians4d import (
-    MIN_WEIGHT,
-    Gaussians3D,
-    Gaussians4D,
-    MovingGaussians,
-    check_finite,
-)
-from fsm.renderers.gaussians.projection import GSPLAT, Projection
-from fsm.renderers.gaussians.rasterize import Backend, Rasterization, rasterize
+from fsm.frame_ids import frames_from_json
+from fsm.renderers.gaussians.constants import MIN_WEIGHT
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians, check_finite
+from fsm.renderers.gaussians.rasterize import Backend, Rasterization, choose_backend, rasterize
+from fsm.renderers.gaussians.rotations import covariance_matrix, upper_triangle
+from fsm.renderers.gaussians.spherical_harmonics import rotate_sh
+from fsm.renderers.gaussians.types import GSPLAT, Gaussians3D, Projection
 from fsm.views import Rendering, SceneFrame, Views
 
 FORMAT = 1
@@ -41,6 +39,7 @@ class GaussianScene:
         background: Float[Tensor, " 3"] | None = None,
         projection: Projection = GSPLAT,
         backend: Backend = "auto",
+        frames_seen: Int64[Tensor, "n 2"] | None = None,
     ) -> None:
         self.gaussians = gaussians
         """In the space and time of ``frame``'s model side."""
@@ -52,6 +51,12 @@ class GaussianScene:
         """sRGB behind everything."""
         self.projection = projection
         self.backend: Backend = backend
+        """What rasterises; see ``rasterize``."""
+        seen = self.inputs.frame_ids if frames_seen is None else frames_seen
+        self.frames_seen: Int64[Tensor, "n 2"] | None = None if seen is None else seen.cpu()
+        """Ids of the frames it was made from: those of ``inputs`` unless others were given; None
+        where they are not known, as for a splat file.
+        """
 
     @property
     def hw(self) -> tuple[int, int]:
@@ -73,7 +78,9 @@ class GaussianScene:
     def render(self, views: Views) -> Rendering:
         """Pictures, alpha and depth of the requested views [v] or [1 v], each at its own time."""
         batched = views.c2w.ndim == 4
-        requests = (views.unbatched() if batched else views).without_rgb().to(self.device)
+        views = views.unbatched() if batched else views
+        self.frame.warn_if_held(views.time)
+        requests = views.without_rgb().to(self.device)
         requests = self.frame.to_model(requests)
         parts = [self._one(requests[i]) for i in range(len(requests))]
         lead = (1,) if batched else ()
@@ -102,6 +109,15 @@ class GaussianScene:
         scene = copy.copy(self)
         scene.moving = self.moving
         scene.projection = dataclasses.replace(self.projection, near=near, far=far)
+        return scene
+
+    def with_backend(self, backend: Backend) -> "GaussianScene":
+        """The same scene rasterised by ``backend``, which is resolved now; see ``choose_backend``.
+
+        Nothing is copied or worked out again.
+        """
+        scene = copy.copy(self)
+        scene.backend = choose_backend(backend, self.device)
         return scene
 
     def _one(self, request: Views) -> Rasterization:
@@ -135,6 +151,7 @@ class GaussianScene:
                 "kind": "gaussians",
                 "gaussians": len(self.gaussians),
                 "hw": list(self.hw),
+                "frames_seen": None if self.frames_seen is None else self.frames_seen.tolist(),
             }
             write_json(
                 folder / "scene.json", {**meta, "projection": dataclasses.asdict(self.projection)}
@@ -176,16 +193,42 @@ class GaussianScene:
             inputs.to(device),
             background=background.to(device),
             projection=projection,
+            frames_seen=frames_from_json(meta.get("frames_seen"), str(where)),
+        )
+
+    @torch.no_grad()
+    def in_clip_space(
+        self, rotation: Float[Tensor, "3 3"] | None = None, max_sh_degree: int = 3
+    ) -> MovingGaussians:
+        """The Gaussians in the clip's space and unit of length; times are still the model's.
+
+        ``rotation`` turns the clip's space afterwards. Harmonics above ``max_sh_degree`` are left
+        out. Where nothing is turned or scaled, values stay the same to the bit. No gradients.
+        """
+        moving, scale = self.moving, self.frame.scale
+        T_world_model = torch.linalg.inv(self.frame.T_model_world.double())
+        extra = torch.eye(3) if rotation is None else rotation
+        turn = extra.to(T_world_model) @ T_world_model[:3, :3]
+        shift = extra.to(T_world_model) @ T_world_model[:3, 3]
+        means, velocities = moving.means.double(), moving.velocities
+        covariances, sh = moving.covariances, moving.sh[:, : (max_sh_degree + 1) ** 2]
+        if not torch.equal(turn, torch.eye(3).to(turn)):
+            means, velocities = means @ turn.T, (velocities.double() @ turn.T).float()
+            turned = turn.float() @ covariance_matrix(covariances) @ turn.float().T
+            covariances, sh = upper_triangle(turned), rotate_sh(sh, turn)
+        return MovingGaussians(
+            (means / scale.double() + shift).float(),
+            velocities / scale,
+            moving.times,
+            moving.time_variances,
+            covariances / scale.square(),
+            moving.opacities,
+            sh,
         )
 
     def world_at(self, seconds: float, min_weight: float = MIN_WEIGHT) -> Gaussians3D:
         """The Gaussians there at ``seconds``, in the clip's own space."""
-        time = self.frame.model_time(self.frame.time_start.new_tensor([seconds]))[0]
-        back = torch.linalg.inv(self.frame.T_model_world.double()).float()
-        scale = float(self.frame.scale)
-        return self.moving.at(time, min_weight).transformed(
-            back[:3, :3], back[:3, 3] * scale, 1.0 / scale
-        )
+        return self.in_clip_space().at(self.frame.at(seconds), min_weight)
 
 
 def _check_shapes(tensors: dict[str, Tensor], where: str) -> None:

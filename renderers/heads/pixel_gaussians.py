@@ -18,27 +18,26 @@ motion by φ = atan |v|, and shorten the axis along it by cos φ, which conditio
 (``moving_rotation``).
 """
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fsm.encoder import unpatchify
+from fsm.encoder import ViewTokens, unpatchify
+from fsm.errors import InputError
 from fsm.rays import full_precision
+from fsm.renderers.convolution import ConvTrunk, zeroed
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.spherical_harmonics import SH_C0
-from fsm.renderers.heads.lrm import GaussianHeadConfig, gaussians_of_pixels
-from fsm.renderers.stereo.cost_volume import FARTHEST
-from fsm.renderers.stereo.motion import motion_guess
+from fsm.renderers.gaussians.types import Projection
+from fsm.renderers.heads.gaussian_head import GaussianHead, gaussians_of_pixels
+from fsm.renderers.stereo.config import StereoConfig
 from fsm.renderers.stereo.pipeline import Stereo
-from fsm.renderers.stereo.sources import (
-    gather,
-    nearest_references,
-    pixel_grid,
-    sample_frames,
-    time_gaps,
-    warped_pixels,
-)
+from fsm.renderers.stereo.selection import nearest_views
+from fsm.renderers.stereo.sources import SourceViews, camera_rays, gather
 from fsm.views import Views
 
 CONTEXT = 8  # channels the tokens pass on to the detail
@@ -53,46 +52,67 @@ DETAIL = 4  # inverse depth, log size, log duration, opacity logit
 PER_PIXEL = 7  # colour 3, log size, log duration, time, opacity logit
 
 
-class PixelGaussianHead(nn.Module):
+@dataclass(frozen=True)
+class PixelGaussianHeadConfig:
+    """Shape of our Gaussian decoder."""
+
+    kind: Literal["pixel-gaussians"] = "pixel-gaussians"
+    """Which head this is."""
+    hidden: int = 256
+    """Width of the hidden layer."""
+    references: int = 4
+    """Input frames that each frame is compared with."""
+    stereo: StereoConfig = StereoConfig()
+    """Depth and motion from frames."""
+    detail_width: int = 32
+    """Channels of the convolutions that look at the comparison."""
+
+    def __post_init__(self) -> None:
+        least = {"hidden": 1, "references": 2, "detail_width": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InputError(
+                    f"model config: {name} is {getattr(self, name)}, must be at least {value}."
+                )
+
+
+class PixelGaussianHead(GaussianHead):
     """One Gaussian per input pixel: pixel, stereo and motion first, learnt corrections on top."""
 
-    uses_references = True
+    config: PixelGaussianHeadConfig
+    learns_alone = ("stereo",)
+    # Gaussians of the size of a pixel blur under the usual pixel filter of 0.3 px².
+    projection = Projection(blur=0.1)
 
-    def __init__(self, dim: int, patch: int, config: GaussianHeadConfig) -> None:
-        super().__init__()
-        self.config, self.patch = config, patch
+    def __init__(self, dim: int, patch: int, config: PixelGaussianHeadConfig) -> None:
+        super().__init__(dim, patch, config)
         self.norm = nn.LayerNorm(dim, bias=False)
         self.shared = nn.Linear(dim, config.hidden)
         self.smooth = nn.Linear(config.hidden, 4 * CELLS**2)  # inverse depth, angular velocity
         self.pixels = nn.Linear(config.hidden, PER_PIXEL * patch**2)
         self.context = nn.Linear(config.hidden, CONTEXT * CELLS**2)
-        self.stereo = Stereo(config.references, config.planes, config.fine_planes)
+        self.stereo = Stereo(config.stereo)
         self.detail = Detail(config.references, config.detail_width)
         for layer in (self.smooth, self.pixels):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            zeroed(layer)
 
-    def forward(
-        self, tokens: Float[Tensor, "b v t d"], views: Views, inputs: Views
-    ) -> list[Gaussians4D]:
-        """Gaussians of every batch entry, model space; ``tokens`` are those of ``views`` [b v],
-        some or all of ``inputs`` [b n].
-        """
+    def gaussians(self, tokens: ViewTokens, views: Views, inputs: Views) -> list[Gaussians4D]:
+        """One Gaussian per pixel of ``views``, compared with the nearest ``inputs``."""
         assert views.rgb is not None
         assert inputs.rgb is not None
         hidden = F.gelu(self.shared(self.norm(tokens)))
         smooth = self._upsampled(self.smooth(hidden).float(), views.hw)
         context = self._upsampled(self.context(hidden).float(), views.hw)
-        own, _ = nearest_references(views, inputs, 1)
-        swept = self.stereo.inverse_depth(
-            views, inputs
-        )  # no gradients: learnt in stages of its own (``learn: stereo``)
-        unit = swept + FARTHEST
+        own, _ = nearest_views(views, inputs, 1)
+        # no gradients: learnt in stages of its own (``learn: stereo``)
+        swept = self.stereo.inverse_depth(views, inputs)
+        unit = swept + self.config.stereo.sweep.farthest
         rho = swept + RHO_SCALE * smooth[:, :, :1] * unit
-        chosen, _ = nearest_references(views, inputs, self.config.references)
-        gaps = time_gaps(views, inputs, chosen)
-        at, flow = self._guessed_motion(views, inputs, chosen, gaps, rho.detach())
-        samples, inside = sample_frames(inputs.rgb, chosen, at)
+        chosen, _ = nearest_views(views, inputs, self.config.references)
+        sources = SourceViews.of(views, inputs, chosen)
+        at, flow = self._motion(sources, rho.detach())
+        samples, inside = sources.sample(sources.frames, at)
+        gaps = sources.relative_gaps
         detail = self.detail(views.rgb, samples, inside, gaps, rho.detach(), context)
         depth = 1.0 / (rho + RHO_SCALE * detail[:, :, :1] * unit).clamp(*RHO_LIMITS)
         pixels = unpatchify(self.pixels(hidden).float(), views.hw, self.patch)
@@ -106,21 +126,16 @@ class PixelGaussianHead(nn.Module):
         return inputs.rgb.mean((1, 3, 4))
 
     @full_precision
-    def _guessed_motion(self, views: Views, inputs: Views, chosen, gaps, rho):
-        """Where the chosen frames show each pixel [b v k h w 2], and its angular velocity in camera
+    def _motion(self, sources: SourceViews, rho: Float[Tensor, "b v 1 h w"]):
+        """Where the source views show each pixel [b v k h w 2], and its angular velocity in camera
         axes [b v 3 h w].
         """
-        assert inputs.rgb is not None
-        pixels = warped_pixels(
-            views, inputs, chosen, rho, torch.zeros_like(rho).expand(-1, -1, 3, -1, -1)
-        )
+        pixels, gaps = sources.project(rho).pixels, sources.relative_gaps
         # [b v 1 h w 2], pixels per unit of gaps
-        moved = motion_guess(inputs.rgb, chosen, pixels, gaps)
-        spread = (
-            (gather(inputs.time, chosen) - views.time[:, :, None]).abs().mean(-1).clamp_min(1e-6)
-        )
-        focal = views.intrinsics[:, :, None, None, :2]
-        angular = (moved[:, :, 0] / focal / spread[:, :, None, None, None]).movedim(-1, 2)
+        moved = self.stereo.velocity(sources, pixels)
+        focal = sources.reference.intrinsics[:, :, None, None, :2]
+        mean_gap = sources.mean_gap[..., None, None]
+        angular = (moved[:, :, 0] / focal / mean_gap).movedim(-1, 2)
         flow = torch.cat([angular, torch.zeros_like(angular[:, :, :1])], dim=2)
         return pixels + moved * gaps[..., None, None, None], flow
 
@@ -130,12 +145,7 @@ class PixelGaussianHead(nn.Module):
     ) -> list[Gaussians4D]:
         """All maps [b v c h w] to Gaussians."""
         assert views.rgb is not None
-        grid = pixel_grid(views)[:, :, 0].movedim(-1, 2)
-        focal, centre = views.intrinsics[..., :2], views.intrinsics[..., 2:]
-        ray = torch.cat(
-            [(grid - centre[..., None, None]) / focal[..., None, None], torch.ones_like(depth)],
-            dim=2,
-        )
+        ray, focal = camera_rays(views), views.intrinsics[..., :2]
         rotation = views.c2w[..., :3, :3]
         means = views.c2w[..., :3, 3, None, None] + depth * torch.einsum(
             "bvij,bvjhw->bvihw", rotation, ray
@@ -178,11 +188,8 @@ class Detail(nn.Module):
         super().__init__()
         channels = 3 + 5 * references + 1 + CONTEXT
         self.enter = nn.Conv2d(channels, width, kernel_size=3, stride=self.STRIDE, padding=1)
-        self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
-        self.leave = nn.Conv2d(width, DETAIL * self.STRIDE**2, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        assert self.leave.bias is not None
-        nn.init.zeros_(self.leave.bias)
+        self.body = ConvTrunk(width, 4)
+        self.leave = zeroed(nn.Conv2d(width, DETAIL * self.STRIDE**2, 3, padding=1))
 
     def forward(self, rgb, samples, inside, gaps, rho, context) -> Float[Tensor, "b v 4 h w"]:
         """Corrections of inverse depth, log size, log duration and opacity logit; every input is a
@@ -196,9 +203,7 @@ class Detail(nn.Module):
         x = torch.cat(
             [rgb - 0.5, slots, torch.log(rho.clamp(*RHO_LIMITS)), context], dim=2
         ).flatten(0, 1)
-        x = F.gelu(self.enter(x.contiguous(memory_format=torch.channels_last)))
-        for layer in self.body:
-            x = x + F.gelu(layer(x))
+        x = self.body(F.gelu(self.enter(x.contiguous(memory_format=torch.channels_last))))
         out = F.pixel_shuffle(self.leave(x).float(), self.STRIDE)
         return F.interpolate(out, size=(h, w), mode="nearest").view(b, v, DETAIL, h, w)
 

@@ -1,126 +1,151 @@
-"""The reference head: an extension of ours to the direct decoder that copies pixels instead of
-inventing them.
+"""The reference head: an extension of ours to the direct decoder that copies pixels of the input
+frames.
 
-For every target pixel, and for each of the K input frames nearest in time and pose, the head
-predicts where to look in that frame and how much to trust what it finds; the output is the softmax
-blend of the sampled pixels and a directly predicted colour. Released weights do not have it.
+It is image-based rendering: every target pixel is a softmax blend of one sample from each of the K
+nearest input frames and of a colour predicted from the tokens. Released weights do not have it. The
+stages of ``ReferenceHead.decode``, in order:
 
-Where to look (``sampling``):
-
-* ``depth``: an inverse depth ρ, an angular motion m and a small residual flow. The target pixel's
-  ray r (z-depth one) seen from a reference with centre c_k at time t_k is  r + ρ (o - c_k) + m (t_k
-  - t),  projected into the reference; at ρ = 0 this is the exact homography of a turning camera.
-* ``offset``: a free offset in pixels per reference.
-
-Geometry is predicted on a grid of ``cells`` per patch side and upsampled, because depth and motion
-are smooth; colours and blending weights are predicted per pixel, because occlusion edges are not.
-The tokens correct a first guess of ρ: the depth that plane sweeps find for the frames
-(``fsm.renderers.stereo.pipeline``), carried to the target
-(``fsm.renderers.stereo.forward_warp``). Its own depth then says what is hidden from which frame
-(``fsm.renderers.stereo.occlusion``), and what moves is followed through time where that makes
-the frames agree better (``fsm.renderers.stereo.motion``). A few convolutions (``Refinement``)
-then look at what was fetched and correct positions and weights, coarse to fine; a few more
-(``Synthesis``) correct the colours of the blend.
+1. **Sources.** The K input frames nearest in time and pose.
+2. **Prediction.** Linear layers make maps of the target's tokens: a colour, blending logits, and
+   corrections of what follows. Depth and motion are smooth, so their maps have ``cells`` values per
+   patch side and are upsampled; colours and logits have one per pixel.
+3. **Depth.** Inverse depths of the input frames (``fsm.renderers.stereo.pipeline``), found once per
+   scene, are warped forward to the target (``fsm.renderers.stereo.forward_warp``) and corrected.
+4. **Positions.** The ray r of a target pixel (z-depth one), at inverse depth ρ with angular motion
+   m, is seen from a source with centre c_k at time t_k along  r + ρ (o - c_k) + m (t_k - t). At
+   ρ = 0 this is the exact homography of a turning camera.
+5. **Occlusion.** Where the target's depth says that a source sees something nearer
+   (``fsm.renderers.stereo.occlusion``), its sample counts less.
+6. **Motion.** Samples are aligned along straight paths through time where that makes the sources
+   agree better (``fsm.renderers.stereo.motion``).
+7. **Refinement.** Convolutions compare the samples and correct positions and logits, coarse to
+   fine.
+8. **Blend.** Softmax over samples and predicted colour; a last correction of the colours
+   (``Synthesis``).
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from fsm.encoder import unpatchify
+from fsm.encoder import ViewTokens, unpatchify
 from fsm.errors import InputError
-from fsm.renderers.stereo.cost_volume import FARTHEST
-from fsm.renderers.stereo.forward_warp import reprojected
-from fsm.renderers.stereo.motion import belief, motion_guess
-from fsm.renderers.stereo.occlusion import visible
+from fsm.rays import full_precision
+from fsm.renderers.convolution import ConvTrunk, zeroed
+from fsm.renderers.heads.base import Head, Read
+from fsm.renderers.stereo.config import StereoConfig
 from fsm.renderers.stereo.pipeline import Stereo
-from fsm.renderers.stereo.sources import (
-    META,
-    nearest_references,
-    pixel_grid,
-    reference_meta,
-    sample_frames,
-    time_gaps,
-    warped_pixels,
-)
+from fsm.renderers.stereo.selection import nearest_views
+from fsm.renderers.stereo.sources import SourceViews
 from fsm.views import Rendering, Views
 
+# Numbers that describe a source view beside its target: time 1, centre 3, forward axis 3, rank
+# distance 1.
+META = 8
+# Model units beyond which a source view is just far away. One unit is the inputs' spread, so beside
+# the path of a camera that hardly moved a target may stand many of them off, and a number never
+# seen in training has no learnt meaning.
+REMOTE = 1.0
 CONTEXT = 8  # channels the tokens pass on to the refinement
 RHO_SCALE = 0.5  # share of the inverse depth per unit of the geometry layer's output
+MOTION_SCALE = 0.1  # angular motion per unit of the geometry layer's output
+FLOW_SCALE = 0.1  # shift, in sides of the picture, per unit of the flow layer's output
 NEAREST_TO_INFINITY = 1e-3  # inverse depths below this are reported as this far away
 OUTSIDE = -8.0  # logit of a sample that falls outside its frame or behind its camera
+PREDICTED = -2.0  # first logit of the predicted colour
 
 
 @dataclass(frozen=True)
 class ReferenceHeadConfig:
     """Shape of the reference head."""
 
+    kind: Literal["reference"] = "reference"
+    """Which head this is."""
     references: int = 4
     """K, input frames looked at per target."""
-    sampling: Literal["depth", "offset"] = "depth"
-    """How sample positions are parametrised."""
     hidden: int = 256
     """Width of the head's hidden layer."""
     cells: int = 2
     """Grid points of the geometry per patch side."""
-    planes: int = 32
-    """Inverse depths the plane sweep tries (sampling depth only); 0 turns it off."""
-    fine_planes: int = 8
-    """Inverse depths a second sweep tries about the first one's answer, at half the resolution; 0
-    turns it off.
-    """
-    occlusion: bool = True
-    """Count less what the target's own depth says to be hidden from a reference (sampling depth
-    only).
-    """
-    motion_guess: bool = True
-    """Align the samples along straight paths through time before anything learnt looks at them."""
+    stereo: StereoConfig = StereoConfig()
+    """Depth and motion from frames."""
     refinements: tuple[int, ...] = (4, 2)
-    """Pixel strides at which the fetched samples are looked at and corrected, in this order; empty
-    turns it off.
-    """
+    """Pixel strides at which the samples are compared and corrected, in this order."""
     refinement_width: int = 48
     """Channels of the refinement's convolutions."""
     synthesis_width: int = 48
-    """Channels of the convolutions that correct the blended colours; 0 turns them off."""
+    """Channels of the convolutions that correct the blended colours."""
 
     def __post_init__(self) -> None:
-        for name in ("references", "hidden", "cells", "refinement_width"):
-            if getattr(self, name) < 1:
+        least = {"references": 1, "hidden": 1, "cells": 1}
+        for name, value in (least | {"refinement_width": 1, "synthesis_width": 1}).items():
+            if getattr(self, name) < value:
                 raise InputError(
-                    f"model config: {name} is {getattr(self, name)}, must be at least 1."
+                    f"model config: {name} is {getattr(self, name)}, must be at least {value}."
                 )
-        if any(stride < 1 for stride in self.refinements):
+        if min(self.refinements, default=0) < 1:
             raise InputError(
-                f"model config: refinements is {self.refinements}; strides must be at least 1."
-            )
-        if self.planes < 0 or self.planes == 1:
-            raise InputError(
-                f"model config: planes is {self.planes}; choose 0 (no sweep) or at least 2."
-            )
-        if self.fine_planes < 0 or self.fine_planes == 1 or (self.fine_planes and not self.planes):
-            raise InputError(
-                f"model config: fine_planes is {self.fine_planes}; choose 0 or at least 2, "
-                "and 0 without planes."
-            )
-        if self.synthesis_width < 0:
-            raise InputError(
-                f"model config: synthesis_width is {self.synthesis_width}; choose 0 (none) or more."
+                f"model config: refinements is {list(self.refinements)}; give at least one "
+                "stride, each at least 1."
             )
 
 
-class ReferenceHead(nn.Module):
+@dataclass(frozen=True)
+class InputFrames:
+    """The input frames of a scene, and their depth as far as somebody has looked at them."""
+
+    views: Views
+    """Observed inputs [b n], model space."""
+    estimate: Callable[[Views, Views], Float[Tensor, "b m 1 h w"]]
+    """Inverse depth of some frames, found among all of them."""
+    _found: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def inverse_depth(self, which: list[int]) -> Float[Tensor, "b m 1 h w"]:
+        """Inverse depth of the frames of these numbers, each found once."""
+        missing = [i for i in which if i not in self._found]
+        # One frame at a time: a batch of other frames would change the last bits of its depth, and
+        # they must not depend on what was rendered before. Training keeps nothing, so there they
+        # are found together, which is faster.
+        size = max(1, len(missing)) if torch.is_grad_enabled() else 1
+        for start in range(0, len(missing), size):
+            some = missing[start : start + size]
+            found = self.estimate(self.views[some], self.views).float()
+            self._found.update(zip(some, found.split(1, dim=1), strict=True))
+        return torch.cat([self._found[i] for i in which], dim=1)
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """Maps that the tokens of the targets predict."""
+
+    rgb: Float[Tensor, "b v 3 h w"]
+    rgb_logit: Float[Tensor, "b v 1 h w"]
+    logits: Float[Tensor, "b v k 1 h w"]
+    """Of the samples."""
+    depth: Float[Tensor, "b v 1 h w"]
+    """Correction of the inverse depth."""
+    motion: Float[Tensor, "b v 3 h w"]
+    """Angular motion in the axes of the target camera."""
+    flow: Float[Tensor, "b v k h w 2"]
+    """Shift of the positions in pixels."""
+    context: Float[Tensor, "b v c h w"]
+    """What the refinement is told."""
+
+
+class ReferenceHead(Head[InputFrames]):
     """Softmax blend of K sampled input pixels and a predicted colour, per target pixel."""
 
-    uses_references = True
+    decoder = "lvsm"
+    learns_alone = ("stereo",)
+    config: ReferenceHeadConfig
 
     def __init__(self, dim: int, patch: int, config: ReferenceHeadConfig) -> None:
-        super().__init__()
-        self.config, self.patch = config, patch
+        super().__init__(dim, patch, config)
         cells = config.cells**2
         self.norm = nn.LayerNorm(dim, bias=False)
         self.shared = nn.Linear(dim, config.hidden)
@@ -135,144 +160,77 @@ class ReferenceHead(nn.Module):
             Refinement(config.references, config.refinement_width, stride)
             for stride in config.refinements
         )
-        swept = config.sampling == "depth" and config.planes > 0
-        self.stereo = (
-            Stereo(config.references, config.planes, config.fine_planes) if swept else None
-        )
-        width = config.synthesis_width
-        self.synthesis = Synthesis(config.references, width) if width else None
+        self.stereo = Stereo(config.stereo)
+        self.synthesis = Synthesis(config.references, config.synthesis_width)
         self.nearness = nn.Parameter(torch.tensor(2.0))
         self.occluded = nn.Parameter(torch.tensor(4.0))
         # Start as a rotation-compensated blend of the nearest frames: every predicted correction is
         # zero.
         for layer in (self.geometry, self.slot_flow, self.slot_logit):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            zeroed(layer)
 
-    def looked_at(self, requests: Views, references: Views) -> Int[Tensor, " m"]:
-        """Which of the ``references`` any of the targets looks at, in order: all that ``forward``
-        has to be given.
-        """
-        return nearest_references(requests, references, self.config.references)[0].unique()
+    def kept(self, inputs: Views) -> Views:
+        """All of the inputs: pixels are copied from them."""
+        return inputs
 
-    def inverse_depth(self, references: Views, which: int) -> Float[Tensor, "b 1 1 h w"]:
-        """Inverse depth of one of the ``references`` [b n] (model space), the same for every
-        target; zero without stereo.
-        """
-        if self.stereo is None:
-            return references.c2w.new_zeros(references.c2w.shape[0], 1, 1, *references.hw)
-        return self.stereo.inverse_depth(references[[which]], references)
-
-    def forward(
-        self,
-        tokens: Float[Tensor, "b v t d"],
-        requests: Views,
-        references: Views | None,
-        inverse_depths: Float[Tensor, "b n 1 h w"] | None = None,
-    ) -> Rendering:
-        """Blend samples of ``references`` (observed inputs [b n], model space); depth only where
-        ``sampling`` is depth.
-
-        ``inverse_depths`` are those of the references; without them they are found for those which
-        are looked at.
-        """
-        if references is None or references.rgb is None:
+    def prepare(self, inputs: Views, read: Read) -> InputFrames:
+        """The input frames; their depth is found when they are first looked at."""
+        if inputs.rgb is None:
             raise InputError(
                 "the reference head needs the input frames; they are missing from this scene."
             )
-        chosen, distance = nearest_references(requests, references, self.config.references)
-        x = self.norm(tokens)
-        hidden = F.gelu(self.shared(x))
-        colour = unpatchify(self.colour(hidden).float(), requests.hw, self.patch)
-        slot = F.gelu(
-            self.slot_token(x)[:, :, None]
-            + self.slot_meta(reference_meta(requests, references, chosen, distance))[:, :, :, None]
-        )
-        context = self._upsampled(self.context(hidden).float(), requests.hw)
-        first_guess = self._first_guess(requests, references, chosen, inverse_depths)
-        pixels, inverse_depth = self._positions(
-            hidden, slot, requests, references, chosen, first_guess
-        )
-        gaps = time_gaps(requests, references, chosen)
-        seen = torch.ones_like(pixels[..., 0])[:, :, :, None]
-        if inverse_depth is not None and self.config.occlusion:
-            seen = visible(requests, references, chosen, pixels, inverse_depth)
-        if self.config.motion_guess:
-            way = motion_guess(references.rgb, chosen, pixels, gaps) * gaps[..., None, None, None]
-            pixels = pixels + way * belief(references.rgb, chosen, pixels, pixels + way, seen)
-        logits = (
-            self._pixel_logits(slot, requests.hw) - self.nearness * distance[..., None, None, None]
-        )
-        rgb = torch.sigmoid(colour[:, :, :3])
-        for refinement in self.refinements:
-            shift, more = refinement(
-                *sample_frames(references.rgb, chosen, pixels), seen, gaps, rgb, context
-            )
-            pixels, logits = pixels + shift, logits + more
-        samples, inside = sample_frames(
-            references.rgb, chosen, pixels, mode="bicubic"
-        )  # what is seen, so keep it sharp
-        logits = logits + OUTSIDE * (1.0 - inside) - self.occluded * (1.0 - seen)
-        logits = torch.cat([logits[:, :, :, 0], colour[:, :, 3:] - 2.0], dim=2)
-        weights = torch.softmax(logits, dim=2)
-        blended = (weights[:, :, :-1, None] * samples).sum(2) + weights[:, :, -1:] * rgb
-        if self.synthesis is not None:
-            blended = blended + self.synthesis(blended, samples, weights, rgb)
-        blended = blended.clamp(0.0, 1.0)
-        depth = None
-        # with a gradient beyond infinity, too: it would be stuck there
-        if inverse_depth is not None:
-            depth = 1.0 / (
-                inverse_depth
-                + (inverse_depth.clamp_min(NEAREST_TO_INFINITY) - inverse_depth).detach()
-            )
-        return Rendering(blended, depth=depth)
-
-    def _first_guess(
-        self, requests: Views, references: Views, chosen: Int[Tensor, "b v k"], known: Tensor | None
-    ) -> Tensor | float:
-        """Inverse depth that the chosen references' own says the targets have."""
-        if self.stereo is None:
-            return 0.0
-        if known is not None:
-            return reprojected(requests, references.without_rgb(), chosen, known.float())
-        used, chosen = chosen.unique(return_inverse=True)
         # Without gradients, for colours are a poor teacher of depth: stereo and the tokens'
         # corrections of it drifted apart.
-        found = self.stereo.inverse_depth(references[used], references)
-        return reprojected(requests, references[used].without_rgb(), chosen, found)
+        return InputFrames(inputs, self.stereo.inverse_depth)
 
-    def _pixel_logits(
-        self, slot: Float[Tensor, "b v k t hidden"], hw: tuple[int, int]
-    ) -> Float[Tensor, "b v k 1 h w"]:
-        b, v, k = slot.shape[:3]
-        return unpatchify(self.slot_logit(slot).float().flatten(1, 2), hw, self.patch).view(
-            b, v, k, 1, *hw
-        )
+    def decode(self, targets: Views, prepared: InputFrames, read: Read) -> Rendering:
+        """Blend samples of the nearest input frames."""
+        index, distance = nearest_views(targets, prepared.views, self.config.references)
+        # From here on only the frames that any target looks at count.
+        used, index = index.unique(return_inverse=True)
+        sources = SourceViews.of(targets, prepared.views[used], index)
+        predicted = self._predict(read(targets), sources, distance)
+        rho = self.stereo.warped(sources, prepared.inverse_depth(used.tolist()))
+        # The correction is relative: one model unit may be a centimetre or ten metres, and what
+        # stereo found far away must not be moved by more than it is far.
+        farthest = self.config.stereo.sweep.farthest
+        rho = rho + RHO_SCALE * predicted.depth * (rho + farthest)
+        pixels = sources.project(rho, predicted.motion).pixels + predicted.flow
+        visibility = self.stereo.visible(sources, pixels, rho)
+        pixels = self.stereo.followed(sources, pixels, visibility)
+        pixels, logits = self._refined(predicted, sources, pixels, visibility)
+        rgb = self._blended(predicted, sources, pixels, logits, visibility)
+        # A clamped value has no gradient: an answer beyond infinity would be stuck there.
+        held = rho + (rho.clamp_min(NEAREST_TO_INFINITY) - rho).detach()
+        return Rendering(rgb, depth=1.0 / held)
 
-    def _positions(
-        self, hidden, slot, requests: Views, references: Views, chosen, first_guess: Tensor | float
-    ):
-        """Where to sample every chosen reference: pixels [b v k h w 2], and inverse depth [b v 1 h
-        w].
-        """
-        b, v, k = chosen.shape
-        h, w = requests.hw
-        flow = self._upsampled(self.slot_flow(slot).float().flatten(1, 2), requests.hw).view(
-            b, v, k, 2, h, w
+    def _predict(
+        self,
+        tokens: ViewTokens,
+        sources: SourceViews,
+        distance: Float[Tensor, "b v k"],
+    ) -> _Predicted:
+        """All that the tokens say; per source with the place of its camera beside the target's."""
+        hw, several = sources.reference.hw, sources.index.shape[1:]
+        x = self.norm(tokens)
+        hidden = F.gelu(self.shared(x))
+        meta = self.slot_meta(source_description(sources, distance))
+        slot = F.gelu(self.slot_token(x)[:, :, None] + meta[:, :, :, None])
+        colour = unpatchify(self.colour(hidden).float(), hw, self.patch)
+        logits = unpatchify(self.slot_logit(slot).float().flatten(1, 2), hw, self.patch)
+        logits = logits.unflatten(1, several)
+        flow = self._upsampled(self.slot_flow(slot).float().flatten(1, 2), hw)
+        flow = flow.unflatten(1, several).movedim(3, -1)
+        geometry = self._upsampled(self.geometry(hidden).float(), hw)
+        return _Predicted(
+            rgb=torch.sigmoid(colour[:, :, :3]),
+            rgb_logit=colour[:, :, 3:] + PREDICTED,
+            logits=logits - self.nearness * distance[..., None, None, None],
+            depth=geometry[:, :, :1],
+            motion=in_camera_axes(sources.reference, geometry[:, :, 1:] * MOTION_SCALE),
+            flow=flow * max(hw) * FLOW_SCALE,
+            context=self._upsampled(self.context(hidden).float(), hw),
         )
-        flow = flow.permute(0, 1, 2, 4, 5, 3) * max(h, w) * 0.1
-        if self.config.sampling == "offset":
-            return pixel_grid(requests) + flow, None
-        geometry = self._upsampled(self.geometry(hidden).float(), requests.hw)
-        # One model unit is the cameras' spread, which may be a centimetre or ten metres: no start
-        # but zero is harmless, a logarithm has no gradient near it, and what stereo found far away
-        # must not be moved by more than it is far.
-        unit = 0.4 if self.stereo is None else first_guess + FARTHEST
-        rho = first_guess + RHO_SCALE * geometry[:, :, :1] * unit
-        return warped_pixels(
-            requests, references, chosen, rho, geometry[:, :, 1:] * 0.1
-        ) + flow, rho
 
     def _upsampled(
         self, values: Float[Tensor, "b v t ccn"], hw: tuple[int, int]
@@ -283,6 +241,63 @@ class ReferenceHead(nn.Module):
         )
         fine = F.interpolate(coarse.flatten(0, 1), size=hw, mode="bilinear", align_corners=False)
         return fine.unflatten(0, coarse.shape[:2])
+
+    def _refined(
+        self,
+        predicted: _Predicted,
+        sources: SourceViews,
+        pixels: Float[Tensor, "b v k h w 2"],
+        visibility: Float[Tensor, "b v k 1 h w"],
+    ) -> tuple[Float[Tensor, "b v k h w 2"], Float[Tensor, "b v k 1 h w"]]:
+        """Positions and blending logits of the samples, corrected by every refinement in turn."""
+        logits, gaps = predicted.logits, sources.relative_gaps
+        for refinement in self.refinements:
+            samples, inside = sources.sample(sources.frames, pixels)
+            shift, more = refinement(
+                samples, inside, visibility, gaps, predicted.rgb, predicted.context
+            )
+            pixels, logits = pixels + shift, logits + more
+        return pixels, logits
+
+    def _blended(
+        self,
+        predicted: _Predicted,
+        sources: SourceViews,
+        pixels: Float[Tensor, "b v k h w 2"],
+        logits: Float[Tensor, "b v k 1 h w"],
+        visibility: Float[Tensor, "b v k 1 h w"],
+    ) -> Float[Tensor, "b v 3 h w"]:
+        """Softmax blend of the samples and the predicted colour, corrected, in [0, 1]."""
+        # These samples are seen: bicubic ones stay sharp.
+        samples, inside = sources.sample(sources.frames, pixels, mode="bicubic")
+        logits = logits + OUTSIDE * (1.0 - inside) - self.occluded * (1.0 - visibility)
+        weights = torch.softmax(torch.cat([logits[:, :, :, 0], predicted.rgb_logit], dim=2), dim=2)
+        blended = (weights[:, :, :-1, None] * samples).sum(2) + weights[:, :, -1:] * predicted.rgb
+        blended = blended + self.synthesis(blended, samples, weights, predicted.rgb)
+        return blended.clamp(0.0, 1.0)
+
+
+@full_precision
+def in_camera_axes(
+    views: Views, directions: Float[Tensor, "b v 3 h w"]
+) -> Float[Tensor, "b v 3 h w"]:
+    """Directions in the axes of model space, turned into those of each view."""
+    return torch.einsum("bvji,bvjhw->bvihw", views.c2w[..., :3, :3], directions)
+
+
+@full_precision
+def source_description(
+    sources: SourceViews, distance: Float[Tensor, "b v k"]
+) -> Float[Tensor, "b v k 8"]:
+    """Numbers by which the head tells its source views apart, relative to the target camera.
+
+    Centres are held within REMOTE model units of the target's.
+    """
+    rotation, translation = sources.cameras.rotation, sources.cameras.translation
+    centre = -(rotation.transpose(-1, -2) @ translation[..., None])[..., 0]
+    centre = centre / (centre.norm(dim=-1, keepdim=True) / REMOTE).clamp_min(1.0)
+    gaps = sources.gaps[..., None]
+    return torch.cat([4.0 * gaps, 4.0 * centre, rotation[..., 2, :], distance[..., None]], dim=-1)
 
 
 class Refinement(nn.Module):
@@ -301,13 +316,9 @@ class Refinement(nn.Module):
         self.enter = nn.Conv2d(
             channels, width, kernel_size=stride + 1, stride=stride, padding=stride // 2
         )
-        self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
-        self.shift = nn.Conv2d(width, 2 + 2 * references, 3, padding=1)
-        self.logit = nn.Conv2d(width, references * stride**2, 3, padding=1)
-        for layer in (self.shift, self.logit):
-            nn.init.zeros_(layer.weight)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+        self.body = ConvTrunk(width, 4)
+        self.shift = zeroed(nn.Conv2d(width, 2 + 2 * references, 3, padding=1))
+        self.logit = zeroed(nn.Conv2d(width, references * stride**2, 3, padding=1))
 
     def forward(
         self,
@@ -323,9 +334,7 @@ class Refinement(nn.Module):
         gap_maps = gaps[..., None, None, None].expand_as(inside)
         slots = torch.cat([samples - 0.5, inside, gap_maps, seen - 1.0], dim=3).flatten(2, 3)
         x = torch.cat([slots, rgb - 0.5, context], dim=2).flatten(0, 1)
-        x = F.gelu(self.enter(x.contiguous(memory_format=torch.channels_last)))
-        for layer in self.body:
-            x = x + F.gelu(layer(x))
+        x = self.body(F.gelu(self.enter(x.contiguous(memory_format=torch.channels_last))))
         shift = F.interpolate(
             self.shift(x).float(), size=(h, w), mode="bilinear", align_corners=False
         )
@@ -349,11 +358,8 @@ class Synthesis(nn.Module):
         super().__init__()
         cell = self.STRIDE**2
         self.enter = nn.Conv2d((6 + 4 * references + 1) * cell, width, 3, padding=1)
-        self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
-        self.leave = nn.Conv2d(width, 3 * cell, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        assert self.leave.bias is not None
-        nn.init.zeros_(self.leave.bias)
+        self.body = ConvTrunk(width, 3)
+        self.leave = zeroed(nn.Conv2d(width, 3 * cell, 3, padding=1))
 
     def forward(
         self,
@@ -365,11 +371,6 @@ class Synthesis(nn.Module):
         """What to add to ``blended``."""
         apart = (samples - blended[:, :, None]).flatten(2, 3)
         seen = torch.cat([blended - 0.5, rgb - blended, apart, weights], dim=2).flatten(0, 1)
-        x = F.gelu(
-            self.enter(
-                F.pixel_unshuffle(seen, self.STRIDE).contiguous(memory_format=torch.channels_last)
-            )
-        )
-        for layer in self.body:
-            x = x + F.gelu(layer(x))
+        seen = F.pixel_unshuffle(seen, self.STRIDE).contiguous(memory_format=torch.channels_last)
+        x = self.body(F.gelu(self.enter(seen)))
         return F.pixel_shuffle(self.leave(x).float(), self.STRIDE).unflatten(0, blended.shape[:2])

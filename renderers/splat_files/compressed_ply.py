@@ -23,7 +23,8 @@ from fsm.renderers.splat_files.table import SplatTable
 
 CHUNK = 256
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
-SH_RANGE = 8.0  # bytes span [-4, 4]
+# bytes span [-4, 4]
+SH_RANGE = 8.0
 
 
 def is_compressed(header: PlyHeader) -> bool:
@@ -124,7 +125,7 @@ def _rotations(values: UInt32[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
 
 
 def insert_largest(three: Float[np.ndarray, "n 3"], index: np.ndarray) -> Float[np.ndarray, "n 4"]:
-    """Unit quaternions from all components but the one at ``index``, which is positive."""
+    """Unit quaternions from all components but that at ``index`` [n], which is positive."""
     largest = np.sqrt(np.maximum(0.0, 1.0 - np.square(three).sum(-1)))
     # where component i is found among the three
     place = np.arange(4) - (np.arange(4) > index[:, None])

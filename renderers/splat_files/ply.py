@@ -100,7 +100,8 @@ def read_rows(path: Path, header: PlyHeader) -> dict[str, Any]:
         ) from error
     found = {e.name: (e.count, [p.name for p in e.properties]) for e in data.elements}
     expected = {e.name: (e.count, list(e.properties)) for e in header.elements.values()}
-    if found != expected:  # two readers of one header must not differ
+    # two readers of one header must not differ
+    if found != expected:
         raise InputError(f"{path} has an ambiguous header; export it again.")
     return {e.name: e.data for e in data.elements}
 

@@ -11,16 +11,18 @@ from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.renderers.film.camera_paths import look_at
-from fsm.renderers.gaussians.projection import GSPLAT
 from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.gaussians.types import GSPLAT
 from fsm.renderers.splat_files.io import read_table
 from fsm.renderers.splat_files.table import SplatTable
 from fsm.views import SceneFrame, Views
 
 HW = (480, 640)
-FIELD_OF_VIEW = 60.0  # degrees, vertical
+# degrees, vertical
+FIELD_OF_VIEW = 60.0
 CAMERAS = 8
-FROM, TO = 5.0, 95.0  # percent: few stray splats far away must not decide
+# percent: few stray splats far away must not decide
+FROM, TO = 5.0, 95.0
 MARGIN = 1.15
 
 

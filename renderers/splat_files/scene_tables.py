@@ -1,15 +1,16 @@
 """A scene of 4D Gaussians as splat tables of its moments, in the clip's own space."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fsm.renderers.gaussians.constants import MIN_WEIGHT
 from fsm.renderers.gaussians.factorise import rotations_and_scales
-from fsm.renderers.gaussians.gaussians4d import MIN_WEIGHT, MovingGaussians
+from fsm.renderers.gaussians.gaussians4d import MovingGaussians
 from fsm.renderers.gaussians.scene import GaussianScene
-from fsm.renderers.gaussians.spherical_harmonics import rotate_sh
 from fsm.renderers.splat_files.table import SplatTable, turned
 from fsm.views import SceneFrame
 
@@ -21,7 +22,7 @@ class SceneTables:
     """
 
     moving: MovingGaussians
-    """Centres and velocities in the clip's space; times and velocities still in model time."""
+    """In the clip's space; times and velocities still in model time."""
     quats: Float[Tensor, "n 4"]
     """Rotations, wxyz, in the clip's space."""
     scales: Float[Tensor, "n 3"]
@@ -41,30 +42,18 @@ class SceneTables:
         Plain 3D Gaussians keep the rotations and scales they have; where no space is turned or
         scaled, to the bit.
         """
-        g, moving, frame = scene.gaussians.detach(), scene.moving, scene.frame
+        g, frame = scene.gaussians.detach(), scene.frame
         static = g.is_static
         quats, scales = g.left.clone(), g.scales.clone()
-        quats[~static], scales[~static] = rotations_and_scales(moving.covariances[~static])
-        T_world_model = torch.linalg.inv(frame.T_model_world.double())
-        extra = torch.eye(3) if rotation is None else rotation
-        turn = extra.to(T_world_model) @ T_world_model[:3, :3]
-        shift = extra.to(T_world_model) @ T_world_model[:3, 3]
-        same = torch.equal(turn, torch.eye(3).to(turn))
-        means, velocities = moving.means.double(), moving.velocities * ~static[:, None]
-        if not same:
-            means, velocities = means @ turn.T, (velocities.double() @ turn.T).float()
+        quats[~static], scales[~static] = rotations_and_scales(scene.moving.covariances[~static])
+        moving = scene.in_clip_space(rotation)
+        # a plain 3D Gaussian stands still to the bit
+        moving = dataclasses.replace(moving, velocities=moving.velocities * ~static[:, None])
+        turn = torch.linalg.inv(frame.T_model_world.double())[:3, :3]
+        turn = turn if rotation is None else rotation.to(turn) @ turn
         return SceneTables(
-            MovingGaussians(
-                (means / frame.scale.double() + shift).float(),
-                velocities / frame.scale,
-                moving.times,
-                moving.time_variances,
-                # of the model's space; the tables have rotations and scales instead
-                moving.covariances,
-                moving.opacities,
-                moving.sh if same else rotate_sh(moving.sh, turn),
-            ),
-            quats if same else turned(quats, turn),
+            moving,
+            quats if torch.equal(turn, torch.eye(3).to(turn)) else turned(quats, turn),
             scales / frame.scale,
             static,
             frame,
@@ -73,7 +62,7 @@ class SceneTables:
 
     def at(self, seconds: float, min_weight: float = MIN_WEIGHT) -> SplatTable:
         """The Gaussians there at ``seconds``: temporal weight at least ``min_weight``."""
-        time = self.frame.model_time(self.frame.time_start.new_tensor([seconds]))[0]
+        time = self.frame.at(seconds)
         index = (self.moving.weights(time) >= min_weight).nonzero()[:, 0]
         there = self.moving[index].at(time, 0.0)
         opacities = there.opacities.clamp(0.0, 1.0)

@@ -29,12 +29,16 @@ HEADER = struct.Struct("<IIIBBBB")
 HEADER_4 = struct.Struct("<IIIBBBBI12x")
 ANTIALIASED, EXTENSIONS = 0x1, 0x2
 COORDINATE_SYSTEM = 0xADBE0003
-COLOUR_SCALE = 0.15  # f_dc beyond what sRGB shows is kept
-RUB = (1.0, -1.0, -1.0)  # signs that take these axes to OpenCV's (RDF); their own inverse
+# f_dc beyond what sRGB shows is kept
+COLOUR_SCALE = 0.15
+# signs that take these axes to OpenCV's (RDF); their own inverse
+RUB = (1.0, -1.0, -1.0)
 # Which axes' signs a harmonic changes with, in the order of files.
 PARITY = ("", "y", "z", "x", "xy", "yz", "", "xz", "", "y", "xyz", "y", "z", "x", "z", "x")
-MAX_RATIO = 100  # real scenes are packed to a half or a third
-FREE = 64 << 20  # bytes that may be unpacked whatever the ratio
+# real scenes are packed to a half or a third
+MAX_RATIO = 100
+# bytes that may be unpacked whatever the ratio
+FREE = 64 << 20
 MAX_EXTENSIONS = 1 << 16
 FRACTION_BITS = range(8, 17)
 
@@ -226,7 +230,8 @@ def _signs(packed: _Packed, path: Path) -> tuple[float, float, float]:
         kind, length = struct.unpack_from("<II", records)
         if kind == COORDINATE_SYSTEM and length == 4 and len(records) >= 12:
             (system,) = struct.unpack_from("<I", records, 8)
-            if system == 0:  # unspecified: the default
+            # unspecified: the default
+            if system == 0:
                 return RUB
             if not 1 <= system <= 8:
                 raise InputError(

@@ -17,7 +17,8 @@ from fsm.renderers.gaussians.spherical_harmonics import rotate_sh
 
 LARGEST_LOG_SCALE = math.log(torch.finfo(torch.float32).max)
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
-LARGEST_LOGIT = 88.0  # written for opacity 1: float32 activates it to exactly 1, and it is finite
+# written for opacity 1: float32 activates it to exactly 1, and it is finite
+LARGEST_LOGIT = 88.0
 
 
 @dataclass(frozen=True)

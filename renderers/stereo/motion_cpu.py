@@ -1,7 +1,7 @@
-"""One level of ``motion_guess`` for float32 on the CPU, compiled: the rules of the torch form,
+"""One level of ``image_velocity`` for float32 on the CPU, compiled: the rules of the plain form,
 which it is tested against.
 
-The same bits for any number of threads, which take one target each.
+The same bits for any number of threads, which take one reference view each.
 """
 
 import torch
@@ -10,26 +10,30 @@ from torch import Tensor
 
 from fsm.kernels.compiled import on_threads, workers
 from fsm.renderers.stereo import motion_kernels as kernels
+from fsm.renderers.stereo.config import MotionConfig
 
 
-def aligned_on_cpu(
+def alignment_on_cpu(
     maps: Float[Tensor, "b n 3 hn wn"],
-    chosen: Int[Tensor, "b v k"],
+    index: Int[Tensor, "b v k"],
     start: Float[Tensor, "b v k 2 h w"],
     u: Float[Tensor, "b v 2 h w"],
     gaps: Float[Tensor, "b v k"],
-    weights: Float[Tensor, "b v k"],
-    iterations: int,
+    config: MotionConfig,
 ) -> Float[Tensor, "b v 2 h w"]:
-    """See ``motion_guess.plain_aligned``. No gradients."""
+    """See ``motion.alignment``. No gradients."""
     threads, out = workers(), u.clone(memory_format=torch.contiguous_format)
-    given = (maps.movedim(2, -1), chosen, start, gaps, weights)
+    given = (maps.movedim(2, -1), index, start, gaps, 1.0 / (config.moment + gaps.square()))
+    rules = (config.iterations, config.window, config.smoothing)
+    arrays = (t.contiguous().numpy() for t in given)
     on_threads(
         kernels.align,
         threads,
         threads,
-        iterations,
-        *(t.contiguous().numpy() for t in given),
+        *rules,
+        config.damping,
+        config.largest_step,
+        *arrays,
         out.numpy(),
     )
     return out

@@ -1,21 +1,14 @@
-"""Kernel of ``motion_cpu``: one level of the alignment of a target's samples along straight paths
-through time.
+"""Kernel of ``motion_cpu``: one level of the alignment of samples along straight paths through
+time.
 """
 
 import numpy as np
 
 from fsm.kernels.compiled import kernel, part
-from fsm.renderers.stereo.motion import (
-    DAMPING,
-    EVERYWHERE,
-    LARGEST_STEP,
-    LEAST_VARIANCE,
-    SMOOTHED,
-    WINDOW,
-)
+from fsm.renderers.stereo.constants import LEAST_VARIANCE, LEAST_WEIGHT
 
 PRODUCTS = 5  # xx, xy, yy, xt, yt
-MAPS, CHOSEN, PATHS = (
+MAPS, INDEX, PATHS = (
     "float32[:, :, :, :, ::1]",
     "int64[:, :, ::1]",
     "float32[:, :, ::1], float32[:, :, ::1]",
@@ -37,11 +30,11 @@ def _place(at, size):
 
 
 @part
-def _sample(maps, chosen, start, u, gaps, weights, y, samples, shares):
+def _sample(maps, index, start, u, gaps, weights, y, samples, shares):
     """Samples [k w 3] of a row of pixels, and how much each counts [k w]."""
     hn, wn, one = maps.shape[1], maps.shape[2], np.float32(1.0)
     for j in range(len(gaps)):
-        frame, gap = chosen[j], gaps[j]
+        frame, gap = index[j], gaps[j]
         for x in range(u.shape[2]):
             left, rx, in_x = _place(start[j, 0, y, x] + u[0, y, x] * gap, np.float32(wn))
             top, ry, in_y = _place(start[j, 1, y, x] + u[1, y, x] * gap, np.float32(hn))
@@ -53,7 +46,7 @@ def _sample(maps, chosen, start, u, gaps, weights, y, samples, shares):
                     upper + maps[frame, below, left, c] * sw + maps[frame, below, right, c] * se
                 )
             shares[j, x] = weights[j] * (
-                (one if in_x & in_y else np.float32(0.0)) + np.float32(EVERYWHERE)
+                (one if in_x & in_y else np.float32(0.0)) + np.float32(LEAST_WEIGHT)
             )
 
 
@@ -74,23 +67,16 @@ def _fit(samples, shares, gaps, fits, y):
             centred, share = gaps[j] - mean_gap, shares[j, x] / total
             along = share * centred
             variance += along * centred
-            r, g, b = (
-                r + share * samples[j, x, 0],
-                g + share * samples[j, x, 1],
-                b + share * samples[j, x, 2],
-            )
-            dr, dg, db = (
-                dr + along * samples[j, x, 0],
-                dg + along * samples[j, x, 1],
-                db + along * samples[j, x, 2],
-            )
+            r += share * samples[j, x, 0]
+            g += share * samples[j, x, 1]
+            b += share * samples[j, x, 2]
+            dr += along * samples[j, x, 0]
+            dg += along * samples[j, x, 1]
+            db += along * samples[j, x, 2]
         scale = np.float32(1.0) / max(variance, np.float32(LEAST_VARIANCE))
         dr, dg, db = dr * scale, dg * scale, db * scale
-        fits[0, y, x], fits[1, y, x], fits[2, y, x] = (
-            r - dr * mean_gap,
-            g - dg * mean_gap,
-            b - db * mean_gap,
-        )
+        fits[0, y, x], fits[1, y, x] = r - dr * mean_gap, g - dg * mean_gap
+        fits[2, y, x] = b - db * mean_gap
         fits[3, y, x], fits[4, y, x], fits[5, y, x], fits[6, y, x] = dr, dg, db, variance
 
 
@@ -104,31 +90,18 @@ def _multiply(fits, sums):
         above, below = max(y - 1, 0), min(y + 1, h - 1)
         for x in range(w):
             left, right = max(x - 1, 0), min(x + 1, w - 1)
-            xx, xy, yy, xt, yt = (
-                np.float32(0.0),
-                np.float32(0.0),
-                np.float32(0.0),
-                np.float32(0.0),
-                np.float32(0.0),
-            )
+            xx = xy = yy = xt = yt = np.float32(0.0)
             for c in range(3):
                 gx = (fits[c, y, right] - fits[c, y, left]) / np.float32(right - left)
                 gy = (fits[c, below, x] - fits[c, above, x]) / np.float32(below - above)
                 change = fits[3 + c, y, x]
-                xx, xy, yy, xt, yt = (
-                    xx + gx * gx,
-                    xy + gx * gy,
-                    yy + gy * gy,
-                    xt + gx * change,
-                    yt + gy * change,
-                )
-            sums[0, y, x], sums[1, y, x], sums[2, y, x], sums[3, y, x], sums[4, y, x] = (
-                xx,
-                xy,
-                yy,
-                xt,
-                yt,
-            )
+                xx += gx * gx
+                xy += gx * gy
+                yy += gy * gy
+                xt += gx * change
+                yt += gy * change
+            sums[0, y, x], sums[1, y, x], sums[2, y, x] = xx, xy, yy
+            sums[3, y, x], sums[4, y, x] = xt, yt
 
 
 @part
@@ -155,16 +128,11 @@ def _average(values, rows, side):
 
 
 @part
-def _advance(sums, fits, u):
-    """Add the Gauss-Newton steps to ``u``."""
-    most = np.float32(LARGEST_STEP)
+def _advance(sums, fits, damping, most, u):
+    """Add the Gauss-Newton steps to ``u``, none longer than ``most`` along an axis."""
     for y in range(u.shape[1]):
         for x in range(u.shape[2]):
-            xx, xy, yy = (
-                sums[0, y, x] + np.float32(DAMPING),
-                sums[1, y, x],
-                sums[2, y, x] + np.float32(DAMPING),
-            )
+            xx, xy, yy = sums[0, y, x] + damping, sums[1, y, x], sums[2, y, x] + damping
             xt, yt = sums[3, y, x], sums[4, y, x]
             determinant = xx * yy - xy * xy
             if fits[6, y, x] > np.float32(LEAST_VARIANCE):
@@ -173,40 +141,34 @@ def _advance(sums, fits, u):
 
 
 @kernel(
-    f"void(int64, int64, int64, {MAPS}, {CHOSEN}, {POSITIONS}, {PATHS}, float32[:, :, :, :, ::1])"
+    f"void(int64, int64, int64, int64, int64, float32, float32, {MAPS}, {INDEX}, {POSITIONS}, "
+    f"{PATHS}, float32[:, :, :, :, ::1])"
 )
-def align(worker, workers, iterations, maps, chosen, start, gaps, weights, u):
-    """Improve the velocities ``u`` [b v 2 h w] of the targets in turn; ``maps`` are [b n hn wn 3],
-    ``start`` [b v k 2 h w].
+def align(
+    worker, workers, iterations, window, smoothing, damping, largest_step,
+    maps, index, start, gaps, weights, u,
+):  # fmt: skip
+    """Improve the velocities ``u`` [b v 2 h w] of the reference views in turn; ``maps`` are
+    [b n hn wn 3], ``start`` [b v k 2 h w].
     """
     b, v, _, h, w = u.shape
-    k = chosen.shape[2]
-    samples, shares, rows = (
-        np.empty((k, w, 3), np.float32),
-        np.empty((k, w), np.float32),
-        np.empty((h, w), np.float32),
-    )
-    fits, sums = np.empty((7, h, w), np.float32), np.empty((PRODUCTS, h, w), np.float32)
+    k = index.shape[2]
+    samples, shares = np.empty((k, w, 3), np.float32), np.empty((k, w), np.float32)
+    rows, fits = np.empty((h, w), np.float32), np.empty((7, h, w), np.float32)
+    sums = np.empty((PRODUCTS, h, w), np.float32)
     for task in range(worker, b * v, workers):
         s, t = task // v, task % v
         mine, times = u[s, t], gaps[s, t]
         for _ in range(iterations):
             for y in range(h):
                 _sample(
-                    maps[s],
-                    chosen[s, t],
-                    start[s, t],
-                    mine,
-                    times,
-                    weights[s, t],
-                    y,
-                    samples,
-                    shares,
-                )
+                    maps[s], index[s, t], start[s, t], mine, times, weights[s, t], y,
+                    samples, shares,
+                )  # fmt: skip
                 _fit(samples, shares, times, fits, y)
             _multiply(fits, sums)
             for i in range(PRODUCTS):
-                _average(sums[i], rows, WINDOW)
-            _advance(sums, fits, mine)
+                _average(sums[i], rows, window)
+            _advance(sums, fits, damping, largest_step, mine)
             for i in range(2):
-                _average(mine[i], rows, SMOOTHED)
+                _average(mine[i], rows, smoothing)

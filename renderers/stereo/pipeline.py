@@ -1,49 +1,87 @@
-"""Depth of the input frames from one another: a plane sweep over all depths, one about its answer,
-then fractions of a pixel.
+"""Depth and motion from frames, from top to bottom.
 
-Both decoders begin with it.
+Of every frame, once:
+
+1. **Cost volume** over depth planes, at a quarter of the resolution
+   (``fsm.renderers.stereo.cost_volume``);
+2. **regularisation** by convolutions, and expected depth (``fsm.renderers.stereo.plane_sweep``);
+3. **refinement**: a second cost volume around that depth, at half the resolution;
+4. **sub-pixel alignment** along the rays (``fsm.renderers.stereo.subpixel``).
+
+Of every view to be rendered, from the depth of its source views:
+
+5. **forward warp** to the target (``fsm.renderers.stereo.forward_warp``);
+6. **occlusion** in every source view (``fsm.renderers.stereo.occlusion``);
+7. **motion** between the source views (``fsm.renderers.stereo.motion``).
+
+Steps 2 and 3 are learnt. The reference view is the one whose depth is sought.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fsm.renderers.stereo.cost_volume import PlaneSweep, Swept
-from fsm.renderers.stereo.sources import witnesses
-from fsm.renderers.stereo.subpixel import aligned
+from fsm.renderers.stereo import forward_warp, motion, occlusion
+from fsm.renderers.stereo.config import StereoConfig
+from fsm.renderers.stereo.plane_sweep import CoarseSweep, FineSweep, Swept
+from fsm.renderers.stereo.selection import stereo_sources
+from fsm.renderers.stereo.sources import SourceViews
+from fsm.renderers.stereo.subpixel import aligned_depth
 from fsm.views import Views
-
-MORE = 2  # times as many witnesses for the last fraction of a pixel: noise is averaged out
 
 
 class Stereo(nn.Module):
-    """Inverse depth of every pixel of a view, model units, coarse to fine."""
+    """The stages with their weights; inverse depths in model units."""
 
-    def __init__(self, references: int, planes: int, fine_planes: int) -> None:
+    def __init__(self, config: StereoConfig) -> None:
         super().__init__()
-        self.references = references
-        self.sweeps = nn.ModuleList([PlaneSweep(planes)])
-        if fine_planes:
-            self.sweeps.append(PlaneSweep(fine_planes, stride=2, about=True))
+        self.config = config
+        self.sweeps = nn.ModuleList([CoarseSweep(config.sweep), FineSweep(config.sweep)])
 
-    def forward(self, views: Views, references: Views) -> list[Swept]:
-        """The answers of all sweeps for ``views`` [b v], which have pictures, beside ``references``
-        [b n], among which they may be.
-
-        The last answer is the best.
+    def forward(self, views: Views, frames: Views) -> list[Swept]:
+        """Answers of both sweeps for ``views`` [b v], which have pictures, from the ``frames``
+        [b n], among which they may be; the last answer is the best.
         """
-        asked = witnesses(views, references, self.references)
-        answers: list[Swept] = []
-        for sweep in self.sweeps:
-            answers.append(
-                sweep(views, references, asked, about=answers[-1].rho if answers else None)
-            )
-        return answers
+        sources = stereo_sources(views, frames, self.config.sources)
+        coarse, fine = self.sweeps
+        first = coarse(sources)
+        return [first, fine(sources, prior=first.rho)]
 
     @torch.no_grad()
-    def inverse_depth(self, views: Views, references: Views) -> Float[Tensor, "b v 1 h w"]:
+    def inverse_depth(self, views: Views, frames: Views) -> Float[Tensor, "b v 1 h w"]:
         """The best answer, to a fraction of a pixel; a constant for autograd."""
-        found = self(views, references)[-1].rho.float()
-        return aligned(
-            views, references, witnesses(views, references, MORE * self.references), found
-        )
+        swept = self(views, frames)[-1].rho.float()
+        sources = stereo_sources(views, frames, self.config.sources)
+        return aligned_depth(sources, swept, self.config)
+
+    def warped(
+        self, targets: SourceViews, rho: Float[Tensor, "b n 1 hn wn"]
+    ) -> Float[Tensor, "b v 1 h w"]:
+        """Inverse depth of targets from that of all ``targets.views``."""
+        return forward_warp.forward_warped(targets, rho, self.config.warp)
+
+    def visible(
+        self,
+        targets: SourceViews,
+        pixels: Float[Tensor, "b v k h w 2"],
+        rho: Float[Tensor, "b v 1 h w"],
+    ) -> Float[Tensor, "b v k 1 h w"]:
+        """Which source views see the targets' points, at ``pixels`` of theirs: 1 or 0."""
+        return occlusion.visible(targets, pixels, rho, self.config.occlusion)
+
+    def velocity(
+        self, targets: SourceViews, pixels: Float[Tensor, "b v k h w 2"]
+    ) -> Float[Tensor, "b v 1 h w 2"]:
+        """Motion in pixels per unit of ``targets.relative_gaps`` that aligns the source views."""
+        return motion.image_velocity(targets, pixels, self.config.motion)
+
+    def followed(
+        self,
+        targets: SourceViews,
+        pixels: Float[Tensor, "b v k h w 2"],
+        seen: Float[Tensor, "b v k 1 h w"],
+    ) -> Float[Tensor, "b v k h w 2"]:
+        """``pixels`` moved along with what moves, where that makes the source views agree."""
+        way = self.velocity(targets, pixels) * targets.relative_gaps[..., None, None, None]
+        moved = pixels + way
+        return pixels + way * motion.acceptance(targets, pixels, moved, seen, self.config.motion)

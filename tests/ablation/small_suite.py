@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fsm.ablation.clips import small_copies
-from fsm.ablation.results import Result
-from fsm.ablation.runner import Suite
-from fsm.ablation.scores import Cell, StreamScore
-from fsm.ablation.variants import Variant
+from benchmarks.ablation.clips import small_copies
+from benchmarks.ablation.driver import Suite
+from benchmarks.ablation.results import Result
+from benchmarks.ablation.scores import Cell, StreamScore
+from benchmarks.ablation.variants import Variant
 from fsm.blocks import BlockConfig
 from fsm.datasets.base import Clip
 from fsm.encoder import EncoderConfig

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from fsm.ablation.clips import small_copies
+from benchmarks.ablation.clips import small_copies
 from fsm.datasets.open import open_dataset
 from tests.ablation.small_suite import HW, NoiseClip, OneClip
 

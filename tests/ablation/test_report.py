@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsm.ablation.report import write_report
-from fsm.ablation.results import (
+from benchmarks.ablation.__main__ import main
+from benchmarks.ablation.report import write_report
+from benchmarks.ablation.results import (
     BASELINES,
     BaselineScores,
     Settings,
@@ -20,15 +21,13 @@ from fsm.ablation.results import (
     load_results,
     save_result,
 )
-from fsm.ablation.scores import Cell
-from fsm.ablation.stats import gain, grouped, own_random, stat, streams
-from fsm.ablation.variants import VARIANTS, find_variants
-from fsm.cli import main
+from benchmarks.ablation.scores import Cell
+from benchmarks.ablation.stats import gain, grouped, own_random, stat, streams
+from benchmarks.ablation.variants import VARIANTS, find_variants
 from fsm.config import to_dict
 from fsm.errors import InputError
 from fsm.files import write_json
 from tests.ablation.small_suite import BASE, made_result
-from tests.cli.small_inputs import refused
 from tests.conftest import REPOSITORY
 
 LEVELS = {
@@ -55,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_table_holds_recomputed_means(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", "ablation", "-o", str(folder)]) == 0
+    assert main(["report", str(folder)]) == 0
     assert str(folder / "tables.md") in capsys.readouterr().out
     text = (folder / "tables.md").read_text()
     rows = {
@@ -104,15 +103,18 @@ def test_results_are_read_back_as_written(folder: Path) -> None:
 def test_missing_and_broken_results_are_one_sentence(folder: Path, tmp_path: Path, capsys) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "holds no ablation" in refused(["eval", "ablation", "-o", empty], capsys, tmp_path)
+    with pytest.raises(InputError, match="holds no ablation"):
+        write_report(empty)
+    assert main(["report", str(empty)]) == 2
+    assert "holds no ablation" in capsys.readouterr().err
     path = folder / "results" / "lact1-seed0.json"
     path.write_text(path.read_text().replace('"steps": 2', '"steps": "two"'))
-    assert "lact1-seed0.json: steps is 'two'" in refused(
-        ["eval", "ablation", "-o", folder], capsys, tmp_path
-    )
+    with pytest.raises(InputError, match=r"lact1-seed0\.json: steps is 'two'"):
+        write_report(folder)
     for path in (folder / "results").iterdir():
         path.unlink()
-    assert "holds no results yet" in refused(["eval", "ablation", "-o", folder], capsys, tmp_path)
+    with pytest.raises(InputError, match="holds no results yet"):
+        write_report(folder)
 
 
 def test_one_foreign_result_stops_the_report(folder: Path) -> None:

@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from fsm.ablation.results import claim, load_baselines, load_results, read_settings, result_path
-from fsm.ablation.runner import Suite, run
-from fsm.ablation.variants import find_variants
+from benchmarks.ablation.driver import Suite, run
+from benchmarks.ablation.results import (
+    claim,
+    load_baselines,
+    load_results,
+    read_settings,
+    result_path,
+)
+from benchmarks.ablation.variants import find_variants
 from fsm.errors import InputError
 from fsm.evaluate.baselines import BASELINES
 from fsm.shards import Shard

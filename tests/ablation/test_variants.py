@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm.ablation.variants import (
+from benchmarks.ablation.variants import (
     START_CHUNKS,
     VARIANTS,
     find_variants,

@@ -12,6 +12,7 @@ from fsm.encoder import EncoderConfig
 from fsm.model import FSM, ModelConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
 from tests.datasets.media import write_fsm_clip
+from tests.small import SMALL_STEREO
 
 FRAMES = 20
 
@@ -21,7 +22,7 @@ def write_model(folder: Path, dim: int = 32) -> Path:
     torch.manual_seed(0)
     block = BlockConfig(dim=dim, attention_head_dim=16, mlp_ratio=2, ns_dtype="float32")
     head = ReferenceHeadConfig(
-        references=2, hidden=16, planes=4, refinements=(4,), refinement_width=8
+        references=2, hidden=16, stereo=SMALL_STEREO, refinements=(4,), refinement_width=8
     )
     FSM(
         ModelConfig(EncoderConfig(block, layers=1, patch=16, chunk_tokens=64), head)

@@ -283,7 +283,7 @@ def test_stereo4d_counts_that_disagree(
 
 
 @pytest.mark.parametrize(
-    "name", ["gone", "gone.json", "gone.npz", "gone.txt", "synthetic:-1", "synthetic:x"]
+    "name", ["gone", "gone.json", "gone.npz", "gone.txt", "world:-1", "world:x", "synthetic:3"]
 )
 def test_clips_that_are_nowhere(
     name: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -398,7 +398,8 @@ CONFIGS = {
     "out of range": (["tiny", "--set", "optim.steps=0"], "steps is 0"),
     "no value": (["tiny", "--set", "optim.steps"], "is not KEY=VALUE"),
     "no such source": (["tiny", "--data", "gone.json:2"], "gone.json"),
-    "weight zero": (["tiny", "--data", "synthetic:0"], "weight"),
+    "weight zero": (["tiny", "--data", "world:0"], "weight"),
+    "removed source": (["tiny", "--data", "synthetic"], "use 'world'"),
     "size the patch does not divide": (["tiny", "--set", "data.hw=[30, 30]"], "patch size 16"),
 }
 

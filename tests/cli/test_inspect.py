@@ -11,7 +11,7 @@ import fsm.datasets.open
 from fsm.cli import main
 from fsm.datasets.base import Clip
 from fsm.datasets.open import open_clip
-from fsm.datasets.synthetic import SyntheticClip
+from fsm.datasets.world.clip import WorldClip
 
 
 def test_builtin_clip_is_consistent(capsys: pytest.CaptureFixture) -> None:
@@ -26,7 +26,7 @@ def test_json_is_the_same_report_and_wrong_axes_give_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def spoilt(*arguments: object) -> Clip:
-        clip = SyntheticClip(frames=24, samples_per_pixel=1).cached()
+        clip = WorldClip(seed=8, frames=24).cached()
         flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
         object.__setattr__(clip.cameras, "c2w", clip.cameras.c2w @ flip)
         return clip

@@ -146,3 +146,32 @@ def test_no_command_shows_help() -> None:
     done = _run()
     assert done.returncode == 0
     assert "render" in done.stdout
+
+
+def test_a_warning_is_one_line() -> None:
+    code = (
+        "import sys, types, warnings, fsm.cli\n"
+        "m = sys.modules['fsm.cli.main']\n"
+        "run = lambda: warnings.warn('two\\nlines')\n"
+        "m._parse = lambda arguments: types.SimpleNamespace(run=run)\n"
+        "raise SystemExit(m.main(['render']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "warning: two lines\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["render", "scene"], ["view", "scene"], ["refine", "new", "demo"], ["eval", "demo"], ["demo"]],
+)
+def test_a_backend_that_cannot_work_is_refused_by_every_command_that_draws(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "--device", "cpu", "--backend", "gsplat"]) == 2
+    message = "error: backend is gsplat but the Gaussians are on cpu; choose device cuda or backend"
+    assert capsys.readouterr().err.startswith(message)
+    assert list(tmp_path.iterdir()) == []

@@ -12,8 +12,8 @@ import yaml
 from fsm.cli import main
 from fsm.evaluate.results import without_timings
 from fsm.files import slug
-from fsm.memory_scene import MemoryScene
 from fsm.model import FSM
+from fsm.open_scene import open_scene
 from tests.cli.small_inputs import refused, tree, write_clip, write_model
 
 IDS = ("a/clip", "b é/clip", "c/third")
@@ -78,7 +78,7 @@ def test_a_list_becomes_a_folder_of_scenes_the_same_in_parts(
     assert {p.name for p in (tmp_path / "whole").iterdir()} == {slug(id) for id in IDS}
     for id in IDS:
         scene = tmp_path / "whole" / slug(id)
-        assert len(MemoryScene.load(scene).inputs) == 4
+        assert len(open_scene(scene).inputs) == 4
         assert yaml.safe_load((scene / "reconstruct.yaml").read_text())["id"] == id
     for part in ("3/3", "1/3", "2/3"):
         assert reconstruct(clips, tmp_path / "parts", model, "--inputs", "4", "--shard", part) == 0
@@ -106,14 +106,14 @@ def test_scenes_of_other_settings_or_weights_are_kept_and_told_of(
     assert reconstruct(clips, out, model, "--shard", "1/3") == 0
     same = ["reconstruct", clips, "-o", out, "--model", model]
     says = refused([*same, "--size", "64x48"], capsys, tmp_path)
-    assert (
-        f"{slug('a/clip')} was made with other settings (size); choose another output or remove it"
-        in says
+    made = Path(slug("a/clip")) / "reconstruct.yaml"
+    assert f"{made} was written with other settings (differs in size); choose another" in says
+    assert "(differs in frames)" in refused(
+        [*same, "--size", "64x32", "--inputs", "5"], capsys, tmp_path
     )
-    assert "(frames)" in refused([*same, "--size", "64x32", "--inputs", "5"], capsys, tmp_path)
     write_model(tmp_path / "wider", dim=48)
     other = ["reconstruct", clips, "-o", out, "--model", tmp_path / "wider", "--size", "64x32"]
-    assert "(model, weights)" in refused(other, capsys, tmp_path)
+    assert "(differs in model, weights)" in refused(other, capsys, tmp_path)
     assert "which is a scene" in refused(
         ["reconstruct", clips, "-o", out / slug("a/clip"), "--model", model], capsys, tmp_path
     )

@@ -17,17 +17,19 @@ import torch
 import yaml
 
 import fsm.cli.demo
-from fsm.checkpoint import load_pretrained, weights_hash
+from fsm.checkpoint import weights_hash
 from fsm.cli import main
 from fsm.datasets.open import open_clip
 from fsm.memory_scene import MemoryScene
 from fsm.model import FSM
+from fsm.open_scene import open_scene
 from tests.cli.small_inputs import FRAMES, refused, tree, write_clip, write_model
 
 TINY = (
     "model.encoder.layers=1",
     "model.encoder.block={dim: 32, attention_head_dim: 16, mlp_ratio: 2, ns_dtype: float32}",
-    "model.reference_head={references: 2, hidden: 16, planes: 4, refinements: [4], "
+    "model.head={kind: reference, references: 2, hidden: 16, refinements: [4], "
+    "stereo: {sources: 2, sweep: {planes: 4}}, "
     "refinement_width: 8}",
     "data.hw=[32, 64]",
     "stages=[]",
@@ -68,7 +70,7 @@ def test_from_training_to_numbers(
         str(run),
         "--data",
         f"{clip}:2",
-        "synthetic:1",
+        "world:1",
         "--device",
         "cpu",
         "--set",
@@ -82,7 +84,7 @@ def test_from_training_to_numbers(
     config = json.loads((run / "config.json").read_text())
     assert config["data"]["sources"] == [
         {"path": str(clip), "weight": 2.0},
-        {"path": "synthetic", "weight": 1.0},
+        {"path": "world", "weight": 1.0},
     ]
     assert (config["data"]["hw"], config["optim"]["steps"]) == ([32, 64], 3)
 
@@ -92,9 +94,10 @@ def test_from_training_to_numbers(
     assert settings["size"] == "64x32"
     assert len(settings["frames"]) == 5
     assert not set(settings["frames"]) & set(range(2, FRAMES, 4))
-    opened = MemoryScene.load(scene)
+    opened = open_scene(scene)
+    assert isinstance(opened, MemoryScene)
     assert torch.equal(opened.inputs.time, open_clip(clip).cameras.time[settings["frames"]])
-    assert weights_hash(opened.model) == weights_hash(load_pretrained(run / "model"))
+    assert weights_hash(opened.model) == weights_hash(FSM.from_pretrained(run / "model"))
 
     assert (
         main(["render", str(scene), "-o", str(film), "--frames", "3", "--path", "interpolate"]) == 0
@@ -156,7 +159,7 @@ def test_reconstructing_again_replaces_the_scene_and_nothing_else(
             )
             == 0
         )
-    assert len(MemoryScene.load(tmp_path / "scene").inputs) == 4
+    assert len(open_scene(tmp_path / "scene").inputs) == 4
     assert [p.name for p in tmp_path.iterdir()] == ["scene"]
     thesis = tmp_path / "thesis"
     thesis.mkdir()
@@ -190,7 +193,7 @@ def test_cameras_in_one_point_reconstruct_and_render_without_nan(
         scene = tmp_path / f"scene-{turns}"
         flags = ["--model", str(model), "--size", "64x32", "--inputs", "4"]
         assert main(["reconstruct", str(path), "-o", str(scene), *flags]) == 0
-        opened = MemoryScene.load(scene)
+        opened = open_scene(scene)
         rendering = opened.render(opened.inputs)
         assert bool(torch.isfinite(rendering.rgb).all())
         assert rendering.depth is not None
@@ -368,4 +371,4 @@ def test_ctrl_c_of_a_real_training_saves_and_exits_with_130(tmp_path: Path) -> N
     assert error.strip().splitlines()[-1] == "error: interrupted"
     steps = torch.load(out / "state.pt", weights_only=True)["step"]
     assert steps == (out / "log.jsonl").read_text().count("\n")
-    assert load_pretrained(out / "model")
+    assert FSM.from_pretrained(out / "model")

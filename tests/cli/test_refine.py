@@ -160,9 +160,13 @@ def test_a_scene_that_shows_the_clip_worse_than_the_clip_itself_is_not_started_f
         == 0
     )
     scene = GaussianScene.load(black)
-    GaussianScene(scene.gaussians[:1], scene.frame, scene.inputs, background=torch.zeros(3)).save(
-        black
-    )
+    GaussianScene(
+        scene.gaussians[:1],
+        scene.frame,
+        scene.inputs,
+        background=torch.zeros(3),
+        frames_seen=scene.frames_seen,
+    ).save(black)
     command = [
         "refine",
         str(black),
@@ -200,6 +204,46 @@ def test_with_nothing_held_out_the_report_says_so(
     ]
     assert main([*command, *SMALL]) == 0
     assert "on 20 the frames refined on (none is held out)" in capsys.readouterr().out
+
+
+def test_what_a_scene_has_seen_is_never_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever way a test frame came into a scene, refinement does not judge by it."""
+    train, test = [0, 3, 6, 9, 12], [4, 10]
+    plan = {"input_index": train, "target_index": test}
+    clip = str(write_clip(tmp_path, lambda value: value.update(index_plan=plan)))
+    short = [*SMALL, "--steps", "1"]
+
+    model = str(write_model(tmp_path / "model"))
+    read = ["reconstruct", clip, "--model", model, "--size", "64x32", "-o"]
+    for flags, frames in ([], train), (["--frames", "all"], list(range(FRAMES))):
+        assert main([*read, str(tmp_path / "memory"), *flags]) == 0
+        settings = yaml.safe_load((tmp_path / "memory" / "reconstruct.yaml").read_text())
+        seen = json.loads((tmp_path / "memory" / "scene.json").read_text())["frames_seen"]
+        assert settings["frames"] == [number for _, number in seen] == frames
+
+    clean, planted = str(tmp_path / "clean"), str(tmp_path / "planted")
+    assert main(["refine", "new", clip, "-o", clean, *short]) == 0
+    assert main(["refine", clean, clip, "-o", str(tmp_path / "again"), *short]) == 0
+    settings = yaml.safe_load((tmp_path / "again" / "refine.yaml").read_text())
+    assert (settings["frames"], settings["held_out"]) == (train, test)
+
+    assert main(["refine", "new", clip, "-o", planted, "--hold-out", "0", *short]) == 0
+    # Refined further on training frames alone, it has still seen the others.
+    washed = str(tmp_path / "washed")
+    inputs = ["--frames", "inputs", "--hold-out", "0"]
+    assert main(["refine", planted, clip, "-o", washed, *inputs, *short]) == 0
+    for scene in (planted, washed):
+        line = refused(["refine", scene, clip, "-o", tmp_path / "out", *short], capsys, tmp_path)
+        assert "the scene has seen the frames [4, 10]" in line
+
+    meta = Path(clean) / "scene.json"
+    value = json.loads(meta.read_text())
+    del value["frames_seen"]
+    meta.write_text(json.dumps(value))
+    line = refused(["refine", clean, clip, "-o", tmp_path / "out", *short], capsys, tmp_path)
+    assert "does not record which frames it has seen" in line
 
 
 def test_refusals(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

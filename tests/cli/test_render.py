@@ -19,15 +19,17 @@ from fsm.cli.common import parse_size
 from fsm.datasets.open import open_clip
 from fsm.encoder import EncoderConfig
 from fsm.errors import InputError
-from fsm.memory_scene import MemoryScene
 from fsm.model import FSM, ModelConfig
+from fsm.open_scene import open_scene
 from fsm.renderers.film.video import to_uint8
+from fsm.renderers.heads.lvsm import LvsmHeadConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
+from fsm.renderers.heads.registry import HeadConfig
 
 CLIP_FRAMES = [0, 12, 24, 36, 47]
 
 
-def _model(head: ReferenceHeadConfig | None) -> FSM:
+def _model(head: HeadConfig) -> FSM:
     torch.manual_seed(0)
     block = BlockConfig(dim=64, attention_head_dim=32, ttt_heads=1)
     return FSM(ModelConfig(EncoderConfig(layers=1, patch=16, block=block), head)).eval()
@@ -97,7 +99,7 @@ def test_pictures_are_the_scene_seen_from_the_written_path(scene: Path, tmp_path
         open_clip("demo").views([47], hw=(48, 64)).without_rgb(),
         c2w=torch.tensor([cameras[1]["camera_to_world"]]),
     )
-    expected = MemoryScene.load(scene).render(written).rgb[0]
+    expected = open_scene(scene).render(written).rgb[0]
     assert np.abs(picture[..., ::-1].astype(int) - to_uint8(expected)).max() <= 1
     truth = open_clip("demo").cameras
     assert torch.allclose(torch.tensor(cameras[1]["camera_to_world"]), truth.c2w[47], atol=1e-5)
@@ -189,7 +191,7 @@ def test_folder_without_a_scene_and_head_without_depth_are_named(
 ) -> None:
     assert main(["render", str(tmp_path / "nothing")]) == 2
     assert "scene.json" in capsys.readouterr().err
-    _model(None).reconstruct(open_clip("demo").views(CLIP_FRAMES, hw=(32, 32))).save(
+    _model(LvsmHeadConfig()).reconstruct(open_clip("demo").views(CLIP_FRAMES, hw=(32, 32))).save(
         tmp_path / "plain"
     )
     assert (

@@ -18,7 +18,7 @@ from fsm.model import FSM
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SUFFIXES
-from fsm.viewer.reading import Reading
+from fsm.viewer.stream import ReadingProgress
 from fsm.views import SceneFrame
 from tests.cli.small_inputs import write_clip, write_model
 from tests.renderers.splat_files.test_scenes import moving_scene
@@ -137,12 +137,13 @@ def test_a_clip_is_streamed(
     assert main(["view", str(clip), "--stream", "--push", "2", *flags]) == 0
     assert "2 of " in capsys.readouterr().out
     (stage,) = final
-    assert stage.reading == Reading(5, 5, over=True)
+    assert stage.reading == ReadingProgress(5, 5, over=True)
     assert len(stage.times) == 5
     loaded = FSM.from_pretrained(model)
     opened = open_clip(clip)
     views = opened.views(
-        choose_frames(len(opened), 5, 0), loaded.working_size(parse_size("32", opened.cameras.hw))
+        choose_frames(range(len(opened)), 5, 0),
+        loaded.working_size(parse_size("32", opened.cameras.hw)),
     )
     request = views[2:3].without_rgb()
     assert torch.equal(

@@ -9,12 +9,12 @@ from fsm.datasets.base import Clip, MemoryClip
 from fsm.datasets.conventions import inverse, opengl_from_opencv
 from fsm.datasets.inspect import inspect_clip
 from fsm.datasets.open import open_clip
-from fsm.datasets.synthetic import SyntheticClip
+from fsm.datasets.world.clip import WorldClip
 
 
 @pytest.fixture(scope="module")
 def kept() -> MemoryClip:
-    return SyntheticClip(seed=0, frames=24, hw=(128, 128), samples_per_pixel=1).cached()
+    return WorldClip(seed=8, frames=24).cached()
 
 
 def with_poses(clip: Clip, change) -> MemoryClip:

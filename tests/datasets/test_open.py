@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fsm.datasets.open import open_clip, open_dataset
+from fsm.datasets.open import DEMO, open_clip, open_dataset
 from fsm.errors import InputError
 from tests.datasets.contract import check_clip
 
 
 @pytest.mark.parametrize(
-    ("name", "clip"), [("demo", "synthetic-0"), ("synthetic:3", "synthetic-3")]
+    ("name", "clip"), [("demo", DEMO.replace(":", "-")), ("world:3", "world-3")]
 )
 def test_the_built_in_clips(name: str, clip: str) -> None:
     assert open_dataset(name).ids == (clip,)
@@ -24,7 +24,7 @@ def test_a_range_of_seeds_is_one_data_set() -> None:
     clip, alone = dataset.clip("world-1000"), open_clip("world:1000")
     assert (clip.id, clip.source, clip.cameras.hw) == (alone.id, alone.source, (128, 128))
     assert torch.equal(clip.cameras.c2w, alone.cameras.c2w)
-    assert open_dataset("synthetic:2-2").ids == ("synthetic-2",)
+    assert open_dataset("world:2-2").ids == ("world-2",)
     assert open_clip("world:4-5", "world-5").id == "world-5"
     for id in ("world-997", "world-1002", "synthetic-1000", "world-01000", "world-x", ""):
         with pytest.raises(
@@ -36,7 +36,7 @@ def test_a_range_of_seeds_is_one_data_set() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["world:5-3", "world:-3", "world:3-", "world:1-2-3", "world:1..4", "synthetic:1-x"]
+    "name", ["world:5-3", "world:-3", "world:3-", "world:1-2-3", "world:1..4", "world:1-x"]
 )
 def test_what_is_no_range_of_seeds_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"has seed .*; write .*or a range, as in "):
@@ -65,16 +65,22 @@ def test_real_data_is_recognised(shared_data: Path, name: str, clip: str, frames
     assert open_clip(shared_data / name, clip_id=clip).cameras.hw == found.cameras.hw
 
 
-@pytest.mark.parametrize(
-    "name", ["nothing", "nothing.mp4", "synthetic:x", "synthetic:-1", "notes.txt"]
-)
+@pytest.mark.parametrize("name", ["nothing", "nothing.mp4", "world:x", "world:-1", "notes.txt"])
 def test_what_is_no_clip_is_refused_with_what_would_be(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    path = name if name.startswith("synthetic") else tmp_path / name
+    path = name if name.startswith("world") else tmp_path / name
     with pytest.raises(
-        InputError, match=r"seed .*; write|FSM clip or list .* D-NeRF .* Stereo4D .*synthetic:SEED"
+        InputError, match=r"seed .*; write|FSM clip or list .* D-NeRF .* Stereo4D .*world:SEED"
     ):
         open_clip(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"), [("synthetic", "'world'"), ("synthetic:3-7", "'world:3-7'")]
+)
+def test_the_removed_world_is_refused_with_the_one_to_use(name: str, instead: str) -> None:
+    with pytest.raises(InputError, match=rf"'{name}' is no longer built in; use {instead},"):
+        open_dataset(name)
 
 
 def test_an_empty_folder_and_a_list_without_a_choice_are_refused(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from fsm.datasets.base import MemoryClip
-from fsm.datasets.fsm_clips import FsmClips
+from fsm.datasets.readers.fsm_clips import FsmClips
 from fsm.errors import InputError
 from fsm.evaluate.baselines import BASELINES, blend, flow, nearest
 from fsm.evaluate.metrics import psnr, quantised

@@ -18,7 +18,8 @@ from fsm.evaluate.metrics import Metrics
 from fsm.evaluate.pictures import load_pictures
 from fsm.evaluate.protocols import Dense, Sparse
 from fsm.evaluate.results import ModelInfo
-from fsm.evaluate.run import evaluate
+from fsm.evaluate.run import Evaluation, evaluate
+from fsm.evaluate.scoring import Method
 from fsm.files import slug
 from fsm.views import Rendering, Views
 from tests.evaluate.test_run import HW, Copier, three
@@ -43,11 +44,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models["darker"] = (Darker, ModelInfo("/somewhere/darker|1", "b" * 16, "cpu", "float32"))
     for name, (make, info) in models.items():
         evaluate(
-            make, three(), Sparse(hw=HW), out=out / f"{name}-sparse", metrics=Metrics(), model=info
+            Method(make, info),
+            three(),
+            Evaluation(Sparse(hw=HW), Metrics()),
+            out / f"{name}-sparse",
         )
     make, info = models["copier"]
-    evaluate(make, three(), Dense(hw=HW), out=out / "copier-dense", metrics=Metrics(), model=info)
-    evaluate(None, three(), Dense(hw=(24, 24)), out=out / "none-dense", metrics=Metrics())
+    evaluate(Method(make, info), three(), Evaluation(Dense(hw=HW), Metrics()), out / "copier-dense")
+    evaluate(None, three(), Evaluation(Dense(hw=(24, 24)), Metrics()), out / "none-dense")
     return out
 
 

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from fsm.datasets.base import DrawnClip
+from fsm.datasets.base import RenderedClip
 from fsm.datasets.open import open_clip, open_dataset
 from fsm.errors import InputError
 from fsm.evaluate.metrics import Metrics, depth_errors
-from fsm.evaluate.novel import CLEARANCE, SIDEWAYS, cameras_beside, drawn
+from fsm.evaluate.novel import CLEARANCE, SIDEWAYS, cameras_beside, rendered
 from fsm.evaluate.pictures import load_pictures
 from fsm.evaluate.protocols import Novel, Sparse, load_plans, protocol
 from fsm.evaluate.results import EvaluationResult, ModelInfo
-from fsm.evaluate.run import evaluate
+from fsm.evaluate.run import Evaluation, evaluate
+from fsm.evaluate.scoring import Method
 from fsm.views import Rendering, Views
 from tests.evaluate.test_run import moving_clip
 
@@ -23,7 +24,7 @@ INFO = ModelInfo("truth", "0" * 16, "cpu", "float32")
 SMALL = Novel(hw=HW, inputs=3, targets=2)
 
 
-class Corridor(DrawnClip):
+class Corridor(RenderedClip):
     """Cameras that look along +z between two walls at x = -left and x = right; there is nothing
     ahead, depth is exact.
     """
@@ -66,10 +67,11 @@ class Corridor(DrawnClip):
 class Truth:
     """A scene that renders what the clip knows."""
 
-    clip: DrawnClip
+    clip: RenderedClip
 
     def __init__(self, inputs: Views) -> None:
         self.inputs = inputs
+        self.frames_seen = inputs.frame_ids
 
     def render(self, views: Views) -> Rendering:
         seen = Truth.clip.truth(views)
@@ -84,7 +86,7 @@ def test_cameras_stand_beside_their_frames() -> None:
     """Left and right in turn, by the asked distance across the viewing direction, at the same
     moments.
     """
-    clip = drawn(open_clip("synthetic:0"))
+    clip = rendered(open_clip("world:1"))
     path, moved = (
         clip.cameras[[3, 9, 20]].covering((32, 32)),
         cameras_beside(clip, [3, 9, 20], (32, 32)),
@@ -124,21 +126,21 @@ def test_cameras_keep_clear_of_what_is_in_the_way(
 
 def test_cameras_of_worlds_have_nothing_right_before_them() -> None:
     for seed in range(6):
-        clip = drawn(open_clip(f"world:{seed}"))
+        clip = rendered(open_clip(f"world:{seed}"))
         depth = clip.truth(cameras_beside(clip, [0, 20, 40, 59], (64, 64))).depth
         assert depth is not None
         assert float(depth.min()) > CLEARANCE
 
 
-@pytest.mark.parametrize("name", ["synthetic:0", "world:1"])
+@pytest.mark.parametrize("name", ["world:3", "world:1"])
 def test_the_truth_scores_perfectly_beside_the_path(tmp_path: Path, name: str) -> None:
-    """Pictures and depth are those of the moved cameras, drawn anew; nothing else comes near
+    """Pictures and depth are those of the moved cameras, rendered anew; nothing else comes near
     them.
     """
     dataset = open_dataset(name)
-    clip = drawn(dataset.clip(dataset.ids[0]))
+    clip = rendered(dataset.clip(dataset.ids[0]))
     Truth.clip = clip
-    result = evaluate(Truth, dataset, SMALL, out=tmp_path, metrics=Metrics(), model=INFO)
+    result = evaluate(Method(Truth, INFO), dataset, Evaluation(SMALL, Metrics()), tmp_path)
     (scene,) = result.scenes
     plan = SMALL.plan_for(clip)
     assert all((s.psnr, s.ssim) == (100.0, 1.0) for s in scene.scores["model"])
@@ -165,7 +167,7 @@ def test_plans_are_even_and_repeatable() -> None:
     assert len(Novel().plan(5, "a").target_index) == 2
 
 
-def test_only_drawn_clips_have_it(tmp_path: Path) -> None:
+def test_only_rendered_clips_have_it(tmp_path: Path) -> None:
     class Filmed:
         ids = ("a",)
 
@@ -176,7 +178,7 @@ def test_only_drawn_clips_have_it(tmp_path: Path) -> None:
             return moving_clip(id, 20)
 
     with pytest.raises(InputError, match=r"a\.json was filmed by a camera.*world:SEED"):
-        evaluate(None, Filmed(), SMALL, out=tmp_path, metrics=Metrics())
+        evaluate(None, Filmed(), Evaluation(SMALL, Metrics()), tmp_path)
     with pytest.raises(InputError, match=r"sideways is 0\.0; it must be at least 0\.01"):
         protocol("novel", sideways=0.0)
 

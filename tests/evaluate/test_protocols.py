@@ -8,7 +8,18 @@ import torch
 
 from fsm.datasets.base import IndexPlan, MemoryClip
 from fsm.errors import InputError
-from fsm.evaluate.protocols import PROTOCOLS, Dense, Given, Sparse, load_plans, protocol, save_plans
+from fsm.evaluate.protocols import (
+    PROTOCOLS,
+    Consecutive,
+    Dense,
+    Given,
+    Sparse,
+    Spread,
+    Stream,
+    load_plans,
+    protocol,
+    save_plans,
+)
 from fsm.views import Views
 
 
@@ -81,7 +92,7 @@ def test_too_short_and_wrong_options() -> None:
         with pytest.raises(InputError, match="clip a has 2 frames; a protocol needs at least 3"):
             protocol(name).plan(2, "a", 0)
     with pytest.raises(
-        InputError, match="no protocol 'densest'; choose one of dense, sparse, novel, given"
+        InputError, match="no protocol 'densest'; choose one of dense, sparse, novel, spread"
     ):
         protocol("densest")
     with pytest.raises(InputError, match="did you mean 'inputs'"):
@@ -89,7 +100,8 @@ def test_too_short_and_wrong_options() -> None:
     with pytest.raises(InputError, match="inputs is 1; it must be at least 2"):
         protocol("sparse", inputs=1)
     assert protocol("dense", hw=[64, 96]) == Dense(hw=(64, 96))
-    assert set(PROTOCOLS) == {"dense", "sparse", "novel", "given"}
+    tests_of_the_paper = {"spread", "consecutive", "stream"}
+    assert set(PROTOCOLS) == {"dense", "sparse", "novel", "given"} | tests_of_the_paper
 
 
 def test_given_takes_the_clips_own_plan() -> None:
@@ -128,3 +140,38 @@ def test_bad_plan_files(tmp_path: Path, entry: dict, complaint: str) -> None:
     path.write_text("[]")
     with pytest.raises(InputError, match="not a file of index plans"):
         load_plans(path)
+
+
+@pytest.mark.parametrize("kind", [Spread, Consecutive])
+@pytest.mark.parametrize("frames", [72, 136, 199])
+def test_test_inputs_of_the_paper(kind: type[Spread | Consecutive], frames: int) -> None:
+    targets = set()
+    for n in (4, 8, 16, 32, 64):
+        made = kind(inputs=n).plan(frames, "clip").checked(frames, "clip")
+        assert len(made.input_index) == n
+        assert len(made.target_index) == 8
+        assert list(made.input_index) == sorted(set(made.input_index))
+        targets.add(made.target_index)
+        if kind is Consecutive:
+            both = sorted((*made.input_index, *made.target_index))
+            assert both == list(range(both[0], both[0] + n + 8))
+    # spread inputs are asked for the same frames, however many they are
+    assert (len(targets) == 1) == (kind is Spread)
+    assert kind(inputs=60).fits(68)
+    assert not kind(inputs=60).fits(67)
+    with pytest.raises(InputError, match=r"clip has 67 frames to choose from; .* at least 68"):
+        kind(inputs=60).plan(67, "clip")
+
+
+def test_a_stream_asks_between_its_inputs_and_needs_room_for_that() -> None:
+    protocol = Stream()
+    plan = protocol.plan(199, "clip")
+    assert len(plan.input_index) == 64
+    assert (plan.input_index[0], plan.input_index[-1]) == (0, 198)
+    first = [t for t in plan.target_index if t < plan.input_index[protocol.early - 1]]
+    assert list(plan.target_index[: protocol.early_targets(plan)]) == first
+    assert len(first) == 8
+    assert protocol.fits(199)
+    assert not protocol.fits(100)
+    with pytest.raises(InputError, match="clip has 100 frames, too few"):
+        protocol.plan(100, "clip")

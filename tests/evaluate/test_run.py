@@ -19,7 +19,8 @@ from fsm.evaluate.pictures import contact_sheet, error_map, load_pictures, save_
 from fsm.evaluate.protocols import Dense, Given, Sparse, load_plans
 from fsm.evaluate.report import best_rows, latex_row, print_table, write_report
 from fsm.evaluate.results import EvaluationResult, ModelInfo, without_timings
-from fsm.evaluate.run import evaluate
+from fsm.evaluate.run import Evaluation, evaluate
+from fsm.evaluate.scoring import Method
 from fsm.files import slug
 from fsm.views import Rendering, Views
 
@@ -70,11 +71,11 @@ class Copier:
     """A scene that copies the nearest input and writes down what it was shown."""
 
     made = 0
-    seen: list[Views]
 
     def __init__(self, inputs: Views) -> None:
         Copier.made += 1
         self.inputs = inputs
+        self.frames_seen = inputs.frame_ids
         self.requests: list[Views] = []
         Copier.last = self
 
@@ -98,11 +99,43 @@ class Oracle(Copier):
         return Rendering(rgb)
 
 
+class Leaky(Copier):
+    """Says that it has seen a frame besides its inputs."""
+
+    clip: Clip
+    number: int
+
+    def __init__(self, inputs: Views) -> None:
+        super().__init__(inputs)
+        ids = self.clip.cameras.frame_ids
+        assert ids is not None
+        assert self.frames_seen is not None
+        self.frames_seen = torch.cat([self.frames_seen, ids[self.number, None]])
+
+
+def test_a_scene_that_has_seen_a_target_is_not_scored(tmp_path: Path) -> None:
+    clips = three()
+    plan = Dense().plan(20, "a", 0)
+    Leaky.clip, Leaky.number = clips.clip("a"), plan.target_index[1]
+
+    def run(out: str):
+        out_, protocol = tmp_path / out, Dense(hw=HW)
+        return evaluate(Method(Leaky, INFO), clips, Evaluation(protocol, Metrics()), out_)
+
+    result = run("planted")
+    assert [scene.id for scene in result.scenes] == ["b/c", "..d"]
+    (missing,) = result.missing
+    assert missing.id == "a"
+    assert f"the scene has seen the frames [{plan.target_index[1]}]" in missing.reason
+    Leaky.number = next(i for i in range(20) if i not in plan.target_index)
+    assert not run("clean").missing
+
+
 def test_rows_counts_and_means(tmp_path: Path) -> None:
     """Each image of the plan is scored once for the model and each baseline; a copy of a baseline
     gets its numbers.
     """
-    result = evaluate(Copier, three(), Dense(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO)
+    result = evaluate(Method(Copier, INFO), three(), Evaluation(Dense(hw=HW), Metrics()), tmp_path)
     assert result.rows == ("model", "nearest", "blend", "flow")
     for scene, (id, length) in zip(
         result.scenes, (("a", 20), ("b/c", 30), ("..d", 41)), strict=True
@@ -128,7 +161,7 @@ def test_the_truth_scores_perfectly(tmp_path: Path) -> None:
     clips = three()
     Oracle.clip = clips.clip("a")
     result = evaluate(
-        Oracle, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO, ids=["a"]
+        Method(Oracle, INFO), clips, Evaluation(Sparse(hw=HW), Metrics()), tmp_path, ids=["a"]
     )
     assert all(s.psnr == 100.0 and s.ssim == 1.0 for s in result.scenes[0].scores["model"])
     assert all(s.psnr < 50 for s in result.scenes[0].scores["blend"])
@@ -139,7 +172,7 @@ def test_the_scene_never_sees_a_target(tmp_path: Path) -> None:
     mask = torch.ones(20, 1, 50, 60, dtype=torch.bool)
     original = moving_clip("a", 20)
     clips.clips["a"] = MemoryClip("a", "a.json", original.cameras, original.pixels, mask)
-    evaluate(Copier, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO, ids=["a"])
+    evaluate(Method(Copier, INFO), clips, Evaluation(Sparse(hw=HW), Metrics()), tmp_path, ids=["a"])
     (request,) = Copier.last.requests
     assert request.rgb is None
     assert request.mask is None
@@ -164,7 +197,7 @@ class Interrupted(Exception):
 
 def test_interrupted_run_resumes_to_the_same_json(tmp_path: Path) -> None:
     whole = evaluate(
-        Copier, three(), Dense(hw=HW), out=tmp_path / "whole", metrics=Metrics(), model=INFO
+        Method(Copier, INFO), three(), Evaluation(Dense(hw=HW), Metrics()), tmp_path / "whole"
     )
     before = Copier.made
 
@@ -175,12 +208,15 @@ def test_interrupted_run_resumes_to_the_same_json(tmp_path: Path) -> None:
 
     with pytest.raises(Interrupted):
         evaluate(
-            falls_over, three(), Dense(hw=HW), out=tmp_path / "parts", metrics=Metrics(), model=INFO
+            Method(falls_over, INFO),
+            three(),
+            Evaluation(Dense(hw=HW), Metrics()),
+            tmp_path / "parts",
         )
     assert not (tmp_path / "parts" / "results.json").exists()
     assert len(list((tmp_path / "parts" / "scenes").iterdir())) == 2
     resumed = evaluate(
-        Copier, three(), Dense(hw=HW), out=tmp_path / "parts", metrics=Metrics(), model=INFO
+        Method(Copier, INFO), three(), Evaluation(Dense(hw=HW), Metrics()), tmp_path / "parts"
     )
     assert Copier.made == before + 3
     assert resumed.mean == whole.mean
@@ -197,13 +233,11 @@ def test_interrupted_run_resumes_to_the_same_json(tmp_path: Path) -> None:
 
 
 def test_other_settings_do_not_mix(tmp_path: Path) -> None:
-    evaluate(None, three(), Sparse(hw=HW), out=tmp_path, metrics=Metrics())
-    with pytest.raises(InputError, match="holds results of another protocol"):
-        evaluate(None, three(), Sparse(hw=(40, 40)), out=tmp_path, metrics=Metrics())
-    with pytest.raises(InputError, match="holds results of another model"):
-        evaluate(Copier, three(), Sparse(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO)
-    with pytest.raises(InputError, match="together, or neither"):
-        evaluate(Copier, three(), Sparse(hw=HW), out=tmp_path, metrics=Metrics())
+    evaluate(None, three(), Evaluation(Sparse(hw=HW), Metrics()), tmp_path)
+    with pytest.raises(InputError, match=r"differs in protocol"):
+        evaluate(None, three(), Evaluation(Sparse(hw=(40, 40)), Metrics()), tmp_path)
+    with pytest.raises(InputError, match=r"differs in model"):
+        evaluate(Method(Copier, INFO), three(), Evaluation(Sparse(hw=HW), Metrics()), tmp_path)
 
 
 def test_unreadable_scene_is_missing_not_averaged_away(
@@ -211,7 +245,7 @@ def test_unreadable_scene_is_missing_not_averaged_away(
 ) -> None:
     clips = three()
     clips.broken.add("b/c")
-    result = evaluate(None, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics())
+    result = evaluate(None, clips, Evaluation(Sparse(hw=HW), Metrics()), tmp_path)
     assert [s.id for s in result.scenes] == ["a", "..d"]
     assert [(m.id, m.reason) for m in result.missing] == [
         ("b/c", "b/c.json cannot be read; check the path.")
@@ -224,10 +258,10 @@ def test_unreadable_scene_is_missing_not_averaged_away(
     assert "2 of 3 scenes" in shown
     assert "missing b/c" in shown
     clips.broken.clear()  # repaired: the next run fills the gap
-    assert evaluate(None, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics()).missing == ()
+    assert evaluate(None, clips, Evaluation(Sparse(hw=HW), Metrics()), tmp_path).missing == ()
     clips.broken.update(clips.ids)
     with pytest.raises(InputError, match="none of 3 clips could be scored"):
-        evaluate(None, clips, Sparse(hw=HW), out=tmp_path / "none", metrics=Metrics())
+        evaluate(None, clips, Evaluation(Sparse(hw=HW), Metrics()), tmp_path / "none")
 
 
 def test_diverged_or_misshapen_renderings_are_missing(tmp_path: Path) -> None:
@@ -239,35 +273,33 @@ def test_diverged_or_misshapen_renderings_are_missing(tmp_path: Path) -> None:
     clips = Clips({"a": moving_clip("a", 20), "b": moving_clip("b", 60)})
     with pytest.raises(InputError, match="diverged"):
         evaluate(
-            Broken, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO, ids=["a"]
+            Method(Broken, INFO), clips, Evaluation(Sparse(hw=HW), Metrics()), tmp_path, ids=["a"]
         )
     with pytest.raises(InputError, match="rendered rgb of shape"):
         evaluate(
-            Broken, clips, Sparse(hw=HW), out=tmp_path, metrics=Metrics(), model=INFO, ids=["b"]
+            Method(Broken, INFO), clips, Evaluation(Sparse(hw=HW), Metrics()), tmp_path, ids=["b"]
         )
 
 
 def test_plans_from_a_file_and_from_the_clip(tmp_path: Path) -> None:
     plans = {"a": IndexPlan((0, 10, 19), (4, 5))}
     result = evaluate(
-        None, three(), Sparse(hw=HW), out=tmp_path / "1", metrics=Metrics(), plans=plans, ids=["a"]
+        None, three(), Evaluation(Sparse(hw=HW), Metrics(), plans=plans), tmp_path / "1", ids=["a"]
     )
     assert result.scenes[0].target_index == (4, 5)
     with pytest.raises(InputError, match="no entry for clip 'b/c'"):
-        evaluate(None, three(), Sparse(hw=HW), out=tmp_path / "2", metrics=Metrics(), plans=plans)
+        evaluate(None, three(), Evaluation(Sparse(hw=HW), Metrics(), plans=plans), tmp_path / "2")
     far = {"a": IndexPlan((0, 99), (4,))}
     with pytest.raises(InputError, match="names frame 99"):
         evaluate(
             None,
             three(),
-            Sparse(hw=HW),
-            out=tmp_path / "3",
-            metrics=Metrics(),
-            plans=far,
+            Evaluation(Sparse(hw=HW), Metrics(), plans=far),
+            tmp_path / "3",
             ids=["a"],
         )
     clips = Clips({"a": moving_clip("a", 20, plans["a"])})
-    given = evaluate(None, clips, Given(hw=HW), out=tmp_path / "4", metrics=Metrics())
+    given = evaluate(None, clips, Evaluation(Given(hw=HW), Metrics()), tmp_path / "4")
     assert given.scenes[0].scores == result.scenes[0].scores
 
 
@@ -276,7 +308,7 @@ def test_csv_and_report(tmp_path: Path, shared_data: Path) -> None:
 
     metrics = Metrics(LPIPS.load("squeeze", shared_data / "lpips"))
     info = ModelInfo("my_model <b>", "0" * 16, "cpu", "float32")
-    result = evaluate(Copier, three(), Sparse(hw=HW), out=tmp_path, metrics=metrics, model=info)
+    result = evaluate(Method(Copier, info), three(), Evaluation(Sparse(hw=HW), metrics), tmp_path)
     lines = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
     images = [line for line in lines if line["scope"] == "frame" and line["row"] == "flow"]
     assert len(images) == sum(len(s.target_index) for s in result.scenes)

@@ -3,6 +3,7 @@ nothing twice.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from fsm.errors import InputError
 from fsm.evaluate.metrics import Metrics
 from fsm.evaluate.protocols import Sparse
 from fsm.evaluate.results import EvaluationResult, without_timings
-from fsm.evaluate.run import evaluate
+from fsm.evaluate.run import Evaluation, evaluate
+from fsm.evaluate.scoring import Method
 from fsm.shards import WHOLE, Shard
+from fsm.views import Views
 from tests.evaluate.test_run import HW, INFO, Clips, Copier, Interrupted, moving_clip
 
 IDS = ("a", "b/c", "..d", "é f", "b_c")
@@ -24,12 +27,18 @@ def clips() -> Clips:
     return Clips({id: moving_clip(id, 20 + i) for i, id in enumerate(IDS)})
 
 
-def scored(out: Path, shard: Shard = WHOLE, found: Clips | None = None, **more) -> EvaluationResult:
+def scored(
+    out: Path,
+    shard: Shard = WHOLE,
+    found: Clips | None = None,
+    make_scene: Callable[[Views], Copier] = Copier,
+    ids: list[str] | None = None,
+    **more: Any,
+) -> EvaluationResult:
+    evaluation = Evaluation(Sparse(hw=HW, inputs=3), Metrics(), **more)
     dataset = clips() if found is None else found
-    settings = {"metrics": Metrics(), "model": INFO, "pictures": 1, "shard": shard, **more}
-    return evaluate(
-        settings.pop("make_scene", Copier), dataset, Sparse(hw=HW, inputs=3), out=out, **settings
-    )
+    method = Method(make_scene, INFO)
+    return evaluate(method, dataset, evaluation, out, ids=ids, pictures=1, shard=shard)
 
 
 def contents(out: Path) -> dict[str, Any]:
@@ -136,11 +145,11 @@ def test_shards_without_a_good_clip_leave_the_others_to_it(tmp_path: Path) -> No
 
 def test_shards_of_other_settings_do_not_mix(tmp_path: Path) -> None:
     scored(tmp_path, Shard(0, 2))
-    with pytest.raises(InputError, match="holds results of another protocol"):
+    with pytest.raises(InputError, match="differs in protocol"):
         scored(tmp_path, Shard(1, 2), seed=1)
     plans = {id: IndexPlan((0, 10, 19), (4, 5)) for id in IDS}
     scored(tmp_path / "plans", Shard(0, 2), plans=plans)
-    with pytest.raises(InputError, match="holds results of another protocol"):
+    with pytest.raises(InputError, match="differs in protocol"):
         scored(tmp_path / "plans", Shard(1, 2), plans={**plans, "a": IndexPlan((0, 10), (4, 5))})
     with pytest.raises(InputError, match="'a' is named twice"):
         scored(tmp_path / "twice", ids=["a", "b_c", "a"])

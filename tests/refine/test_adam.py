@@ -9,7 +9,8 @@ import torch
 from fsm.refine.adam import Adam, at_moment, rate_columns
 from fsm.refine.config import Rates
 from fsm.refine.parameters import FreeGaussians
-from fsm.renderers.gaussians.gaussians4d import Gaussians3D, Gaussians4D
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
+from fsm.renderers.gaussians.types import Gaussians3D
 from tests.refine.small_scenes import some_gaussians
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from fsm.datasets.synthetic import SyntheticClip
+from fsm.datasets.world.clip import WorldClip
 from fsm.errors import InputError
 from fsm.refine.initialise import NEAREST, STAYS, constant_background, random_gaussians
 from fsm.renderers.gaussians.spherical_harmonics import SH_C0
@@ -16,11 +16,11 @@ from tests.refine.small_scenes import filmed, ring, scene_of, some_gaussians
 
 
 @pytest.fixture(scope="module")
-def clip() -> SyntheticClip:
-    return SyntheticClip(seed=0, frames=48, hw=(48, 48))
+def clip() -> WorldClip:
+    return WorldClip(seed=8, frames=48, hw=(48, 48))
 
 
-def test_points_lie_on_what_the_frames_show(clip: SyntheticClip) -> None:
+def test_points_lie_on_what_the_frames_show(clip: WorldClip) -> None:
     inputs = clip.views()
     frame = SceneFrame.fit(inputs)
     found = random_gaussians(inputs, frame, 600, seed=1)
@@ -46,7 +46,7 @@ def test_points_lie_on_what_the_frames_show(clip: SyntheticClip) -> None:
     assert float(colour.max()) < 1e-5
 
 
-def test_draws_depend_on_the_seed_alone(clip: SyntheticClip) -> None:
+def test_draws_depend_on_the_seed_alone(clip: WorldClip) -> None:
     inputs = clip.views([0, 4, 8])
     frame = SceneFrame.fit(inputs)
     one, again, other = (random_gaussians(inputs, frame, 50, seed) for seed in (3, 3, 4))

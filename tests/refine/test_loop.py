@@ -15,9 +15,10 @@ from fsm.refine import Density, Rates, RefineConfig, refine
 from fsm.refine.loop import Refinement
 from fsm.refine.parameters import FreeGaussians
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
-from fsm.renderers.gaussians.projection import project_gaussians
+from fsm.renderers.gaussians.projection_plain import project_gaussians
 from fsm.renderers.gaussians.rasterize_plain import composite
 from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.runs import Run
 from fsm.views import Views
 from tests.refine.small_scenes import filmed, ring, scene_of, some_gaussians
 
@@ -181,14 +182,14 @@ def test_a_checkpoint_is_written_as_time_passes(
 ) -> None:
     monkeypatch.setattr(fsm.refine.run, "SECONDS_BETWEEN_SAVES", -1.0)
     saved = []
-    monkeypatch.setattr(fsm.refine.run, "_save", lambda run, out: saved.append(run.step))
+    monkeypatch.setattr(Run, "save", lambda run, state: saved.append(state["step"]))
     refine(_start(world), world[1], QUICK, out=tmp_path)
     assert saved == [*range(1, 13), 12]
 
 
 def test_a_folder_keeps_one_run(world: tuple[GaussianScene, Views], tmp_path: Path) -> None:
     refine(_start(world), world[1], QUICK, out=tmp_path, identity={"clip": "a"}, stop_after=2)
-    with pytest.raises(InputError, match=r"differs in clip\); choose another folder"):
+    with pytest.raises(InputError, match=r"written with other settings \(differs in clip\)"):
         refine(_start(world), world[1], QUICK, out=tmp_path, identity={"clip": "b"})
     with pytest.raises(InputError, match="differs in config"):
         refine(

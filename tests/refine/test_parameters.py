@@ -5,7 +5,8 @@ import dataclasses
 import torch
 
 from fsm.refine.parameters import FreeGaussians, rotation
-from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians, rotation_3d
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians
+from fsm.renderers.gaussians.rotations import rotation_3d
 from tests.refine.small_scenes import some_gaussians
 
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from fsm.renderers.gaussians.gaussians4d import Gaussians3D, rotation_3d, upper_triangle
+from fsm.renderers.gaussians.rotations import rotation_3d, upper_triangle
+from fsm.renderers.gaussians.types import Gaussians3D
 from fsm.views import Views
 
 

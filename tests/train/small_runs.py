@@ -9,6 +9,7 @@ from fsm.config import from_dict
 from fsm.encoder import EncoderConfig
 from fsm.model import ModelConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
+from fsm.renderers.stereo.config import StereoConfig, SweepConfig
 from fsm.train.config import DataConfig, OptimConfig, StageConfig, TrainConfig
 from fsm.train.throughput import MEASURED
 from fsm.ttt import ElasticConfig
@@ -17,7 +18,10 @@ BLOCK = BlockConfig(
     dim=32, attention_head_dim=16, mlp_ratio=2, ns_dtype="float32", elastic=ElasticConfig("mas")
 )
 MODEL = ModelConfig(EncoderConfig(BLOCK, layers=1, patch=8, chunk_tokens=32))
-HEAD = ReferenceHeadConfig(references=2, hidden=16, planes=4, refinements=(4,), refinement_width=8)
+STEREO = StereoConfig(sources=2, sweep=SweepConfig(planes=4))
+HEAD = ReferenceHeadConfig(
+    references=2, hidden=16, stereo=STEREO, refinements=(4,), refinement_width=8
+)
 DATA = DataConfig(
     hw=(32, 32), batch=1, inputs=(2, 3), targets=2, window=(6, 8), even=1.0, mirror=True
 )

@@ -16,12 +16,12 @@ from fsm.rays import pixel_rays, project
 from fsm.shards import WHOLE, Shard
 from fsm.train.config import DataConfig, SourceConfig
 from fsm.train.data import Batch, SampleStream, depth_loss, masked_mse, mirrored
-from fsm.train.sources import DrawnSource, Sample, draw_plan
+from fsm.train.sources import Sample, WorldSource, sample_plan
 from fsm.views import SceneFrame, Views
 from tests.datasets.media import read_counter, write_fsm_clip
 from tests.small import small_views
 
-SYNTHETIC = DataConfig(hw=(16, 24), batch=2, inputs=(2, 3), targets=2, window=(6, 9))
+WORLDS = DataConfig(hw=(16, 24), batch=2, inputs=(2, 3), targets=2, window=(6, 9))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def _equal(a: Batch, b: Batch) -> bool:
 
 
 def test_a_sample_depends_on_seed_step_and_index_alone() -> None:
-    config = dataclasses.replace(SYNTHETIC, mirror=True)
+    config = dataclasses.replace(WORLDS, mirror=True)
     stream = stream_of(config, seed=1)
     first = stream.batch(7)
     stream.batch(3)
@@ -80,7 +80,7 @@ def _one(batch: Batch, i: int) -> Batch:
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_share_out_the_same_samples(count: int) -> None:
-    config = dataclasses.replace(SYNTHETIC, batch=4)
+    config = dataclasses.replace(WORLDS, batch=4)
     parts = [stream_of(config, seed=1, part=Shard(i, count)) for i in range(count)]
     lengths = set()
     for step in range(6):
@@ -103,7 +103,7 @@ def test_inputs_and_targets_are_disjoint_and_complete_at_every_size(even: float)
         n_inputs, targets = 1 + seed % 5, 1 + seed % 3
         frames = n_inputs + targets + seed % 4
         config = DataConfig(targets=targets, even=even)
-        inputs, asked = draw_plan(frames, n_inputs, config, generator)
+        inputs, asked = sample_plan(frames, n_inputs, config, generator)
         assert len(set(inputs)) == n_inputs
         assert len(set(asked)) == targets
         assert not set(inputs) & set(asked)
@@ -115,11 +115,8 @@ def test_inputs_and_targets_are_disjoint_and_complete_at_every_size(even: float)
             assert int(gaps.max() - gaps.min()) <= 1
 
 
-@pytest.mark.parametrize("source", ["synthetic", "world"])
-def test_drawn_samples_are_the_world_and_know_its_depth(source: str) -> None:
-    batch = stream_of(
-        dataclasses.replace(SYNTHETIC, sources=(SourceConfig(source),)), seed=3
-    ).batch(0)
+def test_world_samples_know_their_depth() -> None:
+    batch = stream_of(WORLDS, seed=3).batch(0)
     assert batch.inputs.c2w.shape[:2] == (2, len(batch.inputs))
     assert batch.targets.hw == (16, 24)
     assert bool(torch.isfinite(batch.depth).all())
@@ -181,19 +178,19 @@ def test_a_random_zoom_cuts_pixels_and_intrinsics_together(clip_file: Path) -> N
 def test_sources_are_drawn_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = (5.0, 3.0, 2.0)
     config = dataclasses.replace(
-        SYNTHETIC, sources=tuple(SourceConfig("synthetic", w) for w in weights), batch=3
+        WORLDS, sources=tuple(SourceConfig("world", w) for w in weights), batch=3
     )
     stream, drawn = stream_of(config, seed=0), [0, 0, 0]
 
     def draw(
-        self: DrawnSource, data: DataConfig, n_inputs: int, generators: list[torch.Generator]
+        self: WorldSource, data: DataConfig, n_inputs: int, generators: list[torch.Generator]
     ) -> list[Sample]:
         drawn[stream.sources.index(self)] += len(generators)
         views = small_views(1, hw=(16, 24))
         nowhere = torch.zeros(1, 1, 16, 24)
         return [Sample(views, views, nowhere, nowhere)] * len(generators)
 
-    monkeypatch.setattr(DrawnSource, "draw", draw)
+    monkeypatch.setattr(WorldSource, "draw", draw)
     for step in range(400):
         stream.batch(step)
     assert sum(drawn) == 1200
@@ -201,10 +198,10 @@ def test_sources_are_drawn_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chi_square < 13.8  # 2 degrees: 1 in 1,000
 
 
-@pytest.mark.parametrize(("source", "still"), [("synthetic", 1.0), ("world", 1.0), ("world", 0.5)])
-def test_samples_drawn_together_are_those_drawn_alone(source: str, still: float) -> None:
-    config = dataclasses.replace(SYNTHETIC, sources=(SourceConfig(source),), batch=3, still=still)
-    drawn = DrawnSource(source, "cpu")
+@pytest.mark.parametrize("still", [1.0, 0.5])
+def test_samples_drawn_together_are_those_drawn_alone(still: float) -> None:
+    config = dataclasses.replace(WORLDS, batch=3, still=still)
+    drawn = WorldSource("cpu")
 
     def generators() -> list[torch.Generator]:
         return [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)]
@@ -223,8 +220,8 @@ def test_samples_drawn_together_are_those_drawn_alone(source: str, still: float)
 @pytest.mark.parametrize(("still", "expected"), [(1.0, 0.55), (0.4, 0.82), (0.0, 1.0)])
 def test_cameras_move_in_as_many_worlds_as_asked_for(still: float, expected: float) -> None:
     generators = [torch.Generator().manual_seed(s) for s in range(200)]
-    samples = DrawnSource("world", "cpu").draw(
-        dataclasses.replace(SYNTHETIC, hw=(2, 2), still=still), 3, generators
+    samples = WorldSource("cpu").draw(
+        dataclasses.replace(WORLDS, hw=(2, 2), still=still), 3, generators
     )
     centres = torch.stack([s.inputs.c2w[:, :3, 3] for s in samples])
     extents = (centres - centres.mean(1, keepdim=True)).norm(dim=-1).amax(1)
@@ -233,7 +230,9 @@ def test_cameras_move_in_as_many_worlds_as_asked_for(still: float, expected: flo
     assert abs(float((extents > 0.02).float().mean()) - expected) < 0.1
 
 
-def test_worlds_of_a_step_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worlds_of_a_step_are_drawn_at_once(
+    clip_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fsm.datasets.world.world import World
 
     sampled, genuine = [], World.sample
@@ -243,8 +242,9 @@ def test_worlds_of_a_step_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         return genuine(seeds, device)
 
     monkeypatch.setattr(World, "sample", staticmethod(sample))
-    sources = (SourceConfig("world"), SourceConfig("synthetic"))
-    batch = stream_of(dataclasses.replace(SYNTHETIC, sources=sources, batch=6), seed=0).batch(0)
+    sources = (SourceConfig("world"), SourceConfig(str(clip_file)))
+    config = dataclasses.replace(WORLDS, sources=sources, batch=6)
+    batch = stream_of(config, seed=0).batch(0)
     assert (len(batch.depth), len(sampled)) == (6, 1)
     assert 1 < sampled[0] < 6
 
@@ -252,9 +252,7 @@ def test_worlds_of_a_step_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 def test_bad_sources_are_named_before_anything_is_drawn(clip_file: Path, tmp_path: Path) -> None:
     for weight in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="weight"):
-            stream_of(
-                dataclasses.replace(SYNTHETIC, sources=(SourceConfig("synthetic", weight),)), seed=0
-            )
+            stream_of(dataclasses.replace(WORLDS, sources=(SourceConfig("world", weight),)), seed=0)
     with pytest.raises(InputError, match="nowhere"):
         stream_of(_clips(tmp_path / "nowhere.json"), seed=0)
     listed = tmp_path / "list.json"
@@ -377,7 +375,7 @@ def test_a_mirrored_clip_is_normalised_to_the_mirror_of_its_normalisation() -> N
 
 def test_depth_is_mirrored_with_the_pixels() -> None:
     plain, mirror = (
-        stream_of(dataclasses.replace(SYNTHETIC, mirror=m), seed=5) for m in (False, True)
+        stream_of(dataclasses.replace(WORLDS, mirror=m), seed=5) for m in (False, True)
     )
     flipped = 0
     for step in range(4):

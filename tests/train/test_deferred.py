@@ -7,11 +7,14 @@ import torch
 
 from fsm.blocks import BlockConfig
 from fsm.encoder import EncoderConfig
-from fsm.model import FSM, ModelConfig, draw
+from fsm.model import FSM, ModelConfig
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
-from fsm.renderers.heads.lrm import GaussianHeadConfig
+from fsm.renderers.heads.lrm import LrmHeadConfig
+from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
+from fsm.renderers.heads.registry import HeadConfig
 from fsm.train.deferred import backward_view_by_view
 from fsm.views import Views
+from tests.small import SMALL_STEREO
 
 TRUNK = EncoderConfig(
     BlockConfig(dim=32, attention_head_dim=16, ttt_heads=1, mlp_ratio=1, ns_dtype="float32"),
@@ -31,14 +34,16 @@ def some_views(batch: int, views: int, rgb: bool = True) -> Views:
     )
 
 
-@pytest.mark.parametrize("variant", ["pixel", "fsm", "4d-lrm"])
-def test_deferred_gradients_equal_plain_ones(variant: str) -> None:
-    head = GaussianHeadConfig(
-        variant=variant,  # pyright: ignore[reportArgumentType]
-        hidden=16,
-        planes=4,
-    )
-    model = FSM(ModelConfig(TRUNK, gaussian_head=head))
+@pytest.mark.parametrize(
+    "head",
+    [
+        PixelGaussianHeadConfig(hidden=16, stereo=SMALL_STEREO),
+        LrmHeadConfig(variant="fsm"),
+        LrmHeadConfig(variant="4d-lrm"),
+    ],
+)
+def test_deferred_gradients_equal_plain_ones(head: HeadConfig) -> None:
+    model = FSM(ModelConfig(TRUNK, head))
     # corrections start at zero, where half of the paths carry nothing
     for name, parameter in model.named_parameters():
         if name.startswith("head.") and not bool(parameter.any()):
@@ -54,19 +59,13 @@ def test_deferred_gradients_equal_plain_ones(variant: str) -> None:
     plain = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
 
-    gaussians, background = model.predict_gaussians(inputs)
+    prepared = model.predict(inputs)
     samples = targets.samples()
 
     def loss(moving, b: int, i: int) -> torch.Tensor:
-        return (
-            draw(moving, samples[b][i], background[b], model.projection)
-            .rgb.sub(truth[b, i])
-            .square()
-            .mean()
-            / 10
-        )
+        return prepared.draw(moving, b, samples[b][i]).rgb.sub(truth[b, i]).square().mean() / 10
 
-    total = backward_view_by_view(gaussians, 5, loss)
+    total = backward_view_by_view(prepared.gaussians, 5, loss)
     torch.testing.assert_close(
         total, model(inputs, targets).rgb.sub(truth).square().mean().detach()
     )

@@ -12,7 +12,8 @@ import torch
 
 from fsm.evaluate.lpips import WEIGHTS_VARIABLE
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.heads.reference import ReferenceHeadConfig
+from fsm.renderers.heads.lvsm import LvsmHeadConfig
+from fsm.renderers.heads.registry import HeadConfig
 from fsm.train.config import OptimConfig, TrainConfig
 from fsm.train.log import Log
 from fsm.train.loop import Training, train
@@ -183,11 +184,11 @@ def test_the_averaged_model_is_a_copy(steps) -> None:
     assert float(run.ema["encoder.embed.weight"].abs().sum()) > 0
 
 
-@pytest.mark.parametrize("head", [None, HEAD])
+@pytest.mark.parametrize("head", [LvsmHeadConfig(), HEAD])
 def test_one_batch_is_learnt_by_heart(
-    steps, monkeypatch: pytest.MonkeyPatch, head: ReferenceHeadConfig | None
+    steps, monkeypatch: pytest.MonkeyPatch, head: HeadConfig
 ) -> None:
-    optim = dataclasses.replace(OPTIM, steps=40, lr=3e-3 if head else 1e-2, warmup=3)
+    optim = dataclasses.replace(OPTIM, steps=40, lr=3e-3 if head is HEAD else 1e-2, warmup=3)
     run, log = steps(
         dataclasses.replace(CONFIG, model=ModelConfig(MODEL.encoder, head), optim=optim)
     )

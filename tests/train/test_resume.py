@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten
 
-from fsm.checkpoint import load_pretrained, weights_hash
+from fsm.checkpoint import weights_hash
 from fsm.errors import InputError
 from fsm.evaluate.lpips import WEIGHTS_VARIABLE
+from fsm.model import FSM
 from fsm.runs import locked
 from fsm.train.config import SourceConfig
 from fsm.train.data import Batch, SampleStream
@@ -65,7 +66,7 @@ def test_a_run_writes_config_log_state_and_model(whole: Path) -> None:
         assert entry["psnr"] == pytest.approx(-10 * math.log10(entry["mse"]), abs=1e-4)
         assert 0.0 < entry["pull_ratio"] < 1.0
         assert entry["grad_norm"] > 0.0
-    model = load_pretrained(whole / "model")
+    model = FSM.from_pretrained(whole / "model")
     ema = torch.load(whole / "state.pt", weights_only=True)["ema"]
     assert all(torch.equal(v, ema[k]) for k, v in model.state_dict().items())
 
@@ -77,7 +78,7 @@ def test_resuming_changes_no_bit(whole: Path, tmp_path: Path, parts: tuple[int, 
         torch.manual_seed(1234 + part)  # the state of the world outside must not matter
         models.append(train(CONFIG, tmp_path / "run", stop_after=part))
     assert_same_run(whole, tmp_path / "run")
-    assert weights_hash(models[-1]) == weights_hash(load_pretrained(whole / "model"))
+    assert weights_hash(models[-1]) == weights_hash(FSM.from_pretrained(whole / "model"))
 
 
 def _at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
@@ -104,7 +105,7 @@ def test_an_interrupt_finishes_the_step_saves_all_and_resumes(
     assert signal.getsignal(number) == before
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 3
     assert [e["step"] for e in read_log(tmp_path / "run")] == [1, 2, 3]
-    assert load_pretrained(tmp_path / "run" / "model")
+    assert FSM.from_pretrained(tmp_path / "run" / "model")
     train(CONFIG, tmp_path / "run")
     assert_same_run(whole, tmp_path / "run")
 
@@ -147,7 +148,7 @@ def test_a_failed_save_keeps_the_older_state(
 def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    code = "import fcntl, sys; lock = open(sys.argv[1], 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
+    code = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire()\n"
     code += "print('locked', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(out / ".lock")],
@@ -261,7 +262,7 @@ def test_a_run_can_start_from_given_weights_of_the_same_model_only(
     )
     # at a learning rate of zero nothing moves
     model = train(started, tmp_path / "run", stop_after=1)
-    given = load_pretrained(whole / "model").state_dict()
+    given = FSM.from_pretrained(whole / "model").state_dict()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, given[name], rtol=1e-6, atol=1e-7)
     block = dataclasses.replace(CONFIG.model.encoder.block, mlp_ratio=3)

@@ -32,7 +32,7 @@ def sharded(config: TrainConfig) -> TrainConfig:
 @pytest.mark.slow
 def test_two_processes_with_parts_go_on_with_one_and_one_with_them(tmp_path: Path) -> None:
     """With scalars, recomputed activations, and a first norm that is clipped."""
-    config = long(changed(clip=0.1, clip_from=1), batch=2, reference_head=HEAD)
+    config = long(changed(clip=0.1, clip_from=1), batch=2, head=HEAD)
     config = dataclasses.replace(config, checkpointing=True)
     train(config, tmp_path / "one")
     train(config, tmp_path / "two", stop_after=1)
@@ -105,7 +105,7 @@ def test_a_step_with_parts_is_a_step(tmp_path: Path) -> None:
 def test_a_process_keeps_its_part_of_every_tensor() -> None:
     """The second of two, without a first: nothing is exchanged before the first step."""
     _among(2, rank=1)
-    model = FSM(long(reference_head=HEAD).model)
+    model = FSM(long(head=HEAD).model)
     whole = {name: value.clone() for name, value in model.state_dict().items()}
     shard(model, "cpu")
     parts = {

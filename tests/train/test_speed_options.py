@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fsm.model import ModelConfig
-from fsm.renderers.heads.lrm import GaussianHeadConfig
+from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
 from fsm.train.config import TrainConfig
 from fsm.train.loop import Training, train
 from tests.conftest import REPOSITORY
@@ -21,7 +21,7 @@ MODELS: dict[str, ModelConfig] = {
     "plain head": MODEL,
     "reference head": ModelConfig(MODEL.encoder, HEAD),
     "causal": ModelConfig(CAUSAL),
-    "gaussians": ModelConfig(MODEL.encoder, gaussian_head=GaussianHeadConfig()),
+    "gaussians": ModelConfig(MODEL.encoder, PixelGaussianHeadConfig()),
 }
 
 

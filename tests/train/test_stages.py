@@ -13,7 +13,7 @@ import torch
 from fsm.config import from_dict, to_dict
 from fsm.datasets.base import Clip, MemoryClip
 from fsm.datasets.open import open_clip
-from fsm.datasets.video import VideoClip
+from fsm.datasets.readers.video import VideoClip
 from fsm.errors import InputError
 from fsm.model import FSM
 from fsm.train.config import DataConfig, SourceConfig, TrainConfig, load_preset

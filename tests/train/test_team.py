@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from fsm.checkpoint import load_pretrained
 from fsm.config import to_dict
 from fsm.errors import InputError
+from fsm.model import FSM
 from fsm.shards import Shard
 from fsm.train.loop import train
 from fsm.train.team import ALONE, Team, _buckets, joined
@@ -78,7 +78,7 @@ def test_a_killed_process_ends_the_others_with_a_sentence_and_the_run_goes_on(
     assert "Traceback" not in said
     step = torch.load(out / "state.pt", weights_only=True)["step"]
     assert step >= 2
-    assert load_pretrained(out / "model")
+    assert FSM.from_pretrained(out / "model")
     train(config, out, stop_after=2)
     log = read_log(out)
     assert [e["step"] for e in log] == list(range(1, step + 3))

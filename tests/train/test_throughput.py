@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsm.model import ModelConfig
-from fsm.renderers.heads.reference import ReferenceHeadConfig
+from fsm.renderers.heads.lvsm import LvsmHeadConfig
+from fsm.renderers.heads.registry import HeadConfig
 from fsm.train import throughput
 from fsm.train.log import described
 from fsm.train.loop import Training, train
@@ -34,9 +35,9 @@ def test_flops_of_products_in_closed_form_whether_computed_once_or_twice() -> No
         assert count.total == 3 * (2 * 3 * 5 * 7) + 2 * (2 * 3 * 7 * 2)
 
 
-@pytest.mark.parametrize("head", [None, HEAD])
+@pytest.mark.parametrize("head", [LvsmHeadConfig(), HEAD])
 def test_flops_of_a_step_are_torchs_own_count_and_the_same_with_checkpointing(
-    tmp_path: Path, head: ReferenceHeadConfig | None
+    tmp_path: Path, head: HeadConfig
 ) -> None:
     config = dataclasses.replace(CONFIG, model=ModelConfig(MODEL.encoder, head))
     plain, twice = (

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 
 from fsm.errors import InputError
+from fsm.renderers.heads.lvsm import LvsmHeadConfig
+from fsm.renderers.heads.registry import HeadConfig
 from fsm.shards import Shard
 from fsm.train.config import TrainConfig
 from fsm.train.data import depth_loss, masked_mse
@@ -31,10 +33,10 @@ def among(config: TrainConfig, processes: int) -> TrainConfig:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", [None, HEAD], ids=["direct", "reference"])
-def test_two_processes_share_samples_on_the_curve_of_one(tmp_path: Path, head) -> None:
-    config = long(changed(depth_weight=0.1 if head else 0.0), reference_head=head)
-    config = dataclasses.replace(config, checkpointing=head is None)
+@pytest.mark.parametrize("head", [LvsmHeadConfig(), HEAD], ids=["direct", "reference"])
+def test_two_processes_share_samples_on_the_curve_of_one(tmp_path: Path, head: HeadConfig) -> None:
+    config = long(changed(depth_weight=0.1 if head is HEAD else 0.0), head=head)
+    config = dataclasses.replace(config, checkpointing=head is not HEAD)
     train(config, tmp_path / "one")
     train(config, tmp_path / "two", stop_after=1)
     hashes = finished(2, worker(among(config, 2), tmp_path / "two", 3), tmp_path)

@@ -54,6 +54,8 @@ class FakeScene:
     def save(self, path: Path | str) -> None:
         raise NotImplementedError
 
+    frames_seen = None
+
     def render(self, views: Views) -> Rendering:
         self.drawing += 1
         self.together = max(self.together, self.drawing)

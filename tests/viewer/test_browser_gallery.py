@@ -43,7 +43,7 @@ def viewer(
     for name in scenes:
         (tmp_path / "shelf" / name).mkdir(parents=True)
         write_json(tmp_path / "shelf" / name / "scene.json", {"kind": "memory"})
-    monkeypatch.setattr(module, "open_scene", lambda path, device: scenes[path.name])
+    monkeypatch.setattr(module, "open_scene", lambda path, *_: scenes[path.name])
     with GalleryViewer(Gallery(tmp_path / "shelf"), port=0) as running:
         yield running
 

@@ -13,8 +13,9 @@ import torch
 
 from fsm.datasets.base import MemoryClip
 from fsm.datasets.tracks import Tracks
-from fsm.renderers.gaussians.gaussians4d import Gaussians4D, colour_to_sh
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.gaussians.spherical_harmonics import colour_to_sh
 from fsm.viewer import Viewer
 from fsm.views import SceneFrame, Views
 from tests.viewer.fakes import FakeScene, cameras, until

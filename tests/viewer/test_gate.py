@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from fsm.errors import InputError
 from fsm.viewer import Viewer
-from fsm.viewer.gate import MAX_MESSAGE, Gate, behind
+from fsm.viewer.gate import MAX_MESSAGE, Gate, guarded_by
 from fsm.viewer.server import free_port
 from tests.viewer.fakes import FakeScene, browser, until
 
@@ -101,7 +101,7 @@ def test_sockets_are_bounded() -> None:
 
 def test_the_gate_is_taken_away_again() -> None:
     before = websockets.asyncio.server.serve
-    with contextlib.suppress(KeyError), behind(Gate("127.0.0.1")):
+    with contextlib.suppress(KeyError), guarded_by(Gate("127.0.0.1")):
         assert websockets.asyncio.server.serve is not before
         raise KeyError
     assert websockets.asyncio.server.serve is before

@@ -14,9 +14,9 @@ import torch
 import zstandard
 
 from fsm.errors import InputError
-from fsm.renderers.gaussians.gaussians4d import Gaussians3D
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.gaussians.spherical_harmonics import SH_C0
+from fsm.renderers.gaussians.types import Gaussians3D
 from fsm.viewer import recording
 from fsm.viewer.cameras import Camera, up_direction
 from fsm.viewer.recording import FAINTEST, Recording, interval_slots, record

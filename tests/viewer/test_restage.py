@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fsm.viewer import Viewer
-from fsm.viewer.inputs import InputCameras, InputNodes, observed
+from fsm.viewer.input_cameras import InputCameras, InputNodes, observed
 from fsm.viewer.time_controls import Playback
 from tests.viewer.fakes import FakeBrowser, FakeScene, browser, cameras, until
 
@@ -305,7 +305,7 @@ def test_clients_come_and_go_while_scenes_are_replaced(viewer: Viewer) -> None:
 @pytest.mark.parametrize("times", [30, pytest.param(200, marks=pytest.mark.slow)])
 def test_replacements_leave_nothing_behind(viewer: Viewer, one: FakeBrowser, times: int) -> None:
     (session,) = viewer._sessions.values()
-    queue = session._outbox._queue
+    queue = session.client._websock_connection.get_message_buffer()
 
     def messages() -> int:
         with queue.buffer_lock:

@@ -26,9 +26,9 @@ def mean(stage: Stage, wanted: Job, height: int = 40) -> list[float]:
 def test_a_picture_is_of_its_moment_from_its_camera() -> None:
     stage = Stage(FakeScene())
     assert mean(stage, job()) == pytest.approx([0.4, 0.25, 0.5], abs=0.5 / 255)
-    shot = stage.draw(job(), 20)
-    assert shot.picture.shape == (20, 30, 3)
-    assert shot.seconds >= 0
+    rendered = stage.draw(job(), 20)
+    assert rendered.picture.shape == (20, 30, 3)
+    assert rendered.seconds >= 0
 
 
 def test_opacity_and_depth() -> None:

@@ -10,7 +10,7 @@ import torch
 from fsm.errors import InputError
 from fsm.model import FSM
 from fsm.viewer import Viewer
-from fsm.viewer.reading import Reading, Stream, in_a_sentence
+from fsm.viewer.stream import ReadingProgress, Stream, in_a_sentence
 from fsm.views import SceneFrame, Views
 from tests.small import small_model, small_views
 from tests.viewer.fakes import FakeBrowser, FakeScene, browser, cameras, until
@@ -62,12 +62,12 @@ def red(one: FakeBrowser, seconds: float) -> bool:
 
 
 def test_what_the_panel_says() -> None:
-    assert Reading(16, 32).sentence == "Read 16 of 32 frames ..."
-    assert Reading(16).sentence == "Read 16 frames ..."
-    assert Reading(32, 32, over=True).sentence == "Read all 32 frames."
-    assert Reading(16, 32, over=True).sentence == "Read 16 of 32 frames."
-    assert Reading(1, 1).sentence == "Read 1 of 1 frame ..."
-    broken = Reading(16, 32, over=True, error="frame 17 is torn; fetch it again.")
+    assert ReadingProgress(16, 32).sentence == "Read 16 of 32 frames ..."
+    assert ReadingProgress(16).sentence == "Read 16 frames ..."
+    assert ReadingProgress(32, 32, over=True).sentence == "Read all 32 frames."
+    assert ReadingProgress(16, 32, over=True).sentence == "Read 16 of 32 frames."
+    assert ReadingProgress(1, 1).sentence == "Read 1 of 1 frame ..."
+    broken = ReadingProgress(16, 32, over=True, error="frame 17 is torn; fetch it again.")
     assert broken.sentence == "**Stopped after 16 of 32 frames:** frame 17 is torn; fetch it again."
     assert in_a_sentence(ZeroDivisionError("by\n zero")) == "ZeroDivisionError: by zero"
     assert in_a_sentence(KeyError()) == "KeyError"
@@ -75,15 +75,21 @@ def test_what_the_panel_says() -> None:
 
 
 def test_a_stream_hands_over_every_scene_and_how_it_ended() -> None:
-    shown: list[tuple[int | None, Reading]] = []
+    shown: list[tuple[int | None, ReadingProgress]] = []
     scenes = [grown(2), grown(4)]
     stream = Stream(scenes, lambda s, r: shown.append((s and len(s.inputs), r)), total=4)
     until(lambda: not stream.alive)
-    assert shown == [(2, Reading(2, 4)), (4, Reading(4, 4)), (4, Reading(4, 4, over=True))]
+    assert shown == [
+        (2, ReadingProgress(2, 4)),
+        (4, ReadingProgress(4, 4)),
+        (4, ReadingProgress(4, 4, over=True)),
+    ]
     shown.clear()
     stream = Stream((1 / 0 for _ in scenes), lambda s, r: shown.append((s, r)), read=3)
     until(lambda: not stream.alive)
-    assert shown == [(None, Reading(3, over=True, error="ZeroDivisionError: division by zero"))]
+    assert shown == [
+        (None, ReadingProgress(3, over=True, error="ZeroDivisionError: division by zero"))
+    ]
 
 
 def test_a_closed_stream_shows_nothing_more() -> None:
@@ -209,7 +215,7 @@ def test_the_last_picture_is_that_of_the_models_stream_bit_for_bit(model: FSM) -
     scenes = model.stream(pushes(9, 3), of_all_cameras(9))
     with Viewer(next(scenes), port=0) as viewer:
         viewer.stream(scenes, total=9)
-        until(lambda: viewer._stage.reading == Reading(9, 9, over=True), seconds=60)
+        until(lambda: viewer._stage.reading == ReadingProgress(9, 9, over=True), seconds=60)
         assert torch.equal(viewer._stage.scene.render(request).rgb, wanted.render(request).rgb)
 
 

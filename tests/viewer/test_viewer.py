@@ -250,7 +250,7 @@ def test_a_browser_that_does_not_read_is_not_drawn_for() -> None:
         slow.look()
         until(lambda: viewer.clients == 1)
         session = next(iter(viewer._sessions.values()))
-        queue = session._outbox._queue
+        queue = session.client._websock_connection.get_message_buffer()
         session._panel.height.value = "1080"
         session._panel.quality.value = 100
         noise = torch.rand(1, 3, 1080, 1620)

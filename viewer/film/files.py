@@ -87,10 +87,10 @@ def load_path(
     file = folder / "uploaded.json"
     file.write_bytes(content)
     try:
-        plan, told = read_plan(file, time_range)
+        plan, message = read_plan(file, time_range)
     except InputError as error:
         raise InputError(str(error).replace(str(file), name)) from error
-    return plan, f"{name}: {told}."
+    return plan, f"{name}: {message}."
 
 
 def _zipped(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fsm.viewer.film.keyframes import Curve, FilmPlan
-from fsm.viewer.inputs import HIGHLIGHT, NEAR, around, time_colours
+from fsm.viewer.input_cameras import HIGHLIGHT, NEAR, around, time_colours
 
 STEPS = 400
 """Pieces of the line, about."""

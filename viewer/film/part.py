@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from fsm.errors import InputError
+from fsm.viewer.background_task import BackgroundTask
 from fsm.viewer.cameras import Camera
-from fsm.viewer.errand import Errand
 from fsm.viewer.film.clock import FilmClock
 from fsm.viewer.film.files import MAX_UPLOAD, Parcel, load_path, make_film, save_path
 from fsm.viewer.film.keyframes import TRANSITIONS, Curve, FilmPlan, History, Keyframe
 from fsm.viewer.film.nodes import FilmNodes
 from fsm.viewer.film.panel import DEGREES, RATES, SIDES, FilmPanel, rounded
-from fsm.viewer.parts.base import Host, Part, by_user
+from fsm.viewer.parts.base import Host, Part, user_events_only
 from fsm.viewer.time_controls import Playback
 from fsm.viewer.uploads import bound_uploads
 
@@ -42,8 +42,8 @@ class FilmPart(Part):
         plan = FilmPlan(hw=tuple(host.stage.scene.hw))  # pyright: ignore[reportArgumentType]
         self._history, self._selected = History(plan), 0
         self._clock: FilmClock | None = None
-        self._film: Errand[Parcel] | None = None
-        self._file: Errand[Any] | None = None
+        self._film: BackgroundTask[Parcel] | None = None
+        self._file: BackgroundTask[Any] | None = None
         self._closed, self._told = False, 0.0
         with host.tab("Film"):
             self.panel = FilmPanel(host.client.gui, plan, host.playback.duration > 0)
@@ -68,9 +68,9 @@ class FilmPart(Part):
         with self._lock:  # nothing is begun after this
             self._closed = True
         self._pause()
-        for errand in (self._film, self._file):
-            if errand is not None:
-                errand.close()
+        for task in (self._film, self._file):
+            if task is not None:
+                task.close()
 
     def _connect(self) -> None:
         """Let the controls do what they say."""
@@ -119,7 +119,7 @@ class FilmPart(Part):
             except InputError as error:
                 self._fail(error)
 
-        return by_user(careful)
+        return user_events_only(careful)
 
     def _change(
         self, plan: FilmPlan, selected: int | None = None, doing: str | None = None
@@ -281,7 +281,7 @@ class FilmPart(Part):
                 return
             self.panel.say()
             self.panel.show_rendering(True)
-            self._film = Errand(work, self._film_done, self._film_failed)
+            self._film = BackgroundTask(work, self._film_done, self._film_failed)
 
     def _progress(self, done: int, total: int) -> None:
         now = time.monotonic()
@@ -312,12 +312,12 @@ class FilmPart(Part):
             if self._file is not None:
                 self._file.cancel()  # the newest wish counts
             self.panel.say()
-            self._file = Errand(work, done, self._fail)
+            self._file = BackgroundTask(work, done, self._fail)
 
     def _take(self, loaded: tuple[FilmPlan, str]) -> None:
-        plan, told = loaded
+        plan, message = loaded
         self._change(plan, 0)
-        self.panel.say(told)
+        self.panel.say(message)
 
     def _film_done(self, parcel: Parcel) -> None:
         if not self._closed:

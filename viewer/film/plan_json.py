@@ -24,7 +24,7 @@ from torch import Tensor
 from fsm.errors import InputError
 from fsm.renderers.film.camera_path_json import (
     FLIP_YZ,
-    CameraPath,
+    CameraPathFile,
     read_camera_path,
     write_camera_path,
 )
@@ -91,7 +91,7 @@ def read_plan(path: Path, time_range: tuple[float, float]) -> tuple[FilmPlan, st
 
 
 def _keyframes(
-    path: Path, file: CameraPath, loop: bool, time_range: tuple[float, float]
+    path: Path, file: CameraPathFile, loop: bool, time_range: tuple[float, float]
 ) -> tuple[Keyframe, ...]:
     entries = [(f"{path}: keyframes[{i}]", entry) for i, entry in enumerate(file.keyframes)]
     cameras = [_camera(where, entry) for where, entry in entries]
@@ -164,7 +164,7 @@ def _transition(where: str, entry: dict[str, Any], default: float) -> float:
 def _seconds(
     where: str,
     entry: dict[str, Any],
-    file: CameraPath,
+    file: CameraPathFile,
     camera: Camera,
     share: float,
     time_range: tuple[float, float],
@@ -186,7 +186,7 @@ def _seconds(
     return float(file.views.time[int((apart + 1e-2 * early).argmin())])
 
 
-def _picked(file: CameraPath, loop: bool) -> tuple[Keyframe, ...]:
+def _picked(file: CameraPathFile, loop: bool) -> tuple[Keyframe, ...]:
     """Keyframes at cameras of the path, evenly picked, about one a second."""
     count = len(file.views)
     length = (count if loop else count - 1) / file.fps

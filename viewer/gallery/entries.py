@@ -15,12 +15,13 @@ from numpy import ndarray
 from fsm.errors import InputError
 from fsm.files import read_json
 from fsm.open_scene import open_scene
+from fsm.renderers.gaussians.rasterize import Backend
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SUFFIXES
 from fsm.viewer.cameras import Camera
-from fsm.viewer.reading import in_a_sentence
 from fsm.viewer.render_worker import Turns
 from fsm.viewer.stage import Job, Stage
+from fsm.viewer.stream import in_a_sentence
 
 DEPTH = 2
 """Levels of folders that are looked into: ``folder/scene`` and ``folder/group/scene``."""
@@ -110,11 +111,15 @@ class Gallery:
     opened.
     """
 
-    def __init__(self, folder: Path | str, device: str = "cpu", kept: int = KEPT) -> None:
+    def __init__(
+        self, folder: Path | str, device: str = "cpu", kept: int = KEPT, backend: Backend = "auto"
+    ) -> None:
         """List ``folder``; an ``InputError`` where it holds nothing to look at. ``kept``: scenes
-        held in memory.
+        held in memory. ``backend``: what rasterises Gaussians.
         """
-        self.folder, self._device, self._limit = Path(folder), device, kept
+        self.folder, self._limit = Path(folder), kept
+        self._device = device
+        self._backend: Backend = backend
         self.entries, self.truncated = find_entries(self.folder)
         if not self.entries:
             files = ", ".join(SUFFIXES)
@@ -154,7 +159,7 @@ class Gallery:
         with self._opening:
             stage = self._enter_kept(index)  # somebody else may have opened it meanwhile
             if stage is None:
-                scene = open_scene(self.entries[index].path, self._device)
+                scene = open_scene(self.entries[index].path, self._device, self._backend)
                 stage = Stage(scene, turn=self.turn)
                 with self._lock:
                     self._kept[index] = _Kept(stage, 1)

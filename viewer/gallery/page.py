@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fsm.viewer.gallery.entries import HEIGHT, Card, Entry, Gallery
-from fsm.viewer.parts.base import by_user
+from fsm.viewer.parts.base import user_events_only
 
 FILTER_FROM = 12
 """Entries beyond which one can look for a name."""
@@ -33,7 +33,7 @@ class GalleryPage:
         self.filter = gui.add_text(
             "Filter", "", visible=count > FILTER_FROM, hint="Part of a name."
         )
-        self.filter.on_update(by_user(lambda _: self._sift()))
+        self.filter.on_update(user_events_only(lambda _: self._sift()))
         self.none = gui.add_markdown("No name holds that.", visible=False)
         self._rows = [
             _Row(gui, entry, lambda i=i: chosen(i)) for i, entry in enumerate(gallery.entries)
@@ -82,7 +82,7 @@ class _Row:
             self.picture = gui.add_image(BLANK, format="jpeg", jpeg_quality=90)
             self.facts = gui.add_markdown(f"{entry.kind}, not opened yet")
             self.open = gui.add_button(f"Open {entry.name}")
-        self.open.on_click(by_user(lambda _: chosen()))
+        self.open.on_click(user_events_only(lambda _: chosen()))
 
     def show(self, card: Card) -> None:
         """What is known of it now; said once."""

@@ -10,11 +10,11 @@ from fsm.viewer.cameras import Camera, place, up_direction
 from fsm.viewer.gallery.entries import Gallery
 from fsm.viewer.gallery.page import GalleryPage
 from fsm.viewer.gate import MAX_CLIENTS
-from fsm.viewer.outbox import forgive
-from fsm.viewer.parts.base import by_user
-from fsm.viewer.reading import in_a_sentence
+from fsm.viewer.parts.base import user_events_only
 from fsm.viewer.server import Service
 from fsm.viewer.session import Session
+from fsm.viewer.stream import in_a_sentence
+from fsm.viewer.viser_private import tolerate_disconnect
 
 SETTLE = 0.5
 """Seconds after which the browser's camera must be where its scene begins; nobody has moved it by
@@ -63,7 +63,7 @@ class Visit:
         self.page: GalleryPage | None = None
         self.session: Session | None = None
         self._entered: int | None = None
-        forgive(client)
+        tolerate_disconnect(client)
         self._thread = threading.Thread(target=self._run, name="fsm-viewer-visit", daemon=True)
         self._thread.start()
 
@@ -119,7 +119,9 @@ class Visit:
         with client.atomic():
             client.gui.set_panel_label(entry.name)
             place(client.camera, first, stage.distance, up)
-            client.gui.add_button("All scenes").on_click(by_user(lambda _: self._wish(None)))
+            client.gui.add_button("All scenes").on_click(
+                user_events_only(lambda _: self._wish(None))
+            )
         self.session = Session(client, stage)
         self._settle(self.session, first)
 

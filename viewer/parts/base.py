@@ -110,7 +110,7 @@ class Part:
         """
 
 
-def by_user(act: Callable[[Any], None]) -> Callable[[Any], Any]:
+def user_events_only(act: Callable[[Any], None]) -> Callable[[Any], Any]:
     """``act`` on the value that the user gives a control, not on what the clock writes into it.
 
     A coroutine runs on the server's own thread, where events arrive in their order; a plain

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from fsm.viewer.parts.base import Host, Part, by_user
+from fsm.viewer.parts.base import Host, Part, user_events_only
 from fsm.viewer.stage import Job
 from fsm.viewer.wipe import Wipe
 
@@ -35,8 +35,8 @@ class ComparePart(Part):
                 "Wipe (%)", 0, 100, 1, MIDDLE, visible=False, hint="How much is left of the line."
             )
             self.sides = gui.add_markdown("", visible=False)
-        self.against.on_update(by_user(lambda _: host.reshow()))
-        self.wipe.on_update(by_user(lambda _: host.refresh()))
+        self.against.on_update(user_events_only(lambda _: host.reshow()))
+        self.wipe.on_update(user_events_only(lambda _: host.refresh()))
 
     def wants(self, job: Job) -> Job:
         """Compared with what is chosen; input frames only in colour, as they have nothing else."""

@@ -3,8 +3,8 @@
 from typing import Any
 
 from fsm.viewer.cameras import Camera
-from fsm.viewer.inputs import InputNodes
-from fsm.viewer.parts.base import Host, Part, by_user
+from fsm.viewer.input_cameras import InputNodes
+from fsm.viewer.parts.base import Host, Part, user_events_only
 
 
 class InputPart(Part):
@@ -24,9 +24,9 @@ class InputPart(Part):
             self.go = gui.add_button("Look through the nearest")
         self._nodes = self._build()
         for control in (self.cameras, self.trail):
-            control.on_update(by_user(lambda _: self._show()))
+            control.on_update(user_events_only(lambda _: self._show()))
         self.go.on_click(
-            by_user(lambda _: host.look_through(host.stage.nearest(host.playback.moment)))
+            user_events_only(lambda _: host.look_through(host.stage.nearest(host.playback.moment)))
         )
 
     def asked(self, camera: Camera, seconds: float) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 
 from fsm.viewer import scale
 from fsm.viewer.cameras import Camera
-from fsm.viewer.inputs import HIGHLIGHT
-from fsm.viewer.parts.base import Host, Part, by_user
+from fsm.viewer.input_cameras import HIGHLIGHT
+from fsm.viewer.parts.base import Host, Part, user_events_only
 
 NODE = "/scale"
 PALE = (225, 225, 225)
@@ -41,8 +41,8 @@ class ScalePart(Part):
                     "grid only."
                 ),
             )
-        self.grid.on_update(by_user(lambda _: self._show()))
-        self.metres.on_update(by_user(lambda _: self._show()))
+        self.grid.on_update(user_events_only(lambda _: self._show()))
+        self.metres.on_update(user_events_only(lambda _: self._show()))
         self._show()
 
     def asked(self, camera: Camera, seconds: float) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 from fsm.viewer.cameras import Camera
 from fsm.viewer.native_splats import Native, Rows, add_rows
-from fsm.viewer.outbox import Outbox
-from fsm.viewer.parts.base import Host, Part, by_user
-from fsm.viewer.reading import in_a_sentence
+from fsm.viewer.parts.base import Host, Part, user_events_only
+from fsm.viewer.picture_queue import PictureQueue
 from fsm.viewer.stage import Job
+from fsm.viewer.stream import in_a_sentence
 
 NODE = "/gaussians"
 RATE = 15.0
@@ -41,8 +41,8 @@ class SplatPart(Part):
                 "Draw in the browser", False, hint=HINT, visible=host.stage.native is not None
             )
             self.sent = gui.add_markdown("", visible=False)
-        self._sender = Sender(host, self._told)
-        self.on.on_update(by_user(lambda _: host.refresh()))
+        self._sender = Sender(host, self._report)
+        self.on.on_update(user_events_only(lambda _: host.refresh()))
 
     def wants(self, job: Job) -> Job:
         """No picture where the browser can draw what it would show."""
@@ -70,7 +70,7 @@ class SplatPart(Part):
         """Send no more."""
         self._sender.close()
 
-    def _told(self, text: str | None) -> None:
+    def _report(self, text: str | None) -> None:
         if text is not None and text != self.sent.content:
             self.sent.content = text
         self.sent.visible = text is not None
@@ -79,12 +79,12 @@ class SplatPart(Part):
 class Sender:
     """A thread that sends one browser the Gaussians of the moment asked for last, at its pace."""
 
-    def __init__(self, host: Host, told: Callable[[str | None], None]) -> None:
-        """``told`` gets what was sent, or why not, in words; None once nothing is there any
+    def __init__(self, host: Host, report: Callable[[str | None], None]) -> None:
+        """``report`` gets what was sent, or why not, in words; None once nothing is there any
         more.
         """
-        self._host, self._told = host, told
-        self._outbox = Outbox(host.client)
+        self._host, self._report = host, report
+        self._pictures = PictureQueue(host.client)
         self._changed = threading.Condition()
         self._asked: tuple[Native | None, float] = (None, 0.0)
         self._news = self._closed = False
@@ -122,7 +122,7 @@ class Sender:
             try:
                 self._send(*asked)
             except Exception as error:  # whatever a scene may raise: the viewer outlives it
-                self._told(f"**Not sent:** {in_a_sentence(error)}")
+                self._report(f"**Not sent:** {in_a_sentence(error)}")
 
     def _wait(self) -> tuple[Native | None, float] | None:
         """Sleep until there is something to send and a browser to take it; None when closed."""
@@ -137,7 +137,7 @@ class Sender:
 
     def _taken(self) -> bool:
         """Whether the last moment has been picked up for sending."""
-        return not self._outbox.holds(lambda message: getattr(message, "name", None) == NODE)
+        return not self._pictures.holds(lambda message: getattr(message, "name", None) == NODE)
 
     def _send(self, native: Native | None, seconds: float) -> None:
         if native is not self._native:
@@ -145,7 +145,7 @@ class Sender:
                 self._node.remove()
             self._native, self._node, self._rows = native, None, None
         if native is None:
-            self._told(None)
+            self._report(None)
             return
         if self._rows is None:
             self._rows = Rows(native)
@@ -155,6 +155,6 @@ class Sender:
             self._node = add_rows(self._host.client, NODE, rows, native.unit)
         else:
             self._node.buffer = rows
-        self._told(f"{count:,} Gaussians, {rows.nbytes / 1e6:.2g} MB a moment")
+        self._report(f"{count:,} Gaussians, {rows.nbytes / 1e6:.2g} MB a moment")
         self._host.showed(seconds)
         self._host.client.flush()

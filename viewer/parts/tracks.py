@@ -5,7 +5,7 @@ picture.
 import threading
 from typing import Any
 
-from fsm.viewer.parts.base import Host, Part, by_user
+from fsm.viewer.parts.base import Host, Part, user_events_only
 from fsm.viewer.parts.tracks_nodes import Palette, TrackNodes, point_size
 
 MOST, USUAL = 500, 200
@@ -45,9 +45,9 @@ class TracksPart(Part):
                 visible=False,
                 hint="Track: by number. Speed: slow blue, fast red.",
             )
-        self.on.on_update(by_user(lambda _: self._switch()))
+        self.on.on_update(user_events_only(lambda _: self._switch()))
         for control in (self.tail, self.number, self.colouring):
-            control.on_update(by_user(lambda _: self._redraw()))
+            control.on_update(user_events_only(lambda _: self._redraw()))
 
     def shown(self, seconds: float) -> None:
         """Draw them at that moment."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from fsm.viewer.cameras import Camera, up_direction
 from fsm.viewer.limits import Limits
-from fsm.viewer.parts.base import Host, Part, by_user
+from fsm.viewer.parts.base import Host, Part, user_events_only
 from fsm.viewer.stage import Job
 
 FIELDS = (2.0, 150.0)
@@ -63,11 +63,11 @@ class ViewPart(Part):
                 "Up", (FROM_CAMERAS, *AXES), hint="The camera is turned about this direction."
             )
             self.set_up = gui.add_button("Set up as in this view")
-        self.fov.on_update(by_user(lambda value: self._zoom(float(value))))
-        self.limits.on_update(by_user(lambda _: host.refresh()))
-        self.depths.on_update(by_user(lambda _: host.refresh()))
-        self.up.on_update(by_user(lambda _: self._turn_up()))
-        self.set_up.on_click(by_user(lambda _: self._set_up()))
+        self.fov.on_update(user_events_only(lambda value: self._zoom(float(value))))
+        self.limits.on_update(user_events_only(lambda _: host.refresh()))
+        self.depths.on_update(user_events_only(lambda _: host.refresh()))
+        self.up.on_update(user_events_only(lambda _: self._turn_up()))
+        self.set_up.on_click(user_events_only(lambda _: self._set_up()))
 
     def wants(self, job: Job) -> Job:
         """Within the limits, in the range of colours."""

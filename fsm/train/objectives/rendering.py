@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.evaluate.lpips import LPIPS
-from fsm.model import draw
 from fsm.renderers.gaussians.gaussians4d import MovingGaussians
 from fsm.train.config import TrainConfig
 from fsm.train.data import Batch, depth_loss, log_error, masked_mse
@@ -94,15 +93,13 @@ class RenderingObjective(Objective):
         inputs, targets, truth = self.normalised(batch)
         model = self.parallel.model
         with self.parallel.autocast():
-            gaussians, background = self.parallel.call(
-                model.predict_gaussians, inputs, self.chunk_tokens(batch)
-            )
+            prepared = self.parallel.call(model.predict, inputs, self.chunk_tokens(batch))
         samples, count = targets.samples(), len(targets)
         seen: list[dict[str, float]] = []
 
         def one(moving: MovingGaussians, b: int, i: int) -> Tensor:
             view = samples[b][i]
-            r = draw(moving, view, background[b], model.projection)
+            r = prepared.draw(moving, b, view)
             assert r.alpha is not None
             assert r.depth is not None
             batched = Rendering(r.rgb[None], r.alpha[None], r.depth[None])
@@ -110,5 +107,5 @@ class RenderingObjective(Objective):
             seen.append(parts)
             return loss / (count * len(samples))
 
-        backward_view_by_view(gaussians, count, one)
+        backward_view_by_view(prepared.gaussians, count, one)
         return {k: sum(p[k] for p in seen) / len(seen) for k in seen[0]}

@@ -2,9 +2,8 @@
 
 import torch
 
-from fsm.renderers.heads.pixel_gaussians import PixelGaussianHead
-from fsm.renderers.heads.reference import ReferenceHead
 from fsm.renderers.stereo.loss import stereo_loss
+from fsm.renderers.stereo.pipeline import Stereo
 from fsm.train.data import Batch
 from fsm.train.objectives.base import Objective
 from fsm.views import SceneFrame
@@ -17,17 +16,17 @@ class StereoObjective(Objective):
 
     def backward(self, batch: Batch, step: int) -> dict[str, float]:
         """Differentiate ``stereo_loss``."""
-        head = self.parallel.model.head
-        assert isinstance(head, ReferenceHead | PixelGaussianHead)
-        assert head.stereo is not None
+        stereo = self.parallel.model.head.get_submodule("stereo")
+        assert isinstance(stereo, Stereo)
+        rules = stereo.config.sweep
         inputs, targets, _ = self.normalised(batch)
         scale = SceneFrame.fit(batch.inputs).scale[:, None, None, None, None]
         count = min(len(inputs), len(batch.targets))
         some = torch.linspace(0, len(inputs) - 1, count).round().long().to(inputs.c2w.device)
         with self.parallel.autocast():
-            answers = self.parallel.call(head.stereo, inputs[some], inputs)
+            answers = self.parallel.call(stereo, inputs[some], inputs)
             truth = batch.input_depth[:, some] * scale
-            loss, parts = stereo_loss(answers, inputs[some], targets, truth)
+            loss, parts = stereo_loss(answers, inputs[some], targets, truth, rules)
         loss.backward()
         return parts
 

@@ -19,6 +19,8 @@ class Clock:
         self.depth = depth
         self.sizes: list[int] = []
 
+    frames_seen = None
+
     def render(self, views: Views) -> Rendering:
         assert not torch.is_grad_enabled()
         self.sizes.append(len(views))

@@ -3,7 +3,8 @@ failure.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import av
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from fsm.errors import InputError
-from fsm.renderers.film.video import to_uint8, write_png, write_png_sequence, write_video
+from fsm.renderers.film.video import Write, png_sequence_writer, to_uint8, video_writer
 from fsm.views import Views
 
 
@@ -27,6 +28,12 @@ def _smooth(n: int, h: int, w: int) -> Iterator[torch.Tensor]:
         )
 
 
+def _write_all(writer: AbstractContextManager[Write], frames: Iterable[torch.Tensor]) -> None:
+    with writer as write:
+        for frame in frames:
+            write(frame)
+
+
 def _decode(path: Path) -> np.ndarray:
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -34,7 +41,7 @@ def _decode(path: Path) -> np.ndarray:
 
 def test_smooth_frames_survive_video(tmp_path: Path) -> None:
     frames = list(_smooth(12, 96, 144))
-    write_video(tmp_path / "a.mp4", iter(frames), 30.0)
+    _write_all(video_writer(tmp_path / "a.mp4", 30.0), iter(frames))
     decoded = _decode(tmp_path / "a.mp4")
     expected = np.stack([to_uint8(f) for f in frames])
     assert decoded.shape == expected.shape
@@ -47,17 +54,14 @@ def test_smooth_frames_survive_video(tmp_path: Path) -> None:
 )
 def test_flat_colours_are_not_shifted(tmp_path: Path, colour: tuple[float, float, float]) -> None:
     """A wrong matrix or range moves saturated colours by ten levels and more."""
-    write_video(
-        tmp_path / "a.mp4",
-        [torch.tensor(colour).float()[:, None, None].expand(3, 32, 32)] * 3,
-        30.0,
-    )
+    flat = torch.tensor(colour).float()[:, None, None].expand(3, 32, 32)
+    _write_all(video_writer(tmp_path / "a.mp4", 30.0), [flat] * 3)
     expected = np.round(255 * np.array(colour))
     assert np.abs(_decode(tmp_path / "a.mp4").astype(float) - expected).max() <= 3
 
 
 def test_video_is_tagged_and_plays_everywhere(tmp_path: Path) -> None:
-    write_video(tmp_path / "a.mp4", _smooth(5, 32, 48), 29.97)
+    _write_all(video_writer(tmp_path / "a.mp4", 29.97), _smooth(5, 32, 48))
     with av.open(str(tmp_path / "a.mp4")) as container:
         stream = container.streams.video[0]
         context = stream.codec_context
@@ -74,7 +78,7 @@ def test_video_is_tagged_and_plays_everywhere(tmp_path: Path) -> None:
 def test_odd_sizes_are_padded_by_the_edge(tmp_path: Path, h: int, w: int) -> None:
     # grey: halved colour resolution is not the matter here
     frame = next(_smooth(1, h, w))[2:].expand(3, h, w)
-    write_video(tmp_path / "a.mp4", [frame] * 2, 10.0)
+    _write_all(video_writer(tmp_path / "a.mp4", 10.0), [frame] * 2)
     decoded = _decode(tmp_path / "a.mp4")
     assert decoded.shape == (2, h + h % 2, w + w % 2, 3)
     expected = np.pad(to_uint8(frame), ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
@@ -95,13 +99,13 @@ def test_frames_are_taken_one_at_a_time(tmp_path: Path) -> None:
             yield frame
             del frame
 
-    write_video(tmp_path / "a.mp4", frames(), 10.0)
-    write_png_sequence(tmp_path / "pngs", frames())
+    _write_all(video_writer(tmp_path / "a.mp4", 10.0), frames())
+    _write_all(png_sequence_writer(tmp_path / "pngs"), frames())
 
 
 def test_failure_leaves_nothing_and_keeps_the_old_file(tmp_path: Path) -> None:
-    write_video(tmp_path / "a.mp4", _smooth(2, 16, 16), 10.0)
-    write_png_sequence(tmp_path / "pngs", _smooth(2, 16, 16))
+    _write_all(video_writer(tmp_path / "a.mp4", 10.0), _smooth(2, 16, 16))
+    _write_all(png_sequence_writer(tmp_path / "pngs"), _smooth(2, 16, 16))
     before = (tmp_path / "a.mp4").read_bytes()
 
     def broken() -> Iterator[torch.Tensor]:
@@ -109,11 +113,11 @@ def test_failure_leaves_nothing_and_keeps_the_old_file(tmp_path: Path) -> None:
         raise RuntimeError("the scene failed")
 
     with pytest.raises(RuntimeError, match="the scene failed"):
-        write_video(tmp_path / "a.mp4", broken(), 10.0)
+        _write_all(video_writer(tmp_path / "a.mp4", 10.0), broken())
     with pytest.raises(RuntimeError, match="the scene failed"):
-        write_video(tmp_path / "b.mp4", broken(), 10.0)
+        _write_all(video_writer(tmp_path / "b.mp4", 10.0), broken())
     with pytest.raises(RuntimeError, match="the scene failed"):
-        write_png_sequence(tmp_path / "pngs", broken())
+        _write_all(png_sequence_writer(tmp_path / "pngs"), broken())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "pngs"]
     assert (tmp_path / "a.mp4").read_bytes() == before
     assert len(list((tmp_path / "pngs").iterdir())) == 2
@@ -138,7 +142,7 @@ def test_bad_video_requests_are_named(
     tmp_path: Path, name: str, frames: list, fps: float, says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
-        write_video(tmp_path / name, frames, fps)
+        _write_all(video_writer(tmp_path / name, fps), frames)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -150,8 +154,9 @@ def _read(path: Path) -> np.ndarray:
 
 def test_png_is_exact(tmp_path: Path) -> None:
     image = torch.rand(3, 7, 5)
-    write_png(tmp_path / "a.png", image)
-    assert np.array_equal(_read(tmp_path / "a.png"), np.round(image.permute(1, 2, 0).numpy() * 255))
+    _write_all(png_sequence_writer(tmp_path / "a"), [image])
+    written = _read(tmp_path / "a" / "frame_00000.png")
+    assert np.array_equal(written, np.round(image.permute(1, 2, 0).numpy() * 255))
 
 
 def test_bytes_are_rounded_and_clamped() -> None:
@@ -168,7 +173,7 @@ def test_png_sequence_tells_its_cameras(tmp_path: Path) -> None:
         torch.eye(4).repeat(3, 1, 1), torch.rand(3, 4), torch.tensor([0.0, 0.1, 0.7]), (16, 24)
     )
     frames = list(_smooth(3, 16, 24))
-    write_png_sequence(tmp_path / "out", frames, cameras)
+    _write_all(png_sequence_writer(tmp_path / "out", cameras), frames)
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert names == ["cameras.json", "frame_00000.png", "frame_00001.png", "frame_00002.png"]
     document = json.loads((tmp_path / "out" / "cameras.json").read_text())
@@ -181,17 +186,17 @@ def test_png_sequence_tells_its_cameras(tmp_path: Path) -> None:
 
 
 def test_png_sequence_replaces_a_sequence_but_nothing_else(tmp_path: Path) -> None:
-    write_png_sequence(tmp_path / "out", _smooth(3, 8, 8))
-    write_png_sequence(tmp_path / "out", _smooth(2, 8, 8))
+    _write_all(png_sequence_writer(tmp_path / "out"), _smooth(3, 8, 8))
+    _write_all(png_sequence_writer(tmp_path / "out"), _smooth(2, 8, 8))
     assert len(list((tmp_path / "out").iterdir())) == 2
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"thesis\.tex"):
-        write_png_sequence(tmp_path / "out", _smooth(2, 8, 8))
+        _write_all(png_sequence_writer(tmp_path / "out"), _smooth(2, 8, 8))
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 
 
 def test_frames_and_cameras_must_agree(tmp_path: Path) -> None:
     cameras = Views(torch.eye(4).repeat(3, 1, 1), torch.ones(3, 4), torch.zeros(3), (8, 8))
     with pytest.raises(InputError, match="2 frames came for 3 cameras"):
-        write_png_sequence(tmp_path / "out", _smooth(2, 8, 8), cameras)
+        _write_all(png_sequence_writer(tmp_path / "out", cameras), _smooth(2, 8, 8))
     assert list(tmp_path.iterdir()) == []

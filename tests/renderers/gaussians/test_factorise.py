@@ -5,7 +5,7 @@ import torch
 
 from fsm.errors import InputError
 from fsm.renderers.gaussians.factorise import THINNEST, rotations_and_scales
-from fsm.renderers.gaussians.gaussians4d import rotation_3d, upper_triangle
+from fsm.renderers.gaussians.rotations import rotation_3d, upper_triangle
 
 
 def covariances(quats: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

@@ -10,20 +10,28 @@ import pytest
 import torch
 
 from fsm.errors import InputError
+from fsm.renderers.gaussians import gaussians4d_plain as plain
+from fsm.renderers.gaussians.constants import SHORTEST
 from fsm.renderers.gaussians.gaussians4d import (
-    SHORTEST,
-    Gaussians3D,
     Gaussians4D,
     MovingGaussians,
     check_finite,
+)
+from fsm.renderers.gaussians.rotations import (
     covariance_matrix,
-    plain_at,
-    plain_condition,
     rotation_3d,
     rotation_4d,
     upper_triangle,
 )
-from fsm.renderers.gaussians.projection import colours_from_sh
+from fsm.renderers.gaussians.spherical_harmonics import colours_from_sh
+from fsm.renderers.gaussians.types import Gaussians3D
+
+
+def plain_condition(g: Gaussians4D) -> MovingGaussians:
+    """``Gaussians4D.condition`` in torch."""
+    moving = plain.condition(g.scales, g.time_scales, g.left, g.right)
+    return MovingGaussians(g.means, moving[0], g.times, *moving[1:], g.opacities, g.sh)
+
 
 Condition = Callable[[Gaussians4D], MovingGaussians]
 FORMS = [plain_condition, Gaussians4D.condition]
@@ -158,9 +166,8 @@ def test_gradients_of_the_plain_form_are_those_of_finite_differences() -> None:
     g = in_double(some(6))
 
     def outputs(*free: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        there = plain_at(
-            plain_condition(dataclasses.replace(g, **dict(zip(FREE, free, strict=True)))), 0.2, 0.0
-        )
+        moving = plain_condition(dataclasses.replace(g, **dict(zip(FREE, free, strict=True))))
+        there = plain.at(0.2, 0.0, *moving.tensors())
         return there.means, there.covariances, there.opacities
 
     assert torch.autograd.gradcheck(
@@ -196,11 +203,11 @@ def test_gradients_of_the_compiled_form_are_those_of_the_plain_one() -> None:
 
 def test_both_forms_agree_and_keep_the_order() -> None:
     g = some(20_000, degree=1, always=0.3)
-    plain, compiled = plain_condition(in_double(g)), g.condition()
+    expected, compiled = plain_condition(in_double(g)), g.condition()
     for field in dataclasses.fields(MovingGaussians):
-        a, b = getattr(plain, field.name), getattr(compiled, field.name)
+        a, b = getattr(expected, field.name), getattr(compiled, field.name)
         assert torch.allclose(a.float(), b, rtol=1e-5, atol=1e-6), field.name
-    expected = plain_at(compiled, 0.3, 0.05)
+    expected = plain.at(0.3, 0.05, *compiled.tensors())
     assert 5000 < len(expected) < 19_000
     for found in (compiled.at(0.3), compiled.at(torch.tensor(0.3)), g.at(0.3)):
         for field in dataclasses.fields(Gaussians3D):

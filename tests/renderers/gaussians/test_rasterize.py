@@ -3,23 +3,30 @@ what is left out.
 """
 
 import dataclasses
+import importlib.machinery
+import importlib.util
 import inspect
 import math
 import sys
 import types
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from fsm.errors import InputError
-from fsm.renderers.gaussians.gaussians4d import Gaussians3D, Gaussians4D, colour_to_sh
-from fsm.renderers.gaussians.projection import Projection
+from fsm.renderers.gaussians import rasterize as rasterize_module
+from fsm.renderers.gaussians import rasterize_gsplat
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.rasterize import Backend, Rasterization, choose_backend, rasterize
+from fsm.renderers.gaussians.spherical_harmonics import colour_to_sh
+from fsm.renderers.gaussians.types import Gaussians3D, Projection
 from fsm.views import Views
 from tests.renderers.gaussian_examples import fields, some_camera, some_gaussians
 
-BACKENDS: list[Backend] = ["reference", "cpu"]
+BACKENDS: list[Backend] = ["plain", "cpu"]
 
 
 def gradients(
@@ -67,7 +74,7 @@ def test_the_picture_that_gsplat_made(shared_data, backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("antialiased", [False, True])
-def test_cpu_and_reference_agree_in_pictures_and_gradients(antialiased: bool) -> None:
+def test_cpu_and_plain_agree_in_pictures_and_gradients(antialiased: bool) -> None:
     g, views = some_gaussians(1500, 2, size=0.08), Views.cat([some_camera(), some_camera()])
     c2w = views.c2w.clone()
     c2w[1, :3, 3] += torch.tensor([0.3, -0.2, -0.5])
@@ -76,7 +83,7 @@ def test_cpu_and_reference_agree_in_pictures_and_gradients(antialiased: bool) ->
     (one, one_gradients), (other, other_gradients) = (
         gradients(g, views, b, projection) for b in BACKENDS
     )
-    assert (one.backend, other.backend) == ("reference", "cpu")
+    assert (one.backend, other.backend) == ("plain", "cpu")
     assert one.rgb.shape == (2, 3, 48, 64)
     assert_same(one, other)
     for a, b in zip(one_gradients, other_gradients, strict=True):
@@ -148,42 +155,84 @@ def test_bad_gaussians_are_counted_and_leave_no_trace(backend: Backend) -> None:
         assert torch.allclose(torch.cat([a[:100], a[105:]]), b, rtol=1e-5, atol=1e-7)
 
 
-def test_the_backend_is_chosen_aloud() -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert choose_backend("auto", cpu) == "cpu"
-    assert choose_backend("auto", cuda) == "gsplat"
-    assert choose_backend("reference", cuda) == "reference"
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def gsplat_is(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Put a stand-in for gsplat in its place, and forget what was found out about it."""
+
+    def stand_in(backend: Any) -> None:
+        """``backend``: its module of kernels, an error that importing it raises, or None."""
+        package, cuda = types.ModuleType("gsplat"), types.ModuleType("gsplat.cuda")
+        package.__spec__ = importlib.machinery.ModuleSpec("gsplat", None)
+        if isinstance(backend, Exception):
+
+            def building(name: str) -> None:
+                raise backend
+
+            cuda.__getattr__ = building  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            cuda._backend = backend  # pyright: ignore[reportAttributeAccessIssue]
+        package.cuda = cuda  # pyright: ignore[reportAttributeAccessIssue]
+        monkeypatch.setitem(sys.modules, "gsplat", package)
+        monkeypatch.setitem(sys.modules, "gsplat.cuda", cuda)
+        if backend is None:
+            monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        for cached in (rasterize_gsplat.why_not_gsplat, rasterize_module._warn_once):
+            cached.cache_clear()
+
+    yield stand_in
+    for cached in (rasterize_gsplat.why_not_gsplat, rasterize_module._warn_once):
+        cached.cache_clear()
+
+
+def test_a_backend_that_can_run_is_taken(gsplat_is: Callable[..., None]) -> None:
+    gsplat_is(types.SimpleNamespace(_C=object()))
+    assert choose_backend("auto", CPU) == "cpu"
+    assert choose_backend("auto", CUDA) == "gsplat"
+    assert choose_backend("gsplat", CUDA) == "gsplat"
+    assert choose_backend("cpu", CUDA) == "cpu"
+    assert choose_backend("plain", CUDA) == "plain"
     assert rasterize(some_gaussians(3), some_camera((4, 4))).backend == "cpu"
-    with pytest.raises(InputError, match="backend is gsplat but the Gaussians are on cpu"):
+
+
+def test_a_backend_that_cannot_run_is_refused() -> None:
+    with pytest.raises(InputError, match="the Gaussians are on cpu; choose device cuda or backend"):
         rasterize(some_gaussians(3), some_camera((4, 4)), backend="gsplat")
-    with pytest.raises(InputError, match="backend is cpu but the Gaussians are on cuda"):
-        choose_backend("cpu", cuda)
-    with pytest.raises(InputError, match="choose auto, gsplat, cpu or reference"):
-        inspect.unwrap(choose_backend)("metal", cpu)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="choose auto, gsplat, cpu or plain"):
+        inspect.unwrap(choose_backend)("metal", CPU)  # pyright: ignore[reportArgumentType]
 
 
-def test_a_gsplat_without_compiler_or_none_at_all_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    import gsplat.cuda
+UNUSABLE = [
+    (None, r"gsplat not installed; run `pip install 'fsm-toolkit\[gpu\]'`"),
+    (types.SimpleNamespace(_C=None), r"finds no CUDA compiler \(nvcc\).*; install a CUDA toolkit"),
+    (
+        RuntimeError("Error building extension 'gsplat_cuda': nvcc fatal\nninja: stopped"),
+        r"cannot build its kernels \(Error building extension 'gsplat_cuda': nvcc fatal\); install",
+    ),
+    (OSError("CUDA_HOME environment variable is not set."), r"CUDA_HOME environment .*; install"),
+    (ImportError("libcudart.so.12: cannot open"), r"build its kernels \(libcudart.*; install a"),
+]
 
-    from fsm.renderers.gaussians import rasterize_gsplat
 
-    g, view = some_gaussians(3), some_camera((4, 4))
-    monkeypatch.setattr(gsplat.cuda, "_backend", types.SimpleNamespace(_C=None), raising=False)
-    with pytest.raises(InputError, match="no CUDA compiler"):
-        rasterize_gsplat.draw(g, view, Projection())
-    monkeypatch.setitem(sys.modules, "gsplat", None)
-    with pytest.raises(InputError, match="install gsplat or choose backend reference"):
-        rasterize_gsplat.draw(g, view, Projection())
+@pytest.mark.parametrize(("backend", "sentence"), UNUSABLE)
+def test_a_gsplat_that_cannot_work_means_the_cpu_and_one_warning(
+    gsplat_is: Callable[..., None], backend: Any, sentence: str
+) -> None:
+    gsplat_is(backend)
+    with pytest.warns(UserWarning, match=f"rasterised on the CPU: .*{sentence}") as seen:
+        assert [choose_backend("auto", CUDA) for _ in range(3)] == ["cpu"] * 3
+    assert len(seen) == 1
+    with pytest.raises(InputError, match=f"backend is gsplat: .*{sentence}"):
+        choose_backend("gsplat", CUDA)
 
 
 def test_gsplat_is_called_with_what_its_function_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own shape checks and projection, without a GPU: the names and shapes of arguments are
     right.
     """
-    from gsplat.rendering import rasterization
-
-    from fsm.renderers.gaussians import rasterize_gsplat
-
+    rasterization = pytest.importorskip("gsplat.rendering").rasterization
     seen: dict = {}
 
     def stand_in(*args, **kwargs):
@@ -192,14 +241,14 @@ def test_gsplat_is_called_with_what_its_function_takes(monkeypatch: pytest.Monke
         h, w = bound.arguments["height"], bound.arguments["width"]
         return torch.rand(1, h, w, 4), torch.rand(1, h, w, 1), {}
 
-    monkeypatch.setattr(rasterize_gsplat, "_gsplat", lambda: stand_in)
+    monkeypatch.setattr(rasterize_gsplat, "_rasterization", lambda: stand_in)
     g, view = some_gaussians(40, 2), some_camera((6, 8))
     huge = g.covariances.clone()
     huge[3] = 1e30 * torch.tensor([1.0, 0, 0, 1, 0, 1])
     means = g.means.clone()
     means[3], means[5, 0] = 0.0, math.nan
     g = Gaussians3D(means, huge, g.opacities, g.sh)
-    rgb, alpha, depth, dropped = rasterize_gsplat.draw(
+    rgb, alpha, depth, dropped = rasterize_gsplat.rasterize_view(
         g, view, Projection(antialiased=True, radius_clip=2.0)
     )
     assert [tuple(t.shape) for t in (rgb, alpha, depth)] == [(3, 6, 8), (1, 6, 8), (1, 6, 8)]
@@ -222,7 +271,7 @@ def test_gsplat_is_called_with_what_its_function_takes(monkeypatch: pytest.Monke
 @pytest.mark.gpu
 @pytest.mark.parametrize("antialiased", [False, True])
 @pytest.mark.parametrize("degree", [0, 3])
-def test_gsplat_agrees_with_the_reference_in_pictures_and_gradients(
+def test_gsplat_agrees_with_plain_torch_in_pictures_and_gradients(
     degree: int, antialiased: bool
 ) -> None:
     g, view, projection = (
@@ -230,7 +279,7 @@ def test_gsplat_agrees_with_the_reference_in_pictures_and_gradients(
         some_camera(),
         Projection(antialiased=antialiased),
     )
-    expected, expected_gradients = gradients(g, view, "reference", projection)
+    expected, expected_gradients = gradients(g, view, "plain", projection)
     found, found_gradients = gradients(g.to("cuda"), view.to("cuda"), "auto", projection)
     assert found.backend == "gsplat"
     assert_same(expected, found)

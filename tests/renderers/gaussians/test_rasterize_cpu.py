@@ -18,12 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fsm.errors import InputError
-from fsm.renderers.gaussians import rasterize_cpu
-from fsm.renderers.gaussians import rasterize_lists as raster_lists
-from fsm.renderers.gaussians import rasterize_plain as rasterize_reference
+from fsm.renderers.gaussians import rasterize_cpu, rasterize_plain
+from fsm.renderers.gaussians import rasterize_list_kernels as list_kernels
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
-from fsm.renderers.gaussians.projection import Splats
 from fsm.renderers.gaussians.rasterize import rasterize
+from fsm.renderers.gaussians.types import Splats
 from fsm.views import Views
 
 FIELDS = ("centres", "conics", "depths", "opacities", "colours")
@@ -108,8 +107,8 @@ def test_as_close_to_the_truth_as_the_plain_rasteriser(name: str) -> None:
     exact = dataclasses.replace(
         example, **{field: getattr(example, field).double() for field in FIELDS}
     )
-    truth, slopes = gradients(rasterize_reference.composite, exact, hw)
-    plain, plain_slopes = gradients(rasterize_reference.composite, example, hw)
+    truth, slopes = gradients(rasterize_plain.composite, exact, hw)
+    plain, plain_slopes = gradients(rasterize_plain.composite, example, hw)
     found, found_slopes = gradients(rasterize_cpu.composite, example, hw)
     assert truth[3].max() > 0.01
     assert (found - truth).abs().max() < max(2.0 * float((plain - truth).abs().max()), 2e-6)
@@ -146,7 +145,7 @@ def test_gradients_are_finite_differences_of_the_plain_rasteriser() -> None:
 
     def loss(**changed: Tensor) -> float:
         exact = dataclasses.replace(example, **{**fields, **changed})
-        return float((picture(rasterize_reference.composite, exact, hw) * upstream).sum())
+        return float((picture(rasterize_plain.composite, exact, hw) * upstream).sum())
 
     _, found = gradients(rasterize_cpu.composite, example, hw)
     for name in FIELDS:
@@ -203,16 +202,14 @@ def test_nothing_to_draw() -> None:
 @pytest.mark.parametrize("hw", [(1, 1), (1, 300), (300, 1), (31, 33), (32, 32)])
 def test_any_size_of_picture(hw: tuple[int, int]) -> None:
     example = scene(300, hw)
-    expected, found = (
-        picture(m.composite, example, hw) for m in (rasterize_reference, rasterize_cpu)
-    )
+    expected, found = (picture(m.composite, example, hw) for m in (rasterize_plain, rasterize_cpu))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
 
 
 def test_opacities_of_zero_and_one() -> None:
     example = scene(400, (40, 40), opacity=(1.0, 1.0))
     example = dataclasses.replace(example, opacities=(torch.rand(400) > 0.5).float())
-    expected, expected_gradients = gradients(rasterize_reference.composite, example, (40, 40))
+    expected, expected_gradients = gradients(rasterize_plain.composite, example, (40, 40))
     found, found_gradients = gradients(rasterize_cpu.composite, example, (40, 40))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
     assert torch.isfinite(found_gradients["opacities"]).all()
@@ -227,9 +224,7 @@ def test_equal_depths_are_drawn_in_the_given_order() -> None:
     example = dataclasses.replace(
         example, depths=torch.where(torch.arange(500) % 2 == 0, 0.0, -0.0)
     )
-    expected, found = (
-        picture(m.composite, example, hw) for m in (rasterize_reference, rasterize_cpu)
-    )
+    expected, found = (picture(m.composite, example, hw) for m in (rasterize_plain, rasterize_cpu))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
 
 
@@ -238,7 +233,7 @@ def test_depths_of_either_sign_and_any_size_are_sorted() -> None:
     depths = torch.randn(3000) * 10.0 ** torch.randint(-30, 30, (3000,))
     example = dataclasses.replace(example, depths=depths)
     expected, found = (
-        picture(m.composite, example, hw)[:4] for m in (rasterize_reference, rasterize_cpu)
+        picture(m.composite, example, hw)[:4] for m in (rasterize_plain, rasterize_cpu)
     )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
 
@@ -250,8 +245,8 @@ def test_lists_are_sorted(n: int, spread: int) -> None:
     keys = generator.integers(-spread - 1, spread + 1, n)
     entries = np.concatenate([[7], (keys << 32) | np.arange(n), [-7]])
     expected = np.concatenate([[7], np.sort(entries[1:-1], kind="stable"), [-7]])
-    scratch, histogram = np.empty(max(n, 1), np.int64), np.empty(2**raster_lists.DIGIT, np.int64)
-    raster_lists.sort_list(entries, 1, n + 1, scratch, histogram)
+    scratch, histogram = np.empty(max(n, 1), np.int64), np.empty(2**list_kernels.DIGIT, np.int64)
+    list_kernels.sort_list(entries, 1, n + 1, scratch, histogram)
     assert np.array_equal(entries, expected)
 
 

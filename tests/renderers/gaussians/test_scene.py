@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fsm.errors import InputError
-from fsm.renderers.gaussians.gaussians4d import Gaussians3D, Gaussians4D
-from fsm.renderers.gaussians.projection import Projection
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.rasterize import Rasterization, rasterize
 from fsm.renderers.gaussians.scene import FILE, GaussianScene
+from fsm.renderers.gaussians.types import Gaussians3D, Projection
 from fsm.views import SceneFrame, Views
 from tests.renderers.gaussian_examples import some_camera
 
@@ -68,7 +68,7 @@ def test_rendering_is_rasterising_in_the_clips_own_space() -> None:
     for i in range(4):
         there = scene.world_at(float(requests.time[i]))
         # In metres the near plane is elsewhere; nothing of this scene is near it.
-        expected = rasterize(there, requests[i], background=background, backend="reference")
+        expected = rasterize(there, requests[i], background=background, backend="plain")
         assert float((picture.rgb[i] - expected.rgb[0].clamp(0, 1)).abs().max()) < 1e-4
         assert picture.depth is not None
         assert expected.depth is not None

@@ -6,7 +6,7 @@ from torch import nn
 
 from fsm.errors import InputError
 from fsm.rays import pixel_rays
-from fsm.renderers.heads.lrm import CHANNELS, GaussianHead, GaussianHeadConfig
+from fsm.renderers.heads.lrm import CHANNELS, LrmHead, LrmHeadConfig
 from tests.small import small_views
 
 
@@ -24,10 +24,10 @@ class Fixed(nn.Module):
 def decoded(variant: str, **config):
     """Channels of one 8-pixel patch [64 20], views, and the Gaussians they become."""
     views = small_views(2).batched()
-    head = GaussianHead(32, 8, GaussianHeadConfig(variant, **config))  # pyright: ignore[reportArgumentType]
+    head = LrmHead(32, 8, LrmHeadConfig(variant=variant, **config))  # pyright: ignore[reportArgumentType]
     channels = 3.0 * torch.randn(64, sum(CHANNELS))
     head.linear = Fixed(channels.flatten())  # pyright: ignore[reportAttributeAccessIssue]
-    gaussians = head(torch.randn(1, 2, 6, 32), views, views)
+    gaussians = head.gaussians(torch.randn(1, 2, 6, 32), views, views)
     assert len(gaussians) == 1
     return channels, views, gaussians[0]
 
@@ -68,17 +68,13 @@ def test_object_level_rules() -> None:
 
 
 def test_near_and_far_replace_the_variants_own() -> None:
-    assert GaussianHeadConfig("fsm").depth_range == (0.0, 100.0)
-    assert GaussianHeadConfig("4d-lrm").depth_range == (0.1, 4.5)
-    assert GaussianHeadConfig("fsm", near=0.01, far=400.0).depth_range == (0.01, 400.0)
+    assert LrmHeadConfig().depth_range == (0.0, 100.0)
+    assert LrmHeadConfig(variant="4d-lrm").depth_range == (0.1, 4.5)
+    assert LrmHeadConfig(near=0.01, far=400.0).depth_range == (0.01, 400.0)
     with pytest.raises(InputError, match="near is 5"):
-        GaussianHeadConfig("fsm", near=5.0, far=1.0)
-    with pytest.raises(InputError, match="references is 1"):
-        GaussianHeadConfig(references=1)
+        LrmHeadConfig(near=5.0, far=1.0)
 
 
 def test_background_is_white() -> None:
     views = small_views(2).batched()
-    assert torch.equal(
-        GaussianHead(32, 8, GaussianHeadConfig("fsm")).background(views), torch.ones(1, 3)
-    )
+    assert torch.equal(LrmHead(32, 8, LrmHeadConfig()).background(views), torch.ones(1, 3))

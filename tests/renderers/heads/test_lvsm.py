@@ -1,16 +1,16 @@
-"""The plain head: each token paints its own patch, in the layout of released weights."""
+"""The direct head: each token paints its own patch, in the layout of released weights."""
 
 import torch
 
-from fsm.renderers.heads.lvsm import PlainHead
-from tests.small import small_views
+from fsm.renderers.heads.lvsm import LvsmHead, LvsmHeadConfig
+from tests.small import decoded, small_views
 
 PATCH, DIM, HW = 8, 32, (16, 24)
 
 
-def _head() -> PlainHead:
+def _head() -> LvsmHead:
     torch.manual_seed(0)
-    return PlainHead(DIM, PATCH)
+    return LvsmHead(DIM, PATCH, LvsmHeadConfig())
 
 
 def test_pixels_are_where_the_published_layout_puts_them() -> None:
@@ -18,7 +18,7 @@ def test_pixels_are_where_the_published_layout_puts_them() -> None:
     loops.
     """
     head, tokens = _head(), torch.randn(2, 3, 6, DIM)
-    out = head(tokens, small_views(3).batched(), None).rgb
+    out = decoded(head, tokens, small_views(3).batched(), small_views(3).batched()).rgb
     assert out.shape == (2, 3, 3, *HW)
     x = (tokens - tokens.mean(-1, keepdim=True)) / (
         tokens.var(-1, keepdim=True, unbiased=False) + 1e-5
@@ -38,7 +38,9 @@ def test_a_token_changes_its_own_patch_only() -> None:
     changed = tokens.clone()
     changed[:, :, 4] += torch.randn(DIM)
     difference = (
-        (head(tokens, request, None).rgb - head(changed, request, None).rgb).abs().sum(2)[0, 0]
+        (decoded(head, tokens, request, request).rgb - decoded(head, changed, request, request).rgb)
+        .abs()
+        .sum(2)[0, 0]
     )
     assert bool((difference[8:, 8:16] > 0).all())
     difference[8:, 8:16] = 0
@@ -49,7 +51,8 @@ def test_a_token_changes_its_own_patch_only() -> None:
 def test_colours_stay_in_float32_and_inside_the_range_under_autocast() -> None:
     head = _head()
     with torch.autocast("cpu", torch.bfloat16):
-        out = head(1e4 * torch.randn(1, 1, 6, DIM), small_views(1).batched(), None)
+        request = small_views(1).batched()
+        out = decoded(head, 1e4 * torch.randn(1, 1, 6, DIM), request, request)
     assert out.rgb.dtype == torch.float32
     assert float(out.rgb.min()) >= 0.0
     assert float(out.rgb.max()) <= 1.0
@@ -61,13 +64,14 @@ def test_gradients_are_what_finite_differences_say() -> None:
     head, request = _head().double(), small_views(1, hw=(8, 8)).batched()
     tokens = torch.randn(1, 1, 1, DIM, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(1, 1, 3, 8, 8, dtype=torch.float64)
+
     # The head hands out float32 colours, which finite differences of 1e-3 still resolve.
-    (head(tokens, request, None).rgb.double() * weight).sum().backward()
+    def total(given: torch.Tensor) -> torch.Tensor:
+        return (decoded(head, given, request, request).rgb.double() * weight).sum()
+
+    total(tokens).backward()
     assert tokens.grad is not None
     direction = torch.randn_like(tokens)
-    ends = [
-        (head(tokens.detach() + s * 1e-3 * direction, request, None).rgb.double() * weight).sum()
-        for s in (1, -1)
-    ]
+    ends = [total(tokens.detach() + s * 1e-3 * direction) for s in (1, -1)]
     numeric = (ends[0] - ends[1]) / 2e-3
     torch.testing.assert_close((tokens.grad * direction).sum(), numeric, rtol=1e-2, atol=1e-3)

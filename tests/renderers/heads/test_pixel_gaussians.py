@@ -7,10 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from fsm.renderers.gaussians.gaussians4d import Gaussians4D, covariance_matrix
+from fsm.errors import InputError
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.rasterize import rasterize
-from fsm.renderers.heads.lrm import GaussianHeadConfig
-from fsm.renderers.heads.pixel_gaussians import PixelGaussianHead, _gap_to_next, moving_rotation
+from fsm.renderers.gaussians.rotations import covariance_matrix
+from fsm.renderers.heads.pixel_gaussians import (
+    PixelGaussianHead,
+    PixelGaussianHeadConfig,
+    _gap_to_next,
+    moving_rotation,
+)
+from fsm.renderers.stereo.config import StereoConfig, SweepConfig
 from fsm.views import Views
 
 DEPTH = 1.6
@@ -88,7 +95,9 @@ def clip(frames: int, baseline: float, shift: float = 0.0) -> Views:
 
 
 def untrained() -> PixelGaussianHead:
-    return PixelGaussianHead(32, 8, GaussianHeadConfig(hidden=16, planes=16, references=4))
+    return PixelGaussianHead(
+        32, 8, PixelGaussianHeadConfig(hidden=16, stereo=StereoConfig(sweep=SweepConfig(planes=16)))
+    )
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -97,7 +106,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 def test_untrained_it_finds_the_depth_of_a_textured_plane() -> None:
     views = clip(5, baseline=0.25)
-    gaussians = untrained()(torch.randn(1, 5, 64, 32), views, views)[0]
+    gaussians = untrained().gaussians(torch.randn(1, 5, 64, 32), views, views)[0]
     depth = gaussians.means[:, 2].view(5, *HW)[:, 8:-8, 8:-8]
     assert float((depth / DEPTH - 1.0).detach().abs().median()) < 0.15
 
@@ -105,7 +114,7 @@ def test_untrained_it_finds_the_depth_of_a_textured_plane() -> None:
 def test_untrained_pictures_are_right_between_frames_and_beside_them() -> None:
     views = clip(5, baseline=0.25, shift=0.2)
     head = untrained()
-    gaussians = head(torch.randn(1, 5, 64, 32), views, views)[0]
+    gaussians = head.gaussians(torch.randn(1, 5, 64, 32), views, views)[0]
     between = dataclasses.replace(views[2], time=torch.tensor([[0.25]]), rgb=None).unbatched()
     truth = plane(between, 0.2)
     drawn = rasterize(gaussians.at(0.25), between, background=head.background(views)[0]).rgb
@@ -123,8 +132,8 @@ def test_corrections_start_at_zero() -> None:
     which starts at zero).
     """
     views, head = clip(3, baseline=0.25), untrained()
-    a = head(torch.randn(1, 3, 64, 32), views, views)[0]
-    b = head(torch.randn(1, 3, 64, 32), views, views)[0]
+    a = head.gaussians(torch.randn(1, 3, 64, 32), views, views)[0]
+    b = head.gaussians(torch.randn(1, 3, 64, 32), views, views)[0]
     for field in dataclasses.fields(a):
         torch.testing.assert_close(getattr(a, field.name), getattr(b, field.name), rtol=0, atol=0)
 
@@ -132,7 +141,7 @@ def test_corrections_start_at_zero() -> None:
 def test_colours_are_those_of_the_pixels() -> None:
     views, head = clip(3, baseline=0.25), untrained()
     assert views.rgb is not None
-    gaussians = head(torch.randn(1, 3, 64, 32), views, views)[0]
+    gaussians = head.gaussians(torch.randn(1, 3, 64, 32), views, views)[0]
     rgb = 0.5 + 0.28209479177387814 * gaussians.sh[:, 0]
     torch.testing.assert_close(rgb, views.rgb[0].permute(0, 2, 3, 1).reshape(-1, 3))
     torch.testing.assert_close(head.background(views)[0], views.rgb[0].mean((0, 2, 3)))
@@ -148,10 +157,18 @@ def test_every_parameter_gets_a_gradient_once_corrections_are_on() -> None:
     for parameter in head.parameters():
         if not bool(parameter.any()):
             torch.nn.init.normal_(parameter, std=0.02)
-    gaussians = head(torch.randn(1, 4, 64, 32), views, views)[0]
+    gaussians = head.gaussians(torch.randn(1, 4, 64, 32), views, views)[0]
     torch.stack(
         [getattr(gaussians, f.name).square().mean() for f in dataclasses.fields(gaussians)]
     ).sum().backward()
     # learnt in stages of its own
     learnt = [(n, p) for n, p in head.named_parameters() if not n.startswith("stereo.")]
     assert [n for n, p in learnt if p.grad is None or not bool(p.grad.any())] == []
+
+
+@pytest.mark.parametrize(
+    ("option", "least"), [("hidden", 1), ("references", 2), ("detail_width", 1)]
+)
+def test_options_below_the_least_are_refused(option: str, least: int) -> None:
+    with pytest.raises(InputError, match=f"{option} is {least - 1}, must be at least {least}"):
+        PixelGaussianHeadConfig(**{option: least - 1})  # pyright: ignore[reportArgumentType]

@@ -12,8 +12,9 @@ from safetensors import safe_open
 from fsm.errors import InputError
 from fsm.rays import project
 from fsm.renderers.film.camera_paths import make_path
-from fsm.renderers.gaussians.gaussians4d import Gaussians4D, covariance_matrix
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.rasterize import rasterize
+from fsm.renderers.gaussians.rotations import covariance_matrix
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SplatTable, open_splats, read_table, up_rotation, write_table
 from fsm.renderers.splat_files.scene_tables import SceneTables
@@ -56,7 +57,7 @@ def moving_scene(
     inputs = Views(
         c2w, torch.tensor([40.0, 40, 24, 16]).expand(5, 4), torch.linspace(1.0, 3.0, 5), (32, 48)
     )
-    return GaussianScene(gaussians, frame, inputs, backend="reference")
+    return GaussianScene(gaussians, frame, inputs, backend="plain")
 
 
 @pytest.mark.parametrize("seconds", [1.0, 1.7, 3.0])
@@ -86,9 +87,9 @@ def test_up_turns_the_whole_world(up: str) -> None:
     c2w = camera.c2w.clone()
     c2w[0, :3] = turn @ c2w[0, :3]
     turned = Views(c2w, camera.intrinsics, camera.time, camera.hw)
-    expected = rasterize(scene.world_at(2.0), camera, backend="reference")
+    expected = rasterize(scene.world_at(2.0), camera, backend="plain")
     for candidate in (table, SceneTables.of(scene).at(2.0).rotated(turn)):
-        picture = rasterize(candidate.gaussians().at(0.0), turned, backend="reference")
+        picture = rasterize(candidate.gaussians().at(0.0), turned, backend="plain")
         assert float(expected.rgb.std()) > 0.05
         assert float((picture.rgb - expected.rgb).abs().max()) < 1e-4
     with pytest.raises(InputError, match="up is 'w'"):
@@ -225,7 +226,7 @@ def test_one_splat_alone_can_be_seen(tmp_path: Path) -> None:
     )
     write_table(tmp_path / "a.splat", table)
     scene = open_splats(tmp_path / "a.splat")
-    picture = rasterize(scene.world_at(0.0), scene.inputs[0].resized((48, 64)), backend="reference")
+    picture = rasterize(scene.world_at(0.0), scene.inputs[0].resized((48, 64)), backend="plain")
     assert picture.alpha is not None
     assert float(picture.alpha[0, 0, 24, 32]) > 0.9
     assert float(picture.alpha[0, 0, 0, 0]) == 0.0

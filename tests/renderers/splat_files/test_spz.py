@@ -12,7 +12,7 @@ import torch
 import zstandard
 
 from fsm.errors import InputError
-from fsm.renderers.gaussians.gaussians4d import covariance_matrix
+from fsm.renderers.gaussians.rotations import covariance_matrix
 from fsm.renderers.gaussians.spherical_harmonics import basis, rotate_sh
 from fsm.renderers.splat_files import read_table, write_table
 from fsm.renderers.splat_files.spz import PARITY, RUB, read_spz

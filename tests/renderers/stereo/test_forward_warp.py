@@ -1,5 +1,5 @@
-"""Depth carried from frames to targets: planes and boards in closed form, and what fills the
-holes.
+"""Depth warped from frames to targets: planes and boards in closed form, and how holes are
+filled.
 """
 
 import dataclasses
@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from fsm.renderers.stereo.forward_warp import filled, reprojected
-from fsm.renderers.stereo.sources import pixel_grid
+from fsm.renderers.stereo.config import LayerConfig
+from fsm.renderers.stereo.forward_warp import fill_holes, forward_warped
+from fsm.renderers.stereo.sources import SourceViews, pixel_grid
 from fsm.views import Views
 from tests.small import small_views
 
@@ -26,6 +27,10 @@ def cameras(x: list[float], z: float = 0.0, hw: tuple[int, int] = HW) -> Views:
 
 def everything(v: int, n: int) -> torch.Tensor:
     return torch.arange(n).expand(1, v, n)
+
+
+def warped(targets: Views, frames: Views, index: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
+    return forward_warped(SourceViews.of(targets, frames, index), rho, LayerConfig())
 
 
 def ray(views: Views) -> torch.Tensor:
@@ -51,14 +56,14 @@ def test_from_its_own_place_a_frame_shows_its_own_depth() -> None:
     rho = 0.2 + torch.rand(1, 3, 1, *frames.hw)
     for i in range(3):
         torch.testing.assert_close(
-            reprojected(frames[i], frames, torch.tensor([[[i]]]), rho), rho[:, i : i + 1]
+            warped(frames[i], frames, torch.tensor([[[i]]]), rho), rho[:, i : i + 1]
         )
 
 
 @pytest.mark.parametrize("z", [0.0, 0.4, -0.5])
 def test_a_slanted_plane_is_carried_to_where_it_is(z: float) -> None:
     frames, targets = cameras([-0.1, 0.2]), cameras([0.0, 0.1], z)
-    found = reprojected(targets, frames, everything(2, 2), slanted(frames))
+    found = warped(targets, frames, everything(2, 2), slanted(frames))
     inner = (..., slice(12, 52), slice(12, 52))
     # A pixel's value is carried to the pixel nearest to where it lands: off by half a pixel's
     # change of depth, doubled nearby.
@@ -70,7 +75,7 @@ def test_a_board_is_before_the_wall_and_the_wall_fills_what_it_hid() -> None:
     at = ray(frame)[0, 0]
     board = at.abs().amax(-1) < 0.25  # at depth one, a wall at depth four
     rho = torch.where(board, 1.0, 0.25)[None, None, None]
-    found = reprojected(target, frame, everything(1, 1), rho)[0, 0, 0]
+    found = warped(target, frame, everything(1, 1), rho)[0, 0, 0]
     there = ray(target)[0, 0]
     expected = (there + torch.tensor([0.3, 0.0])).abs().amax(-1) < 0.25
     outline = ((there + torch.tensor([0.3, 0.0])).abs().amax(-1) - 0.25).abs() < 1.5 / 50.0
@@ -83,7 +88,7 @@ def test_a_board_is_before_the_wall_and_the_wall_fills_what_it_hid() -> None:
 def test_frames_that_agree_are_averaged_and_a_nearer_one_hides_them() -> None:
     frames, target = cameras([0.0, 0.0, 0.0]), cameras([0.0])
     rho = torch.tensor([0.50, 0.52, 0.2])[None, :, None, None, None].expand(1, 3, 1, *HW)
-    found = reprojected(target, frames, everything(1, 3), rho)
+    found = warped(target, frames, everything(1, 3), rho)
     torch.testing.assert_close(found, torch.full_like(found, 0.51))
 
 
@@ -92,18 +97,18 @@ def test_a_hole_takes_after_the_farthest_of_the_nearest_four() -> None:
         None, None
     ]
     known = rho > 0
-    out = filled(rho, known)
+    out = fill_holes(rho, known)
     assert torch.equal(out[known], rho[known])
     assert out[0, 0, 1, 1:3].tolist() == pytest.approx([0.1, 0.5])  # 0.5 lies beyond the other hole
-    assert not filled(rho, torch.zeros_like(known)).any(), "nothing known is infinitely far"
-    assert torch.equal(filled(rho, torch.ones_like(known)), rho)
+    assert not fill_holes(rho, torch.zeros_like(known)).any(), "nothing known is infinitely far"
+    assert torch.equal(fill_holes(rho, torch.ones_like(known)), rho)
 
 
 @pytest.mark.parametrize("hw", [(5, 7), (1, 3), (8, 8)])
 def test_one_known_pixel_fills_everything(hw: tuple[int, int]) -> None:
     rho, known = torch.zeros(1, 1, *hw), torch.zeros(1, 1, *hw, dtype=torch.bool)
     rho[..., hw[0] // 2, -1], known[..., hw[0] // 2, -1] = 0.3, True
-    torch.testing.assert_close(filled(rho, known), torch.full((1, 1, *hw), 0.3))
+    torch.testing.assert_close(fill_holes(rho, known), torch.full((1, 1, *hw), 0.3))
 
 
 def test_gradients_are_those_of_the_values_carried_over() -> None:
@@ -112,7 +117,7 @@ def test_gradients_are_those_of_the_values_carried_over() -> None:
     """
     frame, target = cameras([0.0]), cameras([0.0], -0.5)
     rho = torch.full((1, 1, 1, *HW), 0.4, requires_grad=True)
-    found = reprojected(target, frame, everything(1, 1), rho)
+    found = warped(target, frame, everything(1, 1), rho)
     torch.testing.assert_close(found, torch.full_like(found, 0.4 / 1.2))
     found.mean().backward()
     assert rho.grad is not None
@@ -121,7 +126,7 @@ def test_gradients_are_those_of_the_values_carried_over() -> None:
 
 def test_a_target_of_more_pixels_than_the_frames_has_no_holes() -> None:
     frames, target = cameras([-0.1, 0.2]), cameras([0.05], hw=(256, 256))
-    found = reprojected(target, frames, everything(1, 2), slanted(frames))
+    found = warped(target, frames, everything(1, 2), slanted(frames))
     assert found.shape == (1, 1, 1, 256, 256)
     inner = (..., slice(48, 208), slice(48, 208))
     torch.testing.assert_close(found[inner], slanted(target)[inner], rtol=0, atol=0.4 / 50.0)
@@ -132,9 +137,9 @@ def test_every_sample_and_target_looks_at_its_own_frames() -> None:
     frames = dataclasses.replace(frames, c2w=frames.c2w + 0.0)
     rho = 0.2 + torch.rand(2, 4, 1, *frames.hw)
     chosen = torch.tensor([[[0, 2], [3, 1]], [[1, 1], [2, 0]]])
-    both = reprojected(frames[1:3], frames, chosen, rho)
+    both = warped(frames[1:3], frames, chosen, rho)
     for b in range(2):
         for v in range(2):
             sample, own = frames.samples()[b].batched(), chosen[b : b + 1, v : v + 1]
-            alone = reprojected(sample[1 + v], sample, own, rho[b : b + 1])
+            alone = warped(sample[1 + v], sample, own, rho[b : b + 1])
             torch.testing.assert_close(both[b : b + 1, v : v + 1], alone)

@@ -13,21 +13,23 @@ from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.model import FSM, ModelConfig
-from fsm.renderers.heads.lrm import GaussianHeadConfig
-from fsm.renderers.stereo.cost_volume import FARTHEST, REACH, Swept
+from fsm.renderers.heads.lrm import LrmHeadConfig
+from fsm.renderers.heads.pixel_gaussians import PixelGaussianHeadConfig
+from fsm.renderers.stereo.config import StereoConfig, SweepConfig
 from fsm.renderers.stereo.loss import (
     DEPTH_WEIGHT,
     KNOWN,
     OUTSIDE,
     UNKNOWN,
-    doubt,
     photometric,
+    plane_cross_entropy,
     stereo_loss,
 )
+from fsm.renderers.stereo.plane_sweep import Swept
 from fsm.train.config import SourceConfig, StageConfig, TrainConfig
 from fsm.train.data import SampleStream
 from fsm.train.loop import train
-from fsm.train.sources import CLEARANCE, DrawnSource
+from fsm.train.sources import CLEARANCE, WorldSource
 from fsm.views import Views
 from tests.datasets.media import write_fsm_clip
 from tests.processes import finished
@@ -37,7 +39,10 @@ from tests.train.small_runs import CONFIG, HEAD, MODEL, OPTIM, read_log, stage
 from tests.train.test_resume import assert_same_run
 
 HW = (48, 64)
-GAUSSIANS = GaussianHeadConfig(hidden=16, references=2, planes=4, fine_planes=4, detail_width=8)
+RULES = SweepConfig()
+FARTHEST, REACH = RULES.farthest, RULES.reach
+SMALL = StereoConfig(sources=2, sweep=SweepConfig(planes=4, fine_planes=4))
+GAUSSIANS = PixelGaussianHeadConfig(hidden=16, references=2, stereo=SMALL, detail_width=8)
 
 
 def wall(rho: float, x: list[float], fineness: float = 1.0) -> Views:
@@ -124,16 +129,17 @@ def test_a_second_sweep_is_not_judged_where_it_cannot_reach_the_truth() -> None:
     truth = torch.full_like(about, 1.0 / (0.5 + 0.9 * reach))
     truth[..., 8:] = 1.0 / (0.5 + 1.1 * reach)
     answers = [swept(about), swept(answer)]
-    _, parts = stereo_loss(answers, views, others, truth)
+    _, parts = stereo_loss(answers, views, others, truth, RULES)
     assert parts["depth"] == pytest.approx(
         math.log((0.5 + 0.9 * reach + FARTHEST) / (0.5 + FARTHEST)), rel=1e-5
     )
-    free, parts = stereo_loss(answers, views, others, torch.full_like(truth, math.nan))
+    unknown = torch.full_like(truth, math.nan)
+    free, parts = stereo_loss(answers, views, others, unknown, RULES)
     assert parts["depth"] == 0.0, "there all the same: processes add up their parts one by one"
     assert free.item() == pytest.approx(
         UNKNOWN * photometric(answer, views, others).item(), rel=1e-6
     )
-    loss, _ = stereo_loss(answers, views, others, truth)
+    loss, _ = stereo_loss(answers, views, others, truth, RULES)
     (gradient,) = torch.autograd.grad(loss - KNOWN / UNKNOWN * free, answer)
     assert (gradient[..., :8] < 0).all(), "nearer costs less"
     assert float(gradient[..., 8:].abs().max()) < 1e-7
@@ -143,7 +149,7 @@ def test_a_second_sweep_is_not_judged_where_it_cannot_reach_the_truth() -> None:
     )
 
 
-def test_doubt_is_least_for_two_hypotheses_whose_mean_is_the_truth() -> None:
+def test_cross_entropy_is_least_for_two_hypotheses_whose_mean_is_the_truth() -> None:
     tried = torch.tensor([0.0, 0.1, 0.3, 0.9])
     log_tried = (tried + FARTHEST).log()
     truth = torch.full((1, 1, 1, 4, 6), 1.0 / 0.2)
@@ -151,7 +157,7 @@ def test_doubt_is_least_for_two_hypotheses_whose_mean_is_the_truth() -> None:
     truth[..., 4:] = 1.0 / 5.0  # nearer than all
     logits = torch.randn(1, 1, 4, 2, 3, requires_grad=True)
     answer = Swept(torch.zeros_like(truth), logits, tried[:, None, None])
-    (gradient,) = torch.autograd.grad(doubt(answer, truth), logits)
+    (gradient,) = torch.autograd.grad(plane_cross_entropy(answer, truth, FARTHEST), logits)
     # of a mean over the four known of the six
     wanted = (torch.softmax(logits, 2) - 4 * gradient).detach()
     share = (math.log(0.2 + FARTHEST) - log_tried[1]) / (log_tried[2] - log_tried[1])
@@ -162,11 +168,13 @@ def test_doubt_is_least_for_two_hypotheses_whose_mean_is_the_truth() -> None:
     torch.testing.assert_close(wanted[0, 0, :, 0, 2], torch.tensor([0.0, 0.0, 0.0, 1.0]))
     assert not bool(gradient[..., 1].any()), "unknown"
     evenly = Swept(answer.rho, torch.zeros(1, 1, 4, 2, 3), answer.tried)
-    assert doubt(evenly, truth).item() == pytest.approx(math.log(4.0), rel=1e-6)
-    assert doubt(answer, torch.full_like(truth, math.nan)).item() == 0.0
+    assert plane_cross_entropy(evenly, truth, FARTHEST).item() == pytest.approx(
+        math.log(4.0), rel=1e-6
+    )
+    assert plane_cross_entropy(answer, torch.full_like(truth, math.nan), FARTHEST).item() == 0.0
 
 
-DIRECT = dataclasses.replace(MODEL, reference_head=HEAD)
+DIRECT = dataclasses.replace(MODEL, head=HEAD)
 
 
 def staged(model: ModelConfig = DIRECT) -> TrainConfig:
@@ -180,7 +188,7 @@ def staged(model: ModelConfig = DIRECT) -> TrainConfig:
 def test_such_a_stage_changes_the_stereo_alone_and_the_next_one_all_the_rest(
     tmp_path: Path, decoder: str
 ) -> None:
-    config = staged(DIRECT if decoder == "direct" else ModelConfig(MODEL.encoder, None, GAUSSIANS))
+    config = staged(DIRECT if decoder == "direct" else ModelConfig(MODEL.encoder, GAUSSIANS))
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, ema=0.0))
     torch.manual_seed(config.seed)
     before = FSM(config.model).state_dict()
@@ -216,7 +224,7 @@ def test_two_processes_learn_stereo_like_one_whatever_each_of_them_draws(
 ) -> None:
     """Now one, now the other, now both draw the clip, whose depth nobody knows."""
     clip = write_fsm_clip(tmp_path / "clip")
-    sources = (SourceConfig("synthetic"), SourceConfig(str(clip)))
+    sources = (SourceConfig("world"), SourceConfig(str(clip)))
     data = dataclasses.replace(CONFIG.data, sources=sources, batch=2)
     stages = (StageConfig(0, learn="stereo"), stage(4, targets=1))
     config = dataclasses.replace(staged(), data=data, stages=stages)
@@ -235,17 +243,10 @@ def test_two_processes_learn_stereo_like_one_whatever_each_of_them_draws(
 
 @pytest.mark.parametrize(
     "model",
-    [
-        MODEL,
-        dataclasses.replace(MODEL, reference_head=dataclasses.replace(HEAD, sampling="offset")),
-        dataclasses.replace(
-            MODEL, reference_head=dataclasses.replace(HEAD, planes=0, fine_planes=0)
-        ),
-        dataclasses.replace(MODEL, gaussian_head=dataclasses.replace(GAUSSIANS, variant="fsm")),
-    ],
+    [MODEL, dataclasses.replace(MODEL, head=LrmHeadConfig())],
 )
-def test_a_decoder_without_sweeps_cannot_learn_them(model: ModelConfig) -> None:
-    with pytest.raises(InputError, match="learn: stereo, but the decoder sweeps no planes"):
+def test_a_decoder_without_stereo_cannot_learn_it(model: ModelConfig) -> None:
+    with pytest.raises(InputError, match=f"learn: stereo, but a head of kind {model.head.kind}"):
         staged(model)
 
 
@@ -264,7 +265,7 @@ def test_a_camera_beside_the_path_that_ended_up_behind_a_wall_is_put_back(
     monkeypatch.setattr("fsm.train.sources.EXTENT_SHARE", 100.0)
     data = dataclasses.replace(CONFIG.data, hw=(32, 32), targets=8)
     generators = [torch.Generator().manual_seed(seed) for seed in range(6)]
-    samples = DrawnSource("world", "cpu").draw(data, 4, generators)
+    samples = WorldSource("cpu").draw(data, 4, generators)
     away = [
         (s.targets.c2w[:, :3, 3] - s.inputs.c2w[:, :3, 3].mean(0)).norm(dim=-1) for s in samples
     ]

@@ -5,13 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsm.renderers.stereo.motion import plain_aligned
-from fsm.renderers.stereo.motion_cpu import aligned_on_cpu
+from fsm.renderers.stereo.config import MotionConfig
+from fsm.renderers.stereo.motion_cpu import alignment_on_cpu
+from fsm.renderers.stereo.motion_plain import plain_alignment
 
 
 def example(
     seed: int, k: int, margin: float = 5.0
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Smooth frames of another size than the level, positions so far from their borders, and
     velocities to start from.
     """
@@ -29,14 +30,13 @@ def example(
     start[..., 0, :, :].clamp_(margin, frames[1] - margin)
     start[..., 1, :, :].clamp_(margin, frames[0] - margin)
     gaps = torch.randn(2, 4, k, generator=g).sort(-1).values
-    chosen = torch.randint(0, 3, (2, 4, k), generator=g)
+    index = torch.randint(0, 3, (2, 4, k), generator=g)
     return (
         maps,
-        chosen,
+        index,
         start,
         0.3 * torch.randn(2, 4, 2, *hw, generator=g),
         gaps,
-        1.0 / (0.25 + gaps.square()),
     )
 
 
@@ -44,9 +44,9 @@ def example(
 @pytest.mark.parametrize("k", [1, 2, 4, 7])
 def test_steps_are_those_of_plain_torch(k: int, iterations: int) -> None:
     for seed in range(3):
-        maps, chosen, start, u, gaps, weights = example(seed, k)
-        found = aligned_on_cpu(maps, chosen, start, u, gaps, weights, iterations)
-        expected = plain_aligned(maps, chosen, start, u, gaps, weights, iterations)
+        maps, index, start, u, gaps = example(seed, k)
+        found = alignment_on_cpu(maps, index, start, u, gaps, MotionConfig(iterations=iterations))
+        expected = plain_alignment(maps, index, start, u, gaps, MotionConfig(iterations=iterations))
         # A step multiplies what rounding the one before left where two colour edges are nearly
         # parallel.
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 if iterations == 1 else 1e-3)
@@ -57,20 +57,22 @@ def test_where_frames_end_steps_are_those_of_plain_torch_but_for_what_a_single_f
     """One sample inside and the others next to nothing: their gaps have no variance but
     rounding's.
     """
-    maps, chosen, start, u, gaps, weights = example(5, 4, margin=-9.0)
-    found = aligned_on_cpu(maps, chosen, start, u, gaps, weights, 1)
-    expected = plain_aligned(maps, chosen, start, u, gaps, weights, 1)
+    maps, index, start, u, gaps = example(5, 4, margin=-9.0)
+    found = alignment_on_cpu(maps, index, start, u, gaps, MotionConfig(iterations=1))
+    expected = plain_alignment(maps, index, start, u, gaps, MotionConfig(iterations=1))
     assert float((found - expected).abs().quantile(0.9)) < 1e-4
 
 
 def test_any_number_of_threads_gives_the_same_bits_and_the_start_is_kept() -> None:
     threads, results = torch.get_num_threads(), []
-    maps, chosen, start, u, gaps, weights = example(1, 4)
+    maps, index, start, u, gaps = example(1, 4)
     before = u.clone()
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            results.append(aligned_on_cpu(maps, chosen, start, u, gaps, weights, 3))
+            results.append(
+                alignment_on_cpu(maps, index, start, u, gaps, MotionConfig(iterations=3))
+            )
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*results)

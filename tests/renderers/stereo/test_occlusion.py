@@ -1,5 +1,5 @@
-"""Which references see a point: against segments cut with a board, in closed form; and when motion
-is believed.
+"""Which source views see a point: against segments cut with a board, in closed form; and when
+motion is accepted.
 """
 
 import dataclasses
@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from fsm.rays import unproject
-from fsm.renderers.stereo.motion import belief
-from fsm.renderers.stereo.occlusion import inverse_depth_there, visible
-from fsm.renderers.stereo.sources import pixel_grid, warped_pixels
+from fsm.renderers.stereo.config import MotionConfig, StereoConfig
+from fsm.renderers.stereo.motion import acceptance
+from fsm.renderers.stereo.occlusion import visible
+from fsm.renderers.stereo.sources import pixel_grid
 from fsm.views import Views
+from tests.renderers.stereo.rigs import all_sources
 from tests.small import small_views
 
 HW = (64, 64)
@@ -27,14 +29,10 @@ def cameras(x: list[float]) -> Views:
     return Views(c2w, intrinsics, torch.arange(len(x)) / 10.0, HW).batched()
 
 
-def all_of(views: Views) -> torch.Tensor:
-    return torch.arange(len(views)).expand(1, 1, len(views))
-
-
 def seen_by(target: Views, references: Views, rho: torch.Tensor) -> torch.Tensor:
-    still = torch.zeros(1, 1, 3, *target.hw)
-    pixels = warped_pixels(target, references, all_of(references), rho, still)
-    return visible(target, references, all_of(references), pixels, rho)[0, 0, :, 0]
+    sources = all_sources(target, references)
+    pixels = sources.project(rho).pixels
+    return visible(sources, pixels, rho, StereoConfig().occlusion)[0, 0, :, 0]
 
 
 @pytest.mark.parametrize("x", [0.3, -0.2, 0.6])
@@ -71,7 +69,7 @@ def test_what_is_infinitely_far_hides_nothing() -> None:
 def test_inverse_depth_is_that_of_the_point_in_the_other_camera() -> None:
     target, references = small_views(3).batched()[1], small_views(3).batched()
     depth = 2.0 + torch.rand(1, 1, 1, *target.hw)
-    found = inverse_depth_there(target, references, all_of(references), 1.0 / depth)
+    found = all_sources(target, references).project(1.0 / depth).inverse_depth
     grid = pixel_grid(target).reshape(1, 1, -1, 2)
     points = unproject(grid, depth.reshape(1, 1, -1), target.c2w, target.intrinsics)[0, 0]
     for k in range(3):
@@ -86,7 +84,11 @@ def shifted(texture: torch.Tensor, pixels: list[int]) -> Views:
     return dataclasses.replace(row, rgb=frames[None])
 
 
-def test_motion_is_believed_where_it_makes_the_frames_agree_and_only_there() -> None:
+def accepted(frames: Views, base, moved, counted) -> torch.Tensor:
+    return acceptance(all_sources(frames[0], frames), base, moved, counted, MotionConfig())
+
+
+def test_motion_is_accepted_where_it_makes_the_frames_agree_and_only_there() -> None:
     generator = torch.Generator().manual_seed(0)
     texture = torch.rand(3, 64, 84, generator=generator)
     moving = [-4, 0, 4]
@@ -96,14 +98,12 @@ def test_motion_is_believed_where_it_makes_the_frames_agree_and_only_there() -> 
     base = pixel_grid(frames[0]).expand(1, 1, 3, *HW, 2)
     way = torch.tensor(moving, dtype=torch.float32)[:, None, None, None] * torch.tensor([1.0, 0.0])
     inner = (0, 0, 0, slice(12, 52), slice(12, 52), 0)
-    assert belief(frames.rgb, all_of(frames), base, base + way, counted)[inner].min() > 0.99
-    assert belief(frames.rgb, all_of(frames), base, base - way, counted)[inner].mean() < 0.2
-    assert belief(frames.rgb, all_of(frames), base, base, counted)[inner].max() < 0.06, (
-        "nothing gained"
-    )
+    assert accepted(frames, base, base + way, counted)[inner].min() > 0.99
+    assert accepted(frames, base, base - way, counted)[inner].mean() < 0.2
+    assert accepted(frames, base, base, counted)[inner].max() < 0.06, "nothing gained"
 
 
-def test_samples_that_do_not_count_have_no_say_in_what_is_believed() -> None:
+def test_samples_that_do_not_count_have_no_say_in_what_is_accepted() -> None:
     texture = torch.rand(3, 64, 84, generator=torch.Generator().manual_seed(1))
     frames = shifted(texture, [0, 0, 7])  # the third shows something else
     assert frames.rgb is not None
@@ -111,9 +111,9 @@ def test_samples_that_do_not_count_have_no_say_in_what_is_believed() -> None:
     way = torch.tensor([0.0, 0.0, 7.0])[:, None, None, None] * torch.tensor([1.0, 0.0])
     inner = (0, 0, 0, slice(12, 52), slice(12, 52), 0)
     counted = torch.ones(1, 1, 3, 1, *HW)
-    assert belief(frames.rgb, all_of(frames), base, base + way, counted)[inner].min() > 0.99
+    assert accepted(frames, base, base + way, counted)[inner].min() > 0.99
     counted[:, :, 2] = 0.0
-    assert belief(frames.rgb, all_of(frames), base, base + way, counted)[inner].max() < 0.06
+    assert accepted(frames, base, base + way, counted)[inner].max() < 0.06
 
 
 def test_leaving_the_picture_is_no_way_to_agree() -> None:
@@ -125,4 +125,4 @@ def test_leaving_the_picture_is_no_way_to_agree() -> None:
     assert frames.rgb is not None
     counted, base = torch.ones(1, 1, 3, 1, *HW), pixel_grid(frames[0]).expand(1, 1, 3, *HW, 2)
     away = torch.tensor([0.0, 0.0, 200.0])[:, None, None, None] * torch.tensor([1.0, 0.0])
-    assert belief(frames.rgb, all_of(frames), base, base + away, counted).max() < 0.06
+    assert accepted(frames, base, base + away, counted).max() < 0.06

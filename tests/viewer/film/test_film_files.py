@@ -79,7 +79,7 @@ def test_a_film_is_cancelled(one: FakeBrowser, scene: FakeScene, temporary: Path
     one.use("Render film", True)  # one at a time
     one.use("Cancel", True)
     until(lambda: one.says("Cancelled; no film was made."))
-    until(lambda: not [t for t in threading.enumerate() if t.name == "fsm-viewer-errand"])
+    until(lambda: not [t for t in threading.enumerate() if t.name == "fsm-viewer-task"])
     assert list(temporary.iterdir()) == []
     scene.seconds = 0.0
     one.use("Rate (fps)", 10)

@@ -246,8 +246,8 @@ def some_film(**other: Any) -> FilmPlan:
 def test_a_film_comes_back_from_its_file(tmp_path: Path, loop: bool) -> None:
     film, file = some_film(loop=loop), tmp_path / "camera_path.json"
     write_plan(file, film, RANGE)
-    again, told = read_plan(file, RANGE)
-    assert told == "3 keyframes"
+    again, message = read_plan(file, RANGE)
+    assert message == "3 keyframes"
     assert (again.fps, again.hw, again.loop, again.tension) == (
         film.fps,
         film.hw,
@@ -349,8 +349,8 @@ def test_files_of_the_first_nerfstudio_are_read(tmp_path: Path) -> None:
 
 def test_a_path_without_keyframes_gets_some_of_its_own(tmp_path: Path) -> None:
     film = plan(*(key(i, 0.1 * i, 1.0, 0.1 * i) for i in range(5)))
-    again, told = read_plan(altered(tmp_path, lambda data: data.pop("keyframes"), film), RANGE)
-    assert told == "a path without keyframes: 5 picked evenly of 41"
+    again, message = read_plan(altered(tmp_path, lambda data: data.pop("keyframes"), film), RANGE)
+    assert message == "a path without keyframes: 5 picked evenly of 41"
     assert [k.seconds for k in again.keyframes] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     assert [k.transition for k in again.keyframes[:-1]] == [1.0] * 4
     assert torch.allclose(again.frames().c2w, film.frames().c2w, atol=1e-5)

@@ -39,7 +39,7 @@ class Opened:
         self.broken: set[str] = set()
         self.wait: threading.Event | None = None
 
-    def __call__(self, path: Path, device: str) -> FakeScene:
+    def __call__(self, path: Path, device: str, backend: str) -> FakeScene:
         self.paths.append(path)
         if self.wait is not None:
             self.wait.wait(20)

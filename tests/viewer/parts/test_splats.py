@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from fsm.renderers.gaussians.gaussians4d import Gaussians3D
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.gaussians.spherical_harmonics import SH_C0
+from fsm.renderers.gaussians.types import Gaussians3D
 from fsm.viewer import Viewer, native_splats
 from fsm.viewer.native_splats import FAINTEST, Native, Rows
 from fsm.viewer.parts.splats import Sender, SplatPart
-from fsm.viewer.reading import Reading
 from fsm.viewer.stage import Stage
+from fsm.viewer.stream import ReadingProgress
 from tests.renderers.splat_files.test_scenes import moving_scene
 from tests.viewer.fakes import FakeBrowser, FakeScene, browser, until
 
@@ -109,9 +109,9 @@ def test_only_what_a_browser_bears_is_offered(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_scene_that_is_being_read_is_not_offered_until_it_is_complete() -> None:
-    stage = Stage(moving_scene(), reading=Reading(5, 9))
+    stage = Stage(moving_scene(), reading=ReadingProgress(5, 9))
     assert stage.native is None
-    assert stage.told(Reading(5, over=True)).native is not None
+    assert stage.with_progress(ReadingProgress(5, over=True)).native is not None
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_a_browser_that_does_not_read_gets_one_waiting_moment_at_most(
         until(lambda: viewer.clients == 1)
         session = next(iter(viewer._sessions.values()))
         (part,) = (p for p in session._parts if isinstance(p, SplatPart))
-        queue = session._outbox._queue
+        queue = session.client._websock_connection.get_message_buffer()
         part.on.value = True
         for i in range(40):
             session.change(lambda playback, i=i: playback.sought(1.0 + 0.01 * i))

@@ -1,0 +1,1 @@
+"""Clips from files: one module a format, and what they share."""
