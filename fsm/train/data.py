@@ -95,7 +95,7 @@ class SampleStream:
             by_source.setdefault(number, []).append((i, generator))
         samples: dict[int, Sample] = {}
         for number, own in by_source.items():
-            seen = self.sources[number].draw(data, n_inputs, [g for _, g in own])
+            seen = self.sources[number].sample(data, n_inputs, [g for _, g in own])
             for (i, generator), sample in zip(own, seen, strict=True):
                 samples[i] = _mirrored_at_random(sample, generator) if data.mirror else sample
         ordered = [samples[i] for i in sorted(samples)]

@@ -1,9 +1,9 @@
 """Gradients through many target views with the memory of one: deferred back-propagation (ARF, arXiv
 2206.06360; FSM-LRM).
 
-Each view is rendered from a copy of the Gaussians that has no history, its loss is
-differentiated at once and its graph dropped; the gradients that pile up on the copies are passed
-on to the network once, at the end. Equal to summing the losses and calling backward.
+Each view is rendered from a copy of the Gaussians that has no history. Its loss is differentiated
+at once and its graph dropped. The gradients that pile up on the copies are passed on to the network
+once, at the end. Equal to summing the losses and calling backward.
 """
 
 import dataclasses

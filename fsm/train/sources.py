@@ -40,14 +40,14 @@ class Sample:
 
 
 class Source(ABC):
-    """Draws samples."""
+    """A source of samples."""
 
     @abstractmethod
-    def draw(
+    def sample(
         self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]
     ) -> list[Sample]:
         """One sample per generator; each is a function of its own generator alone, whichever are
-        drawn with it.
+        sampled with it.
         """
 
 
@@ -59,14 +59,14 @@ class WorldSource(Source):
     def __init__(self, device: torch.device | str) -> None:
         self.device = device
 
-    def draw(
+    def sample(
         self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]
     ) -> list[Sample]:
         """All samples at once: the tracer gives the same bits in any company."""
         from fsm.datasets.world.world import World
 
         seeds, times, shifts = zip(
-            *(self._drawn(data, n_inputs, g) for g in generators), strict=True
+            *(self._choices(data, n_inputs, g) for g in generators), strict=True
         )
         seeds = _seeds_of_moving(seeds, data.still, generators)
         world = World.sample(seeds, device=self.device)
@@ -91,7 +91,7 @@ class WorldSource(Source):
         pairs = zip(views, seen.depth, strict=True)
         return [Sample(v[:n_inputs], v[n_inputs:], d[n_inputs:], d[:n_inputs]) for v, d in pairs]
 
-    def _drawn(
+    def _choices(
         self, data: DataConfig, n_inputs: int, generator: torch.Generator
     ) -> tuple[int, Tensor, Tensor]:
         """Seed of the world, times of inputs and targets, and targets off the path [t 3], in units
@@ -116,8 +116,8 @@ def _seeds_of_moving(
     chosen = list(seeds)
     if still == 1.0:
         return chosen
-    drawn = [float(torch.rand(1, generator=g)) for g in generators]
-    asked = [i for i, share in enumerate(drawn) if share >= still]
+    shares = [float(torch.rand(1, generator=g)) for g in generators]
+    asked = [i for i, share in enumerate(shares) if share >= still]
     for _ in range(MOVING_TRIES):
         if not asked:
             break
@@ -175,7 +175,7 @@ class ClipSource(Source):
         self.path, self.cache = path, cache
         self.dataset = open_dataset(Path(path))
 
-    def draw(
+    def sample(
         self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]
     ) -> list[Sample]:
         """One clip each; ``InputError`` for a clip with too few frames."""

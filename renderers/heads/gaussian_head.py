@@ -38,7 +38,7 @@ class DecodedGaussians:
         """The Gaussians conditioned on time."""
         return [g.condition() for g in self.gaussians]
 
-    def draw(self, moving: MovingGaussians, entry: int, view: Views) -> Rendering:
+    def render(self, moving: MovingGaussians, entry: int, view: Views) -> Rendering:
         """One view [1] of Gaussians conditioned on time, those of batch ``entry`` or a copy."""
         return rasterize(
             moving.at(view.time[0]),
@@ -80,7 +80,7 @@ class GaussianHead(Head[DecodedGaussians]):
     def decode(self, targets: Views, prepared: DecodedGaussians, read: Read) -> Rendering:
         """Draw every target at its own time."""
         rows = [
-            [prepared.draw(moving, entry, view[i]) for i in range(len(view))]
+            [prepared.render(moving, entry, view[i]) for i in range(len(view))]
             for entry, (moving, view) in enumerate(
                 zip(prepared.moving, targets.samples(), strict=True)
             )

@@ -175,40 +175,40 @@ def test_a_random_zoom_cuts_pixels_and_intrinsics_together(clip_file: Path) -> N
     assert max(ratios) - min(ratios) > 0.1
 
 
-def test_sources_are_drawn_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_are_sampled_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = (5.0, 3.0, 2.0)
     config = dataclasses.replace(
         WORLDS, sources=tuple(SourceConfig("world", w) for w in weights), batch=3
     )
-    stream, drawn = stream_of(config, seed=0), [0, 0, 0]
+    stream, taken = stream_of(config, seed=0), [0, 0, 0]
 
-    def draw(
+    def sample(
         self: WorldSource, data: DataConfig, n_inputs: int, generators: list[torch.Generator]
     ) -> list[Sample]:
-        drawn[stream.sources.index(self)] += len(generators)
+        taken[stream.sources.index(self)] += len(generators)
         views = small_views(1, hw=(16, 24))
         nowhere = torch.zeros(1, 1, 16, 24)
         return [Sample(views, views, nowhere, nowhere)] * len(generators)
 
-    monkeypatch.setattr(WorldSource, "draw", draw)
+    monkeypatch.setattr(WorldSource, "sample", sample)
     for step in range(400):
         stream.batch(step)
-    assert sum(drawn) == 1200
-    chi_square = sum((d - 120 * w) ** 2 / (120 * w) for d, w in zip(drawn, weights, strict=True))
+    assert sum(taken) == 1200
+    chi_square = sum((d - 120 * w) ** 2 / (120 * w) for d, w in zip(taken, weights, strict=True))
     assert chi_square < 13.8  # 2 degrees: 1 in 1,000
 
 
 @pytest.mark.parametrize("still", [1.0, 0.5])
-def test_samples_drawn_together_are_those_drawn_alone(still: float) -> None:
+def test_samples_taken_together_are_those_taken_alone(still: float) -> None:
     config = dataclasses.replace(WORLDS, batch=3, still=still)
-    drawn = WorldSource("cpu")
+    source = WorldSource("cpu")
 
     def generators() -> list[torch.Generator]:
         return [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)]
 
-    together = drawn.draw(config, 3, generators())
+    together = source.sample(config, 3, generators())
     for one, generator in zip(together, generators(), strict=True):
-        (alone,) = drawn.draw(config, 3, [generator])
+        (alone,) = source.sample(config, 3, [generator])
         assert torch.equal(one.depth, alone.depth)
         for a, b in ((one.inputs, alone.inputs), (one.targets, alone.targets)):
             assert all(
@@ -220,7 +220,7 @@ def test_samples_drawn_together_are_those_drawn_alone(still: float) -> None:
 @pytest.mark.parametrize(("still", "expected"), [(1.0, 0.55), (0.4, 0.82), (0.0, 1.0)])
 def test_cameras_move_in_as_many_worlds_as_asked_for(still: float, expected: float) -> None:
     generators = [torch.Generator().manual_seed(s) for s in range(200)]
-    samples = WorldSource("cpu").draw(
+    samples = WorldSource("cpu").sample(
         dataclasses.replace(WORLDS, hw=(2, 2), still=still), 3, generators
     )
     centres = torch.stack([s.inputs.c2w[:, :3, 3] for s in samples])

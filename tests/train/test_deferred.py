@@ -63,7 +63,7 @@ def test_deferred_gradients_equal_plain_ones(head: HeadConfig) -> None:
     samples = targets.samples()
 
     def loss(moving, b: int, i: int) -> torch.Tensor:
-        return prepared.draw(moving, b, samples[b][i]).rgb.sub(truth[b, i]).square().mean() / 10
+        return prepared.render(moving, b, samples[b][i]).rgb.sub(truth[b, i]).square().mean() / 10
 
     total = backward_view_by_view(prepared.gaussians, 5, loss)
     torch.testing.assert_close(

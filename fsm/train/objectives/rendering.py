@@ -99,7 +99,7 @@ class RenderingObjective(Objective):
 
         def one(moving: MovingGaussians, b: int, i: int) -> Tensor:
             view = samples[b][i]
-            r = prepared.draw(moving, b, view)
+            r = prepared.render(moving, b, view)
             assert r.alpha is not None
             assert r.depth is not None
             batched = Rendering(r.rgb[None], r.alpha[None], r.depth[None])
