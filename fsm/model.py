@@ -113,6 +113,7 @@ class FSM(nn.Module):
             with torch.no_grad():
                 inputs = self._checked(inputs)
                 frame = SceneFrame.fit(inputs) if frame is None else frame.to(self.device)
+                frame.warn_if_held(inputs.time)
                 memory = self.encoder.empty(1) if memory is None else memory
                 memory = self.encoder.update(memory, frame.to_model(inputs))
                 seen.append(self.head.kept(inputs))

@@ -31,6 +31,7 @@ class Refinement:
         if inputs.rgb is None:
             raise InputError("refinement needs pictures; give views with rgb.")
         self.scene, self.inputs, self.config = scene, inputs.without_rgb(), config
+        scene.frame.warn_if_held(inputs.time)
         self.views = scene.frame.to_model(inputs.to(scene.device))
         times = self.views.time.unique()
         spacing = float((times[1:] - times[:-1]).median()) if len(times) > 1 else 0.0
