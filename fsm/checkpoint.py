@@ -70,7 +70,7 @@ class Checkpoint:
     def load_into(self, model: nn.Module) -> None:
         """Copy the weights into a model built from ``config``, all or none."""
         path = self.folder / WEIGHTS
-        load_weights(model, read_safetensors(path), str(path))
+        load_weights(model, upgraded_weights(read_safetensors(path)), str(path))
 
 
 def find_checkpoint(name_or_path: str | Path) -> Checkpoint:
@@ -126,6 +126,24 @@ def upgraded(config: Any, where: str) -> Any:
         used = ("variant", "near", "far")
         head = {"kind": "lrm", **{k: gaussian[k] for k in used if k in gaussian}}
     return {**config, "head": head}
+
+
+def upgraded_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a model as it is built now.
+
+    Older reference heads also corrected depth, motion and blending weights by their tokens, and
+    passed eight channels on to the refinements. Without them pictures stay the same to 0.01 dB
+    (docs/depth.md), so they are dropped.
+    """
+    if not {"head.geometry.weight", "head.slot_logit.weight"} <= weights.keys():
+        return weights
+    gone = ("head.geometry.", "head.slot_logit.", "head.context.")
+    kept = {name: t for name, t in weights.items() if not name.startswith(gone)}
+    context = 8
+    for name, tensor in kept.items():
+        if name.startswith("head.refinements.") and name.endswith(".enter.weight"):
+            kept[name] = tensor[:, :-context].contiguous()
+    return kept
 
 
 def _with_stereo(head: dict[str, Any]) -> dict[str, Any]:

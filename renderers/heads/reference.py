@@ -6,14 +6,14 @@ nearest input frames and of a colour predicted from the tokens. Released weights
 stages of ``ReferenceHead.decode``, in order:
 
 1. **Sources.** The K input frames nearest in time and pose.
-2. **Prediction.** Linear layers make maps of the target's tokens: a colour, blending logits, and
-   corrections of what follows. Depth and motion are smooth, so their maps have ``cells`` values per
-   patch side and are upsampled; colours and logits have one per pixel.
+2. **Prediction.** Linear layers make maps of the target's tokens: a colour with its blending logit,
+   one of each per pixel, and a shift of every position. Shifts are smooth, so their maps have
+   ``cells`` values per patch side and are upsampled.
 3. **Depth.** Inverse depths of the input frames (``fsm.renderers.stereo.pipeline``), found once per
-   scene, are warped forward to the target (``fsm.renderers.stereo.forward_warp``) and corrected.
-4. **Positions.** The ray r of a target pixel (z-depth one), at inverse depth ρ with angular motion
-   m, is seen from a source with centre c_k at time t_k along  r + ρ (o - c_k) + m (t_k - t). At
-   ρ = 0 this is the exact homography of a turning camera.
+   scene, are warped forward to the target (``fsm.renderers.stereo.forward_warp``).
+4. **Positions.** The ray r of a target pixel (z-depth one), at inverse depth ρ, is seen from a
+   source with centre c_k along  r + ρ (o - c_k). At ρ = 0 this is the exact homography of a
+   turning camera.
 5. **Occlusion.** Where the target's depth says that a source sees something nearer
    (``fsm.renderers.stereo.occlusion``), its sample counts less.
 6. **Motion.** Samples are aligned along straight paths through time where that makes the sources
@@ -51,9 +51,6 @@ META = 8
 # the path of a camera that hardly moved a target may stand many of them off, and a number never
 # seen in training has no learnt meaning.
 REMOTE = 1.0
-CONTEXT = 8  # channels the tokens pass on to the refinement
-RHO_SCALE = 0.5  # share of the inverse depth per unit of the geometry layer's output
-MOTION_SCALE = 0.1  # angular motion per unit of the geometry layer's output
 FLOW_SCALE = 0.1  # shift, in sides of the picture, per unit of the flow layer's output
 NEAREST_TO_INFINITY = 1e-3  # inverse depths below this are reported as this far away
 OUTSIDE = -8.0  # logit of a sample that falls outside its frame or behind its camera
@@ -71,7 +68,7 @@ class ReferenceHeadConfig:
     hidden: int = 256
     """Width of the head's hidden layer."""
     cells: int = 2
-    """Grid points of the geometry per patch side."""
+    """Grid points of the predicted shifts per patch side."""
     stereo: StereoConfig = StereoConfig()
     """Depth and motion from frames."""
     refinements: tuple[int, ...] = (4, 2)
@@ -125,16 +122,8 @@ class _Predicted:
 
     rgb: Float[Tensor, "b v 3 h w"]
     rgb_logit: Float[Tensor, "b v 1 h w"]
-    logits: Float[Tensor, "b v k 1 h w"]
-    """Of the samples."""
-    depth: Float[Tensor, "b v 1 h w"]
-    """Correction of the inverse depth."""
-    motion: Float[Tensor, "b v 3 h w"]
-    """Angular motion in the axes of the target camera."""
     flow: Float[Tensor, "b v k h w 2"]
     """Shift of the positions in pixels."""
-    context: Float[Tensor, "b v c h w"]
-    """What the refinement is told."""
 
 
 class ReferenceHead(Head[InputFrames]):
@@ -150,12 +139,9 @@ class ReferenceHead(Head[InputFrames]):
         self.norm = nn.LayerNorm(dim, bias=False)
         self.shared = nn.Linear(dim, config.hidden)
         self.colour = nn.Linear(config.hidden, 4 * patch**2)  # rgb and its blending logit
-        self.geometry = nn.Linear(config.hidden, 4 * cells)  # ρ, m
         self.slot_token = nn.Linear(dim, config.hidden)
         self.slot_meta = nn.Linear(META, config.hidden)
         self.slot_flow = nn.Linear(config.hidden, 2 * cells)
-        self.slot_logit = nn.Linear(config.hidden, patch**2)
-        self.context = nn.Linear(config.hidden, CONTEXT * cells)
         self.refinements: list[Refinement] = nn.ModuleList(  # pyright: ignore[reportAttributeAccessIssue]
             Refinement(config.references, config.refinement_width, stride)
             for stride in config.refinements
@@ -166,8 +152,7 @@ class ReferenceHead(Head[InputFrames]):
         self.occluded = nn.Parameter(torch.tensor(4.0))
         # Start as a rotation-compensated blend of the nearest frames: every predicted correction is
         # zero.
-        for layer in (self.geometry, self.slot_flow, self.slot_logit):
-            zeroed(layer)
+        zeroed(self.slot_flow)
 
     def kept(self, inputs: Views) -> Views:
         """All of the inputs: pixels are copied from them."""
@@ -179,8 +164,7 @@ class ReferenceHead(Head[InputFrames]):
             raise InputError(
                 "the reference head needs the input frames; they are missing from this scene."
             )
-        # Without gradients, for colours are a poor teacher of depth: stereo and the tokens'
-        # corrections of it drifted apart.
+        # Without gradients: colours are a poor teacher of depth, which learns in stages of its own.
         return InputFrames(inputs, self.stereo.inverse_depth)
 
     def decode(self, targets: Views, prepared: InputFrames, read: Read) -> Rendering:
@@ -191,18 +175,13 @@ class ReferenceHead(Head[InputFrames]):
         sources = SourceViews.of(targets, prepared.views[used], index)
         predicted = self._predict(read(targets), sources, distance)
         rho = self.stereo.warped(sources, prepared.inverse_depth(used.tolist()))
-        # The correction is relative: one model unit may be a centimetre or ten metres, and what
-        # stereo found far away must not be moved by more than it is far.
-        farthest = self.config.stereo.sweep.farthest
-        rho = rho + RHO_SCALE * predicted.depth * (rho + farthest)
-        pixels = sources.project(rho, predicted.motion).pixels + predicted.flow
+        pixels = sources.project(rho).pixels + predicted.flow
         visibility = self.stereo.visible(sources, pixels, rho)
         pixels = self.stereo.followed(sources, pixels, visibility)
-        pixels, logits = self._refined(predicted, sources, pixels, visibility)
+        logits = (-self.nearness * distance[..., None, None, None]).expand_as(visibility)
+        pixels, logits = self._refined(predicted.rgb, sources, pixels, logits, visibility)
         rgb = self._blended(predicted, sources, pixels, logits, visibility)
-        # A clamped value has no gradient: an answer beyond infinity would be stuck there.
-        held = rho + (rho.clamp_min(NEAREST_TO_INFINITY) - rho).detach()
-        return Rendering(rgb, depth=1.0 / held)
+        return Rendering(rgb, depth=1.0 / rho.clamp_min(NEAREST_TO_INFINITY))
 
     def _predict(
         self,
@@ -217,19 +196,12 @@ class ReferenceHead(Head[InputFrames]):
         meta = self.slot_meta(source_description(sources, distance))
         slot = F.gelu(self.slot_token(x)[:, :, None] + meta[:, :, :, None])
         colour = unpatchify(self.colour(hidden).float(), hw, self.patch)
-        logits = unpatchify(self.slot_logit(slot).float().flatten(1, 2), hw, self.patch)
-        logits = logits.unflatten(1, several)
         flow = self._upsampled(self.slot_flow(slot).float().flatten(1, 2), hw)
         flow = flow.unflatten(1, several).movedim(3, -1)
-        geometry = self._upsampled(self.geometry(hidden).float(), hw)
         return _Predicted(
             rgb=torch.sigmoid(colour[:, :, :3]),
             rgb_logit=colour[:, :, 3:] + PREDICTED,
-            logits=logits - self.nearness * distance[..., None, None, None],
-            depth=geometry[:, :, :1],
-            motion=in_camera_axes(sources.reference, geometry[:, :, 1:] * MOTION_SCALE),
             flow=flow * max(hw) * FLOW_SCALE,
-            context=self._upsampled(self.context(hidden).float(), hw),
         )
 
     def _upsampled(
@@ -244,18 +216,17 @@ class ReferenceHead(Head[InputFrames]):
 
     def _refined(
         self,
-        predicted: _Predicted,
+        rgb: Float[Tensor, "b v 3 h w"],
         sources: SourceViews,
         pixels: Float[Tensor, "b v k h w 2"],
+        logits: Float[Tensor, "b v k 1 h w"],
         visibility: Float[Tensor, "b v k 1 h w"],
     ) -> tuple[Float[Tensor, "b v k h w 2"], Float[Tensor, "b v k 1 h w"]]:
         """Positions and blending logits of the samples, corrected by every refinement in turn."""
-        logits, gaps = predicted.logits, sources.relative_gaps
+        gaps = sources.relative_gaps
         for refinement in self.refinements:
             samples, inside = sources.sample(sources.frames, pixels)
-            shift, more = refinement(
-                samples, inside, visibility, gaps, predicted.rgb, predicted.context
-            )
+            shift, more = refinement(samples, inside, visibility, gaps, rgb)
             pixels, logits = pixels + shift, logits + more
         return pixels, logits
 
@@ -275,14 +246,6 @@ class ReferenceHead(Head[InputFrames]):
         blended = (weights[:, :, :-1, None] * samples).sum(2) + weights[:, :, -1:] * predicted.rgb
         blended = blended + self.synthesis(blended, samples, weights, predicted.rgb)
         return blended.clamp(0.0, 1.0)
-
-
-@full_precision
-def in_camera_axes(
-    views: Views, directions: Float[Tensor, "b v 3 h w"]
-) -> Float[Tensor, "b v 3 h w"]:
-    """Directions in the axes of model space, turned into those of each view."""
-    return torch.einsum("bvji,bvjhw->bvihw", views.c2w[..., :3, :3], directions)
 
 
 @full_precision
@@ -312,7 +275,7 @@ class Refinement(nn.Module):
     def __init__(self, references: int, width: int, stride: int) -> None:
         super().__init__()
         self.stride, self.references = stride, references
-        channels = references * 6 + 3 + CONTEXT
+        channels = references * 6 + 3
         self.enter = nn.Conv2d(
             channels, width, kernel_size=stride + 1, stride=stride, padding=stride // 2
         )
@@ -327,13 +290,12 @@ class Refinement(nn.Module):
         seen: Float[Tensor, "b v k 1 h w"],
         gaps: Float[Tensor, "b v k"],
         rgb: Float[Tensor, "b v 3 h w"],
-        context: Float[Tensor, "b v c h w"],
     ) -> tuple[Float[Tensor, "b v k h w 2"], Float[Tensor, "b v k 1 h w"]]:
         """Shift of the sample positions in pixels, and what to add to the blending logits."""
         b, v, k, _, h, w = samples.shape
         gap_maps = gaps[..., None, None, None].expand_as(inside)
         slots = torch.cat([samples - 0.5, inside, gap_maps, seen - 1.0], dim=3).flatten(2, 3)
-        x = torch.cat([slots, rgb - 0.5, context], dim=2).flatten(0, 1)
+        x = torch.cat([slots, rgb - 0.5], dim=2).flatten(0, 1)
         x = self.body(F.gelu(self.enter(x.contiguous(memory_format=torch.channels_last))))
         shift = F.interpolate(
             self.shift(x).float(), size=(h, w), mode="bilinear", align_corners=False
