@@ -2,7 +2,7 @@
 
     fsm reconstruct demo --decoder lrm --inputs 0 --hold-out 8 -o scene/
     fsm refine scene/ demo --hold-out 8 -o sharp/
-    python docs/make_film.py sharp/ -o docs/images/demo.webp --size 320
+    python docs/make_film.py sharp/ --output docs/images/demo.webp --size 320
 
 Any scene will do: a scene memory, Gaussians, or a splat file.
 """
