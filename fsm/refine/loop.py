@@ -152,8 +152,8 @@ class Refinement:
             )
 
     def _thin(self, most: int) -> None:
-        """Keep ``most`` Gaussians, sampled by how much they show, so much larger that they cover what
-        all did.
+        """Keep ``most`` Gaussians, sampled by how much of the pictures they make up, and enlarge
+        them until they cover what all did.
         """
         shares = self._shares().clamp_min(1e-6)
         # The first of exponential waiting times: samples without replacement, of any number
