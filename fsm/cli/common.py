@@ -12,8 +12,8 @@ from fsm.files import atomic_file
 T = TypeVar("T")
 Backend = Literal["auto", "gsplat", "cpu", "plain"]
 """Values of ``--backend``, a flag of every command that renders; ``open_scene`` and
-``with_backend`` take it. The same as ``fsm.renderers.gaussians.rasterize.Backend``, which
-imports torch.
+``with_backend`` take it. The same as ``fsm.renderers.gaussians.rasterize.Backend``, which imports
+torch.
 """
 
 

@@ -117,9 +117,8 @@ class Novel(Protocol):
     half-way between inputs.
 
     No frame is near such a target in space, so there is no neighbour to copy. Only clips that can
-    be rendered from any camera have it; for others ``requests`` raises ``InputError``. Of the
-    moments between inputs ``targets`` are taken, spread evenly. Nothing is random: the seed is
-    unused.
+    be rendered from any camera have it; for others ``requests`` raises ``InputError``. ``targets``
+    of the moments between inputs are taken, spread evenly. Nothing is random: the seed is unused.
     """
 
     window: int = 136

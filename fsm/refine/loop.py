@@ -31,7 +31,6 @@ class Refinement:
         if inputs.rgb is None:
             raise InputError("refinement needs pictures; give views with rgb.")
         self.scene, self.inputs, self.config = scene, inputs.without_rgb(), config
-        scene.frame.warn_if_held(inputs.time)
         self.views = scene.frame.to_model(inputs.to(scene.device))
         times = self.views.time.unique()
         spacing = float((times[1:] - times[:-1]).median()) if len(times) > 1 else 0.0
@@ -153,8 +152,8 @@ class Refinement:
             )
 
     def _thin(self, most: int) -> None:
-        """Keep ``most`` Gaussians, sampled by how much they show, so much larger that they cover
-        what all did.
+        """Keep ``most`` Gaussians, sampled by how much of the pictures they make up, and enlarge
+        them until they cover what all did.
         """
         shares = self._shares().clamp_min(1e-6)
         # The first of exponential waiting times: samples without replacement, of any number
