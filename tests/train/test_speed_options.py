@@ -110,7 +110,11 @@ config = dataclasses.replace(changed(lr=1e-3), data=data, log_every=100)
 curves = []
 for compiled in (False, True):
     run = Training(dataclasses.replace(config, compile=compiled), Path(sys.argv[1]), "cpu")
-    curves.append([run.one_step(None) for _ in range(3)])
+    first = run.one_step(None)
+    assert first["pull_ratio"] > 0.0
+    compiled_frames = torch._dynamo.utils.counters["frames"]["ok"]
+    assert not compiled_frames, "a step that is listened to runs eagerly"
+    curves.append([first, run.one_step(None), run.one_step(None)])
     assert (torch._dynamo.utils.counters["frames"]["ok"] >= 3) == compiled
 for a, b in zip(*curves):
     assert b["mse"] == pytest.approx(a["mse"], rel=1e-4)
