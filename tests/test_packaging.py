@@ -69,17 +69,37 @@ def test_installed_names_resolve_from_anywhere_and_importing_fsm_is_light(tmp_pa
 
 
 def test_files_and_functions_stay_readable() -> None:
+    """At most 400 lines a file, 60 a function, 100 columns a line."""
     long = []
     for path in SOURCES:
-        text = path.read_text()
-        if len(text.splitlines()) > 400:
-            long.append(f"{path.name}: {len(text.splitlines())} lines")
-        for node in ast.walk(ast.parse(text)):
+        lines = path.read_text().splitlines()
+        if len(lines) > 400:
+            long.append(f"{path.name}: {len(lines)} lines")
+        long += [
+            f"{path.name}:{n}: {len(x)} columns" for n, x in enumerate(lines, 1) if len(x) > 100
+        ]
+        for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                lines = (node.end_lineno or node.lineno) - node.lineno + 1
-                if lines > 60:
-                    long.append(f"{path.name}: {node.name} has {lines} lines")
+                lines_of = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines_of > 60:
+                    long.append(f"{path.name}: {node.name} has {lines_of} lines")
     assert not long
+
+
+def test_numbers_that_shape_results_live_in_configs() -> None:
+    """A module has at most a dozen numbers of its own; more of them are a config."""
+    many = {}
+    for path in SOURCES:
+        names = [
+            target.id
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name) and isinstance(node.value.value, (int, float))
+        ]
+        if len(names) > 12:
+            many[path.name] = len(names)
+    assert not many
 
 
 @pytest.mark.slow

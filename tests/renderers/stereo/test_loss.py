@@ -265,7 +265,7 @@ def test_a_camera_beside_the_path_that_ended_up_behind_a_wall_is_put_back(
     monkeypatch.setattr("fsm.train.sources.EXTENT_SHARE", 100.0)
     data = dataclasses.replace(CONFIG.data, hw=(32, 32), targets=8)
     generators = [torch.Generator().manual_seed(seed) for seed in range(6)]
-    samples = WorldSource("cpu").draw(data, 4, generators)
+    samples = WorldSource("cpu").sample(data, 4, generators)
     away = [
         (s.targets.c2w[:, :3, 3] - s.inputs.c2w[:, :3, 3].mean(0)).norm(dim=-1) for s in samples
     ]
