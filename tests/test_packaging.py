@@ -75,9 +75,9 @@ def test_files_and_functions_stay_readable() -> None:
         lines = path.read_text().splitlines()
         if len(lines) > 400:
             long.append(f"{path.name}: {len(lines)} lines")
-        long += [
-            f"{path.name}:{n}: {len(x)} columns" for n, x in enumerate(lines, 1) if len(x) > 100
-        ]
+        # Comments for the type checker belong to their line, however long it gets.
+        columns = [len(line.split("  # pyright:")[0]) for line in lines]
+        long += [f"{path.name}:{n}: {c} columns" for n, c in enumerate(columns, 1) if c > 100]
         for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lines_of = (node.end_lineno or node.lineno) - node.lineno + 1

@@ -175,7 +175,8 @@ def _page(result: EvaluationResult, sections: str) -> str:
 {_table(result, result.mean)}
 {warning}
 <p>{"<br>".join(html.escape(n) for n in notes)}</p>
-<details><summary>Settings</summary><pre><code>{html.escape(_plain(result.header))}</code></pre></details>
+<details><summary>Settings</summary>
+<pre><code>{html.escape(_plain(result.header))}</code></pre></details>
 <details><summary>LaTeX</summary><pre><code>{latex}</code></pre></details>
 {sections}
 </body></html>
