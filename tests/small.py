@@ -43,7 +43,8 @@ def small_config(
     elif gaussian is not None:
         head = LrmHeadConfig(variant=gaussian)  # pyright: ignore[reportArgumentType]
     elif reference:
-        head = ReferenceHeadConfig(references=3, hidden=16, refinement_width=8)
+        stereo = StereoConfig(sources=3)
+        head = ReferenceHeadConfig(references=3, hidden=16, stereo=stereo, refinement_width=8)
     else:
         head = LvsmHeadConfig()
     return ModelConfig(encoder, head)

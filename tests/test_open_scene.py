@@ -52,7 +52,9 @@ def test_a_scene_with_an_older_model_config_renders_the_same_bits(
     config = json.loads(path.read_text())
     head = config["model"].pop("head")
     del head["kind"]
+    sweep = head.pop("stereo")["sweep"]
     old = {"sampling": "depth", "occlusion": True, "motion_guess": True}
+    old |= {name: sweep[name] for name in ("planes", "fine_planes")}
     config["model"] |= {"reference_head": {**head, **old}, "gaussian_head": None}
     path.write_text(json.dumps(config))
     again = open_scene(tmp_path / "scene").render(request.without_rgb())

@@ -26,7 +26,8 @@ class Log:
             ]
             with atomic_file(path) as temporary:
                 temporary.write_text("".join(kept))
-        self.handle = open(path, "a", buffering=1)  # noqa: SIM115 - open for the run; closed by close()
+        # Open for the whole run; ``close`` closes it.
+        self.handle = open(path, "a", buffering=1)  # noqa: SIM115
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:

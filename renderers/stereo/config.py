@@ -101,6 +101,28 @@ class SubpixelConfig:
 
 
 @dataclass(frozen=True)
+class ConsistencyConfig:
+    """When source views contradict the depth of one another."""
+
+    neighbourhood: int = 3
+    """Odd side in pixels of the square whose depths a point is compared with: depth edges are found
+    to a pixel.
+    """
+    support: float = 0.95
+    """Farther over nearer inverse depth, above which two views found the same surface."""
+    seen_through: float = 0.8
+    """Inverse depth found by another view over that of a point, below which that view sees through
+    the point.
+    """
+    slack: float = 0.005
+    """Inverse depth added before ratios are taken: what is far away hides nothing."""
+
+    def __post_init__(self) -> None:
+        _check_odd(self, "consistency", "neighbourhood", self.neighbourhood)
+        _check_positive(self, "consistency", "support", "seen_through", "slack")
+
+
+@dataclass(frozen=True)
 class LayerConfig:
     """When two inverse depths at one pixel belong to the same surface (a soft z-buffer)."""
 
@@ -165,6 +187,8 @@ class StereoConfig:
     """Cost volumes over depth planes."""
     subpixel: SubpixelConfig = SubpixelConfig()
     """Fractions of a pixel."""
+    consistency: ConsistencyConfig = ConsistencyConfig()
+    """Depths that are not carried to a target."""
     warp: LayerConfig = LayerConfig()
     """Surfaces that are averaged where several land on one pixel."""
     occlusion: LayerConfig = LayerConfig(slack=0.02)

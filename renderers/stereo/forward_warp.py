@@ -1,7 +1,8 @@
 """Forward warp: depth of a target from the depth of other views.
 
-Every pixel of a source view is projected to where the target sees it. The nearest one wins; those
-on the same surface are averaged. Holes take the farthest of their surroundings, because they are
+Every pixel of a source view is projected to where the target sees it, unless the other source views
+contradict its depth (``fsm.renderers.stereo.consistency``). The nearest one wins; those on the same
+surface are averaged. Holes take the farthest of their surroundings, because they are
 mostly background that something hid. Nothing is learnt here.
 """
 
@@ -11,14 +12,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fsm.rays import full_precision
-from fsm.renderers.stereo.config import LayerConfig
+from fsm.renderers.stereo.config import ConsistencyConfig, LayerConfig
+from fsm.renderers.stereo.consistency import contradicted, other_sources
 from fsm.renderers.stereo.occlusion import splat_places
 from fsm.renderers.stereo.sources import SourceViews, gather
 
 
 @full_precision
 def forward_warped(
-    targets: SourceViews, rho: Float[Tensor, "b n 1 hn wn"], config: LayerConfig
+    targets: SourceViews,
+    rho: Float[Tensor, "b n 1 hn wn"],
+    config: LayerConfig,
+    consistency: ConsistencyConfig,
 ) -> Float[Tensor, "b v 1 h w"]:
     """Inverse depth of the reference views of ``targets`` from that of all its views, ``rho``;
     model units.
@@ -39,7 +44,10 @@ def forward_warped(
     seen = back.project(values)
     there = seen.inverse_depth.reshape(b * v, -1)
     with torch.no_grad():
-        inside = seen.inside.reshape(b * v, -1)
+        places, others = other_sources(targets.index)
+        among = SourceViews.of(back.reference, back.reference, places)
+        lost = contradicted(among, others, values, consistency)
+        inside = (seen.inside[:, :, 0] & ~lost[:, :, 0]).reshape(b * v, -1)
         x, y = (t.reshape(b * v, -1) for t in seen.pixels.unbind(-1))
         places = torch.cat(splat_places(x, y, h, w), dim=1)
     copies = places.shape[1] // there.shape[1]

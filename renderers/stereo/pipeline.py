@@ -10,9 +10,10 @@ Of every frame, once:
 
 Of every view to be rendered, from the depth of its source views:
 
-5. **forward warp** to the target (``fsm.renderers.stereo.forward_warp``);
-6. **occlusion** in every source view (``fsm.renderers.stereo.occlusion``);
-7. **motion** between the source views (``fsm.renderers.stereo.motion``).
+5. **geometric consistency** of the source views (``fsm.renderers.stereo.consistency``);
+6. **forward warp** to the target (``fsm.renderers.stereo.forward_warp``);
+7. **occlusion** in every source view (``fsm.renderers.stereo.occlusion``);
+8. **motion** between the source views (``fsm.renderers.stereo.motion``).
 
 Steps 2 and 3 are learnt. The reference view is the one whose depth is sought.
 """
@@ -58,7 +59,7 @@ class Stereo(nn.Module):
         self, targets: SourceViews, rho: Float[Tensor, "b n 1 hn wn"]
     ) -> Float[Tensor, "b v 1 h w"]:
         """Inverse depth of targets from that of all ``targets.views``."""
-        return forward_warp.forward_warped(targets, rho, self.config.warp)
+        return forward_warp.forward_warped(targets, rho, self.config.warp, self.config.consistency)
 
     def visible(
         self,

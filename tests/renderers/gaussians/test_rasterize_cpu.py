@@ -330,7 +330,7 @@ if child == 0:
     os._exit(0 if torch.equal(picture(composite, example, (60, 60)), before) else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    folder = Path(__file__).resolve().parents[2]
+    folder = Path(__file__).resolve().parents[3]
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,

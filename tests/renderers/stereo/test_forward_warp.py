@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from fsm.renderers.stereo.config import LayerConfig
+from fsm.renderers.stereo.config import ConsistencyConfig, LayerConfig
 from fsm.renderers.stereo.forward_warp import fill_holes, forward_warped
 from fsm.renderers.stereo.sources import SourceViews, pixel_grid
 from fsm.views import Views
@@ -30,7 +30,9 @@ def everything(v: int, n: int) -> torch.Tensor:
 
 
 def warped(targets: Views, frames: Views, index: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
-    return forward_warped(SourceViews.of(targets, frames, index), rho, LayerConfig())
+    return forward_warped(
+        SourceViews.of(targets, frames, index), rho, LayerConfig(), ConsistencyConfig()
+    )
 
 
 def ray(views: Views) -> torch.Tensor:

@@ -1,0 +1,69 @@
+"""Geometric consistency: which depths the other source views of a target contradict.
+
+Every pixel of a source view is projected into the others and compared with the depth found there
+(Merrell et al. 2007). Depth is contradicted where another view sees through it and none supports
+it. A wrong depth mostly floats before a surface, and other views look through it. So they do where
+something has moved by its own size: its depth was measured as parallax together with its motion,
+and is wrong as a rule. Nothing is learnt here.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fsm.rays import full_precision
+from fsm.renderers.stereo.config import ConsistencyConfig
+from fsm.renderers.stereo.sources import SourceViews
+
+
+@torch.no_grad()
+@full_precision
+def contradicted(
+    views: SourceViews,
+    counted: Bool[Tensor, "b v k"],
+    rho: Float[Tensor, "b v 1 h w"],
+    config: ConsistencyConfig,
+) -> Bool[Tensor, "b v 1 h w"]:
+    """Where the inverse depth ``rho`` of a view is seen through by one source view and supported by
+    none.
+
+    The source views are among the reference views themselves, all of one size; those not
+    ``counted`` say nothing. Model units.
+    """
+    b, _, _, h, w = rho.shape
+    seen = views.project(rho)
+    side = config.neighbourhood
+    column, row = (
+        t.clamp(0, size - 1).long() for t, size in zip(seen.pixels.unbind(-1), (w, h), strict=True)
+    )
+    place = (row * w + column).flatten(3)
+    inside = seen.inside & counted[..., None, None]
+    there = seen.inverse_depth + config.slack
+    sample = torch.arange(b, device=rho.device)[:, None, None]
+    nearest, farthest = (
+        (sign * F.max_pool2d(sign * rho[:, :, 0], side, 1, side // 2)).flatten(2)[
+            sample, views.index
+        ]
+        for sign in (1, -1)
+    )
+    near, far = (t.gather(3, place).view_as(there) + config.slack for t in (nearest, farthest))
+    supported = inside & (there > config.support * far) & (near > config.support * there)
+    through = inside & (config.seen_through * there > near)
+    return (through.any(2) & ~supported.any(2))[:, :, None]
+
+
+def other_sources(
+    index: Int[Tensor, "b v k"],
+) -> tuple[Int[Tensor, "b vk j"], Bool[Tensor, "b vk j"]]:
+    """For every source view of a target the other ones, as places in [b vk]; and which of them are
+    another view: where views are few, one is chosen more than once.
+    """
+    b, v, k = index.shape
+    steps = torch.arange(1, k, device=index.device)
+    slots = (torch.arange(k, device=index.device)[:, None] + steps) % k
+    own = torch.arange(v, device=index.device)[:, None, None] * k
+    places = (own + slots).flatten(0, 1).expand(b, -1, -1)
+    flat = index.flatten(1)
+    others = flat.gather(1, places.flatten(1)).view(places.shape)
+    return places, others != flat[..., None]
