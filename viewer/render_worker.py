@@ -48,12 +48,12 @@ class Schedule(Generic[Job]):
     def __init__(self, settle: float = SETTLE) -> None:
         self.settle = settle
         self._newest: Job | None = None
-        self._owed: Job | None = None
+        self._unfinished: Job | None = None
         self._due = 0.0
 
     def submit(self, job: Job, now: float) -> None:
         """Replace whatever waits."""
-        self._newest, self._owed, self._due = job, None, now + self.settle
+        self._newest, self._unfinished, self._due = job, None, now + self.settle
 
     def take(self, now: float) -> Work[Job] | None:
         """What to draw at ``now``, if anything: a new request within the budget, or the last one in
@@ -61,29 +61,29 @@ class Schedule(Generic[Job]):
         """
         if self._newest is not None:
             job, self._newest = self._newest, None
-            self._owed = job
+            self._unfinished = job
             return Work(job, full=False)
-        if self._owed is not None and now >= self._due:
-            job, self._owed = self._owed, None
+        if self._unfinished is not None and now >= self._due:
+            job, self._unfinished = self._unfinished, None
             return Work(job, full=True)
         return None
 
     def forget(self) -> None:
         """Nothing is wanted any more."""
-        self._newest = self._owed = None
+        self._newest = self._unfinished = None
 
     def done(self, job: Job) -> None:
-        """Nothing is owed for ``job`` any more: it was drawn at full size at once, or cannot be
-        drawn.
+        """``job`` needs no full picture any more: it was rendered at full size at once, or
+        cannot be drawn.
         """
-        if self._owed is job:
-            self._owed = None
+        if self._unfinished is job:
+            self._unfinished = None
 
     def wait(self, now: float) -> float | None:
         """Seconds until there is something to take; None: not before the next request."""
         if self._newest is not None:
             return 0.0
-        return None if self._owed is None else max(0.0, self._due - now)
+        return None if self._unfinished is None else max(0.0, self._due - now)
 
 
 class Resolution:

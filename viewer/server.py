@@ -16,7 +16,7 @@ from fsm.viewer.gate import MAX_CLIENTS, Gate, guarded_by
 from fsm.viewer.session import Session
 from fsm.viewer.sharing import share, unshare
 from fsm.viewer.stage import Stage, Viewable
-from fsm.viewer.stream import ReadingProgress, Stream
+from fsm.viewer.stream import ReadingProgress, SceneStream
 
 if TYPE_CHECKING:
     import viser
@@ -161,7 +161,7 @@ class Viewer(Service):
         )
         self._stage = Stage(scene, clip, others)
         self._showing = threading.Lock()
-        self._stream: Stream | None = None
+        self._stream: SceneStream | None = None
         super().__init__(host, port, token, max_clients, name)
 
     def show(self, scene: Viewable, clip: Any = None) -> None:
@@ -188,7 +188,7 @@ class Viewer(Service):
             )
         read = len(self._stage.scene.inputs)
         self._show(None, clip, ReadingProgress(read, total))
-        self._stream = Stream(
+        self._stream = SceneStream(
             scenes, lambda scene, reading: self._show(scene, clip, reading), read, total
         )
 

@@ -304,7 +304,7 @@ class Session(Host):
         stage = self.stage
         # it may have been asked of the stage before
         job = dataclasses.replace(job, frame=stage.nearest(job.seconds))
-        rendered = stage.draw(job, height)
+        rendered = stage.render(job, height)
         h, w = rendered.picture.shape[:2]
         self._resolution.observe(h * w, rendered.seconds)
         return rendered, height >= job.height

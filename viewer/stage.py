@@ -198,7 +198,7 @@ class Stage:
         view = Views(c2w.float(), intrinsics.float(), torch.zeros(1), self.inputs.views.hw)
         return dataclasses.replace(Camera.of_view(view), aspect=aspect)
 
-    def draw(self, job: Job, height: int) -> RenderedPicture:
+    def render(self, job: Job, height: int) -> RenderedPicture:
         """The picture of ``job``, ``height`` pixels high. Call with ``turn`` held. Raises whatever
         the scene raises.
         """

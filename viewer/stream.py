@@ -43,7 +43,7 @@ class ReadingProgress:
         )
 
 
-class Stream:
+class SceneStream:
     """A thread that takes scenes from where they are made, one after the other, and hands each
     over.
     """

@@ -49,7 +49,7 @@ def random_gaussians(inputs: Views, frame: SceneFrame, n: int, seed: int = 0) ->
     views = frame.to_model(inputs)
     shown = _foreground(views, constant_background(views))
     generator = torch.Generator().manual_seed(seed)
-    pixels = _draw_pixels(views, shown, OVERSAMPLING * n, generator)
+    pixels = _sample_pixels(views, shown, OVERSAMPLING * n, generator)
     rho, disagreement = _sweep(views, pixels, MANY, generator)
     nearby, least = _sweep(views, pixels, FEW, generator)
     moves = disagreement - least > MOVED
@@ -125,7 +125,7 @@ def _foreground(views: Views, background: Tensor | None) -> Float[Tensor, "v h w
     return shown
 
 
-def _draw_pixels(views: Views, shown: Tensor, n: int, generator: torch.Generator) -> _Pixels:
+def _sample_pixels(views: Views, shown: Tensor, n: int, generator: torch.Generator) -> _Pixels:
     """Pixels that show something, equally many of every frame that has some."""
     assert views.rgb is not None
     shown = shown.flatten(1)

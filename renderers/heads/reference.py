@@ -142,8 +142,8 @@ class ReferenceHead(Head[InputFrames]):
         self.slot_token = nn.Linear(dim, config.hidden)
         self.slot_meta = nn.Linear(META, config.hidden)
         self.slot_flow = nn.Linear(config.hidden, 2 * cells)
-        self.refinements: list[Refinement] = nn.ModuleList(  # pyright: ignore[reportAttributeAccessIssue]
-            Refinement(config.references, config.refinement_width, stride)
+        self.refinements: list[SampleRefinement] = nn.ModuleList(  # pyright: ignore[reportAttributeAccessIssue]
+            SampleRefinement(config.references, config.refinement_width, stride)
             for stride in config.refinements
         )
         self.stereo = Stereo(config.stereo)
@@ -263,7 +263,7 @@ def source_description(
     return torch.cat([4.0 * gaps, 4.0 * centre, rotation[..., 2, :], distance[..., None]], dim=-1)
 
 
-class Refinement(nn.Module):
+class SampleRefinement(nn.Module):
     """Looks at the fetched samples side by side and corrects where they came from and how much they
     count.
 

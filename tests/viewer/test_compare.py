@@ -44,7 +44,7 @@ def with_frames(scene: FakeScene) -> Stage:
 
 
 def drawn(stage: Stage, job: Job) -> np.ndarray:
-    return stage.draw(job, 40).picture / 255
+    return stage.render(job, 40).picture / 255
 
 
 def job(wipe: Wipe | None, mode: Mode = "Colour", camera: Camera = CAMERA) -> Job:
@@ -72,7 +72,7 @@ def test_a_side_that_is_not_seen_is_not_drawn() -> None:
     stage = Stage(left, compare={"other": right})
     for at, counts in ((0.0, (0, 1)), (1.0, (1, 0)), (0.5, (1, 1))):
         before = len(left.requests), len(right.requests)
-        stage.draw(job(Wipe("other", at)), 40)
+        stage.render(job(Wipe("other", at)), 40)
         assert (len(left.requests) - before[0], len(right.requests) - before[1]) == counts
 
 
@@ -96,9 +96,9 @@ def test_the_input_frame_is_seen_from_where_and_when_it_was_taken() -> None:
 def test_what_the_other_scene_cannot_show_is_said_with_its_name() -> None:
     stage = Stage(FakeScene(), compare={"old one": ColourOnly()})
     with pytest.raises(InputError, match=r"^old one: this scene's model renders no opacity"):
-        stage.draw(job(Wipe("old one", 0.5), "Opacity"), 40)
+        stage.render(job(Wipe("old one", 0.5), "Opacity"), 40)
     with pytest.raises(InputError, match="no scene 'gone'"):
-        stage.draw(job(Wipe("gone", 0.5)), 40)
+        stage.render(job(Wipe("gone", 0.5)), 40)
 
 
 class _Clip:
@@ -205,4 +205,4 @@ def test_nothing_is_offered_where_there_is_nothing_to_compare_with() -> None:
 def test_the_picture_is_the_same_bytes_with_and_without_others() -> None:
     plain, compared = Stage(FakeScene()), Stage(FakeScene(), compare={"other": OtherScene()})
     wanted = job(None)
-    assert np.array_equal(plain.draw(wanted, 40).picture, compared.draw(wanted, 40).picture)
+    assert np.array_equal(plain.render(wanted, 40).picture, compared.render(wanted, 40).picture)

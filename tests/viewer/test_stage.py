@@ -20,13 +20,13 @@ def job(mode: modes.Mode = "Colour", camera: Camera = CAMERA) -> Job:
 
 
 def mean(stage: Stage, wanted: Job, height: int = 40) -> list[float]:
-    return (stage.draw(wanted, height).picture.mean((0, 1)) / 255).tolist()
+    return (stage.render(wanted, height).picture.mean((0, 1)) / 255).tolist()
 
 
 def test_a_picture_is_of_its_moment_from_its_camera() -> None:
     stage = Stage(FakeScene())
     assert mean(stage, job()) == pytest.approx([0.4, 0.25, 0.5], abs=0.5 / 255)
-    rendered = stage.draw(job(), 20)
+    rendered = stage.render(job(), 20)
     assert rendered.picture.shape == (20, 30, 3)
     assert rendered.seconds >= 0
 
@@ -35,9 +35,9 @@ def test_opacity_and_depth() -> None:
     scene = FakeScene()
     stage = Stage(scene)
     assert mean(stage, job("Opacity")) == pytest.approx([0.5] * 3, abs=0.5 / 255)
-    first = stage.draw(job("Depth"), 40).picture
+    first = stage.render(job("Depth"), 40).picture
     probed = len(scene.requests)
-    assert np.array_equal(first, stage.draw(job("Depth"), 40).picture)
+    assert np.array_equal(first, stage.render(job("Depth"), 40).picture)
     assert len(scene.requests) == probed + 1  # the range of depths is found once
 
 
@@ -48,7 +48,7 @@ def test_the_difference_is_taken_where_and_when_the_frame_was() -> None:
     scene = FakeScene(inputs)
     stage = Stage(scene)
     stage.inputs = dataclasses.replace(stage.inputs, views=dataclasses.replace(inputs, rgb=frames))
-    shown = stage.draw(job("Difference", Camera.of_view(inputs, 2)), 32).picture
+    shown = stage.render(job("Difference", Camera.of_view(inputs, 2)), 32).picture
     asked = scene.requests[-1]
     assert asked.time.tolist() == pytest.approx([0.2])
     assert asked.c2w[0, :3, 3].tolist() == pytest.approx([0.2, 0, 0])

@@ -10,7 +10,7 @@ import torch
 from fsm.errors import InputError
 from fsm.model import FSM
 from fsm.viewer import Viewer
-from fsm.viewer.stream import ReadingProgress, Stream, in_a_sentence
+from fsm.viewer.stream import ReadingProgress, SceneStream, in_a_sentence
 from fsm.views import SceneFrame, Views
 from tests.small import small_model, small_views
 from tests.viewer.fakes import FakeBrowser, FakeScene, browser, cameras, until
@@ -77,7 +77,7 @@ def test_what_the_panel_says() -> None:
 def test_a_stream_hands_over_every_scene_and_how_it_ended() -> None:
     shown: list[tuple[int | None, ReadingProgress]] = []
     scenes = [grown(2), grown(4)]
-    stream = Stream(scenes, lambda s, r: shown.append((s and len(s.inputs), r)), total=4)
+    stream = SceneStream(scenes, lambda s, r: shown.append((s and len(s.inputs), r)), total=4)
     until(lambda: not stream.alive)
     assert shown == [
         (2, ReadingProgress(2, 4)),
@@ -85,7 +85,7 @@ def test_a_stream_hands_over_every_scene_and_how_it_ended() -> None:
         (4, ReadingProgress(4, 4, over=True)),
     ]
     shown.clear()
-    stream = Stream((1 / 0 for _ in scenes), lambda s, r: shown.append((s, r)), read=3)
+    stream = SceneStream((1 / 0 for _ in scenes), lambda s, r: shown.append((s, r)), read=3)
     until(lambda: not stream.alive)
     assert shown == [
         (None, ReadingProgress(3, over=True, error="ZeroDivisionError: division by zero"))
@@ -100,7 +100,7 @@ def test_a_closed_stream_shows_nothing_more() -> None:
         go.wait()
         yield grown(3)
 
-    stream = Stream(scenes(), lambda scene, _: shown.append(scene))
+    stream = SceneStream(scenes(), lambda scene, _: shown.append(scene))
     until(lambda: len(shown) == 1)
     closing = threading.Thread(target=stream.close)
     closing.start()

@@ -51,18 +51,18 @@ def halves(picture: np.ndarray) -> tuple[float, float]:
 
 def test_pixels_outside_near_and_far_are_black() -> None:
     stage = Stage(Steps())
-    assert halves(stage.draw(job(), 40).picture) == (1, 1)
-    assert halves(stage.draw(job(limits=Limits(2.0)), 40).picture) == (0, 1)
-    assert halves(stage.draw(job(limits=Limits(far=2.0)), 40).picture) == (1, 0)
-    assert halves(stage.draw(job(limits=Limits(1.0, 3.0)), 40).picture) == (1, 1)
+    assert halves(stage.render(job(), 40).picture) == (1, 1)
+    assert halves(stage.render(job(limits=Limits(2.0)), 40).picture) == (0, 1)
+    assert halves(stage.render(job(limits=Limits(far=2.0)), 40).picture) == (1, 0)
+    assert halves(stage.render(job(limits=Limits(1.0, 3.0)), 40).picture) == (1, 1)
     with pytest.raises(InputError, match="no depth to limit"):
-        Stage(Flat()).draw(job(limits=Limits(2.0)), 40)
+        Stage(Flat()).render(job(limits=Limits(2.0)), 40)
 
 
 def test_without_limits_a_picture_is_what_the_scene_renders() -> None:
     scene = GaussianScene(wall(1.0, 0.2, 1.0), SceneFrame.identity(), cameras())
     rendered = as_bytes(scene.render(FRONT.request(40, 0.0)).rgb[0])
-    assert np.array_equal(Stage(scene).draw(job(), 40).picture, rendered)
+    assert np.array_equal(Stage(scene).render(job(), 40).picture, rendered)
 
 
 def wall(z: float, colour: float, scale: float) -> Gaussians4D:
@@ -97,7 +97,7 @@ def test_gaussians_outside_near_and_far_uncover_those_behind() -> None:
     stage = Stage(scene)
 
     def middle(limits: Limits) -> float:
-        return float(stage.draw(job(limits=limits), 40).picture[20, 30].mean()) / 255
+        return float(stage.render(job(limits=limits), 40).picture[20, 30].mean()) / 255
 
     assert middle(Limits()) == pytest.approx(0.2, abs=0.02)
     assert middle(Limits(2.0)) == pytest.approx(0.8, abs=0.02)
@@ -109,13 +109,13 @@ def test_gaussians_outside_near_and_far_uncover_those_behind() -> None:
 
 def test_the_colours_of_depth_run_between_the_ends_that_are_set() -> None:
     stage = Stage(Steps())
-    found = stage.draw(job("Depth"), 40).picture
-    assert np.array_equal(stage.draw(job("Depth", depths=Limits(1.0, 3.0)), 40).picture, found)
-    wider = stage.draw(job("Depth", depths=Limits(far=100.0)), 40).picture
+    found = stage.render(job("Depth"), 40).picture
+    assert np.array_equal(stage.render(job("Depth", depths=Limits(1.0, 3.0)), 40).picture, found)
+    wider = stage.render(job("Depth", depths=Limits(far=100.0)), 40).picture
     assert np.array_equal(wider[:, :30], found[:, :30])  # near is still red
     assert not np.array_equal(wider[:, 30:], found[:, 30:])
     with pytest.raises(InputError, match="would run from 5 to 3"):
-        stage.draw(job("Depth", depths=Limits(5.0)), 40)
+        stage.render(job("Depth", depths=Limits(5.0)), 40)
 
 
 def test_only_what_a_scene_renders_is_offered() -> None:

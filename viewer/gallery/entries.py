@@ -235,7 +235,7 @@ class Gallery:
         try:
             facts = _facts(self.entries[index], stage)
             with self.turn:
-                return Card(stage.draw(_first_job(stage), HEIGHT).picture, facts, good=True)
+                return Card(stage.render(_first_job(stage), HEIGHT).picture, facts, good=True)
         except Exception as error:  # likewise
             return Card(None, f"No picture: {in_a_sentence(error)}", good=True)
         finally:
