@@ -3,6 +3,7 @@ it.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -304,8 +305,15 @@ def test_a_late_report_of_the_camera_before_does_not_stand(
         visit._settle(visit.session, start)  # again for every report that was still on its way
         return one.colour == pytest.approx([0, 0, 0.5], abs=LEVEL)
 
+    def quiet() -> bool:
+        before = len(one.moves)
+        time.sleep(0.2)
+        return len(one.moves) == before
+
     until(settled)
     assert [m["position"] for m in one.moves if m["type"] == "SetCameraPositionMessage"]
+    # What the last settling sent may still be on its way.
+    until(quiet)
     one.moves.clear()
     visit._settle(visit.session, start)  # where it should be, it is left alone
     one.use("Time (s)", 0.3)
