@@ -56,11 +56,8 @@ def train(
         with training.run.locked():
             claim(training.run)
             training.resume()
-            log = Log(out, training.step)
-            try:
+            with contextlib.closing(Log(out, training.step)) as log:
                 training.loop(stop_after, log)
-            finally:
-                log.close()
             return training.averaged()
 
 
