@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import fsm
 from tests.conftest import REPOSITORY
 
 if sys.version_info >= (3, 11):
@@ -124,7 +125,7 @@ def test_wheel_holds_the_package_its_presets_and_its_weights_and_nothing_else(
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names} == {
         "fsm",
-        f"fsm_toolkit-{PROJECT['project']['version']}.dist-info",
+        f"fsm_toolkit-{fsm.__version__}.dist-info",
     }
     for expected in (
         "fsm/py.typed",
