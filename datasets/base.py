@@ -68,6 +68,8 @@ class Clip(ABC):
     fps: float | None
     """Frames per second where the source states or implies one."""
     index_plan: IndexPlan | None
+    camera_ids: tuple[str, ...]
+    """Which camera took each frame. Several cameras make a rig; their frames may share moments."""
 
     def __init__(
         self,
@@ -76,14 +78,21 @@ class Clip(ABC):
         cameras: Views,
         fps: float | None = None,
         index_plan: IndexPlan | None = None,
+        camera_ids: Sequence[str] | None = None,
     ) -> None:
         self.id, self.source, self.fps = id, source, fps
         self.cameras = replace(cameras, frame_ids=clip_frame_ids(id, cameras.time))
+        self.camera_ids = _camera_ids(cameras, source, camera_ids)
         self.index_plan = None if index_plan is None else index_plan.checked(len(cameras), source)
 
     def __len__(self) -> int:
         """Number of frames."""
         return len(self.cameras)
+
+    @property
+    def static(self) -> bool:
+        """Whether all frames share one moment: nothing moves, and there is no clock."""
+        return self.cameras.one_moment
 
     @abstractmethod
     def observations(self, indices: list[int]) -> Iterator[Views]:
@@ -295,8 +304,8 @@ def checked_cameras(
     """Views without rgb from OpenCV camera-to-world poses, pixel intrinsics (fx, fy, cx, cy) and
     times in seconds.
 
-    Everything is checked in float64 and cast last; times count from the first frame (or from
-    ``time_start``, where several clips share a clock). Raises ``InputError`` naming ``source``,
+    Everything is checked in float64 and cast last; times count from the earliest (or from
+    ``time_start``, where several clips share a clock) and may repeat. Raises ``InputError`` naming ``source``,
     frame and field.
     """
     if not len(c2w) == len(intrinsics) == len(time):
@@ -313,20 +322,38 @@ def checked_cameras(
             f"{source}: frame {int((~np.isfinite(time)).argmax())}, time is NaN or "
             "infinite; write seconds."
         )
-    step = np.diff(time)
-    if (step <= 0).any():
-        i = int((step <= 0).argmax()) + 1
-        kind = "repeats" if step[i - 1] == 0 else "lies before"
-        raise InputError(
-            f"{source}: frame {i}, time {time[i]:.6g} s {kind} the time of frame {i - 1} "
-            f"({time[i - 1]:.6g} s); "
-            "times must increase: sort the frames and drop repeats."
-        )
-    seconds = time - (time[0] if time_start is None else time_start)
+    seconds = time - (time.min() if time_start is None else time_start)
     return Views(
         *(torch.from_numpy(np.ascontiguousarray(a)).float() for a in (c2w, intrinsics, seconds)),
         hw=hw,
     )
+
+
+def _camera_ids(cameras: Views, source: str, given: Sequence[str] | None) -> tuple[str, ...]:
+    """One name per frame. Without names, frames of one moment are of cameras "0", "1", ... in
+    their order.
+    """
+    moments = cameras.time.tolist()
+    if given is None:
+        seen: dict[float, int] = {}
+        ids = []
+        for moment in moments:
+            seen[moment] = seen.get(moment, -1) + 1
+            ids.append(str(seen[moment]))
+        return tuple(ids)
+    if len(given) != len(moments):
+        raise InputError(
+            f"{source} names {len(given)} cameras for {len(moments)} frames; name one for each."
+        )
+    first: dict[tuple[str, float], int] = {}
+    for i, key in enumerate(zip(given, moments, strict=True)):
+        if key in first and len(set(moments)) > 1:
+            raise InputError(
+                f"{source}: frame {i} has camera {key[0]!r} and time {key[1]:.6g} s, as frame "
+                f"{first[key]} has; drop one of them."
+            )
+        first[key] = i
+    return tuple(given)
 
 
 def _check_intrinsics(

@@ -66,6 +66,11 @@ class Views:
         """Number of views v."""
         return self.c2w.shape[-3]
 
+    @property
+    def one_moment(self) -> bool:
+        """Whether all views of every sample share one moment: such a capture is static."""
+        return bool((self.time == self.time[..., :1]).all())
+
     def _mapped(self, fn) -> "Views":
         tensors = {
             f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "hw"
@@ -205,7 +210,7 @@ class SceneFrame:
     time_start: Float[Tensor, "*b"]
     """Seconds that map to model time -1."""
     time_span: Float[Tensor, "*b"]
-    """Seconds between model times -1 and +1."""
+    """Seconds between model times -1 and +1; infinite for a static capture."""
 
     @staticmethod
     def identity(
@@ -226,9 +231,12 @@ class SceneFrame:
         """Mean camera as origin, its axes as axes, the largest absolute centre coordinate as one
         unit, inputs' times as [-1, 1].
 
+        Inputs of one moment are a static capture: its time span is infinite, so every moment is
+        model time -1.
+
         Follows FSM's pose normalisation (released code; mean centre, mean forward and mean y axis),
         except that only the inputs are looked at. Cameras that share one centre keep their unit of
-        length; inputs of one moment get model time -1.
+        length.
         """
         c2w = inputs.c2w.double()
         centre = c2w[..., :3, 3].mean(-2)
@@ -252,7 +260,7 @@ class SceneFrame:
         )
         start = inputs.time.amin(-1)
         span = inputs.time.amax(-1) - start
-        span = torch.where(span > 0, span, torch.ones_like(span))
+        span = torch.where(span > 0, span, torch.full_like(span, torch.inf))
         return SceneFrame(T.float(), scale.float(), start.float(), span.float())
 
     def model_time(self, seconds: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:
@@ -278,8 +286,14 @@ class SceneFrame:
         return 2.0 * (seconds - self.time_start[..., None]) / self.time_span[..., None] - 1.0
 
     def seconds(self, model_time: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:
-        """Inverse of ``model_time`` inside its limits."""
-        return (model_time + 1.0) / 2.0 * self.time_span[..., None] + self.time_start[..., None]
+        """Inverse of ``model_time`` inside its limits; of a static capture its one moment."""
+        span = torch.where(self.time_span.isinf(), torch.zeros_like(self.time_span), self.time_span)
+        return (model_time + 1.0) / 2.0 * span[..., None] + self.time_start[..., None]
+
+    @property
+    def static(self) -> bool:
+        """Whether the inputs were of one moment, so that the scene has no time."""
+        return bool(self.time_span.isinf().all())
 
     def to_model(self, views: Views) -> Views:
         """The same views in model space and model time; pixels and intrinsics are untouched."""
