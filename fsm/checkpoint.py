@@ -128,13 +128,18 @@ def upgraded(config: Any, where: str) -> Any:
     return {**config, "head": head}
 
 
+# logit of motion in weights that never learnt to tell what moves
+STANDS = -2.0
+
+
 def upgraded_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of a model as it is built now.
 
     Older reference heads also corrected depth, motion and blending weights by their tokens, and
     passed eight channels on to the refinements. Without them pictures stay the same to 0.01 dB
-    (docs/depth.md), so they are dropped.
+    (docs/depth.md), so they are dropped. Older stereo did not tell what moves: everything stands.
     """
+    weights = _with_motion(weights)
     if not {"head.geometry.weight", "head.slot_logit.weight"} <= weights.keys():
         return weights
     gone = ("head.geometry.", "head.slot_logit.", "head.context.")
@@ -144,6 +149,18 @@ def upgraded_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith("head.refinements.") and name.endswith(".enter.weight"):
             kept[name] = tensor[:, :-context].contiguous()
     return kept
+
+
+def _with_motion(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same with an output for motion, where stereo has none: everything stands."""
+    joined = "head.stereo.sweeps.0.outlines.leave.weight"
+    if joined not in weights or "head.stereo.sweeps.0.motion.weight" in weights:
+        return weights
+    motion = {
+        "head.stereo.sweeps.0.motion.weight": torch.zeros_like(weights[joined][:1]),
+        "head.stereo.sweeps.0.motion.bias": torch.full_like(weights[joined][:1, 0, 0, 0], STANDS),
+    }
+    return {**weights, **motion}
 
 
 def _with_stereo(head: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from fsm.views import Rendering, Views
 
 # Rays that the plain tracer follows at once: a cache or a memory holds some hundred planes of them.
 RAYS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 21}
+# What counts as moving: a shift as a share of the distance, a change of shape as one of the size.
+MOVED, TURNED = 0.005, 0.05
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,28 @@ class World:
         surroundings, 134 the sky.
         """
         return self._traced(views, plain)[2].int()
+
+    def moving(
+        self, views: Views, times: Float[Tensor, "b n"], plain: bool = False
+    ) -> Bool[Tensor, "b v 1 h w"]:
+        """Whether what each pixel of ``views`` shows is elsewhere at one of ``times`` (seconds).
+
+        A body counts as moving that is gone then, turns or is stretched by more than ``TURNED``, or
+        is off by more than ``MOVED`` of its distance. Shadows and changing light do not count.
+        """
+        seen = self.surfaces_seen(views, plain)[:, :, 0]
+        (shape, place), (shapes, places) = self.bodies.pose(views.time), self.bodies.pose(times)
+        far = (place - views.c2w[:, :, None, :3, 3]).norm(dim=-1)  # [b v k]
+        off = (place[:, :, None] - places[:, None]).norm(dim=-1)  # [b v n k]
+        size = shape.flatten(3).norm(dim=-1)
+        turned = (shape[:, :, None] - shapes[:, None]).flatten(4).norm(dim=-1)
+        moves = (off > MOVED * far[:, :, None]) | (turned > TURNED * size[:, :, None])
+        there, then = self.bodies.there(views.time), self.bodies.there(times)
+        moves = (moves | (there[:, :, None] != then[:, None])).any(2)
+        moves = torch.cat([moves, torch.zeros_like(moves[..., :1])], -1)
+        body = torch.div(seen, PARTS, rounding_mode="floor").long()
+        body = body.clamp(max=moves.shape[-1] - 1)
+        return moves.gather(2, body.flatten(2)).view(body.shape)[:, :, None]
 
     def flow(
         self, views: Views, others: Views

@@ -97,6 +97,12 @@ class DataConfig(SampleConfig):
     camera that only shakes, as half of Stereo4D's are. The cameras of the others move, so that
     there is depth to be seen.
     """
+    static: float = 0.0
+    """Share of samples of kind world in which time stands still, as in a set of photos."""
+    rigs: float = 0.0
+    """Share of samples of kind world that a rig takes: a few cameras that stand still, each at
+    several moments.
+    """
     cache_gib: float = 4.0
     """Decoded frames kept in memory by each process; clips that do not fit are decoded anew for
     every sample.
@@ -107,6 +113,12 @@ class DataConfig(SampleConfig):
         if not self.sources:
             raise InputError("train config: data needs at least one source.")
         _within(self, "data", still=(0.0, 1.0), cache_gib=(0.0, 1e6))
+        _within(self, "data", static=(0.0, 1.0), rigs=(0.0, 1.0))
+        if self.static + self.rigs > 1.0:
+            raise InputError(
+                f"train config: data.static is {self.static} and data.rigs {self.rigs}; they are "
+                "shares of the samples, give at most 1 together."
+            )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fsm.errors import InputError
@@ -36,6 +36,8 @@ class Batch:
     """z-depth of the targets where it is known, NaN elsewhere."""
     input_depth: Float[Tensor, "b v 1 h w"]
     """The same of the inputs."""
+    input_moving: Float[Tensor, "b v 1 h w"]
+    """1 where what an input shows moves, 0 where it stands, NaN where unknown."""
     chunks: int | None = None
     """Number of chunks the inputs are to be written in; None: as the encoder's own chunk_tokens
     says.
@@ -103,11 +105,11 @@ class SampleStream:
             Views.stack([getattr(s, n).to(self.device) for s in ordered])
             for n in ("inputs", "targets")
         )
-        depth, input_depth = (
+        known = (
             torch.stack([getattr(s, n).to(self.device) for s in ordered])
-            for n in ("depth", "input_depth")
+            for n in ("depth", "input_depth", "input_moving")
         )
-        return Batch(inputs, targets, depth, input_depth, chunks)
+        return Batch(inputs, targets, *known, chunks)
 
 
 class Prefetcher:
@@ -140,16 +142,19 @@ def _one_of(numbers: tuple[int, ...], generator: torch.Generator) -> int:
 
 def _mirrored_at_random(sample: Sample, generator: torch.Generator) -> Sample:
     left_right, in_time = (torch.rand(2, generator=generator) < 0.5).tolist()
-    inputs, targets = mirrored(sample.inputs, sample.targets, left_right, in_time)
-    depth, input_depth = (
-        d.flip(-1) if left_right else d for d in (sample.depth, sample.input_depth)
+    inputs, targets, order = mirrored(sample.inputs, sample.targets, left_right, in_time)
+    depth, input_depth, input_moving = (
+        d.flip(-1) if left_right else d
+        for d in (sample.depth, sample.input_depth, sample.input_moving)
     )
-    return Sample(inputs, targets, depth, input_depth.flip(0) if in_time else input_depth)
+    return Sample(inputs, targets, depth, input_depth[order], input_moving[order])
 
 
-def mirrored(inputs: Views, targets: Views, left_right: bool, in_time: bool) -> tuple[Views, Views]:
+def mirrored(
+    inputs: Views, targets: Views, left_right: bool, in_time: bool
+) -> tuple[Views, Views, Int[Tensor, " v"]]:
     """The sample as seen in a mirror (x axes of world and camera flipped) and / or played
-    backwards.
+    backwards, inputs in time order; and that order.
     """
     last = torch.cat([inputs.time, targets.time]).max()
 
@@ -170,7 +175,8 @@ def mirrored(inputs: Views, targets: Views, left_right: bool, in_time: bool) -> 
         return dataclasses.replace(views, time=last - views.time) if in_time else views
 
     inputs, targets = one(inputs), one(targets)
-    return inputs[torch.argsort(inputs.time)], targets
+    order = torch.argsort(inputs.time, stable=True)
+    return inputs[order], targets, order
 
 
 def _generator(*key: object) -> torch.Generator:

@@ -23,6 +23,7 @@ WORLD = "world"  # the source of procedural worlds, another one for every sample
 FPS = 24.0  # at which they are filmed
 # Deviation of targets from the path: metres, and at most this share of the inputs' extent.
 BESIDE, EXTENT_SHARE = 0.25, 0.5
+RIG = 0.3  # the same of all cameras of a rig, metres
 MOVING_TRIES = 8  # worlds looked at for one whose camera moves
 CLEARANCE = 0.05  # metres of free space before a camera beside the path
 
@@ -37,6 +38,10 @@ class Sample:
     """z-depth of the targets where it is known, NaN elsewhere."""
     input_depth: Float[Tensor, "v 1 h w"]
     """The same of the inputs."""
+    input_moving: Float[Tensor, "v 1 h w"]
+    """Whether what a pixel of an input shows moves while the inputs are taken: 1, 0, or NaN where
+    unknown.
+    """
 
 
 class Source(ABC):
@@ -65,20 +70,20 @@ class WorldSource(Source):
         """All samples at once: the tracer gives the same bits in any company."""
         from fsm.datasets.world.world import World
 
-        seeds, times, shifts = zip(
-            *(self._choices(data, n_inputs, g) for g in generators), strict=True
-        )
-        seeds = _seeds_of_moving(seeds, data.still, generators)
+        shots = [_shot(data, n_inputs, g) for g in generators]
+        seeds = _seeds_of_moving([s.seed for s in shots], data.still, generators)
         world = World.sample(seeds, device=self.device)
-        path = world.camera_path(torch.stack(times).to(self.device), data.hw)
+        stacked = lambda name: torch.stack([getattr(s, name) for s in shots]).to(self.device)  # noqa: E731
+        path = world.camera_path(stacked("places"), data.hw)
+        path = dataclasses.replace(path, time=stacked("times"))
         c2w = path.c2w.clone()
         # Beyond what the inputs' own parallax tells, a sample would teach guessing: many cameras
-        # hardly move.
+        # hardly move. A rig's cameras are as far apart as they are put.
         centre = c2w[:, :n_inputs, :3, 3]
         extent = (centre - centre.mean(1, keepdim=True)).abs().amax((1, 2))[:, None, None]
-        c2w[:, n_inputs:, :3, 3] += torch.stack(shifts).to(c2w) * torch.clamp(
-            EXTENT_SHARE * extent, max=BESIDE
-        )
+        rig = torch.tensor([s.rig for s in shots], device=self.device)[:, None, None]
+        reach = torch.where(rig, extent.new_tensor(RIG), (EXTENT_SHARE * extent).clamp(max=BESIDE))
+        c2w[:, :, :3, 3] += stacked("shifts").to(c2w) * reach
         seen = world.render(dataclasses.replace(path, c2w=c2w))
         assert seen.depth is not None
         behind = seen.depth.flatten(2).amin(2) < CLEARANCE
@@ -87,22 +92,59 @@ class WorldSource(Source):
             seen = world.render(dataclasses.replace(path, c2w=c2w))
             assert seen.depth is not None
         path = dataclasses.replace(path, c2w=c2w)
+        inputs = path[:n_inputs]
+        moving = world.moving(inputs, inputs.time).float().unbind()
         views = dataclasses.replace(path, rgb=seen.rgb).samples()
-        pairs = zip(views, seen.depth, strict=True)
-        return [Sample(v[:n_inputs], v[n_inputs:], d[n_inputs:], d[:n_inputs]) for v, d in pairs]
+        return [
+            Sample(v[:n_inputs], v[n_inputs:], d[n_inputs:], d[:n_inputs], m)
+            for v, d, m in zip(views, seen.depth, moving, strict=True)
+        ]
 
-    def _choices(
-        self, data: DataConfig, n_inputs: int, generator: torch.Generator
-    ) -> tuple[int, Tensor, Tensor]:
-        """Seed of the world, times of inputs and targets, and targets off the path [t 3], in units
-        of ``BESIDE``.
-        """
-        seed = int(torch.randint(2**40, (1,), generator=generator))
-        frames = int(torch.randint(data.window[0], data.window[1] + 1, (1,), generator=generator))
-        plan = sample_plan(max(frames, n_inputs + data.targets), n_inputs, data, generator)
-        beside = torch.randn(data.targets, 3, generator=generator)
-        beside = beside * (torch.rand(data.targets, 1, generator=generator) < 0.5)
-        return seed, torch.tensor(plan[0] + plan[1]) / FPS, beside
+
+@dataclass(frozen=True)
+class _Shot:
+    """How a world is filmed: n views, the inputs first."""
+
+    seed: int
+    places: Float[Tensor, "n"]
+    """Seconds at which the world's own camera is where each view is taken from."""
+    times: Float[Tensor, "n"]
+    """Seconds at which each view is taken: its place, but for static captures and rigs."""
+    shifts: Float[Tensor, "n 3"]
+    """Off the path, in units of how far views may be."""
+    rig: bool
+
+
+def _shot(data: DataConfig, n_inputs: int, generator: torch.Generator) -> _Shot:
+    """A film, a static capture or a rig, as often as ``data`` says."""
+    seed = int(torch.randint(2**40, (1,), generator=generator))
+    frames = int(torch.randint(data.window[0], data.window[1] + 1, (1,), generator=generator))
+    plan = sample_plan(max(frames, n_inputs + data.targets), n_inputs, data, generator)
+    beside = torch.randn(data.targets, 3, generator=generator)
+    beside = beside * (torch.rand(data.targets, 1, generator=generator) < 0.5)
+    places = torch.tensor(plan[0] + plan[1]) / FPS
+    shifts = torch.cat([torch.zeros(n_inputs, 3), beside])
+    if data.static == data.rigs == 0.0:
+        return _Shot(seed, places, places, shifts, False)
+    kind = float(torch.rand(1, generator=generator))
+    if kind < data.static:
+        return _Shot(seed, places, places[:1].expand_as(places), shifts, False)
+    cameras = next((c for c in (4, 3, 2) if n_inputs % c == 0 and n_inputs > c), 1)
+    if kind >= data.static + data.rigs or cameras == 1:
+        return _Shot(seed, places, places, shifts, False)
+    # moments in order, all cameras at each; targets at moments of the rig from other places
+    moments = places[:n_inputs:cameras]
+    own = torch.randint(n_inputs, (cameras,), generator=generator)
+    at = torch.randint(len(moments), (data.targets,), generator=generator)
+    off = torch.randn(cameras + data.targets, 3, generator=generator)
+    rounds = n_inputs // cameras
+    return _Shot(
+        seed,
+        torch.cat([places[own].repeat(rounds), places[n_inputs:]]),
+        torch.cat([moments.repeat_interleave(cameras), moments[at]]),
+        torch.cat([off[:cameras].repeat(rounds, 1), off[cameras:]]),
+        True,
+    )
 
 
 def _seeds_of_moving(
@@ -179,11 +221,11 @@ class ClipSource(Source):
         self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]
     ) -> list[Sample]:
         """One clip each; ``InputError`` for a clip with too few frames."""
-        depth, input_depth = (
+        depth, unknown = (
             torch.full((n, 1, *data.hw), math.nan) for n in (data.targets, n_inputs)
         )
         views = [self._views(data, n_inputs, g) for g in generators]
-        return [Sample(v[:n_inputs], v[n_inputs:], depth, input_depth) for v in views]
+        return [Sample(v[:n_inputs], v[n_inputs:], depth, unknown, unknown) for v in views]
 
     def _views(self, data: DataConfig, n_inputs: int, generator: torch.Generator) -> Views:
         id = self.dataset.ids[int(torch.randint(len(self.dataset.ids), (1,), generator=generator))]

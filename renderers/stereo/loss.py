@@ -24,6 +24,8 @@ DEPTH_WEIGHT, COARSE, ENTROPY_WEIGHT = 0.5, 0.5, 0.05
 # Weights of colours where depth is known and where it is not: they tell fractions of a pixel that
 # the error of depth hardly feels.
 KNOWN, UNKNOWN = 0.5, 2.0
+# Weight of what moves beside what stands, less one; weight of telling them apart.
+MOVING_WEIGHT, MOTION_WEIGHT = 4.0, 0.1
 NEARLY_INFINITE = 1e-3  # inverse depth
 
 
@@ -32,45 +34,71 @@ def stereo_loss(
     views: Views,
     others: Views,
     truth: Float[Tensor, "b v 1 h w"],
+    moving: Float[Tensor, "b v 1 h w"],
     config: SweepConfig,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """Error of the inverse depth of ``views`` where ``truth`` (z-depth, NaN where unknown) is
-    given, and of the colours that the last answer samples from ``others``, which hold none of the
-    views.
+    given, of what is said to move where ``moving`` (1, 0 or NaN) is, and of the colours that the
+    last answer samples from ``others``, which hold none of the views.
 
-    Everything in model space. Also returns its parts: colour and depth.
+    What moves shows its colours elsewhere: there only the truth teaches depth, with more weight.
+    Everything in model space. Also returns its parts: colour, depth and motion.
     """
-    colour = photometric(answers[-1].rho, views, others)
+    moves = moving.nan_to_num()
+    colour = photometric(answers[-1].rho, views, others, 1.0 - moves)
     known = torch.isfinite(truth).flatten(1).any(1)
+    weights = 1.0 + MOVING_WEIGHT * moves
     within = [truth, *(_within_reach(truth, answer.rho, config) for answer in answers[:-1])]
     pairs = list(zip(answers, within, strict=True))
-    off = [depth_error(answer.rho, t, config.farthest) for answer, t in pairs]
-    entropy = sum(plane_cross_entropy(answer, t, config.farthest) for answer, t in pairs)
+    off = [depth_error(answer.rho, t, config.farthest, weights) for answer, t in pairs]
+    entropy = sum(plane_cross_entropy(answer, t, config.farthest, weights) for answer, t in pairs)
     loss = (colour * torch.where(known, KNOWN, UNKNOWN)).mean()
     loss = loss + DEPTH_WEIGHT * (off[-1] + COARSE * sum(off[:-1])) + ENTROPY_WEIGHT * entropy
-    return loss, {"colour": colour.mean().item(), "depth": off[-1].item()}
+    motion = motion_error(answers[0].moving, moving)
+    parts = {"colour": colour.mean().item(), "depth": off[-1].item(), "motion": motion.item()}
+    return loss + MOTION_WEIGHT * motion, parts
+
+
+def motion_error(
+    logits: Float[Tensor, "b v 1 h w"] | None, moving: Float[Tensor, "b v 1 h w"]
+) -> Float[Tensor, ""]:
+    """Cross entropy of ``logits`` and ``moving`` (1, 0 or NaN: unknown) in nats, its mean over
+    samples.
+    """
+    assert logits is not None
+    known = torch.isfinite(moving)
+    off = F.binary_cross_entropy_with_logits(logits, moving.nan_to_num(), reduction="none")
+    sums = torch.where(known, off, 0.0).flatten(1).sum(1)
+    return (sums / known.flatten(1).sum(1).clamp_min(1)).mean()
 
 
 def depth_error(
-    rho: Float[Tensor, "b v 1 h w"], truth: Float[Tensor, "b v 1 h w"], slack: float
+    rho: Float[Tensor, "b v 1 h w"],
+    truth: Float[Tensor, "b v 1 h w"],
+    slack: float,
+    weights: Float[Tensor, "b v 1 h w"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean |log (ρ + slack) / (ρ* + slack)| over a sample's pixels with a true z-depth (0 without
-    any), its mean over samples.
+    any), by ``weights``; its mean over samples.
     """
     known = torch.isfinite(truth)
     rho = rho.float()
     # with a gradient beyond infinity, too
     rho = rho + (rho.clamp_min(NEARLY_INFINITE) - rho).detach()
     error = ((rho[known] + slack) / (1.0 / truth[known] + slack)).log().abs()
-    sums = error.new_zeros(len(rho)).index_add(0, known.nonzero()[:, 0], error)
-    return (sums / known.flatten(1).sum(1).clamp_min(1)).mean()
+    counted = known.float() if weights is None else known * weights
+    sums = error.new_zeros(len(rho)).index_add(0, known.nonzero()[:, 0], error * counted[known])
+    return (sums / counted.flatten(1).sum(1).clamp_min(1)).mean()
 
 
 def plane_cross_entropy(
-    answer: Swept, truth: Float[Tensor, "b v 1 h w"], farthest: float
+    answer: Swept,
+    truth: Float[Tensor, "b v 1 h w"],
+    farthest: float,
+    weights: Float[Tensor, "b v 1 h w"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross entropy of a sweep's weights and the two hypotheses about the truth (z-depth, NaN where
-    unknown), in nats.
+    unknown), in nats; pixels count by ``weights``.
 
     The two share the truth by ratio, so that their mean is the truth; one beyond all hypotheses
     belongs to the nearest. The error of the mean alone would be as small for a guess between two
@@ -88,13 +116,22 @@ def plane_cross_entropy(
     share = ((at - low) / (high - low)).clamp(0.0, 1.0)
     surely = torch.log_softmax(answer.logits, 2)
     off = -(1.0 - share) * surely.gather(2, below) - share * surely.gather(2, below + 1)
-    sums = torch.where(known, off, 0.0).flatten(1).sum(1)
-    return (sums / known.flatten(1).sum(1).clamp_min(1)).mean()
+    counted = known.float()
+    if weights is not None:
+        small = F.interpolate(weights.flatten(0, 1), size=size, mode="nearest")
+        counted = counted * small.view(known.shape)
+    sums = torch.where(known, off * counted, 0.0).flatten(1).sum(1)
+    return (sums / counted.flatten(1).sum(1).clamp_min(1)).mean()
 
 
-def photometric(rho: Float[Tensor, "b v 1 h w"], views: Views, others: Views) -> Float[Tensor, "b"]:
-    """Mean distance of the views' colours from those that the best of the nearest others shows at
-    inverse depth ``rho``.
+def photometric(
+    rho: Float[Tensor, "b v 1 h w"],
+    views: Views,
+    others: Views,
+    weights: Float[Tensor, "b v 1 h w"] | None = None,
+) -> Float[Tensor, "b"]:
+    """Mean distance, by ``weights``, of the views' colours from those that the best of the nearest
+    others shows at inverse depth ``rho``.
 
     The best one (Godard et al. 2019): a point hidden from one frame is often seen by another.
     """
@@ -106,6 +143,7 @@ def photometric(rho: Float[Tensor, "b v 1 h w"], views: Views, others: Views) ->
     distance = window_mean((samples - sources.pictures[:, :, None]).abs().mean(3), WINDOW)
     least = (distance + OUTSIDE * (1.0 - inside[:, :, :, 0])).amin(2, keepdim=True)
     counted = torch.ones_like(least) if views.mask is None else views.mask.to(least.dtype)
+    counted = counted if weights is None else counted * weights
     return (least * counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1.0)
 
 

@@ -31,6 +31,8 @@ from fsm.views import Views, resize_images
 
 # Channels of what source views show: mean colour, how far they differ, the own picture.
 SHOWN = 2 * COLOURS + 1
+# Logit of motion before anything is learnt: most of what is seen stands.
+MOVING_PRIOR = -2.0
 
 
 class Swept(NamedTuple):
@@ -42,6 +44,8 @@ class Swept(NamedTuple):
     """Of the tried inverse depths, at the resolution at which they were weighed."""
     tried: Float[Tensor, "*bv d hd wd"]
     """Inverse depths, rising: planes [d 1 1], or those of each pixel."""
+    moving: Float[Tensor, "b v 1 h w"] | None = None
+    """Logit that what a pixel shows moves, at full resolution; of the first sweep."""
 
 
 class PlaneSweep(nn.Module):
@@ -97,8 +101,22 @@ class PlaneSweep(nn.Module):
         x, logits = self._regularised(evidence, before, sources.pictures.flatten(0, 1))
         several = matching.shape[:2]
         rho = self._expected(torch.softmax(logits, 1).unflatten(0, several), tried)
-        full = resampled(self.upsampling(rho.flatten(0, 1), x), sources.reference.hw)
-        return Swept(full.unflatten(0, several), logits.unflatten(0, several), tried.detach())
+        full = self._enlarged(rho.flatten(0, 1), x, sources).unflatten(0, several)
+        moving = self._moving(x, sources)
+        moving = None if moving is None else moving.unflatten(0, several)
+        return Swept(full, logits.unflatten(0, several), tried.detach(), moving)
+
+    def _enlarged(
+        self, maps: Float[Tensor, "n 1 _h _w"], x: Float[Tensor, "n f _h _w"], sources: SourceViews
+    ) -> Float[Tensor, "n 1 h w"]:
+        """Maps at full resolution, by weights read from the features ``x``."""
+        return resampled(self.upsampling(maps, x), sources.reference.hw)
+
+    def _moving(
+        self, x: Float[Tensor, "n f _h _w"], sources: SourceViews
+    ) -> Float[Tensor, "n 1 h w"] | None:
+        """Logit of motion from the features ``x``, where a sweep gives one."""
+        return None
 
     def _tried(self, prior: Tensor | None) -> Float[Tensor, "*bv d h w"]:
         """Inverse depths, rising."""
@@ -181,6 +199,12 @@ class CoarseSweep(PlaneSweep):
         super().__init__(config, torch.tensor(planes), stride=4, detail=1, widths=widths)
         self.outlines = EdgeRefinement(widths[0], config.planes)
         self.upsampling = ConvexUpsampling(JOINED, 2)
+        self.motion = zeroed(nn.Conv2d(JOINED, 1, 3, padding=1))
+        assert self.motion.bias is not None
+        nn.init.constant_(self.motion.bias, MOVING_PRIOR)
+
+    def _moving(self, x: Tensor, sources: SourceViews) -> Float[Tensor, "n 1 h w"]:
+        return self._enlarged(self.motion(x).float(), x, sources)
 
     def _tried(self, prior: Tensor | None) -> Float[Tensor, "d 1 1"]:
         return self.hypotheses[:, None, None]

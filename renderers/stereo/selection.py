@@ -11,6 +11,10 @@ from fsm.views import Views
 # Entries of poses and times up to which two views are one: distances between equal cameras carry
 # rounding.
 SAME = 1e-6
+# Model units below which two views are from one place: one unit is the spread of the inputs.
+LEAST_BASELINE = 0.01
+# Inverse depths in model units, and rays along the longer side, at which overlap is measured.
+PROBED, PROBES = (0.1, 0.5, 1.0), 6
 
 
 @full_precision
@@ -58,15 +62,53 @@ def spread_views(reference: Views, views: Views, count: int) -> Int[Tensor, "b v
     """
     n = views.time.shape[-1]
     sparse = torch.linspace(0, n - 1, min(n, 3 * count), device=views.time.device).round().long()
-    index, _ = nearest_views(reference, views.without_rgb()[sparse], 2 * count, others=True)
+    index = stereo_views(reference, views.without_rgb()[sparse], 2 * count)
     return sparse[index[..., ::2]]
+
+
+@full_precision
+def stereo_views(reference: Views, views: Views, count: int) -> Int[Tensor, "b v k"]:
+    """Indices of the ``count`` other views that say most about the depth of each reference view, in
+    time order.
+
+    Those of least |Δt| + |Δcentre| + (1 - overlap). A view from the same place has no parallax and
+    counts as a unit farther. Where there are fewer views the nearest are taken more than once.
+    """
+    with torch.no_grad():
+        dt = (reference.time[:, :, None] - views.time[:, None]).abs()
+        dc = torch.cdist(reference.c2w[..., :3, 3], views.c2w[..., :3, 3])
+        distances = dt + dc + (dc < LEAST_BASELINE).float() + 1.0 - overlap(reference, views)
+        distances = torch.where(_same(reference, views), torch.inf, distances)
+        order = distances.sort(dim=-1, stable=True)
+        left = distances.isfinite().sum(-1, keepdim=True).clamp_min(1)
+        index = order.indices.gather(-1, torch.arange(count, device=dt.device) % left)
+        return index.gather(-1, gather(views.time, index).argsort(dim=-1, stable=True))
+
+
+@full_precision
+def overlap(reference: Views, views: Views) -> Float[Tensor, "b v n"]:
+    """Share of what each reference view sees that each view sees, too, from 0 to 1: of points on a
+    grid of rays at the inverse depths ``PROBED``.
+    """
+    small = Views(
+        reference.c2w,
+        reference.intrinsics * (PROBES / max(reference.hw)),
+        reference.time,
+        (max(1, PROBES * reference.hw[0] // max(reference.hw)),
+         max(1, PROBES * reference.hw[1] // max(reference.hw))),
+    )
+    b, v, n = *reference.time.shape, views.time.shape[-1]
+    everyone = torch.arange(n, device=views.time.device).expand(b, v, n)
+    planes = views.time.new_tensor(PROBED)[:, None, None]
+    seen = SourceViews.of(small, views.without_rgb(), everyone).project_planes(planes)
+    return seen.inside.float().mean((3, 4, 5))
 
 
 def stereo_sources(reference: Views, views: Views, near: int) -> SourceViews:
     """Source views for depth: the ``near`` nearest, in which moving things hardly differ, and half
     as many that stand apart, never the reference view itself.
     """
-    index, _ = nearest_views(reference, views, near, others=True)
+    index = stereo_views(reference, views, near)
     apart = spread_views(reference, views, max(1, near // 2))
     sources = SourceViews.of(reference, views, torch.cat([index, apart], dim=-1))
     return sources.compacted()

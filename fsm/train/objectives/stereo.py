@@ -26,7 +26,8 @@ class StereoObjective(Objective):
         with self.parallel.autocast():
             answers = self.parallel.call(stereo, inputs[some], inputs)
             truth = batch.input_depth[:, some] * scale
-            loss, parts = stereo_loss(answers, inputs[some], targets, truth, rules)
+            moving = batch.input_moving[:, some]
+            loss, parts = stereo_loss(answers, inputs[some], targets, truth, moving, rules)
         loss.backward()
         return parts
 
