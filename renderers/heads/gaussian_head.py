@@ -61,6 +61,10 @@ class GaussianHead(Head[DecodedGaussians]):
         ``inputs`` [b n].
         """
 
+    def parts(self, groups: list[Views], inputs: Views, read: Read) -> list[list[Gaussians4D]]:
+        """Gaussians of every batch entry of every group of ``inputs``."""
+        return [self.gaussians(read(group), group, inputs) for group in groups]
+
     @abstractmethod
     def background(self, inputs: Views) -> Float[Tensor, "b 3"]:
         """sRGB behind the Gaussians."""
@@ -73,7 +77,7 @@ class GaussianHead(Head[DecodedGaussians]):
         """Gaussians of all inputs; without gradients a few views at a time."""
         size = len(inputs) if torch.is_grad_enabled() else GAUSSIAN_VIEWS
         groups = [inputs[i : i + size] for i in range(0, len(inputs), size)]
-        parts = [self.gaussians(read(group), group, inputs) for group in groups]
+        parts = self.parts(groups, inputs, read)
         gaussians = [Gaussians4D.cat(list(of_entry)) for of_entry in zip(*parts, strict=True)]
         return DecodedGaussians(gaussians, self.background(inputs), self.projection)
 

@@ -18,12 +18,13 @@ motion by φ = atan |v|, and shorten the axis along it by cos φ, which conditio
 (``moving_rotation``).
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fsm.encoder import ViewTokens, unpatchify
@@ -33,8 +34,10 @@ from fsm.renderers.convolution import ConvTrunk, zeroed
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.spherical_harmonics import SH_C0
 from fsm.renderers.gaussians.types import Projection
+from fsm.renderers.heads.base import Read
 from fsm.renderers.heads.gaussian_head import GaussianHead, gaussians_of_pixels
 from fsm.renderers.stereo.config import StereoConfig
+from fsm.renderers.stereo.fusion import Surfaces
 from fsm.renderers.stereo.pipeline import Stereo
 from fsm.renderers.stereo.selection import nearest_views
 from fsm.renderers.stereo.sources import SourceViews, camera_rays, gather
@@ -96,8 +99,22 @@ class PixelGaussianHead(GaussianHead):
         for layer in (self.smooth, self.pixels):
             zeroed(layer)
 
-    def gaussians(self, tokens: ViewTokens, views: Views, inputs: Views) -> list[Gaussians4D]:
-        """One Gaussian per pixel of ``views``, compared with the nearest ``inputs``."""
+    def parts(self, groups: list[Views], inputs: Views, read: Read) -> list[list[Gaussians4D]]:
+        """Those of every group, from surfaces that all inputs agree on."""
+        size = len(groups[0])
+        surfaces = self.stereo.surfaces(inputs, size)
+        starts = range(0, len(inputs), size)
+        return [
+            self.gaussians(read(group), group, inputs, surfaces[i : i + size])
+            for i, group in zip(starts, groups, strict=True)
+        ]
+
+    def gaussians(
+        self, tokens: ViewTokens, views: Views, inputs: Views, surfaces: Surfaces | None = None
+    ) -> list[Gaussians4D]:
+        """One Gaussian per kept pixel of ``views``, compared with the nearest ``inputs``."""
+        if surfaces is None:
+            surfaces = self.stereo.surfaces(views, len(views))
         assert views.rgb is not None
         assert inputs.rgb is not None
         hidden = F.gelu(self.shared(self.norm(tokens)))
@@ -105,7 +122,7 @@ class PixelGaussianHead(GaussianHead):
         context = self._upsampled(self.context(hidden).float(), views.hw)
         own, _ = nearest_views(views, inputs, 1)
         # no gradients: learnt in stages of its own (``learn: stereo``)
-        swept = self.stereo.inverse_depth(views, inputs)
+        swept = surfaces.layers.inverse_depth
         unit = swept + self.config.stereo.sweep.farthest
         rho = swept + RHO_SCALE * smooth[:, :, :1] * unit
         chosen, _ = nearest_views(views, inputs, self.config.references)
@@ -116,9 +133,14 @@ class PixelGaussianHead(GaussianHead):
         detail = self.detail(views.rgb, samples, inside, gaps, rho.detach(), context)
         depth = 1.0 / (rho + RHO_SCALE * detail[:, :, :1] * unit).clamp(*RHO_LIMITS)
         pixels = unpatchify(self.pixels(hidden).float(), views.hw, self.patch)
-        return self._assemble(
-            views, inputs, own, depth, flow + 0.1 * smooth[:, :, 1:], pixels, detail[:, :, 1:]
-        )
+        flow = flow + 0.1 * smooth[:, :, 1:]
+        found = self._assemble(views, inputs, own, depth, flow, pixels, detail[:, :, 1:])
+        return [
+            _standing(gaussians, standing.flatten())[kept.flatten()]
+            for gaussians, standing, kept in zip(
+                found, surfaces.standing, surfaces.kept, strict=True
+            )
+        ]
 
     def background(self, inputs: Views) -> Float[Tensor, "b 3"]:
         """Mean colour of the inputs: the best guess where nothing is known."""
@@ -175,6 +197,21 @@ class PixelGaussianHead(GaussianHead):
         )
         fine = F.interpolate(coarse.flatten(0, 1), size=hw, mode="bilinear", align_corners=False)
         return fine.unflatten(0, coarse.shape[:2])
+
+
+def _standing(gaussians: Gaussians4D, which: Bool[Tensor, " n"]) -> Gaussians4D:
+    """The same Gaussians; those of ``which`` stand at all times."""
+    quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).to(gaussians.left).expand_as(gaussians.left)
+    each = which[:, None]
+    round_ = gaussians.scales[:, 1:2].expand(-1, 3)
+    return dataclasses.replace(
+        gaussians,
+        times=torch.where(which, torch.zeros_like(gaussians.times), gaussians.times),
+        scales=torch.where(each, round_, gaussians.scales),
+        time_scales=torch.where(which, torch.inf, gaussians.time_scales),
+        left=torch.where(each, quats, gaussians.left),
+        right=torch.where(each, quats, gaussians.right),
+    )
 
 
 class Detail(nn.Module):

@@ -39,6 +39,7 @@ from fsm.rays import full_precision
 from fsm.renderers.convolution import ConvTrunk, zeroed
 from fsm.renderers.heads.base import Head, Read
 from fsm.renderers.stereo.config import StereoConfig
+from fsm.renderers.stereo.layers import Layers
 from fsm.renderers.stereo.pipeline import Stereo
 from fsm.renderers.stereo.selection import nearest_views
 from fsm.renderers.stereo.sources import SourceViews
@@ -94,16 +95,16 @@ class ReferenceHeadConfig:
 
 @dataclass(frozen=True)
 class InputFrames:
-    """The input frames of a scene, and their depth as far as somebody has looked at them."""
+    """The input frames of a scene, and their layers as far as somebody has looked at them."""
 
     views: Views
     """Observed inputs [b n], model space."""
-    estimate: Callable[[Views, Views], Float[Tensor, "b m 1 h w"]]
-    """Inverse depth of some frames, found among all of them."""
-    _found: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    estimate: Callable[[Views, Views], Layers]
+    """Layers of some frames, found among all of them."""
+    _found: dict[int, Layers] = field(default_factory=dict, repr=False, compare=False)
 
-    def inverse_depth(self, which: list[int]) -> Float[Tensor, "b m 1 h w"]:
-        """Inverse depth of the frames of these numbers, each found once."""
+    def layers(self, which: list[int]) -> Layers:
+        """Layers of the frames of these numbers, each found once."""
         missing = [i for i in which if i not in self._found]
         # One frame at a time: a batch of other frames would change the last bits of its depth, and
         # they must not depend on what was rendered before. Training keeps nothing, so there they
@@ -111,9 +112,9 @@ class InputFrames:
         size = max(1, len(missing)) if torch.is_grad_enabled() else 1
         for start in range(0, len(missing), size):
             some = missing[start : start + size]
-            found = self.estimate(self.views[some], self.views).float()
-            self._found.update(zip(some, found.split(1, dim=1), strict=True))
-        return torch.cat([self._found[i] for i in which], dim=1)
+            found = self.estimate(self.views[some], self.views)
+            self._found.update(zip(some, found.split(), strict=True))
+        return Layers.cat([self._found[i] for i in which])
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class ReferenceHead(Head[InputFrames]):
                 "the reference head needs the input frames; they are missing from this scene."
             )
         # Without gradients: colours are a poor teacher of depth, which learns in stages of its own.
-        return InputFrames(inputs, self.stereo.inverse_depth)
+        return InputFrames(inputs, self.stereo.layers)
 
     def decode(self, targets: Views, prepared: InputFrames, read: Read) -> Rendering:
         """Blend samples of the nearest input frames."""
@@ -174,8 +175,9 @@ class ReferenceHead(Head[InputFrames]):
         used, index = index.unique(return_inverse=True)
         sources = SourceViews.of(targets, prepared.views[used], index)
         predicted = self._predict(read(targets), sources, distance)
-        rho = self.stereo.warped(sources, prepared.inverse_depth(used.tolist()))
-        pixels = sources.project(rho).pixels + predicted.flow
+        layers = self.stereo.warped(sources, prepared.layers(used.tolist()))
+        rho = layers.inverse_depth
+        pixels = sources.project(rho, layers.motion(targets)).pixels + predicted.flow
         visibility = self.stereo.visible(sources, pixels, rho)
         pixels = self.stereo.followed(sources, pixels, visibility)
         logits = (-self.nearness * distance[..., None, None, None]).expand_as(visibility)

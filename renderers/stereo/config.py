@@ -101,6 +101,24 @@ class SubpixelConfig:
 
 
 @dataclass(frozen=True)
+class SceneFlowConfig:
+    """Velocities from optical flow."""
+
+    agreement: float = 1.5
+    """Pixels between a place and where flow there and back leads, at which flow is trusted by 1/e.
+    """
+    ridge: float = 1e-3
+    """Weight of a velocity's square beside that of its misfit: the least velocity is taken."""
+    farthest: float = 0.01
+    """Least inverse depth that a velocity is given for: what is farther moves as if it were
+    there.
+    """
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "scene flow", "agreement", "ridge", "farthest")
+
+
+@dataclass(frozen=True)
 class ConsistencyConfig:
     """When source views contradict the depth of one another."""
 
@@ -120,6 +138,29 @@ class ConsistencyConfig:
     def __post_init__(self) -> None:
         _check_odd(self, "consistency", "neighbourhood", self.neighbourhood)
         _check_positive(self, "consistency", "support", "seen_through", "slack")
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """When a pixel stands, and when an earlier view shows the same."""
+
+    views: int = 12
+    """Views that a pixel is compared with, at most."""
+    window: int = 3
+    """Odd side in pixels of the squares whose mean colours are compared."""
+    colour: float = 0.08
+    """Mean difference of colours, from 0 to 1, from which on two views show different things."""
+    support: float = 0.95
+    """Farther over nearer inverse depth, above which two views found the same surface."""
+    resolution: float = 0.7
+    """Pixels per length of an earlier view over those of a later one, below which both are kept."""
+    slack: float = 0.01
+    """Inverse depth added before ratios are taken."""
+
+    def __post_init__(self) -> None:
+        _check_at_least(self, "fusion", views=1)
+        _check_odd(self, "fusion", "window", self.window)
+        _check_positive(self, "fusion", "colour", "support", "resolution", "slack")
 
 
 @dataclass(frozen=True)
@@ -187,6 +228,10 @@ class StereoConfig:
     """Cost volumes over depth planes."""
     subpixel: SubpixelConfig = SubpixelConfig()
     """Fractions of a pixel."""
+    scene_flow: SceneFlowConfig = SceneFlowConfig()
+    """Motion of what input frames show."""
+    fusion: FusionConfig = FusionConfig()
+    """One surface from the depth of all frames."""
     consistency: ConsistencyConfig = ConsistencyConfig()
     """Depths that are not carried to a target."""
     warp: LayerConfig = LayerConfig()

@@ -9,12 +9,12 @@ and is wrong as a rule. Nothing is learnt here.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from fsm.rays import full_precision
 from fsm.renderers.stereo.config import ConsistencyConfig
-from fsm.renderers.stereo.sources import SourceViews
+from fsm.renderers.stereo.sources import Projected, SourceViews
 
 
 @torch.no_grad()
@@ -23,34 +23,52 @@ def contradicted(
     views: SourceViews,
     counted: Bool[Tensor, "b v k"],
     rho: Float[Tensor, "b v 1 h w"],
+    motion: Float[Tensor, "b v 3 h w"],
     config: ConsistencyConfig,
 ) -> Bool[Tensor, "b v 1 h w"]:
-    """Where the inverse depth ``rho`` of a view is seen through by one source view and supported by
-    none.
+    """Where the inverse depth ``rho`` of a view, with its ``motion`` (see ``SourceViews.project``),
+    is seen through by one source view and supported by none.
 
     The source views are among the reference views themselves, all of one size; those not
     ``counted`` say nothing. Model units.
     """
-    b, _, _, h, w = rho.shape
-    seen = views.project(rho)
-    side = config.neighbourhood
+    seen = views.project(rho, motion)
+    inside = seen.inside & counted[..., None, None]
+    there = seen.inverse_depth + config.slack
+    near, far = depths_there(views, seen, rho, config.slack, config.neighbourhood)
+    supported = inside & (there > config.support * far) & (near > config.support * there)
+    through = inside & (config.seen_through * there > near)
+    return (through.any(2) & ~supported.any(2))[:, :, None]
+
+
+def depths_there(
+    sources: SourceViews,
+    seen: Projected,
+    rho: Float[Tensor, "b n 1 hn wn"],
+    slack: float,
+    side: int = 3,
+) -> tuple[Float[Tensor, "b v k h w"], Float[Tensor, "b v k h w"]]:
+    """Largest and least inverse depth, and ``slack``, that the source views have where they see
+    points, in squares of ``side`` pixels; ``rho`` is that of all ``sources.views``.
+    """
+    nearest, farthest = (
+        at_pixels(sources, seen, sign * F.max_pool2d(sign * rho[:, :, 0], side, 1, side // 2))
+        for sign in (1, -1)
+    )
+    return nearest + slack, farthest + slack
+
+
+def at_pixels(
+    sources: SourceViews, seen: Projected, maps: Shaped[Tensor, "b n hn wn"]
+) -> Shaped[Tensor, "b v k h w"]:
+    """Values of maps of all ``sources.views`` in the pixels where source views see points."""
+    h, w = maps.shape[-2:]
     column, row = (
         t.clamp(0, size - 1).long() for t, size in zip(seen.pixels.unbind(-1), (w, h), strict=True)
     )
     place = (row * w + column).flatten(3)
-    inside = seen.inside & counted[..., None, None]
-    there = seen.inverse_depth + config.slack
-    sample = torch.arange(b, device=rho.device)[:, None, None]
-    nearest, farthest = (
-        (sign * F.max_pool2d(sign * rho[:, :, 0], side, 1, side // 2)).flatten(2)[
-            sample, views.index
-        ]
-        for sign in (1, -1)
-    )
-    near, far = (t.gather(3, place).view_as(there) + config.slack for t in (nearest, farthest))
-    supported = inside & (there > config.support * far) & (near > config.support * there)
-    through = inside & (config.seen_through * there > near)
-    return (through.any(2) & ~supported.any(2))[:, :, None]
+    sample = torch.arange(len(maps), device=maps.device)[:, None, None]
+    return maps.flatten(2)[sample, sources.index].gather(3, place).view_as(row)
 
 
 def other_sources(

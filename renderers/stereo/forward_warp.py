@@ -1,10 +1,13 @@
-"""Forward warp: depth of a target from the depth of other views.
+"""Forward warp: depth and motion of a target from those of other views.
 
-Every pixel of a source view is projected to where the target sees it, unless the other source views
+Every pixel of a source view is projected to where the target sees it, moved to the target's moment
+by its velocity if it moves, unless the other source views
 contradict its depth (``fsm.renderers.stereo.consistency``). The nearest one wins; those on the same
 surface are averaged. Holes take the farthest of their surroundings, because they are
 mostly background that something hid. Nothing is learnt here.
 """
+
+import dataclasses
 
 import torch
 import torch.nn.functional as F
@@ -14,21 +17,21 @@ from torch import Tensor
 from fsm.rays import full_precision
 from fsm.renderers.stereo.config import ConsistencyConfig, LayerConfig
 from fsm.renderers.stereo.consistency import contradicted, other_sources
+from fsm.renderers.stereo.layers import Layers
 from fsm.renderers.stereo.occlusion import splat_places
-from fsm.renderers.stereo.sources import SourceViews, gather
+from fsm.renderers.stereo.sources import SourceViews
 
 
 @full_precision
 def forward_warped(
     targets: SourceViews,
-    rho: Float[Tensor, "b n 1 hn wn"],
+    layers: Layers,
     config: LayerConfig,
     consistency: ConsistencyConfig,
-) -> Float[Tensor, "b v 1 h w"]:
-    """Inverse depth of the reference views of ``targets`` from that of all its views, ``rho``;
-    model units.
+) -> Layers:
+    """Layers [b v] of the reference views of ``targets`` from those of all its views [b n].
 
-    Gradients reach ``rho`` through the values carried over, not through where they land.
+    Gradients reach inverse depth through the values carried over, not through where they land.
     """
     b, v, _ = targets.index.shape
     full = targets.reference.hw
@@ -37,16 +40,18 @@ def forward_warped(
     if steps > 1:
         targets = targets.resized((full[0] // steps, full[1] // steps), targets.views.hw)
     h, w = targets.reference.hw
-    values = gather(rho, targets.index).flatten(1, 2)  # [b vk 1 hn wn]
+    carried = layers.gathered(targets.index)
+    values = carried.inverse_depth
     # with a gradient beyond infinity, too: it would be stuck there
     values = values + (values.clamp_min(0.0) - values).detach()
     back = targets.reversed()
-    seen = back.project(values)
+    motion = dataclasses.replace(carried, inverse_depth=values.detach()).motion(back.reference)
+    seen = back.project(values, motion)
     there = seen.inverse_depth.reshape(b * v, -1)
     with torch.no_grad():
         places, others = other_sources(targets.index)
         among = SourceViews.of(back.reference, back.reference, places)
-        lost = contradicted(among, others, values, consistency)
+        lost = contradicted(among, others, values, motion, consistency)
         inside = (seen.inside[:, :, 0] & ~lost[:, :, 0]).reshape(b * v, -1)
         x, y = (t.reshape(b * v, -1) for t in seen.pixels.unbind(-1))
         places = torch.cat(splat_places(x, y, h, w), dim=1)
@@ -58,12 +63,22 @@ def forward_warped(
         limit = config.same_surface * (front.gather(1, places) + config.slack)
         counted = (inside & (there + config.slack > limit)).to(there.dtype)
         count = there.new_zeros(b * v, h * w).scatter_add_(1, places, counted)
-    total = there.new_zeros(b * v, h * w).scatter_add(1, places, there * counted)
-    warped = (total / count.clamp_min(1.0)).view(b * v, 1, h, w)
-    warped = fill_holes(warped, (count > 0).view(b * v, 1, h, w))
-    if (h, w) != full:
-        warped = F.interpolate(warped, size=full, mode="bilinear", align_corners=False)
-    return warped.view(b, v, 1, *full)
+
+    def mean(of_points: Tensor) -> Float[Tensor, "bv 1 h w"]:
+        total = there.new_zeros(b * v, h * w).scatter_add(1, places, of_points * counted)
+        return (total / count.clamp_min(1.0)).view(b * v, 1, h, w)
+
+    def on_target(maps: Float[Tensor, "bv c h w"]) -> Float[Tensor, "b v c _h _w"]:
+        if (h, w) != full:
+            maps = F.interpolate(maps, size=full, mode="bilinear", align_corners=False)
+        return maps.unflatten(0, (b, v))
+
+    warped = fill_holes(mean(there), (count > 0).view(b * v, 1, h, w))
+    with torch.no_grad():
+        rest = torch.cat([carried.moving, carried.velocity], 2).movedim(2, 0).flatten(1, 2)
+        rest = [mean(c.reshape(b * v, -1).repeat(1, copies)) for c in rest]
+    moving, velocity = on_target(rest[0]), on_target(torch.cat(rest[1:], 1))
+    return Layers(on_target(warped), moving, velocity)
 
 
 def fill_holes(

@@ -24,7 +24,10 @@ from torch import Tensor, nn
 
 from fsm.renderers.stereo import forward_warp, motion, occlusion
 from fsm.renderers.stereo.config import StereoConfig
+from fsm.renderers.stereo.fusion import Surfaces, fused
+from fsm.renderers.stereo.layers import Layers
 from fsm.renderers.stereo.plane_sweep import CoarseSweep, FineSweep, Swept
+from fsm.renderers.stereo.scene_flow import scene_flow
 from fsm.renderers.stereo.selection import stereo_sources
 from fsm.renderers.stereo.sources import SourceViews
 from fsm.renderers.stereo.subpixel import aligned_depth
@@ -49,17 +52,30 @@ class Stereo(nn.Module):
         return [first, fine(sources, prior=first.rho)]
 
     @torch.no_grad()
-    def inverse_depth(self, views: Views, frames: Views) -> Float[Tensor, "b v 1 h w"]:
-        """The best answer, to a fraction of a pixel; a constant for autograd."""
-        swept = self(views, frames)[-1].rho.float()
+    def layers(self, views: Views, frames: Views) -> Layers:
+        """Depth to a fraction of a pixel, what moves, and how fast; constants for autograd."""
+        coarse, fine = self(views, frames)
+        swept, moving = fine.rho.float(), coarse.moving
+        assert moving is not None
         sources = stereo_sources(views, frames, self.config.sources)
-        return aligned_depth(sources, swept, self.config)
+        aligned = aligned_depth(sources, swept, self.config)
+        velocity = swept.new_zeros(*swept.shape[:2], 3, *swept.shape[-2:])
+        if frames.one_moment:
+            return Layers(aligned, torch.zeros_like(swept), velocity)
+        moving = torch.sigmoid(moving.float())
+        # alignment takes what moves for something at another depth
+        rho = torch.lerp(aligned, swept, moving)
+        return Layers(rho, moving, scene_flow(views, frames, rho, self.config.scene_flow))
 
-    def warped(
-        self, targets: SourceViews, rho: Float[Tensor, "b n 1 hn wn"]
-    ) -> Float[Tensor, "b v 1 h w"]:
-        """Inverse depth of targets from that of all ``targets.views``."""
-        return forward_warp.forward_warped(targets, rho, self.config.warp, self.config.consistency)
+    def surfaces(self, views: Views, group: int) -> Surfaces:
+        """The fused surfaces of ``views``, whose layers are found ``group`` views at a time."""
+        parts = [self.layers(views[i : i + group], views) for i in range(0, len(views), group)]
+        return fused(views, Layers.cat(parts), self.config.fusion)
+
+    def warped(self, targets: SourceViews, layers: Layers) -> Layers:
+        """Layers of targets from those of all ``targets.views``."""
+        rules = self.config
+        return forward_warp.forward_warped(targets, layers, rules.warp, rules.consistency)
 
     def visible(
         self,
