@@ -3,13 +3,14 @@ of the input views.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fsm.checkpoint import HasWeights, weights_hash
@@ -17,11 +18,27 @@ from fsm.encoder import Encoder, SceneMemory
 from fsm.errors import InputError
 from fsm.files import atomic_folder, read_json, read_safetensors, write_json
 from fsm.frame_ids import frames_from_json
+from fsm.renderers.stereo.layers import Layers
 from fsm.ttt import FastWeightState
 from fsm.views import Rendering, SceneFrame, Views
 
 FORMAT = 1
+NEARLY_INFINITE = 1e-3  # least inverse depth reported, model units
 RENDER_TOKENS = 16_384  # target tokens decoded at once; bounds memory, changes no pixel
+
+
+@dataclass(frozen=True)
+class SceneLayers:
+    """Maps of v input frames, in the clip's unit of length and seconds."""
+
+    depth: Float[Tensor, "v 1 h w"]
+    """z-depth."""
+    confidence: Float[Tensor, "v 1 h w"]
+    """Probability that the depth is right, as far as the pictures tell."""
+    standing: Float[Tensor, "v 1 h w"]
+    """Probability that what a pixel shows stands still."""
+    velocity: Float[Tensor, "v 3 h w"]
+    """Of what more likely moves, in the clip's axes; 0 elsewhere."""
 
 
 @runtime_checkable
@@ -46,6 +63,10 @@ class Model(HasWeights, Protocol):
 
     def decode(self, memory: SceneMemory, targets: Views, prepared: Any) -> Rendering:
         """Targets [1 v] in model space."""
+        ...
+
+    def layers(self, prepared: Any, index: list[int]) -> Layers:
+        """Depth and motion of some inputs in model units."""
         ...
 
     def save_pretrained(self, folder: Path | str) -> None:
@@ -118,6 +139,21 @@ class MemoryScene:
         return Rendering(
             rendering.rgb[0], depth=None if rendering.depth is None else rendering.depth[0]
         )
+
+    @torch.no_grad()
+    def layers(self, index: Sequence[int] | None = None) -> SceneLayers:
+        """What stands and what moves in the input frames of these numbers (default: all), in the
+        clip's unit of length and seconds. ``InputError`` where the model finds no depth.
+        """
+        which = list(range(len(self._observed))) if index is None else [int(i) for i in index]
+        found = self.model.layers(self._prepared, which)
+        scale = self.frame.scale[:, None, None, None, None]
+        seconds = 0.5 * self.frame.time_span[:, None, None, None, None]
+        back = self.frame.T_model_world[:, :3, :3].mT
+        velocity = torch.einsum("bij,bvjhw->bvihw", back, found.velocity) / scale
+        velocity = velocity / seconds * (found.moving > 0.5)
+        depth = 1.0 / (found.inverse_depth.clamp_min(NEARLY_INFINITE) * scale)
+        return SceneLayers(depth[0], found.confidence[0], found.standing[0], velocity[0])
 
     @cached_property
     def _prepared(self) -> Any:

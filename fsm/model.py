@@ -23,6 +23,7 @@ from fsm.memory_scene import MemoryScene
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.heads.lvsm import LvsmHeadConfig
 from fsm.renderers.heads.registry import HeadConfig, build_head
+from fsm.renderers.stereo.layers import Layers
 from fsm.views import Rendering, SceneFrame, Views
 
 
@@ -112,7 +113,7 @@ class FSM(nn.Module):
             # here and not about the generator: whoever it yields to may want gradients
             with torch.no_grad():
                 inputs = self._checked(inputs)
-                frame = SceneFrame.fit(inputs) if frame is None else frame.to(self.device)
+                frame = _of_a_stream(inputs) if frame is None else frame.to(self.device)
                 frame.warn_if_held(inputs.time)
                 memory = self.encoder.empty(1) if memory is None else memory
                 memory = self.encoder.update(memory, frame.to_model(inputs))
@@ -171,6 +172,27 @@ class FSM(nn.Module):
         in model units.
         """
         return self.head.decode(targets, prepared, partial(self.encoder.query, memory))
+
+    def layers(self, prepared: Any, index: list[int]) -> Layers:
+        """Depth and motion of the inputs of these numbers, in model units; ``InputError`` where the
+        head does not find them.
+        """
+        found = self.head.layers(prepared, index)
+        if found is None:
+            raise InputError(
+                f"the model {self.name or 'at hand'} finds no depth of its input frames; use one "
+                "with a reference head, as fsm-tiny has."
+            )
+        return found
+
+
+def _of_a_stream(first: Views) -> SceneFrame:
+    """Normalisation fitted on the first push. Where that is one moment others may follow: a second
+    is then half the time.
+    """
+    frame = SceneFrame.fit(first)
+    span = torch.where(frame.time_span.isinf(), torch.ones_like(frame.time_span), frame.time_span)
+    return dataclasses.replace(frame, time_span=span)
 
 
 def parameter_count(model: nn.Module) -> int:

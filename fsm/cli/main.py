@@ -32,6 +32,7 @@ from fsm.cli.doctor import Doctor
 from fsm.cli.evaluate import Eval
 from fsm.cli.export import Export
 from fsm.cli.inspect import Inspect
+from fsm.cli.layers import LayersCommand
 from fsm.cli.reconstruct import Reconstruct
 from fsm.cli.refine import Refine
 from fsm.cli.render import Render
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Any] = {
     "reconstruct": Reconstruct,
     "refine": Refine,
     "render": Render,
+    "layers": LayersCommand,
     "export": Export,
     "view": View,
     "eval": Eval,

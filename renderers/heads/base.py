@@ -14,6 +14,7 @@ from torch import nn
 
 from fsm.encoder import ViewTokens
 from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.stereo.layers import Layers
 from fsm.views import Rendering, SceneFrame, Views
 
 Read = Callable[[Views], ViewTokens]
@@ -48,6 +49,10 @@ class Head(nn.Module, ABC, Generic[P]):
     @abstractmethod
     def decode(self, targets: Views, prepared: P, read: Read) -> Rendering:
         """The targets as the scene shows them; depth is z-depth in model units."""
+
+    def layers(self, prepared: P, index: list[int]) -> Layers | None:
+        """Depth and motion of the inputs of these numbers; None where none are found."""
+        return None
 
     def scene(self, inputs: Views, frame: SceneFrame, read: Read) -> GaussianScene | None:
         """A scene that needs neither model nor memory; None where rendering reads the memory.

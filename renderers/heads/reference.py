@@ -168,6 +168,10 @@ class ReferenceHead(Head[InputFrames]):
         # Without gradients: colours are a poor teacher of depth, which learns in stages of its own.
         return InputFrames(inputs, self.stereo.layers)
 
+    def layers(self, prepared: InputFrames, index: list[int]) -> Layers:
+        """Those of the input frames, each found once."""
+        return prepared.layers(index)
+
     def decode(self, targets: Views, prepared: InputFrames, read: Read) -> Rendering:
         """Blend samples of the nearest input frames."""
         index, distance = nearest_views(targets, prepared.views, self.config.references)

@@ -75,10 +75,10 @@ def forward_warped(
 
     warped = fill_holes(mean(there), (count > 0).view(b * v, 1, h, w))
     with torch.no_grad():
-        rest = torch.cat([carried.moving, carried.velocity], 2).movedim(2, 0).flatten(1, 2)
-        rest = [mean(c.reshape(b * v, -1).repeat(1, copies)) for c in rest]
-    moving, velocity = on_target(rest[0]), on_target(torch.cat(rest[1:], 1))
-    return Layers(on_target(warped), moving, velocity)
+        rest = torch.cat([carried.moving, carried.velocity, carried.confidence], 2)
+        rest = [mean(c.reshape(b * v, -1).repeat(1, copies)) for c in rest.unbind(2)]
+    moving, *velocity, confidence = (on_target(c) for c in rest)
+    return Layers(on_target(warped), moving, torch.cat(velocity, 2), confidence)
 
 
 def fill_holes(

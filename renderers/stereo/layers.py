@@ -23,6 +23,13 @@ class Layers:
     """Probability that what a pixel shows moves; what stands has no time."""
     velocity: Float[Tensor, "b v 3 h w"]
     """Of what moves, per unit of model time."""
+    confidence: Float[Tensor, "b v 1 h w"]
+    """Probability, as far as the cost volume tells, that depth lies between two depth planes."""
+
+    @property
+    def standing(self) -> Float[Tensor, "b v 1 h w"]:
+        """Probability that what a pixel shows stands still."""
+        return 1.0 - self.moving
 
     def __getitem__(self, index: Sequence[int] | slice | Tensor) -> "Layers":
         """Those of some views."""

@@ -59,13 +59,15 @@ class Stereo(nn.Module):
         assert moving is not None
         sources = stereo_sources(views, frames, self.config.sources)
         aligned = aligned_depth(sources, swept, self.config)
-        velocity = swept.new_zeros(*swept.shape[:2], 3, *swept.shape[-2:])
+        sure = coarse.confidence()
         if frames.one_moment:
-            return Layers(aligned, torch.zeros_like(swept), velocity)
+            velocity = torch.zeros_like(swept).expand(-1, -1, 3, -1, -1)
+            return Layers(aligned, torch.zeros_like(swept), velocity, sure)
         moving = torch.sigmoid(moving.float())
         # alignment takes what moves for something at another depth
         rho = torch.lerp(aligned, swept, moving)
-        return Layers(rho, moving, scene_flow(views, frames, rho, self.config.scene_flow))
+        velocity = scene_flow(views, frames, rho, self.config.scene_flow)
+        return Layers(rho, moving, velocity, sure)
 
     def surfaces(self, views: Views, group: int) -> Surfaces:
         """The fused surfaces of ``views``, whose layers are found ``group`` views at a time."""

@@ -48,6 +48,13 @@ class Swept(NamedTuple):
     """Logit that what a pixel shows moves, at full resolution; of the first sweep."""
 
 
+    def confidence(self) -> Float[Tensor, "b v 1 h w"]:
+        """Largest probability of two neighbouring hypotheses, at full resolution."""
+        weights = torch.softmax(self.logits.float(), 2)
+        both = (weights[:, :, 1:] + weights[:, :, :-1]).amax(2)
+        return resampled(both, self.rho.shape[-2:])[:, :, None].clamp(0.0, 1.0)
+
+
 class PlaneSweep(nn.Module):
     """What both sweeps do; they differ in the inverse depths they try and how these are averaged.
 
