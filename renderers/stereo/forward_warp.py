@@ -15,7 +15,7 @@ from fsm.rays import full_precision
 from fsm.renderers.stereo.config import ConsistencyConfig, LayerConfig
 from fsm.renderers.stereo.consistency import contradicted, other_sources
 from fsm.renderers.stereo.occlusion import splat_places
-from fsm.renderers.stereo.sources import SourceViews, gather
+from fsm.renderers.stereo.sources import Projected, SourceViews, compiles, gather
 
 
 @full_precision
@@ -42,28 +42,48 @@ def forward_warped(
     values = values + (values.clamp_min(0.0) - values).detach()
     back = targets.reversed()
     seen = back.project(values)
-    there = seen.inverse_depth.reshape(b * v, -1)
     with torch.no_grad():
         places, others = other_sources(targets.index)
         among = SourceViews.of(back.reference, back.reference, places)
         lost = contradicted(among, others, values, consistency)
-        inside = (seen.inside[:, :, 0] & ~lost[:, :, 0]).reshape(b * v, -1)
-        x, y = (t.reshape(b * v, -1) for t in seen.pixels.unbind(-1))
+    if compiles((h, w), seen.pixels, seen.inverse_depth):
+        from fsm.renderers.stereo.warp_cpu import carried_on_cpu
+
+        warped = carried_on_cpu(seen, lost, (b, v), (h, w), config)
+    else:
+        warped = plain_carried(seen, lost, (b, v), (h, w), config)
+    if (h, w) != full:
+        warped = F.interpolate(warped, size=full, mode="bilinear", align_corners=False)
+    return warped.view(b, v, 1, *full)
+
+
+def plain_carried(
+    seen: Projected,
+    lost: Bool[Tensor, "b vk 1 hn wn"],
+    shape: tuple[int, int],
+    hw: tuple[int, int],
+    config: LayerConfig,
+) -> Float[Tensor, "n 1 h w"]:
+    """Inverse depth of targets, ``shape`` = (b, v), from the points ``seen`` [b vk 1 hn wn] of all
+    their source views that are not ``lost``, in torch; holes are filled.
+    """
+    n, (h, w) = shape[0] * shape[1], hw
+    there = seen.inverse_depth.reshape(n, -1)
+    with torch.no_grad():
+        inside = (seen.inside[:, :, 0] & ~lost[:, :, 0]).reshape(n, -1)
+        x, y = (t.reshape(n, -1) for t in seen.pixels.unbind(-1))
         places = torch.cat(splat_places(x, y, h, w), dim=1)
     copies = places.shape[1] // there.shape[1]
     there, inside = there.repeat(1, copies), inside.repeat(1, copies)
     with torch.no_grad():
         shown = torch.where(inside, there, -torch.ones_like(there))
-        front = shown.new_full((b * v, h * w), -1.0).scatter_reduce_(1, places, shown, "amax")
+        front = shown.new_full((n, h * w), -1.0).scatter_reduce_(1, places, shown, "amax")
         limit = config.same_surface * (front.gather(1, places) + config.slack)
         counted = (inside & (there + config.slack > limit)).to(there.dtype)
-        count = there.new_zeros(b * v, h * w).scatter_add_(1, places, counted)
-    total = there.new_zeros(b * v, h * w).scatter_add(1, places, there * counted)
-    warped = (total / count.clamp_min(1.0)).view(b * v, 1, h, w)
-    warped = fill_holes(warped, (count > 0).view(b * v, 1, h, w))
-    if (h, w) != full:
-        warped = F.interpolate(warped, size=full, mode="bilinear", align_corners=False)
-    return warped.view(b, v, 1, *full)
+        count = there.new_zeros(n, h * w).scatter_add_(1, places, counted)
+    total = there.new_zeros(n, h * w).scatter_add(1, places, there * counted)
+    warped = (total / count.clamp_min(1.0)).view(n, 1, h, w)
+    return fill_holes(warped, (count > 0).view(n, 1, h, w))
 
 
 def fill_holes(
