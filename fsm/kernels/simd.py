@@ -18,6 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fsm.kernels.simd_types import (
+    F32,
     I1,
     I32,
     I64,
@@ -80,6 +81,65 @@ def store(typingctx, array, index, vector):
 
 
 @_emitted
+def gathered(typingctx, array, start, indices):
+    """16 elements of a contiguous float32 array: those at ``start`` plus each of 16 integers."""
+
+    def code(context, builder, sig, args):
+        first = builder.ptrtoint(_element(context, builder, sig.args[0], args[0], args[1]), I64)
+        wide = ir.VectorType(I64, LANES)
+        offsets = builder.mul(builder.sext(args[2], wide), ir.Constant(wide, [4] * LANES))
+        kind = ir.VectorType(F32.as_pointer(), LANES)
+        places = builder.inttoptr(builder.add(broadcast(builder, first), offsets), kind)
+        mask, none = ir.VectorType(I1, LANES), ir.Constant(LLVM[Floats], [0.0] * LANES)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(LLVM[Floats], [kind, I32, mask, LLVM[Floats]]),
+            "llvm.masked.gather.v16f32.v16p0",
+        )
+        return builder.call(
+            function, [places, ir.Constant(I32, 4), ir.Constant(mask, [1] * LANES), none]
+        )
+
+    return Floats(array, types.intp, indices), code
+
+
+def _every_other(first):
+    """Every other of 32 neighbours of a contiguous array, from ``index + first`` on."""
+
+    @_emitted
+    def function(typingctx, array, index):
+        def code(context, builder, sig, args):
+            pointer = _element(context, builder, sig.args[0], args[0], args[1])
+            kind = ir.VectorType(F32, 2 * LANES)
+            both = builder.load(builder.bitcast(pointer, kind.as_pointer()), align=4)
+            chosen = ir.Constant(LLVM[Ints], list(range(first, 2 * LANES, 2)))
+            return builder.shuffle_vector(both, ir.Constant(kind, ir.Undefined), chosen)
+
+        return Floats(array, types.intp), code
+
+    return function
+
+
+evens, odds = _every_other(0), _every_other(1)
+
+
+@_emitted
+def store_pairs(typingctx, array, index, a, b):
+    """Write 16 pairs (a, b) to 32 neighbours of a contiguous array, from ``index`` on."""
+
+    def code(context, builder, sig, args):
+        kind = ir.VectorType(F32, 2 * LANES)
+        order = [i // 2 + LANES * (i % 2) for i in range(2 * LANES)]
+        places = ir.Constant(ir.VectorType(I32, 2 * LANES), order)
+        pairs = builder.shuffle_vector(args[2], args[3], places)
+        pointer = _element(context, builder, sig.args[0], args[0], args[1])
+        builder.store(pairs, builder.bitcast(pointer, kind.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, a, b), code
+
+
+@_emitted
 def item(typingctx, array, index):
     """Element ``index`` of a contiguous array, without checks."""
 
@@ -126,6 +186,9 @@ def _constant(kind, values):
 # pixel centres of a 4 x 4 block
 block_x = _constant(Floats, [0.5 + i % 4 for i in range(LANES)])
 block_y = _constant(Floats, [0.5 + i // 4 for i in range(LANES)])
+
+
+lanes = _constant(Floats, [float(i) for i in range(LANES)])
 
 
 @_emitted

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fsm.rays import full_precision
 from fsm.renderers.stereo.config import ConsistencyConfig
-from fsm.renderers.stereo.sources import Projected, SourceViews
+from fsm.renderers.stereo.sources import Projected, SourceViews, compiles
 
 
 @torch.no_grad()
@@ -32,6 +32,22 @@ def contradicted(
     The source views are among the reference views themselves, all of one size; those not
     ``counted`` say nothing. Model units.
     """
+    given = (*views.cameras.tensors(), views.rays, rho, motion)
+    if compiles(views.reference.hw, *given):
+        from fsm.renderers.stereo.warp_cpu import contradicted_on_cpu
+
+        return contradicted_on_cpu(views, counted, rho, motion, config)
+    return plain_contradicted(views, counted, rho, motion, config)
+
+
+def plain_contradicted(
+    views: SourceViews,
+    counted: Bool[Tensor, "b v k"],
+    rho: Float[Tensor, "b v 1 h w"],
+    motion: Float[Tensor, "b v 3 h w"],
+    config: ConsistencyConfig,
+) -> Bool[Tensor, "b v 1 h w"]:
+    """``contradicted`` in torch, on any device and in any precision."""
     seen = views.project(rho, motion)
     inside = seen.inside & counted[..., None, None]
     there = seen.inverse_depth + config.slack

@@ -15,3 +15,5 @@ NEAR_LIMIT = 1e-3
 LEAST_VARIANCE = 1e-6
 # Weight of a sample outside its frame in the estimate of motion, so that weights never vanish.
 LEAST_WEIGHT = 1e-6
+# Pixels of a reference view that compiled code takes together, and therefore needs.
+LEAST_PIXELS = 16

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fsm.rays import full_precision
 from fsm.renderers.stereo.config import LayerConfig
-from fsm.renderers.stereo.sources import Projected, SourceViews
+from fsm.renderers.stereo.sources import Projected, SourceViews, compiles
 
 
 @torch.no_grad()
@@ -30,12 +30,22 @@ def visible(
     """
     projected = sources.project(rho.clamp_min(0.0))
     there = Projected(pixels, projected.inverse_depth, projected.scale, projected.hw)
+    given = (pixels, projected.inverse_depth)
+    if compiles(sources.reference.hw, *given):
+        from fsm.renderers.stereo.warp_cpu import visible_on_cpu
+
+        return visible_on_cpu(there, config)
+    return plain_visible(there, config)
+
+
+def plain_visible(there: Projected, config: LayerConfig) -> Float[Tensor, "b v k 1 h w"]:
+    """``visible`` for points of known places, in torch, on any device and in any precision."""
     h, w = there.hw
     depth = there.inverse_depth.flatten(0, 2).flatten(1)
     inside = there.inside.flatten(0, 2).flatten(1)
     buffer = depth.new_zeros(len(depth), h * w)
     value = torch.where(inside, depth, torch.zeros_like(depth))
-    x, y = (t.flatten(0, 2).flatten(1) for t in pixels.unbind(-1))
+    x, y = (t.flatten(0, 2).flatten(1) for t in there.pixels.unbind(-1))
     for place in splat_places(x, y, h, w):
         buffer.scatter_reduce_(1, place, value, "amax")
     front = buffer.gather(1, pixel_index(x, y, h, w))

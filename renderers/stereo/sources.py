@@ -5,6 +5,7 @@ elsewhere. Shapes: b batch, v reference views, n views to choose from, k source 
 view, d depth planes. Everything is in model space.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,8 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fsm.kernels.dispatch import runs_compiled
 from fsm.rays import full_precision
-from fsm.renderers.stereo.constants import NEAR_LIMIT
+from fsm.renderers.stereo.constants import LEAST_PIXELS, NEAR_LIMIT
 from fsm.views import Views
 
 
@@ -152,6 +154,14 @@ class SourceViews:
         ``motion`` is velocity times inverse depth, in the axes of the reference view and per unit
         of model time.
         """
+        moves = torch.zeros_like(self.rays) if motion is None else motion
+        given = (*self.cameras.tensors(), self.rays, moves, inverse_depth)
+        if compiles(self.reference.hw, *given):
+            from fsm.renderers.stereo.sampling_cpu import project_on_cpu
+
+            far = -10.0 * max(*self.reference.hw, *self.views.hw)
+            paths = (self.cameras.tensors(), self.rays, moves, self.gaps)
+            return Projected(*project_on_cpu(*paths, inverse_depth, far), self.views.hw)
         found = self.project_planes(inverse_depth, motion)
         pixels, inverse_depth, scale = (
             t[:, :, :, 0] for t in (found.pixels, found.inverse_depth, found.scale)
@@ -207,6 +217,25 @@ def sample_maps(
     mode: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> tuple[Float[Tensor, "b v k c h w"], Float[Tensor, "b v k 1 h w"]]:
     """``SourceViews.sample`` without cameras."""
+    if compiles(pixels.shape[3:5], maps, pixels):
+        from fsm.renderers.stereo.sampling_cpu import sample_on_cpu
+
+        return sample_on_cpu(maps, index, pixels, mode)
+    return plain_samples(maps, index, pixels, mode)
+
+
+def compiles(hw: Sequence[int], *given: Tensor) -> bool:
+    """Whether compiled code without gradients can do the work on pictures of this size."""
+    return hw[0] * hw[1] >= LEAST_PIXELS and runs_compiled(constants=given)
+
+
+def plain_samples(
+    maps: Float[Tensor, "b n c hn wn"],
+    index: Int[Tensor, "b v k"],
+    pixels: Float[Tensor, "b v k h w 2"],
+    mode: Literal["bilinear", "bicubic"] = "bilinear",
+) -> tuple[Float[Tensor, "b v k c h w"], Float[Tensor, "b v k 1 h w"]]:
+    """``sample_maps`` in torch, on any device and in any precision."""
     b, v, k, h, w, _ = pixels.shape
     size = pixels.new_tensor([maps.shape[-1], maps.shape[-2]])
     at = (pixels / size * 2.0 - 1.0).flatten(0, 2)
