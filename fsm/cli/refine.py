@@ -1,8 +1,9 @@
 """``fsm refine``: a scene's Gaussians fitted to the frames they came from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -18,7 +19,7 @@ from fsm.cli.common import (
 from fsm.errors import InputError
 
 if TYPE_CHECKING:
-    from fsm.refine import RefineConfig
+    from fsm.refine import Chosen, RefineConfig
     from fsm.renderers.gaussians.scene import GaussianScene
     from fsm.views import SceneFrame, Views
 
@@ -52,6 +53,8 @@ class Refine:
         None
     )
     """Judge by every K-th frame; 0 holds out none."""
+    hold_back: Annotated[int | None, flag("N", "about one in eight")] = None
+    """Most input frames kept out of the steps to choose when to stop; 0: none, and no promise."""
     size: Annotated[str | None, flag("WxH", "the scene's; for `new` 128 pixels high")] = None
     """Size of the frames refined on."""
     gaussians: Annotated[int, flag("N")] = 40_000
@@ -76,9 +79,10 @@ class Refine:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
         from fsm.config import to_dict
         from fsm.datasets.open import open_clip, open_dataset
-        from fsm.refine import refine
+        from fsm.refine import held_back, refine
         from fsm.refine.report import pictures, write_report
         from fsm.refine.split import split_clip
+        from fsm.views import SceneFrame
 
         config = self._config()
         check_refined_folder(self.output, self.scene)
@@ -92,7 +96,10 @@ class Refine:
             self.size or (None if scene else NEW_SIZE), scene.hw if scene else clip.cameras.hw
         )
         inputs = clip.views(split.inputs, hw)
-        scene = scene or new_scene(inputs, None, config.density.most, self.seed, device)
+        frame = scene.frame.to("cpu") if scene else SceneFrame.fit(inputs)
+        kept = held_back(frame.to_model(inputs), config.hold_back)
+        seen = inputs[[i for i in range(len(inputs)) if i not in set(kept)]]
+        scene = scene or new_scene(seen, frame, config.density.most, self.seed, device)
         scene = scene.with_backend(self.backend)
         truth = split.judge.views(split.held_out, hw) if split.held_out else inputs
         before = pictures(scene, truth)
@@ -102,8 +109,8 @@ class Refine:
             "frames": list(split.inputs),
             "hw": list(hw),
         }
-        start = self._start(scene, inputs, config.density.most)
-        refined, seconds = refine(start, inputs, config, out=self.output, identity=identity)
+        start = self._start(scene, seen, inputs[kept] if kept else None, config.density.most)
+        refined, seconds, chosen = refine(start, inputs, config, out=self.output, identity=identity)
         refined.save(self.output)  # replaces the folder, and the run's state with it
         about = {
             "started_from": "the scene" if start is scene else "Gaussians found in the clip",
@@ -112,12 +119,14 @@ class Refine:
             else "the frames refined on (none is held out)",
             "gaussians": {"before": len(start.gaussians), "after": len(refined.gaussians)},
             "seconds": round(seconds, 1),
+            "held_back": None if chosen is None else _described(chosen, split.inputs),
         }
         means = write_report(self.output, truth, before, pictures(refined, truth), about)
         indices = {"frames": list(split.inputs), "held_out": list(split.held_out)}
         resolved = {"size": f"{hw[1]}x{hw[0]}", "device": device, "config": to_dict(config)}
         save_settings(self.output / "refine.yaml", self, **indices, **resolved)
         print(f"{len(inputs)} frames at {hw[1]}x{hw[0]}, {config.steps} steps in {seconds:.0f} s")
+        print(_verdict(chosen))
         for name, score in means.items():
             print(
                 f"{name:6} {score.psnr:.2f} dB, SSIM {score.ssim:.4f} on {len(truth)} "
@@ -125,25 +134,17 @@ class Refine:
             )
         print(f"scene in {self.output}")
 
-    def _start(self, scene: "GaussianScene", inputs: "Views", most: int) -> "GaussianScene":
-        """The scene; or, where it shows the frames worse than what is found in them, that. Says
-        so.
+    def _start(
+        self, scene: "GaussianScene", seen: "Views", held_back: "Views | None", most: int
+    ) -> "GaussianScene":
+        """The scene; or, where that shows the frames worse than what is found in those ``seen``,
+        that. Says so.
         """
-        from fsm.evaluate.metrics import psnr
-        from fsm.refine.report import pictures
-
-        if self.scene == NEW or self.start == "scene" or len(inputs) < 2:
+        if self.scene == NEW or self.start == "scene" or len(seen) < 2:
             return scene
-        found = new_scene(inputs, scene.frame, most, self.seed, str(scene.device))
+        found = new_scene(seen, scene.frame, most, self.seed, str(scene.device))
         found = found.with_backend(self.backend)
-        some = inputs[[round(i * (len(inputs) - 1) / (TRIED - 1)) for i in range(TRIED)]]
-        assert some.rgb is not None
-        # The worse half counts: a scene shows the frames it was read from well, whatever it is like
-        # from elsewhere.
-        scores = (
-            psnr(pictures(s, some), some.rgb).sort().values[: TRIED // 2] for s in (scene, found)
-        )
-        own, other = (float(score.mean()) for score in scores)
+        own, other = (_shows(s, seen if held_back is None else held_back) for s in (scene, found))
         if other <= own:
             return scene
         print(
@@ -161,8 +162,53 @@ class Refine:
         from fsm.train.config import overridden
 
         density = dataclasses.replace(Density(), most=self.gaussians)
-        values = to_dict(RefineConfig(steps=self.steps, seed=self.seed, density=density))
+        values = to_dict(
+            RefineConfig(
+                steps=self.steps, seed=self.seed, density=density, hold_back=self.hold_back
+            )
+        )
         return from_dict(RefineConfig, overridden(values, self.set), "--set")
+
+
+def _shows(scene: "GaussianScene", views: "Views") -> float:
+    """PSNR of the worse half of some frames.
+
+    A scene shows the frames it was read from well, whatever it is like from elsewhere.
+    """
+    from fsm.evaluate.metrics import psnr
+    from fsm.refine.report import pictures
+
+    some = views[[round(i * (len(views) - 1) / (TRIED - 1)) for i in range(TRIED)]]
+    assert some.rgb is not None
+    return float(psnr(pictures(scene, some), some.rgb).sort().values[: TRIED // 2].mean())
+
+
+def _described(chosen: "Chosen", frames: Sequence[int]) -> dict[str, Any]:
+    """``chosen`` as plain values, its frames by their numbers in the clip."""
+    return {
+        "frames": [frames[i] for i in chosen.frames],
+        "psnr": [[step, round(value, 3)] for step, value in chosen.curve],
+        "chosen_step": chosen.step,
+    }
+
+
+def _verdict(chosen: "Chosen | None") -> str:
+    """What the held-back frames say, in a sentence."""
+    if chosen is None:
+        return (
+            "no frame was held back to choose when to stop, so views that no frame saw may be "
+            "worse than before"
+        )
+    scores = dict(chosen.curve)
+    if chosen.step == 0:
+        return (
+            "refinement did not improve views it did not see; the scene is as it was "
+            f"({scores[0]:.2f} dB on {len(chosen.frames)} frames held back)"
+        )
+    return (
+        f"{len(chosen.frames)} frames held back went from {scores[0]:.2f} to "
+        f"{scores[chosen.step]:.2f} dB after {chosen.step} steps, which are kept"
+    )
 
 
 def open_gaussians(path: str, device: str) -> "GaussianScene":

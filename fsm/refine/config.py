@@ -80,6 +80,12 @@ class RefineConfig:
     """A Gaussian is there for at least this many frames (standard deviation), so that moments
     between frames are covered.
     """
+    hold_back: int | None = None
+    """Most inputs kept out of the gradient, to choose when to stop; None: about one in eight, 0:
+    none.
+    """
+    check_every: int = 100
+    """Steps between measurements of the inputs held back."""
     rates: Rates = Rates()
     """Learning rates."""
     density: Density = Density()
@@ -96,7 +102,9 @@ class RefineConfig:
             ssim=(0.0, 1.0),
             opacity_weight=(0.0, 1e3),
         )
-        _within(self, "a refinement", least_frames=(0.0, 1e6))
+        _within(self, "a refinement", least_frames=(0.0, 1e6), check_every=(1, 10**7))
+        if self.hold_back is not None:
+            _within(self, "a refinement", hold_back=(0, 10**6))
         d = self.density
         _within(
             d,

@@ -4,6 +4,7 @@ redistribution; exact resume.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from fsm.frame_ids import joined
 from fsm.refine.adam import Adam, at_moment, rate_columns
 from fsm.refine.config import RefineConfig
 from fsm.refine.densify import redistribute
+from fsm.refine.hold_back import Chosen, Watch, held_back
 from fsm.refine.loss import photometric_loss
 from fsm.refine.parameters import FreeGaussians
 from fsm.renderers.gaussians.rasterize import rasterize
@@ -24,18 +26,25 @@ from fsm.views import Views
 
 class Refinement:
     """A refinement under way: ``scene`` is where it started, ``inputs`` [v] are the only pictures
-    it ever sees.
+    it ever sees. Some of them are held back: they choose the state that is kept.
     """
 
     def __init__(self, scene: GaussianScene, inputs: Views, config: RefineConfig) -> None:
         if inputs.rgb is None:
             raise InputError("refinement needs pictures; give views with rgb.")
         self.scene, self.inputs, self.config = scene, inputs.without_rgb(), config
-        self.views = scene.frame.to_model(inputs.to(scene.device))
-        times = self.views.time.unique()
+        views = scene.frame.to_model(inputs.to(scene.device))
+        times = views.time.unique()
         spacing = float((times[1:] - times[:-1]).median()) if len(times) > 1 else 0.0
         self.least_time = config.least_frames * spacing
+        self.held_back = held_back(views, config.hold_back)
+        """Positions in ``inputs`` of the frames that no step sees."""
+        self.views = views[[i for i in range(len(views)) if i not in set(self.held_back)]]
         self.background = scene.background.clone().requires_grad_()
+        self.watch: Watch | None = None
+        if self.held_back:
+            self.watch = Watch(views[self.held_back])
+            self.watch.add(0, self._held_back_score(scene.moving.at), {})
         self.adam = Adam(FreeGaussians.from_gaussians(scene.gaussians))
         if len(scene.gaussians) > config.density.most:
             self._thin(config.density.most)
@@ -63,19 +72,40 @@ class Refinement:
             generator = self._generator(1, self.step)
             redistribute(self.adam, self.blame, self.config.density, self.least_time, generator)
             self._start_round()
+        if self.step % self.config.check_every == 0 or self.step == self.config.steps:
+            self._check()
         return -10.0 * math.log10(max(mse, 1e-10))
 
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken, or held-back frames say that no more are worth it."""
+        steps = self.config.steps
+        return self.step >= steps or (self.watch is not None and self.watch.hopeless(steps))
+
     def result(self) -> GaussianScene:
-        """The scene as it is now."""
+        """The scene that shows the held-back frames best, which may be the one it started from;
+        where none are held back, the scene as it is now.
+        """
+        state = self._showing() if self.watch is None else self.watch.best
+        gaussians, background = self.scene.gaussians, self.scene.background
+        if state is not None:
+            gaussians = FreeGaussians.unpacked(state["values"]).gaussians()
+            background = state["background"].clamp(0.0, 1.0)
         return GaussianScene(
-            self.adam.free.gaussians(),
+            gaussians,
             self.scene.frame,
             self.inputs,
-            background=self.background.detach().clamp(0.0, 1.0),
+            background=background,
             projection=self.scene.projection,
             backend=self.scene.backend,
             frames_seen=self._frames_seen(),
         )
+
+    def chosen(self) -> Chosen | None:
+        """How the held-back frames chose ``result()``; None where there are none."""
+        if self.watch is None:
+            return None
+        return Chosen(tuple(self.held_back), tuple(self.watch.curve), self.watch.best_step)
 
     def _frames_seen(self) -> Tensor | None:
         """What the scene it started from has seen, and the frames refined on."""
@@ -90,6 +120,7 @@ class Refinement:
             **own,
             "background_adam": self.background_adam.state_dict(),
             "adam": self.adam.state(),
+            "watch": None if self.watch is None else self.watch.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -98,8 +129,30 @@ class Refinement:
         self.background_adam.load_state_dict(state["background_adam"])
         with torch.no_grad():
             self.background.copy_(state["background"])
+        if self.watch is not None:
+            self.watch.load_state(state["watch"])
         for name in ("step", "seconds", "blame", "unit"):
             setattr(self, name, state[name])
+
+    def _showing(self) -> dict[str, Tensor]:
+        """What pictures depend on."""
+        return {"values": self.adam.values, "background": self.background.detach()}
+
+    def _check(self) -> None:
+        """Measure the held-back frames."""
+        if self.watch is not None:
+            score = self._held_back_score(
+                lambda time: at_moment(self.adam.values[self.adam.there(time[None])], time)
+            )
+            self.watch.add(self.step, score, self._showing())
+
+    @torch.no_grad()
+    def _held_back_score(self, at: Callable[[Tensor], Gaussians3D]) -> float:
+        """PSNR of the held-back frames as the Gaussians ``at`` a time show them."""
+        assert self.watch is not None
+        views = self.watch.views
+        pictures = [self._picture(at(views.time[i]), views[i]) for i in range(len(views))]
+        return self.watch.score(torch.cat(pictures))
 
     def _loss(self, columns: Tensor, rows: Tensor, views: Views) -> tuple[Tensor, float]:
         pictures = []

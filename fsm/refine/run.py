@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fsm.config import to_dict
 from fsm.refine.config import RefineConfig
+from fsm.refine.hold_back import Chosen
 from fsm.refine.loop import Refinement
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.runs import Run, progress, stop_requests
@@ -24,6 +25,8 @@ class Refined(NamedTuple):
     scene: GaussianScene
     seconds: float
     """Of all calls that took part."""
+    chosen: Chosen | None
+    """How the frames held back chose the scene; None where none was held back."""
 
 
 def refine(
@@ -41,6 +44,9 @@ def refine(
     to the same result, bit for bit. ``identity`` (plain values) says what is refined on what; a
     folder with a run of another ``identity`` or ``config`` raises ``InputError``. ``stop_after``
     ends early after that many further steps.
+
+    Some of the inputs are held back (``config.hold_back``): the result is the state that shows them
+    best, which is ``scene`` itself where no step improved them.
     """
     refinement = Refinement(scene, inputs, config)
     settings = {**(identity or {}), "config": to_dict(config)}
@@ -51,7 +57,7 @@ def refine(
             run.resume(refinement.load_state, scene.device)
         steps = config.steps - refinement.step if stop_after is None else stop_after
         _advance(refinement, min(config.steps, refinement.step + steps), run)
-    return Refined(refinement.result(), refinement.seconds)
+    return Refined(refinement.result(), refinement.seconds, refinement.chosen())
 
 
 def _advance(refinement: Refinement, last: int, run: Run | None) -> None:
@@ -61,7 +67,7 @@ def _advance(refinement: Refinement, last: int, run: Run | None) -> None:
         progress("refining", steps, refinement.step) as advance,
         stop_requests() as stopped,
     ):
-        while refinement.step < last and not stopped:
+        while refinement.step < last and not (refinement.done or stopped):
             began = time.monotonic()
             psnr = refinement.one_step()
             shown = psnr if shown is None else SMOOTHING * shown + (1.0 - SMOOTHING) * psnr

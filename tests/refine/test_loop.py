@@ -57,7 +57,9 @@ def test_a_step_is_adam_on_the_gradient_of_the_loss_in_plain_torch(
     world: tuple[GaussianScene, Views],
 ) -> None:
     start, inputs = _start(world), world[1]
-    config = RefineConfig(steps=10, density=STILL, ssim=0.0, opacity_weight=0.01, least_frames=0.0)
+    config = RefineConfig(
+        steps=10, density=STILL, ssim=0.0, opacity_weight=0.01, least_frames=0.0, hold_back=0
+    )
     run = Refinement(start, inputs, config)
     (frame,) = run._sampled_frames()
     psnr_before = run.one_step()
@@ -234,7 +236,7 @@ def test_a_thinned_scene_covers_what_it_did(world: tuple[GaussianScene, Views]) 
 
 def test_shares_are_the_weights_of_the_pictures(world: tuple[GaussianScene, Views]) -> None:
     truth, inputs = world
-    run = Refinement(truth, inputs, QUICK)
+    run = Refinement(truth, inputs, dataclasses.replace(QUICK, hold_back=0))
     views = truth.frame.to_model(inputs)
     alpha = 0.0
     for i in range(len(views)):
