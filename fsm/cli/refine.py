@@ -19,6 +19,7 @@ from fsm.cli.common import (
 from fsm.errors import InputError
 
 if TYPE_CHECKING:
+    from fsm.datasets.base import Clip
     from fsm.refine import Chosen, RefineConfig
     from fsm.renderers.gaussians.scene import GaussianScene
     from fsm.views import SceneFrame, Views
@@ -97,7 +98,7 @@ class Refine:
         )
         inputs = clip.views(split.inputs, hw)
         frame = scene.frame.to("cpu") if scene else SceneFrame.fit(inputs)
-        kept = held_back(frame.to_model(inputs), config.hold_back)
+        kept = held_back(inputs, config.hold_back)
         seen = inputs[[i for i in range(len(inputs)) if i not in set(kept)]]
         scene = scene or new_scene(seen, frame, config.density.most, self.seed, device)
         scene = scene.with_backend(self.backend)
@@ -109,11 +110,14 @@ class Refine:
             "frames": list(split.inputs),
             "hw": list(hw),
         }
-        start = self._start(scene, seen, inputs[kept] if kept else None, config.density.most)
-        refined, seconds, chosen = refine(start, inputs, config, out=self.output, identity=identity)
+        without = self._without(clip, split.inputs, kept, device) if kept else None
+        found = self._found(without or scene, seen, inputs[kept] if kept else None, config)
+        start, without = (scene, without) if found is None else (found, None)
+        run = refine(start, inputs, config, without=without, out=self.output, identity=identity)
+        refined, seconds, chosen = run
         refined.save(self.output)  # replaces the folder, and the run's state with it
         about = {
-            "started_from": "the scene" if start is scene else "Gaussians found in the clip",
+            "started_from": "the scene" if found is None else "Gaussians found in the clip",
             "judged_by": "held-out frames"
             if split.held_out
             else "the frames refined on (none is held out)",
@@ -134,19 +138,47 @@ class Refine:
             )
         print(f"scene in {self.output}")
 
-    def _start(
-        self, scene: "GaussianScene", seen: "Views", held_back: "Views | None", most: int
-    ) -> "GaussianScene":
-        """The scene; or, where that shows the frames worse than what is found in those ``seen``,
-        that. Says so.
+    def _without(
+        self, clip: "Clip", frames: Sequence[int], kept: Sequence[int], device: str
+    ) -> "GaussianScene | None":
+        """The scene as its model makes it without the ``frames`` numbered ``kept``; None where it
+        is not known how it was made.
+        """
+        from fsm.cli.reconstruct import SETTINGS
+        from fsm.files import read_yaml
+        from fsm.model import FSM
+        from fsm.renderers.gaussians.scene import GaussianScene
+
+        path = Path(self.scene) / SETTINGS
+        if self.scene == NEW or not path.is_file():
+            return None
+        made = read_yaml(path)
+        held = {frames[i] for i in kept}
+        rest = [i for i in made["frames"] if i not in held]
+        if len(rest) == len(made["frames"]) or not rest:
+            return None
+        model = FSM.from_pretrained(made["model"], device=device)
+        scene = model.reconstruct(clip.views(rest, parse_size(made["size"], clip.cameras.hw)))
+        assert isinstance(scene, GaussianScene), "a scene of Gaussians was made by such a decoder"
+        return scene.with_backend(self.backend)
+
+    def _found(
+        self,
+        scene: "GaussianScene",
+        seen: "Views",
+        held_back: "Views | None",
+        config: "RefineConfig",
+    ) -> "GaussianScene | None":
+        """Gaussians found in the frames ``seen``, where they show the frames better than the scene
+        does; says so.
         """
         if self.scene == NEW or self.start == "scene" or len(seen) < 2:
-            return scene
-        found = new_scene(seen, scene.frame, most, self.seed, str(scene.device))
+            return None
+        found = new_scene(seen, scene.frame, config.density.most, self.seed, str(scene.device))
         found = found.with_backend(self.backend)
         own, other = (_shows(s, seen if held_back is None else held_back) for s in (scene, found))
         if other <= own:
-            return scene
+            return None
         print(
             f"starts from Gaussians found in the clip: they show it at {other:.1f} dB, the "
             f"scene at {own:.1f} dB"

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.evaluate.metrics import psnr
-from fsm.views import Views
+from fsm.views import SceneFrame, Views
 
 FEWEST = 4  # frames; of fewer none can be spared
 SHARE, CAMERA_SHARE = 8, 4  # at most one frame in so many; of a rig one camera in so many
@@ -22,19 +22,19 @@ FALLEN = 0.5  # dB below the best state
 PATIENCE = 3  # a third of all steps without a better state ends a refinement that has fallen
 
 
-def held_back(views: Views, most: int | None = None) -> list[int]:
-    """Which of ``views`` [v] (model space) are kept out of the gradient, in order; at most ``most``
-    (None: one in eight, or one camera of a rig of four and more; 0: none).
+def held_back(inputs: Views, most: int | None = None) -> list[int]:
+    """Which of ``inputs`` [v] are kept out of the gradient, in order; at most ``most`` (None: one
+    in eight, or one camera of a rig of four and more; 0: none).
 
     They are groups of neighbours around the middles of clusters of cameras, each so large that the
     middle frame is ``GAP`` from all frames that are left. Neighbours in a film differ too little to
     tell whether a scene was learnt or only its pictures. Fewer than ``FEWEST`` views: none.
     """
-    v = len(views)
+    v = len(inputs)
     budget = max(1, v // SHARE) if most is None else min(most, v - 1)
     if v < FEWEST or budget <= 0:
         return []
-    distance = _distance(views)
+    distance = _distance(SceneFrame.fit(inputs).to_model(inputs))
     groups: list[Tensor] = []
     for count in range(min(MEASURED, budget), 0, -1):
         middles = _medoids(distance, count)

@@ -18,6 +18,7 @@ from fsm.refine.densify import redistribute
 from fsm.refine.hold_back import Chosen, Watch, held_back
 from fsm.refine.loss import photometric_loss
 from fsm.refine.parameters import FreeGaussians
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.rasterize import rasterize
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.gaussians.types import Gaussians3D
@@ -25,19 +26,29 @@ from fsm.views import Views
 
 
 class Refinement:
-    """A refinement under way: ``scene`` is where it started, ``inputs`` [v] are the only pictures
-    it ever sees. Some of them are held back: they choose the state that is kept.
+    """A refinement under way: ``inputs`` [v] are the only pictures it ever sees. Some of them are
+    held back: they choose the state that is kept, which is ``scene`` where no other is better.
+
+    ``without`` is what ``scene`` would be had it been made without the frames held back. The
+    refinement starts there: a scene shows frames it was made from better than others.
     """
 
-    def __init__(self, scene: GaussianScene, inputs: Views, config: RefineConfig) -> None:
+    def __init__(
+        self,
+        scene: GaussianScene,
+        inputs: Views,
+        config: RefineConfig,
+        without: GaussianScene | None = None,
+    ) -> None:
         if inputs.rgb is None:
             raise InputError("refinement needs pictures; give views with rgb.")
-        self.scene, self.inputs, self.config = scene, inputs.without_rgb(), config
+        self.whole, self.inputs, self.config = scene, inputs.without_rgb(), config
+        self.scene = scene = scene if without is None else without
         views = scene.frame.to_model(inputs.to(scene.device))
         times = views.time.unique()
         spacing = float((times[1:] - times[:-1]).median()) if len(times) > 1 else 0.0
         self.least_time = config.least_frames * spacing
-        self.held_back = held_back(views, config.hold_back)
+        self.held_back = held_back(inputs, config.hold_back)
         """Positions in ``inputs`` of the frames that no step sees."""
         self.views = views[[i for i in range(len(views)) if i not in set(self.held_back)]]
         self.background = scene.background.clone().requires_grad_()
@@ -87,17 +98,21 @@ class Refinement:
         where none are held back, the scene as it is now.
         """
         state = self._showing() if self.watch is None else self.watch.best
-        gaussians, background = self.scene.gaussians, self.scene.background
-        if state is not None:
-            gaussians = FreeGaussians.unpacked(state["values"]).gaussians()
-            background = state["background"].clamp(0.0, 1.0)
+        if state is None:
+            return self._scene(self.whole, self.whole.gaussians, self.whole.background)
+        gaussians = FreeGaussians.unpacked(state["values"]).gaussians()
+        return self._scene(self.scene, gaussians, state["background"].clamp(0.0, 1.0))
+
+    def _scene(
+        self, like: GaussianScene, gaussians: Gaussians4D, background: Tensor
+    ) -> GaussianScene:
         return GaussianScene(
             gaussians,
-            self.scene.frame,
+            like.frame,
             self.inputs,
             background=background,
-            projection=self.scene.projection,
-            backend=self.scene.backend,
+            projection=like.projection,
+            backend=like.backend,
             frames_seen=self._frames_seen(),
         )
 
@@ -109,7 +124,7 @@ class Refinement:
 
     def _frames_seen(self) -> Tensor | None:
         """What the scene it started from has seen, and the frames refined on."""
-        before, here = self.scene.frames_seen, self.inputs.frame_ids
+        before, here = self.whole.frames_seen, self.inputs.frame_ids
         return None if before is None or here is None else joined(before, here)
 
     def state(self) -> dict[str, Any]:

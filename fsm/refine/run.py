@@ -34,6 +34,7 @@ def refine(
     inputs: Views,
     config: RefineConfig,
     *,
+    without: GaussianScene | None = None,
     out: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     stop_after: int | None = None,
@@ -46,9 +47,10 @@ def refine(
     ends early after that many further steps.
 
     Some of the inputs are held back (``config.hold_back``): the result is the state that shows them
-    best, which is ``scene`` itself where no step improved them.
+    best, which is ``scene`` itself where no step improved them. ``without`` is the scene made
+    without them, where that is known: the refinement starts there, so that the comparison is fair.
     """
-    refinement = Refinement(scene, inputs, config)
+    refinement = Refinement(scene, inputs, config, without)
     settings = {**(identity or {}), "config": to_dict(config)}
     run = None if out is None else Run(out, settings, SETTINGS, STATE)
     with contextlib.nullcontext() if run is None else run.locked():
