@@ -34,7 +34,7 @@ def held_back(inputs: Views, most: int | None = None) -> list[int]:
     budget = max(1, v // SHARE) if most is None else min(most, v - 1)
     if v < FEWEST or budget <= 0:
         return []
-    distance = _distance(SceneFrame.fit(inputs).to_model(inputs))
+    distance = camera_distances(SceneFrame.fit(inputs).to_model(inputs))
     groups: list[Tensor] = []
     for count in range(min(MEASURED, budget), 0, -1):
         middles = _medoids(distance, count)
@@ -51,8 +51,8 @@ def held_back(inputs: Views, most: int | None = None) -> list[int]:
     return distance[middle].argsort(stable=True)[:budget].sort().values.tolist()
 
 
-def _distance(views: Views) -> Float[Tensor, "v v"]:
-    """Between cameras: of their centres, plus the angle between their axes, plus a little time."""
+def camera_distances(views: Views) -> Float[Tensor, "v v"]:
+    """Between ``views`` (model space): of centres, the angle between axes, and a little of time."""
     centre, forward, time = (
         t.double() for t in (views.c2w[:, :3, 3], views.c2w[:, :3, 2], views.time)
     )

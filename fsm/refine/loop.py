@@ -24,6 +24,8 @@ from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.gaussians.types import Gaussians3D
 from fsm.views import Views
 
+STATIC_TIME = -1.0  # model time of every moment of a static scene
+
 
 class Refinement:
     """A refinement under way: ``inputs`` [v] are the only pictures it ever sees. Some of them are
@@ -56,8 +58,9 @@ class Refinement:
         if self.held_back:
             self.watch = Watch(views[self.held_back])
             self.watch.add(0, self._held_back_score(scene.moving.at), {})
-        self.adam = Adam(FreeGaussians.from_gaussians(scene.gaussians))
-        if len(scene.gaussians) > config.density.most:
+        free = FreeGaussians.from_gaussians(scene.gaussians)
+        self.adam = Adam(free.standing(STATIC_TIME) if scene.frame.static else free)
+        if len(self.adam.values) > config.density.most:
             self._thin(config.density.most)
         self.background_adam = torch.optim.Adam([self.background], lr=config.rates.background)
         self.step, self.seconds = 0, 0.0
