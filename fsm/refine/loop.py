@@ -24,6 +24,8 @@ from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.gaussians.types import Gaussians3D
 from fsm.views import Views
 
+STATE = ("step", "seconds", "blame", "unit", "taken_in")
+LATE = 0.8  # share of the way from first to last rates where held-back frames join
 STATIC_TIME = -1.0  # model time of every moment of a static scene
 
 
@@ -51,8 +53,11 @@ class Refinement:
         spacing = float((times[1:] - times[:-1]).median()) if len(times) > 1 else 0.0
         self.least_time = config.least_frames * spacing
         self.held_back = held_back(inputs, config.hold_back)
-        """Positions in ``inputs`` of the frames that no step sees."""
+        """Positions in ``inputs`` of the frames that choose the state."""
+        self.all_views = views
         self.views = views[[i for i in range(len(views)) if i not in set(self.held_back)]]
+        self.taken_in: int | None = None
+        """Steps after which the held-back frames joined the others."""
         self.background = scene.background.clone().requires_grad_()
         self.watch: Watch | None = None
         if self.held_back:
@@ -62,7 +67,7 @@ class Refinement:
         self.adam = Adam(free.standing(STATIC_TIME) if scene.frame.static else free)
         if len(self.adam.values) > config.density.most:
             self._thin(config.density.most)
-        self.background_adam = torch.optim.Adam([self.background], lr=config.rates.background)
+        self.background_adam = self._background_adam()
         self.step, self.seconds = 0, 0.0
         self._start_round()
 
@@ -70,6 +75,8 @@ class Refinement:
         """Sample frames, differentiate, step; every so often redistribute. Returns the PSNR of
         these frames before the step.
         """
+        if self._chosen and self.taken_in is None:
+            self._take_in()
         views = self.views[self._sampled_frames()]
         rows = self.adam.there(views.time)
         columns = self.adam.values[rows].requires_grad_()
@@ -82,25 +89,49 @@ class Refinement:
         self._bound(rows)
         self.background_adam.step()
         self.step += 1
-        if self.config.is_round(self.step):
+        if self.taken_in is None and self.config.is_round(self.step):
             generator = self._generator(1, self.step)
             redistribute(self.adam, self.blame, self.config.density, self.least_time, generator)
             self._start_round()
-        if self.step % self.config.check_every == 0 or self.step == self.config.steps:
+        measured = self.step % self.config.check_every == 0 or self.step == self.config.steps
+        if measured and self.taken_in is None:
             self._check()
         return -10.0 * math.log10(max(mse, 1e-10))
 
     @property
-    def done(self) -> bool:
+    def _chosen(self) -> bool:
         """Whether all steps are taken, or held-back frames say that no more are worth it."""
         steps = self.config.steps
         return self.step >= steps or (self.watch is not None and self.watch.hopeless(steps))
 
+    @property
+    def done(self) -> bool:
+        """Whether no step is left, with the held-back frames or without."""
+        if self.taken_in is not None:
+            return self.step >= self.taken_in + self.config.last_steps
+        better = self.watch is not None and self.watch.best is not None
+        return self._chosen and not (better and self.config.last_steps > 0)
+
+    def _take_in(self) -> None:
+        """Go on from the best state with all frames."""
+        assert self.watch is not None
+        assert self.watch.best is not None
+        self.taken_in, self.views = self.step, self.all_views
+        self.adam = Adam(FreeGaussians.unpacked(self.watch.best["values"]))
+        with torch.no_grad():
+            self.background.copy_(self.watch.best["background"])
+        self.background_adam = self._background_adam()
+        self._start_round()
+
+    def _background_adam(self) -> torch.optim.Adam:
+        return torch.optim.Adam([self.background], lr=self.config.rates.background)
+
     def result(self) -> GaussianScene:
         """The scene that shows the held-back frames best, which may be the one it started from;
-        where none are held back, the scene as it is now.
+        where none are held back, or they have joined the others, the scene as it is now.
         """
-        state = self._showing() if self.watch is None else self.watch.best
+        choosing = None if self.taken_in is not None else self.watch
+        state = self._showing() if choosing is None else choosing.best
         if state is None:
             return self._scene(self.whole, self.whole.gaussians, self.whole.background)
         gaussians = FreeGaussians.unpacked(state["values"]).gaussians()
@@ -132,7 +163,7 @@ class Refinement:
 
     def state(self) -> dict[str, Any]:
         """Everything needed to continue to the last bit."""
-        own = {name: getattr(self, name) for name in ("step", "seconds", "blame", "unit")}
+        own = {name: getattr(self, name) for name in STATE}
         own["background"] = self.background.detach()
         return {
             **own,
@@ -149,8 +180,10 @@ class Refinement:
             self.background.copy_(state["background"])
         if self.watch is not None:
             self.watch.load_state(state["watch"])
-        for name in ("step", "seconds", "blame", "unit"):
+        for name in STATE:
             setattr(self, name, state[name])
+        if self.taken_in is not None:
+            self.views = self.all_views
 
     def _showing(self) -> dict[str, Tensor]:
         """What pictures depend on."""
@@ -209,6 +242,8 @@ class Refinement:
 
     def _rates(self) -> Tensor:
         rates, done = self.config.rates, self.step / self.config.steps
+        if self.taken_in is not None:
+            done = LATE + (1.0 - LATE) * (self.step - self.taken_in) / self.config.last_steps
         columns = rate_columns(
             rates, self.adam.values.shape[1], rates.last**done, rates.last_others**done
         )

@@ -46,9 +46,10 @@ def refine(
     folder with a run of another ``identity`` or ``config`` raises ``InputError``. ``stop_after``
     ends early after that many further steps.
 
-    Some of the inputs are held back (``config.hold_back``): the result is the state that shows them
-    best, which is ``scene`` itself where no step improved them. ``without`` is the scene made
-    without them, where that is known: the refinement starts there, so that the comparison is fair.
+    Some of the inputs are held back (``config.hold_back``) and choose the best state. The result is
+    that state after a few more steps with all inputs, or ``scene`` where no step was better.
+    ``without`` is the scene made without the frames held back, where that is known: the refinement
+    starts there, so that the comparison is fair.
     """
     refinement = Refinement(scene, inputs, config, without)
     settings = {**(identity or {}), "config": to_dict(config)}
@@ -57,19 +58,19 @@ def refine(
         if run is not None:
             run.claim()
             run.resume(refinement.load_state, scene.device)
-        steps = config.steps - refinement.step if stop_after is None else stop_after
-        _advance(refinement, min(config.steps, refinement.step + steps), run)
+        _advance(refinement, stop_after, run)
     return Refined(refinement.result(), refinement.seconds, refinement.chosen())
 
 
-def _advance(refinement: Refinement, last: int, run: Run | None) -> None:
+def _advance(refinement: Refinement, most: int | None, run: Run | None) -> None:
+    first = refinement.step
     saved, shown = time.monotonic(), None
     steps = refinement.config.steps
     with (
         progress("refining", steps, refinement.step) as advance,
         stop_requests() as stopped,
     ):
-        while refinement.step < last and not (refinement.done or stopped):
+        while not (refinement.done or stopped or refinement.step - first == most):
             began = time.monotonic()
             psnr = refinement.one_step()
             shown = psnr if shown is None else SMOOTHING * shown + (1.0 - SMOOTHING) * psnr

@@ -117,6 +117,29 @@ def test_what_was_right_stays_where_the_inputs_are_wrong(
     assert not torch.equal(unguarded.scene.gaussians.means, world[0].gaussians.means)
 
 
+def test_the_last_steps_go_on_from_the_best_state_with_all_frames(
+    world: tuple[GaussianScene, Views],
+) -> None:
+    cloud = dataclasses.replace(world[0].gaussians, sh=world[0].gaussians.sh + 0.5)
+    run = Refinement(scene_of(cloud, ring(), torch.ones(3)), world[1], CONFIG)
+    while run.step < CONFIG.steps:
+        run.one_step()
+    assert run.watch is not None
+    assert run.watch.best is not None
+    assert not run.done
+    best, held = run.watch.best["values"].clone(), len(run.held_back)
+    assert len(run.views) == 12 - held
+    steps = 0
+    while not run.done:
+        run.one_step()
+        steps += 1
+    assert steps == CONFIG.last_steps == 4
+    assert len(run.views) == 12
+    moved = (run.adam.values - best).abs()
+    assert 0.0 < float(moved[:, :3].max()) < 0.05
+    assert len(run.watch.curve) == 9
+
+
 def test_a_refinement_that_only_falls_ends_early(world: tuple[GaussianScene, Views]) -> None:
     config = dataclasses.replace(CONFIG, steps=100)
     refined = refine(world[0], _noisy(world), config)
@@ -130,7 +153,8 @@ def test_the_state_that_is_kept_shows_what_the_curve_says(
     cloud = dataclasses.replace(
         world[0].gaussians, means=world[0].gaussians.means + 0.05 * torch.ones(60, 3)
     )
-    refined = refine(scene_of(cloud, ring(), torch.ones(3)), world[1], CONFIG)
+    config = dataclasses.replace(CONFIG, taken_in=0.0)
+    refined = refine(scene_of(cloud, ring(), torch.ones(3)), world[1], config)
     assert refined.chosen is not None
     best = max(refined.chosen.curve, key=lambda entry: entry[1])
     assert best[0] == refined.chosen.step > 0
@@ -185,7 +209,7 @@ def test_resuming_keeps_the_best_state_to_the_bit(
     )
     inputs = _noisy(world) if noisy else world[1]
     whole = refine(start, inputs, CONFIG)
-    for part in (7, 11, 4):
+    for part in (7, 11, 4, 20):  # the last stop lies among the steps with all frames
         refine(start, inputs, CONFIG, out=tmp_path, stop_after=part)
     resumed = refine(start, inputs, CONFIG, out=tmp_path)
     assert resumed.chosen == whole.chosen
