@@ -1,8 +1,9 @@
 """``fsm refine``: a scene's Gaussians fitted to the frames they came from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -18,7 +19,8 @@ from fsm.cli.common import (
 from fsm.errors import InputError
 
 if TYPE_CHECKING:
-    from fsm.refine import RefineConfig
+    from fsm.datasets.base import Clip
+    from fsm.refine import Chosen, RefineConfig
     from fsm.renderers.gaussians.scene import GaussianScene
     from fsm.views import SceneFrame, Views
 
@@ -52,6 +54,8 @@ class Refine:
         None
     )
     """Judge by every K-th frame; 0 holds out none."""
+    hold_back: Annotated[int | None, flag("N", "about one in eight")] = None
+    """Most input frames kept out of the steps to choose when to stop; 0: none, and no promise."""
     size: Annotated[str | None, flag("WxH", "the scene's; for `new` 128 pixels high")] = None
     """Size of the frames refined on."""
     gaussians: Annotated[int, flag("N")] = 40_000
@@ -76,9 +80,10 @@ class Refine:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
         from fsm.config import to_dict
         from fsm.datasets.open import open_clip, open_dataset
-        from fsm.refine import refine
+        from fsm.refine import held_back, refine
         from fsm.refine.report import pictures, write_report
         from fsm.refine.split import split_clip
+        from fsm.views import SceneFrame
 
         config = self._config()
         check_refined_folder(self.output, self.scene)
@@ -92,7 +97,10 @@ class Refine:
             self.size or (None if scene else NEW_SIZE), scene.hw if scene else clip.cameras.hw
         )
         inputs = clip.views(split.inputs, hw)
-        scene = scene or new_scene(inputs, None, config.density.most, self.seed, device)
+        frame = scene.frame.to("cpu") if scene else SceneFrame.fit(inputs)
+        kept = held_back(inputs, config.hold_back)
+        seen = inputs[[i for i in range(len(inputs)) if i not in set(kept)]]
+        scene = scene or new_scene(seen, frame, config.density.most, self.seed, device)
         scene = scene.with_backend(self.backend)
         truth = split.judge.views(split.held_out, hw) if split.held_out else inputs
         before = pictures(scene, truth)
@@ -102,22 +110,27 @@ class Refine:
             "frames": list(split.inputs),
             "hw": list(hw),
         }
-        start = self._start(scene, inputs, config.density.most)
-        refined, seconds = refine(start, inputs, config, out=self.output, identity=identity)
+        without = self._without(clip, split.inputs, kept, device) if kept else None
+        found = self._found(without or scene, seen, inputs[kept] if kept else None, config)
+        start, without = (scene, without) if found is None else (found, None)
+        run = refine(start, inputs, config, without=without, out=self.output, identity=identity)
+        refined, seconds, chosen = run
         refined.save(self.output)  # replaces the folder, and the run's state with it
         about = {
-            "started_from": "the scene" if start is scene else "Gaussians found in the clip",
+            "started_from": "the scene" if found is None else "Gaussians found in the clip",
             "judged_by": "held-out frames"
             if split.held_out
             else "the frames refined on (none is held out)",
             "gaussians": {"before": len(start.gaussians), "after": len(refined.gaussians)},
             "seconds": round(seconds, 1),
+            "held_back": None if chosen is None else _described(chosen, split.inputs),
         }
         means = write_report(self.output, truth, before, pictures(refined, truth), about)
         indices = {"frames": list(split.inputs), "held_out": list(split.held_out)}
         resolved = {"size": f"{hw[1]}x{hw[0]}", "device": device, "config": to_dict(config)}
         save_settings(self.output / "refine.yaml", self, **indices, **resolved)
         print(f"{len(inputs)} frames at {hw[1]}x{hw[0]}, {config.steps} steps in {seconds:.0f} s")
+        print(_verdict(chosen))
         for name, score in means.items():
             print(
                 f"{name:6} {score.psnr:.2f} dB, SSIM {score.ssim:.4f} on {len(truth)} "
@@ -125,27 +138,47 @@ class Refine:
             )
         print(f"scene in {self.output}")
 
-    def _start(self, scene: "GaussianScene", inputs: "Views", most: int) -> "GaussianScene":
-        """The scene; or, where it shows the frames worse than what is found in them, that. Says
-        so.
+    def _without(
+        self, clip: "Clip", frames: Sequence[int], kept: Sequence[int], device: str
+    ) -> "GaussianScene | None":
+        """The scene as its model makes it without the ``frames`` numbered ``kept``; None where it
+        is not known how it was made.
         """
-        from fsm.evaluate.metrics import psnr
-        from fsm.refine.report import pictures
+        from fsm.cli.reconstruct import SETTINGS
+        from fsm.files import read_yaml
+        from fsm.model import FSM
+        from fsm.renderers.gaussians.scene import GaussianScene
 
-        if self.scene == NEW or self.start == "scene" or len(inputs) < 2:
-            return scene
-        found = new_scene(inputs, scene.frame, most, self.seed, str(scene.device))
+        path = Path(self.scene) / SETTINGS
+        if self.scene == NEW or not path.is_file():
+            return None
+        made = read_yaml(path)
+        held = {frames[i] for i in kept}
+        rest = [i for i in made["frames"] if i not in held]
+        if len(rest) == len(made["frames"]) or not rest:
+            return None
+        model = FSM.from_pretrained(made["model"], device=device)
+        scene = model.reconstruct(clip.views(rest, parse_size(made["size"], clip.cameras.hw)))
+        assert isinstance(scene, GaussianScene), "a scene of Gaussians was made by such a decoder"
+        return scene.with_backend(self.backend)
+
+    def _found(
+        self,
+        scene: "GaussianScene",
+        seen: "Views",
+        held_back: "Views | None",
+        config: "RefineConfig",
+    ) -> "GaussianScene | None":
+        """Gaussians found in the frames ``seen``, where they show the frames better than the scene
+        does; says so.
+        """
+        if self.scene == NEW or self.start == "scene" or len(seen) < 2:
+            return None
+        found = new_scene(seen, scene.frame, config.density.most, self.seed, str(scene.device))
         found = found.with_backend(self.backend)
-        some = inputs[[round(i * (len(inputs) - 1) / (TRIED - 1)) for i in range(TRIED)]]
-        assert some.rgb is not None
-        # The worse half counts: a scene shows the frames it was read from well, whatever it is like
-        # from elsewhere.
-        scores = (
-            psnr(pictures(s, some), some.rgb).sort().values[: TRIED // 2] for s in (scene, found)
-        )
-        own, other = (float(score.mean()) for score in scores)
+        own, other = (_shows(s, seen if held_back is None else held_back) for s in (scene, found))
         if other <= own:
-            return scene
+            return None
         print(
             f"starts from Gaussians found in the clip: they show it at {other:.1f} dB, the "
             f"scene at {own:.1f} dB"
@@ -161,8 +194,53 @@ class Refine:
         from fsm.train.config import overridden
 
         density = dataclasses.replace(Density(), most=self.gaussians)
-        values = to_dict(RefineConfig(steps=self.steps, seed=self.seed, density=density))
+        values = to_dict(
+            RefineConfig(
+                steps=self.steps, seed=self.seed, density=density, hold_back=self.hold_back
+            )
+        )
         return from_dict(RefineConfig, overridden(values, self.set), "--set")
+
+
+def _shows(scene: "GaussianScene", views: "Views") -> float:
+    """PSNR of the worse half of some frames.
+
+    A scene shows the frames it was read from well, whatever it is like from elsewhere.
+    """
+    from fsm.evaluate.metrics import psnr
+    from fsm.refine.report import pictures
+
+    some = views[[round(i * (len(views) - 1) / (TRIED - 1)) for i in range(TRIED)]]
+    assert some.rgb is not None
+    return float(psnr(pictures(scene, some), some.rgb).sort().values[: TRIED // 2].mean())
+
+
+def _described(chosen: "Chosen", frames: Sequence[int]) -> dict[str, Any]:
+    """``chosen`` as plain values, its frames by their numbers in the clip."""
+    return {
+        "frames": [frames[i] for i in chosen.frames],
+        "psnr": [[step, round(value, 3)] for step, value in chosen.curve],
+        "chosen_step": chosen.step,
+    }
+
+
+def _verdict(chosen: "Chosen | None") -> str:
+    """What the held-back frames say, in a sentence."""
+    if chosen is None:
+        return (
+            "no frame was held back to choose when to stop, so views that no frame saw may be "
+            "worse than before"
+        )
+    scores = dict(chosen.curve)
+    if chosen.step == 0:
+        return (
+            "refinement did not improve views it did not see; the scene is as it was "
+            f"({scores[0]:.2f} dB on {len(chosen.frames)} frames held back)"
+        )
+    return (
+        f"{len(chosen.frames)} frames held back went from {scores[0]:.2f} to "
+        f"{scores[chosen.step]:.2f} dB after {chosen.step} steps, which are kept"
+    )
 
 
 def open_gaussians(path: str, device: str) -> "GaussianScene":

@@ -140,7 +140,7 @@ class _AtMoment(torch.autograd.Function):
         on_threads(kernels.at_moment, n, n, kept.numpy(), time, *(t.numpy() for t in out))
         ctx.save_for_backward(kept)
         ctx.time = time
-        return (*out, kept[:, SH:].reshape(m, -1, 3))
+        return (*out, kept[:, SH:].unflatten(1, (-1, 3)))
 
     @staticmethod
     @once_differentiable

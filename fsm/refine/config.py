@@ -80,6 +80,15 @@ class RefineConfig:
     """A Gaussian is there for at least this many frames (standard deviation), so that moments
     between frames are covered.
     """
+    hold_back: int | None = None
+    """Most inputs kept out of the gradient, to choose when to stop; None: about one in eight, 0:
+    none.
+    """
+    check_every: int = 100
+    """Steps between measurements of the inputs held back."""
+    taken_in: float = 0.1
+    """Share of steps that follow from the best state, with the inputs held back among the others.
+    """
     rates: Rates = Rates()
     """Learning rates."""
     density: Density = Density()
@@ -95,8 +104,11 @@ class RefineConfig:
             views=(1, 1024),
             ssim=(0.0, 1.0),
             opacity_weight=(0.0, 1e3),
+            taken_in=(0.0, 1.0),
         )
-        _within(self, "a refinement", least_frames=(0.0, 1e6))
+        _within(self, "a refinement", least_frames=(0.0, 1e6), check_every=(1, 10**7))
+        if self.hold_back is not None:
+            _within(self, "a refinement", hold_back=(0, 10**6))
         d = self.density
         _within(
             d,
@@ -113,6 +125,11 @@ class RefineConfig:
                 raise InputError(
                     f"refine config: {name} is {rate} in rates; it must lie between 0 and 10."
                 )
+
+    @property
+    def last_steps(self) -> int:
+        """Steps with the inputs held back among the others."""
+        return round(self.taken_in * self.steps)
 
     def is_round(self, step: int) -> bool:
         """Whether Gaussians are redistributed after ``step`` steps."""

@@ -1,9 +1,10 @@
-"""Gaussians to start from without a model: pixels of the frames, at the depth where frames close in
-time agree.
+"""Gaussians to start from without a model: pixels of the frames, at the depth where other frames
+agree.
 
 A plane sweep (Collins 1996) with random depths: every drawn pixel tries some, looks where they fall
-in the frames next to its own in time, and keeps the one at which those show its colour. Also the
-background: what all frames have at their border.
+in the frames next to its own, and keeps the one at which those show its colour. Next are frames
+close in time; in a static capture cameras close in space. Also the background: what all frames have
+at their border.
 """
 
 import math
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.rays import unproject
+from fsm.refine.hold_back import camera_distances
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.spherical_harmonics import colour_to_sh
 from fsm.renderers.stereo.sources import SourceViews, camera_rays, pixel_grid
@@ -22,7 +24,7 @@ from fsm.views import SceneFrame, Views
 
 NEAREST = 2.5  # largest inverse depth tried, in model units (the cameras' spread is one)
 CANDIDATES, ROUNDS = 48, 2
-MANY, FEW = 16, 4  # frames next in time: the many see depth well, the few see what moves
+MANY, FEW = 16, 4  # frames next to one: the many see depth well, the few see what moves
 MOVED = 0.06  # where the few agree by so much better than the many, something moves
 MOST_DISAGREEMENT = 0.3  # a frame in which something else is in front says no more than that
 OVERSAMPLING = 2  # pixels tried for one that is kept
@@ -38,8 +40,8 @@ def random_gaussians(inputs: Views, frame: SceneFrame, n: int, seed: int = 0) ->
     """``n`` still Gaussians on surfaces seen in ``inputs`` [v] (the clip's own space, with rgb), in
     the space of ``frame``.
 
-    Each has the colour of one pixel of one frame, and that frame's time. What is drawn depends on
-    ``seed`` alone.
+    Each has the colour of one pixel of one frame, and that frame's time; where ``frame`` is static
+    they are always there. What is drawn depends on ``seed`` alone.
     """
     if inputs.rgb is None or len(inputs) < 2:
         raise InputError(
@@ -50,16 +52,10 @@ def random_gaussians(inputs: Views, frame: SceneFrame, n: int, seed: int = 0) ->
     shown = _foreground(views, constant_background(views))
     generator = torch.Generator().manual_seed(seed)
     pixels = _sample_pixels(views, shown, OVERSAMPLING * n, generator)
-    rho, disagreement = _sweep(views, pixels, MANY, generator)
-    nearby, least = _sweep(views, pixels, FEW, generator)
-    moves = disagreement - least > MOVED
-    # What moves is put where it was, for a short time; of what stays fewer are needed for as many
-    # at each moment.
-    short = min(STAYS, max(MOVES, MOVES_FRAMES * 2.0 / len(views)))
-    durations = torch.where(moves, short, STAYS)
-    kept = torch.multinomial(1.0 / durations, n, generator=generator)
+    rho, durations = _surfaces(views, pixels, frame.static, generator)
+    kept = torch.multinomial(_weights(durations), n, generator=generator)
     pixels, durations = pixels[kept], durations[kept]
-    depth = 1.0 / torch.where(moves, nearby, rho)[kept]
+    depth = 1.0 / rho[kept]
     # As large as the gaps between those that share the picture at one moment.
     at_once = float((2.0 * durations).clamp_max(1.0).sum())
     spacing = math.sqrt(float(shown.sum()) / len(views) / at_once)
@@ -80,6 +76,29 @@ def random_gaussians(inputs: Views, frame: SceneFrame, n: int, seed: int = 0) ->
         torch.full((n,), OPACITY),
         colour_to_sh(pixels.colours),
     )
+
+
+def _surfaces(
+    views: Views, pixels: "_Pixels", static: bool, generator: torch.Generator
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Inverse depths and durations of ``pixels``: infinite in a static capture. Else what moves is
+    put where it was, for a short time.
+    """
+    if static:
+        apart = camera_distances(views)
+        rho, _ = _sweep(views, pixels, apart, MANY, generator)
+        return rho, torch.full_like(rho, math.inf)
+    apart = (views.time[:, None] - views.time).abs()
+    rho, disagreement = _sweep(views, pixels, apart, MANY, generator)
+    nearby, least = _sweep(views, pixels, apart, FEW, generator)
+    moves = disagreement - least > MOVED
+    short = min(STAYS, max(MOVES, MOVES_FRAMES * 2.0 / len(views)))
+    return torch.where(moves, nearby, rho), torch.where(moves, short, STAYS)
+
+
+def _weights(durations: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """How often a pixel is kept: of what stays fewer are needed for as many at each moment."""
+    return torch.where(durations.isinf(), torch.ones_like(durations), 1.0 / durations)
 
 
 def constant_background(views: Views) -> Float[Tensor, " 3"] | None:
@@ -150,7 +169,11 @@ def _sample_pixels(views: Views, shown: Tensor, n: int, generator: torch.Generat
 
 
 def _sweep(
-    views: Views, pixels: _Pixels, neighbours: int, generator: torch.Generator
+    views: Views,
+    pixels: _Pixels,
+    apart: Float[Tensor, "v v"],
+    neighbours: int,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Inverse depth [n] of the least disagreement, and that disagreement; the second round looks
     close to the first's.
@@ -163,7 +186,7 @@ def _sweep(
             torch.arange(CANDIDATES) + torch.rand(n, CANDIDATES, generator=generator)
         ) / CANDIDATES
         tried = (low[:, None] + (high - low)[:, None] * share).clamp_min(1e-3)
-        found, at = _disagreement(views, pixels, neighbours, tried).min(dim=1)
+        found, at = _disagreement(views, pixels, apart, neighbours, tried).min(dim=1)
         better = found < least
         rho = torch.where(better, tried.gather(1, at[:, None])[:, 0], rho)
         least = torch.where(better, found, least)
@@ -173,13 +196,17 @@ def _sweep(
 
 
 def _disagreement(
-    views: Views, pixels: _Pixels, neighbours: int, tried: Float[Tensor, "n c"]
+    views: Views,
+    pixels: _Pixels,
+    apart: Float[Tensor, "v v"],
+    neighbours: int,
+    tried: Float[Tensor, "n c"],
 ) -> Float[Tensor, "n c"]:
-    """How different the colours at inverse depths ``tried`` are in the frames next in time."""
+    """How different the colours at inverse depths ``tried`` are in the frames least ``apart``."""
     out, batched = torch.empty_like(tried), views.batched()
     for i in pixels.frames.unique().tolist():
         mine = (pixels.frames == i).nonzero()[:, 0]
-        near = (views.time - views.time[i]).abs().argsort(stable=True)
+        near = apart[i].argsort(stable=True)
         near = near[near != i][:neighbours]
         sources = SourceViews.of(batched[i], batched, near[None, None])
         # the drawn pixels alone, as a picture of one row

@@ -4,6 +4,7 @@ redistribution; exact resume.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,32 +15,59 @@ from fsm.frame_ids import joined
 from fsm.refine.adam import Adam, at_moment, rate_columns
 from fsm.refine.config import RefineConfig
 from fsm.refine.densify import redistribute
+from fsm.refine.hold_back import Chosen, Watch, held_back
 from fsm.refine.loss import photometric_loss
 from fsm.refine.parameters import FreeGaussians
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.rasterize import rasterize
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.gaussians.types import Gaussians3D
 from fsm.views import Views
 
+STATE = ("step", "seconds", "blame", "unit", "taken_in")
+LATE = 0.8  # share of the way from first to last rates where held-back frames join
+STATIC_TIME = -1.0  # model time of every moment of a static scene
+
 
 class Refinement:
-    """A refinement under way: ``scene`` is where it started, ``inputs`` [v] are the only pictures
-    it ever sees.
+    """A refinement under way: ``inputs`` [v] are the only pictures it ever sees. Some of them are
+    held back: they choose the state that is kept, which is ``scene`` where no other is better.
+
+    ``without`` is what ``scene`` would be had it been made without the frames held back. The
+    refinement starts there: a scene shows frames it was made from better than others.
     """
 
-    def __init__(self, scene: GaussianScene, inputs: Views, config: RefineConfig) -> None:
+    def __init__(
+        self,
+        scene: GaussianScene,
+        inputs: Views,
+        config: RefineConfig,
+        without: GaussianScene | None = None,
+    ) -> None:
         if inputs.rgb is None:
             raise InputError("refinement needs pictures; give views with rgb.")
-        self.scene, self.inputs, self.config = scene, inputs.without_rgb(), config
-        self.views = scene.frame.to_model(inputs.to(scene.device))
-        times = self.views.time.unique()
+        self.whole, self.inputs, self.config = scene, inputs.without_rgb(), config
+        self.scene = scene = scene if without is None else without
+        views = scene.frame.to_model(inputs.to(scene.device))
+        times = views.time.unique()
         spacing = float((times[1:] - times[:-1]).median()) if len(times) > 1 else 0.0
         self.least_time = config.least_frames * spacing
+        self.held_back = held_back(inputs, config.hold_back)
+        """Positions in ``inputs`` of the frames that choose the state."""
+        self.all_views = views
+        self.views = views[[i for i in range(len(views)) if i not in set(self.held_back)]]
+        self.taken_in: int | None = None
+        """Steps after which the held-back frames joined the others."""
         self.background = scene.background.clone().requires_grad_()
-        self.adam = Adam(FreeGaussians.from_gaussians(scene.gaussians))
-        if len(scene.gaussians) > config.density.most:
+        self.watch: Watch | None = None
+        if self.held_back:
+            self.watch = Watch(views[self.held_back])
+            self.watch.add(0, self._held_back_score(scene.moving.at), {})
+        free = FreeGaussians.from_gaussians(scene.gaussians)
+        self.adam = Adam(free.standing(STATIC_TIME) if scene.frame.static else free)
+        if len(self.adam.values) > config.density.most:
             self._thin(config.density.most)
-        self.background_adam = torch.optim.Adam([self.background], lr=config.rates.background)
+        self.background_adam = self._background_adam()
         self.step, self.seconds = 0, 0.0
         self._start_round()
 
@@ -47,6 +75,8 @@ class Refinement:
         """Sample frames, differentiate, step; every so often redistribute. Returns the PSNR of
         these frames before the step.
         """
+        if self._chosen and self.taken_in is None:
+            self._take_in()
         views = self.views[self._sampled_frames()]
         rows = self.adam.there(views.time)
         columns = self.adam.values[rows].requires_grad_()
@@ -59,37 +89,87 @@ class Refinement:
         self._bound(rows)
         self.background_adam.step()
         self.step += 1
-        if self.config.is_round(self.step):
+        if self.taken_in is None and self.config.is_round(self.step):
             generator = self._generator(1, self.step)
             redistribute(self.adam, self.blame, self.config.density, self.least_time, generator)
             self._start_round()
+        measured = self.step % self.config.check_every == 0 or self.step == self.config.steps
+        if measured and self.taken_in is None:
+            self._check()
         return -10.0 * math.log10(max(mse, 1e-10))
 
+    @property
+    def _chosen(self) -> bool:
+        """Whether all steps are taken, or held-back frames say that no more are worth it."""
+        steps = self.config.steps
+        return self.step >= steps or (self.watch is not None and self.watch.hopeless(steps))
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left, with the held-back frames or without."""
+        if self.taken_in is not None:
+            return self.step >= self.taken_in + self.config.last_steps
+        better = self.watch is not None and self.watch.best is not None
+        return self._chosen and not (better and self.config.last_steps > 0)
+
+    def _take_in(self) -> None:
+        """Go on from the best state with all frames."""
+        assert self.watch is not None
+        assert self.watch.best is not None
+        self.taken_in, self.views = self.step, self.all_views
+        self.adam = Adam(FreeGaussians.unpacked(self.watch.best["values"]))
+        with torch.no_grad():
+            self.background.copy_(self.watch.best["background"])
+        self.background_adam = self._background_adam()
+        self._start_round()
+
+    def _background_adam(self) -> torch.optim.Adam:
+        return torch.optim.Adam([self.background], lr=self.config.rates.background)
+
     def result(self) -> GaussianScene:
-        """The scene as it is now."""
+        """The scene that shows the held-back frames best, which may be the one it started from;
+        where none are held back, or they have joined the others, the scene as it is now.
+        """
+        choosing = None if self.taken_in is not None else self.watch
+        state = self._showing() if choosing is None else choosing.best
+        if state is None:
+            return self._scene(self.whole, self.whole.gaussians, self.whole.background)
+        gaussians = FreeGaussians.unpacked(state["values"]).gaussians()
+        return self._scene(self.scene, gaussians, state["background"].clamp(0.0, 1.0))
+
+    def _scene(
+        self, like: GaussianScene, gaussians: Gaussians4D, background: Tensor
+    ) -> GaussianScene:
         return GaussianScene(
-            self.adam.free.gaussians(),
-            self.scene.frame,
+            gaussians,
+            like.frame,
             self.inputs,
-            background=self.background.detach().clamp(0.0, 1.0),
-            projection=self.scene.projection,
-            backend=self.scene.backend,
+            background=background,
+            projection=like.projection,
+            backend=like.backend,
             frames_seen=self._frames_seen(),
         )
 
+    def chosen(self) -> Chosen | None:
+        """How the held-back frames chose ``result()``; None where there are none."""
+        if self.watch is None:
+            return None
+        return Chosen(tuple(self.held_back), tuple(self.watch.curve), self.watch.best_step)
+
     def _frames_seen(self) -> Tensor | None:
         """What the scene it started from has seen, and the frames refined on."""
-        before, here = self.scene.frames_seen, self.inputs.frame_ids
+        before, here = self.whole.frames_seen, self.inputs.frame_ids
         return None if before is None or here is None else joined(before, here)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to continue to the last bit."""
-        own = {name: getattr(self, name) for name in ("step", "seconds", "blame", "unit")}
+        own = {name: getattr(self, name) for name in STATE}
         own["background"] = self.background.detach()
         return {
             **own,
             "background_adam": self.background_adam.state_dict(),
             "adam": self.adam.state(),
+            "watch": None if self.watch is None else self.watch.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -98,8 +178,32 @@ class Refinement:
         self.background_adam.load_state_dict(state["background_adam"])
         with torch.no_grad():
             self.background.copy_(state["background"])
-        for name in ("step", "seconds", "blame", "unit"):
+        if self.watch is not None:
+            self.watch.load_state(state["watch"])
+        for name in STATE:
             setattr(self, name, state[name])
+        if self.taken_in is not None:
+            self.views = self.all_views
+
+    def _showing(self) -> dict[str, Tensor]:
+        """What pictures depend on."""
+        return {"values": self.adam.values, "background": self.background.detach()}
+
+    def _check(self) -> None:
+        """Measure the held-back frames."""
+        if self.watch is not None:
+            score = self._held_back_score(
+                lambda time: at_moment(self.adam.values[self.adam.there(time[None])], time)
+            )
+            self.watch.add(self.step, score, self._showing())
+
+    @torch.no_grad()
+    def _held_back_score(self, at: Callable[[Tensor], Gaussians3D]) -> float:
+        """PSNR of the held-back frames as the Gaussians ``at`` a time show them."""
+        assert self.watch is not None
+        views = self.watch.views
+        pictures = [self._picture(at(views.time[i]), views[i]) for i in range(len(views))]
+        return self.watch.score(torch.cat(pictures))
 
     def _loss(self, columns: Tensor, rows: Tensor, views: Views) -> tuple[Tensor, float]:
         pictures = []
@@ -138,6 +242,8 @@ class Refinement:
 
     def _rates(self) -> Tensor:
         rates, done = self.config.rates, self.step / self.config.steps
+        if self.taken_in is not None:
+            done = LATE + (1.0 - LATE) * (self.step - self.taken_in) / self.config.last_steps
         columns = rate_columns(
             rates, self.adam.values.shape[1], rates.last**done, rates.last_others**done
         )

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.rays import full_precision
+from fsm.renderers.gaussians.constants import MIN_WEIGHT
 from fsm.renderers.gaussians.factorise import rotations_and_scales
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians
 from fsm.renderers.gaussians.rotations import rotation_4d
@@ -104,6 +105,23 @@ class FreeGaussians:
         return MovingGaussians(
             self.means, self.velocities, self.times, variances, covariances, opacities, self.sh
         )
+
+    @torch.no_grad()
+    def standing(self, time: float) -> "FreeGaussians":
+        """Those there at model ``time``, as they are then, for ever and still."""
+        offset = time - self.times
+        weight = torch.exp(-0.5 * offset.square() * (-2.0 * self.log_time_scales).exp())
+        there = weight >= MIN_WEIGHT
+        opacities = torch.sigmoid(self.logit_opacities) * weight
+        all_of_them = dataclasses.replace(
+            self,
+            means=self.means + self.velocities * offset[:, None],
+            velocities=torch.zeros_like(self.velocities),
+            times=torch.full_like(self.times, time),
+            log_time_scales=torch.full_like(self.log_time_scales, math.inf),
+            logit_opacities=torch.logit(opacities.clamp(1e-4, 0.9999)),
+        )
+        return FreeGaussians.unpacked(all_of_them.packed()[there])
 
     @torch.no_grad()
     def gaussians(self) -> Gaussians4D:

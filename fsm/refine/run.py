@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fsm.config import to_dict
 from fsm.refine.config import RefineConfig
+from fsm.refine.hold_back import Chosen
 from fsm.refine.loop import Refinement
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.runs import Run, progress, stop_requests
@@ -24,6 +25,8 @@ class Refined(NamedTuple):
     scene: GaussianScene
     seconds: float
     """Of all calls that took part."""
+    chosen: Chosen | None
+    """How the frames held back chose the scene; None where none was held back."""
 
 
 def refine(
@@ -31,6 +34,7 @@ def refine(
     inputs: Views,
     config: RefineConfig,
     *,
+    without: GaussianScene | None = None,
     out: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     stop_after: int | None = None,
@@ -41,27 +45,32 @@ def refine(
     to the same result, bit for bit. ``identity`` (plain values) says what is refined on what; a
     folder with a run of another ``identity`` or ``config`` raises ``InputError``. ``stop_after``
     ends early after that many further steps.
+
+    Some of the inputs are held back (``config.hold_back``) and choose the best state. The result is
+    that state after a few more steps with all inputs, or ``scene`` where no step was better.
+    ``without`` is the scene made without the frames held back, where that is known: the refinement
+    starts there, so that the comparison is fair.
     """
-    refinement = Refinement(scene, inputs, config)
+    refinement = Refinement(scene, inputs, config, without)
     settings = {**(identity or {}), "config": to_dict(config)}
     run = None if out is None else Run(out, settings, SETTINGS, STATE)
     with contextlib.nullcontext() if run is None else run.locked():
         if run is not None:
             run.claim()
             run.resume(refinement.load_state, scene.device)
-        steps = config.steps - refinement.step if stop_after is None else stop_after
-        _advance(refinement, min(config.steps, refinement.step + steps), run)
-    return Refined(refinement.result(), refinement.seconds)
+        _advance(refinement, stop_after, run)
+    return Refined(refinement.result(), refinement.seconds, refinement.chosen())
 
 
-def _advance(refinement: Refinement, last: int, run: Run | None) -> None:
+def _advance(refinement: Refinement, most: int | None, run: Run | None) -> None:
+    first = refinement.step
     saved, shown = time.monotonic(), None
     steps = refinement.config.steps
     with (
         progress("refining", steps, refinement.step) as advance,
         stop_requests() as stopped,
     ):
-        while refinement.step < last and not stopped:
+        while not (refinement.done or stopped or refinement.step - first == most):
             began = time.monotonic()
             psnr = refinement.one_step()
             shown = psnr if shown is None else SMOOTHING * shown + (1.0 - SMOOTHING) * psnr

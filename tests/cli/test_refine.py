@@ -277,3 +277,23 @@ def test_settings_that_are_none_are_refused(
         ["refine", "new", clip, "-o", tmp_path / "out", "--set", assignment], capsys, tmp_path
     )
     assert "--set" in line
+
+
+def test_a_scene_is_made_again_without_the_frames_held_back(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], read_frames: list[list[int]]
+) -> None:
+    read = ["reconstruct", str(clip), "--decoder", "lrm", "--size", "64x32", "--inputs", "8"]
+    assert main([*read, "-o", str(tmp_path / "scene")]) == 0
+    command = ["refine", str(tmp_path / "scene"), str(clip), "--steps", "2", "--start", "scene"]
+    read_frames.clear()
+    assert main([*command, "-o", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())["held_back"]
+    settings = yaml.safe_load((tmp_path / "out" / "refine.yaml").read_text())
+    assert len(report["frames"]) == 1
+    assert [i for i in settings["frames"] if i not in report["frames"]] in read_frames
+    said = capsys.readouterr().out
+    assert "refinement did not improve views it did not see; the scene is as it was" in said
+    files = [tmp_path / name / "gaussians.safetensors" for name in ("scene", "out")]
+    assert files[0].stat().st_size == files[1].stat().st_size
+    assert main([*command, "--hold-back", "0", "-o", str(tmp_path / "open")]) == 0
+    assert "no frame was held back" in capsys.readouterr().out

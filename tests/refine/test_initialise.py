@@ -85,3 +85,28 @@ def test_what_cannot_be_started_from_is_refused(what: str) -> None:
         InputError, match="nothing to refine" if what == "empty" else "at least 2 with colours"
     ):
         random_gaussians(given, SceneFrame.fit(given), 10)
+
+
+def test_of_a_static_capture_neighbours_are_cameras_close_in_space(clip: WorldClip) -> None:
+    """One moment of the world from cameras in a random order: depths are as good as in a film."""
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(2))
+    cameras = dataclasses.replace(clip.cameras[order], time=torch.zeros(48))
+    truth = clip.truth(cameras)
+    assert truth.depth is not None
+    inputs = dataclasses.replace(cameras, rgb=truth.rgb)
+    frame = SceneFrame.fit(inputs)
+    found = random_gaussians(inputs, frame, 600, seed=1)
+    assert bool(found.is_static.all())
+    views = frame.to_model(inputs)
+    off = []
+    for i in range(48):
+        local = (found.means - views.c2w[i, :3, 3]) @ views.c2w[i, :3, :3]
+        fx, fy, cx, cy = views.intrinsics[i]
+        x, y = local[:, 0] / local[:, 2] * fx + cx, local[:, 1] / local[:, 2] * fy + cy
+        # pixels keep their ray, so each lies on the centre of a pixel of its own frame
+        centred = ((x - x.floor() - 0.5).abs() < 1e-3) & ((y - y.floor() - 0.5).abs() < 1e-3)
+        mine = centred & (local[:, 2] > 0) & (x > 0) & (x < 48) & (y > 0) & (y < 48)
+        depth = truth.depth[i, 0, y[mine].long(), x[mine].long()] * frame.scale
+        off.append((local[mine, 2] / depth - 1.0).abs())
+    assert len(torch.cat(off)) >= 600
+    assert float(torch.cat(off).median()) < 0.1

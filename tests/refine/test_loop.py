@@ -3,6 +3,7 @@ never read.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from fsm.renderers.gaussians.projection_plain import project_gaussians
 from fsm.renderers.gaussians.rasterize_plain import composite
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.runs import Run
-from fsm.views import Views
+from fsm.views import SceneFrame, Views
 from tests.refine.small_scenes import filmed, ring, scene_of, some_gaussians
 
 STILL = Density(every=0)
@@ -57,7 +58,9 @@ def test_a_step_is_adam_on_the_gradient_of_the_loss_in_plain_torch(
     world: tuple[GaussianScene, Views],
 ) -> None:
     start, inputs = _start(world), world[1]
-    config = RefineConfig(steps=10, density=STILL, ssim=0.0, opacity_weight=0.01, least_frames=0.0)
+    config = RefineConfig(
+        steps=10, density=STILL, ssim=0.0, opacity_weight=0.01, least_frames=0.0, hold_back=0
+    )
     run = Refinement(start, inputs, config)
     (frame,) = run._sampled_frames()
     psnr_before = run.one_step()
@@ -184,7 +187,7 @@ def test_a_checkpoint_is_written_as_time_passes(
     saved = []
     monkeypatch.setattr(Run, "save", lambda run, state: saved.append(state["step"]))
     refine(_start(world), world[1], QUICK, out=tmp_path)
-    assert saved == [*range(1, 13), 12]
+    assert saved == [*range(1, 14), 13]  # one step more with all frames
 
 
 def test_a_folder_keeps_one_run(world: tuple[GaussianScene, Views], tmp_path: Path) -> None:
@@ -234,7 +237,7 @@ def test_a_thinned_scene_covers_what_it_did(world: tuple[GaussianScene, Views]) 
 
 def test_shares_are_the_weights_of_the_pictures(world: tuple[GaussianScene, Views]) -> None:
     truth, inputs = world
-    run = Refinement(truth, inputs, QUICK)
+    run = Refinement(truth, inputs, dataclasses.replace(QUICK, hold_back=0))
     views = truth.frame.to_model(inputs)
     alpha = 0.0
     for i in range(len(views)):
@@ -274,3 +277,24 @@ def test_a_mask_keeps_pixels_out(world: tuple[GaussianScene, Views]) -> None:
 def test_settings_out_of_range_are_refused(change: dict) -> None:
     with pytest.raises(InputError, match="must lie between"):
         RefineConfig(**change)
+
+
+@pytest.mark.parametrize("durations", [0.7, math.inf])
+def test_a_static_scene_stays_static(durations: float) -> None:
+    """Cameras that share a moment: whatever it starts from, nothing has a time afterwards."""
+    cameras = dataclasses.replace(ring(), time=torch.zeros(12))
+    cloud = some_gaussians(60)
+    cloud = dataclasses.replace(cloud, time_scales=torch.full((60,), durations))
+    frame = SceneFrame.fit(cameras)
+    truth = GaussianScene(cloud, frame, cameras, background=torch.ones(3))
+    inputs = dataclasses.replace(cameras, rgb=truth.render(cameras).rgb)
+    start = GaussianScene(_blurred_copy(cloud, 0.2), frame, cameras)
+    config = dataclasses.replace(QUICK, steps=40)
+    refined = refine(start, inputs, config)
+    assert refined.chosen is not None
+    assert refined.chosen.step > 0
+    assert bool(refined.scene.gaussians.is_static.all())
+    assert torch.equal(
+        refined.scene.render(cameras).rgb,
+        refined.scene.render(dataclasses.replace(cameras, time=torch.full((12,), 9.0))).rgb,
+    )

@@ -52,3 +52,15 @@ def test_rows_hold_every_parameter_and_views_write_through() -> None:
 def test_rotation_is_that_of_the_renderer() -> None:
     quats = torch.randn(20, 4)
     torch.testing.assert_close(rotation(quats), rotation_3d(quats), atol=1e-6, rtol=0)
+
+
+def test_standing_gaussians_look_the_same_at_their_moment_and_never_change() -> None:
+    moving = FreeGaussians.from_gaussians(some_gaussians(200))
+    standing = moving.standing(-1.0)
+    now, later = (standing.moving().at(torch.tensor(t)) for t in (-1.0, 2.5))
+    expected = moving.moving().at(torch.tensor(-1.0))
+    for field in dataclasses.fields(expected):
+        one, other, third = (getattr(g, field.name) for g in (now, expected, later))
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+        assert torch.equal(one, third)
+    assert bool(standing.gaussians().is_static.all())

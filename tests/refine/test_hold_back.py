@@ -1,0 +1,233 @@
+"""Frames held back: which they are, and that a refinement never ends worse on them."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from fsm.evaluate.metrics import psnr
+from fsm.refine import Density, RefineConfig, held_back, refine
+from fsm.refine.hold_back import FEWEST, GAP, Watch
+from fsm.refine.loop import Refinement
+from fsm.renderers.gaussians.gaussians4d import Gaussians4D
+from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.views import Views
+from tests.refine.small_scenes import filmed, ring, scene_of, some_gaussians
+
+CONFIG = RefineConfig(steps=40, check_every=5, density=Density(every=10, stop=1.0))
+
+
+def _row(v: int, extent: float = 2.0) -> Views:
+    """Cameras side by side that look the same way, one a second."""
+    c2w = torch.eye(4).repeat(v, 1, 1)
+    c2w[:, 0, 3] = torch.linspace(-extent / 2, extent / 2, v)
+    intrinsics = torch.tensor([40.0, 40.0, 16.0, 12.0]).expand(v, 4)
+    return Views(c2w, intrinsics, torch.linspace(-1.0, 1.0, v), (24, 32))
+
+
+def _rig(cameras: int, moments: int) -> Views:
+    views = _row(cameras)[torch.arange(cameras).repeat(moments)]
+    time = torch.linspace(-1.0, 1.0, moments).repeat_interleave(cameras)
+    return dataclasses.replace(views, time=time)
+
+
+def _gaps(views: Views, held: list[int]) -> torch.Tensor:
+    """From each held-back camera to the nearest that is left."""
+    left = [i for i in range(len(views)) if i not in held]
+    return torch.cdist(views.c2w[held, :3, 3], views.c2w[left, :3, 3]).amin(1)
+
+
+def test_far_apart_cameras_are_held_back_one_by_one() -> None:
+    held = held_back(_row(16))
+    assert len(held) == 2
+    assert held[1] - held[0] > 4
+    assert held[0] > 0
+    assert held[1] < 15
+
+
+def test_a_film_loses_blocks_so_that_a_frame_is_far_from_its_neighbours() -> None:
+    views = _row(60)
+    held = held_back(views)
+    assert 3 <= len(held) <= 7
+    assert held == list(range(held[0], held[-1] + 1))
+    assert float(_gaps(views, held).max()) >= GAP
+
+
+def test_a_long_film_loses_an_eighth_at_most() -> None:
+    assert 0 < len(held_back(_row(240, extent=0.5))) <= 30
+
+
+def test_a_rig_loses_a_whole_camera() -> None:
+    views = _rig(8, 12)
+    held = held_back(views)
+    cameras = {i % 8 for i in held}
+    assert len(held) == 12
+    assert len(cameras) == 1
+    assert cameras < set(range(1, 7))
+
+
+def test_of_a_camera_that_stands_single_moments_are_held_back() -> None:
+    held = held_back(_rig(1, 32))
+    assert len(held) == 4
+    assert min(b - a for a, b in itertools.pairwise(held)) > 3
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 100])
+def test_no_more_are_held_back_than_asked_for(most: int) -> None:
+    for views in (_row(12), _rig(3, 5), ring(9)):
+        assert 1 <= len(held_back(views, most)) <= min(most, len(views) - 1)
+
+
+def test_few_frames_are_all_needed() -> None:
+    assert held_back(_row(FEWEST - 1)) == []
+    assert len(held_back(_row(FEWEST))) == 1
+    assert held_back(_row(12), 0) == []
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[GaussianScene, Views]:
+    """A true scene in front of white, and what twelve cameras around it saw."""
+    scene = scene_of(some_gaussians(60), ring(), torch.ones(3))
+    return scene, filmed(scene, ring())
+
+
+def _noisy(world: tuple[GaussianScene, Views]) -> Views:
+    """The same pictures, but noise where a step may look."""
+    inputs = world[1]
+    held = held_back(inputs)
+    assert inputs.rgb is not None
+    noise = torch.rand(inputs.rgb.shape, generator=torch.Generator().manual_seed(1))
+    noise[held] = inputs.rgb[held]
+    return dataclasses.replace(inputs, rgb=noise)
+
+
+def test_what_was_right_stays_where_the_inputs_are_wrong(
+    world: tuple[GaussianScene, Views],
+) -> None:
+    refined = refine(world[0], _noisy(world), CONFIG)
+    assert refined.scene.gaussians is world[0].gaussians
+    assert torch.equal(refined.scene.background, world[0].background)
+    assert refined.chosen is not None
+    assert refined.chosen.step == 0
+    assert refined.chosen.curve[0][1] > 60.0
+    unguarded = refine(world[0], _noisy(world), dataclasses.replace(CONFIG, hold_back=0))
+    assert unguarded.chosen is None
+    assert not torch.equal(unguarded.scene.gaussians.means, world[0].gaussians.means)
+
+
+def test_the_last_steps_go_on_from_the_best_state_with_all_frames(
+    world: tuple[GaussianScene, Views],
+) -> None:
+    cloud = dataclasses.replace(world[0].gaussians, sh=world[0].gaussians.sh + 0.5)
+    run = Refinement(scene_of(cloud, ring(), torch.ones(3)), world[1], CONFIG)
+    while run.step < CONFIG.steps:
+        run.one_step()
+    assert run.watch is not None
+    assert run.watch.best is not None
+    assert not run.done
+    best, held = run.watch.best["values"].clone(), len(run.held_back)
+    assert len(run.views) == 12 - held
+    steps = 0
+    while not run.done:
+        run.one_step()
+        steps += 1
+    assert steps == CONFIG.last_steps == 4
+    assert len(run.views) == 12
+    moved = (run.adam.values - best).abs()
+    assert 0.0 < float(moved[:, :3].max()) < 0.05
+    assert len(run.watch.curve) == 9
+
+
+def test_a_refinement_that_only_falls_ends_early(world: tuple[GaussianScene, Views]) -> None:
+    config = dataclasses.replace(CONFIG, steps=100)
+    refined = refine(world[0], _noisy(world), config)
+    assert refined.chosen is not None
+    assert refined.chosen.curve[-1][0] < 100
+
+
+def test_the_state_that_is_kept_shows_what_the_curve_says(
+    world: tuple[GaussianScene, Views],
+) -> None:
+    cloud = dataclasses.replace(
+        world[0].gaussians, means=world[0].gaussians.means + 0.05 * torch.ones(60, 3)
+    )
+    config = dataclasses.replace(CONFIG, taken_in=0.0)
+    refined = refine(scene_of(cloud, ring(), torch.ones(3)), world[1], config)
+    assert refined.chosen is not None
+    best = max(refined.chosen.curve, key=lambda entry: entry[1])
+    assert best[0] == refined.chosen.step > 0
+    held = world[1][list(refined.chosen.frames)]
+    assert held.rgb is not None
+    shown = refined.scene.render(held.without_rgb()).rgb
+    assert float(psnr(shown, held.rgb).mean()) == pytest.approx(best[1], abs=1e-3)
+
+
+def test_held_back_pictures_are_in_no_gradient(world: tuple[GaussianScene, Views]) -> None:
+    """The steps are the same whatever the held-back frames show."""
+    scene, inputs = world
+    assert inputs.rgb is not None
+    held = held_back(inputs)
+    other = inputs.rgb.clone()
+    other[held] = 0.0
+    states = []
+    for rgb in (inputs.rgb, other):
+        run = Refinement(scene, dataclasses.replace(inputs, rgb=rgb), CONFIG)
+        for _ in range(12):
+            run.one_step()
+        states.append(run.adam.values)
+    assert torch.equal(*states)
+
+
+def test_the_scene_made_without_the_held_back_frames_is_where_it_starts(
+    world: tuple[GaussianScene, Views],
+) -> None:
+    """A scene that knows the held-back frames by heart does not hide that the rest improves."""
+    truth, inputs = world
+    off = 0.05 * torch.ones(60, 3)
+    moved = dataclasses.replace(truth.gaussians, means=truth.gaussians.means + off)
+    without = scene_of(moved, ring(), torch.ones(3))
+    alone, fair = (refine(truth, inputs, CONFIG, without=w).chosen for w in (None, without))
+    assert alone is not None
+    assert fair is not None
+    assert alone.step == 0
+    assert fair.step > 0
+    assert fair.curve[0][1] < alone.curve[0][1] - 10.0
+    noisy = refine(truth, _noisy(world), CONFIG, without=without)
+    assert noisy.chosen is not None
+    assert noisy.chosen.step == 0
+    assert noisy.scene.gaussians is truth.gaussians
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_resuming_keeps_the_best_state_to_the_bit(
+    world: tuple[GaussianScene, Views], tmp_path: Path, noisy: bool
+) -> None:
+    start = scene_of(
+        dataclasses.replace(world[0].gaussians, sh=world[0].gaussians.sh + 0.3), ring()
+    )
+    inputs = _noisy(world) if noisy else world[1]
+    whole = refine(start, inputs, CONFIG)
+    for part in (7, 11, 4, 20):  # the last stop lies among the steps with all frames
+        refine(start, inputs, CONFIG, out=tmp_path, stop_after=part)
+    resumed = refine(start, inputs, CONFIG, out=tmp_path)
+    assert resumed.chosen == whole.chosen
+    for field in dataclasses.fields(Gaussians4D):
+        one, other = (getattr(r.scene.gaussians, field.name) for r in (whole, resumed))
+        assert torch.equal(one, other)
+    assert torch.equal(whole.scene.background, resumed.scene.background)
+
+
+def test_hopeless_is_a_third_of_all_steps_well_below_the_best() -> None:
+    watch = Watch(ring(2))
+    for step, value, hopeless in (
+        (0, 40.0, False),
+        (10, 25.0, False),
+        (20, 24.0, False),
+        (30, 24.4, False),
+        (40, 24.4, True),
+        (50, 24.6, False),
+    ):
+        watch.add(step, value, {})
+        assert watch.hopeless(90) == hopeless, step
