@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fsm.datasets.base import Clip, IndexPlan, RenderedClip
+from fsm.datasets.base import Clip, IndexPlan
+from fsm.datasets.rendered import RenderedClip
 from fsm.errors import InputError
 from fsm.evaluate.baselines import BASELINES
 from fsm.evaluate.metrics import ImageScore, Metrics, depth_errors

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fsm.datasets.base import RenderedClip
+from fsm.datasets.free_space import CLEARANCE
 from fsm.datasets.open import open_clip, open_dataset
+from fsm.datasets.rendered import RenderedClip
 from fsm.errors import InputError
 from fsm.evaluate.metrics import Metrics, depth_errors
-from fsm.evaluate.novel import CLEARANCE, SIDEWAYS, cameras_beside, rendered
+from fsm.evaluate.novel import SIDEWAYS, cameras_beside, rendered
 from fsm.evaluate.pictures import load_pictures
 from fsm.evaluate.protocols import Novel, Sparse, load_plans, protocol
 from fsm.evaluate.results import EvaluationResult, ModelInfo
