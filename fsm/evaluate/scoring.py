@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fsm.datasets.base import Clip, IndexPlan
@@ -49,7 +49,7 @@ def score_clip(
     """Render and score the targets of ``plan``; ``InputError`` where a scene has seen one of them,
     and where the pictures are not those asked for.
     """
-    inputs, targets, depth = _read(clip, plan, protocol)
+    inputs, targets, depth, moving = _read(clip, plan, protocol)
     assert targets.rgb is not None, "clips give rgb"
     requests = targets.without_rgb()
     check_unseen(requests.frame_ids, inputs.frame_ids, clip.source)
@@ -61,7 +61,7 @@ def score_clip(
         target_index=plan.target_index,
         target_time=tuple(targets.time.tolist()),
         pictures=(),
-        scores={row: _score(metrics, seen, targets, depth) for row, seen in rows.items()},
+        scores={row: _score(metrics, seen, targets, depth, moving) for row, seen in rows.items()},
         timings=timings,
     )
     return ScoredClip(result, targets.rgb, rows)
@@ -69,8 +69,10 @@ def score_clip(
 
 def _read(
     clip: Clip, plan: IndexPlan, protocol: Protocol
-) -> tuple[Views, Views, Float[Tensor, "v 1 h w"] | None]:
-    """Inputs, targets with rgb, and the targets' true z-depth where the clip knows it."""
+) -> tuple[Views, Views, Float[Tensor, "v 1 h w"] | None, Bool[Tensor, "v 1 h w"] | None]:
+    """Inputs, targets with rgb, and of the targets the true z-depth and which pixels move, where
+    the clip knows them.
+    """
     requests, seen = protocol.requests(clip, plan), len(plan.input_index)
     if isinstance(clip, RenderedClip):
         truth = clip.truth(requests)
@@ -78,17 +80,22 @@ def _read(
             clip.views(plan.input_index, protocol.hw),
             replace(requests, rgb=truth.rgb),
             truth.depth,
+            clip.moving(requests),
         )
     # one pass through the video
     both = clip.views((*plan.input_index, *plan.target_index), protocol.hw)
-    return both[list(range(seen))], both[list(range(seen, len(both)))], None
+    return both[list(range(seen))], both[list(range(seen, len(both)))], None, None
 
 
 def _score(
-    metrics: Metrics, seen: Rendering, targets: Views, depth: Float[Tensor, "v 1 h w"] | None
+    metrics: Metrics,
+    seen: Rendering,
+    targets: Views,
+    depth: Float[Tensor, "v 1 h w"] | None,
+    moving: Bool[Tensor, "v 1 h w"] | None,
 ) -> tuple[ImageScore, ...]:
     assert targets.rgb is not None, "targets are the truth"
-    scores = metrics.score(seen.rgb, targets.rgb, targets.mask)
+    scores = metrics.score(seen.rgb, targets.rgb, targets.mask, moving)
     if depth is None or seen.depth is None:
         return scores
     errors = depth_errors(seen.depth, depth)

@@ -146,6 +146,9 @@ def test_the_truth_scores_perfectly_beside_the_path(tmp_path: Path, name: str) -
     plan = SMALL.plan_for(clip)
     assert all((s.psnr, s.ssim) == (100.0, 1.0) for s in scene.scores["model"])
     assert all(s.depth == 0.0 for s in scene.scores["model"])
+    assert all(s.psnr_moving in (100.0, None) for s in scene.scores["model"])
+    assert any(s.psnr_moving is not None for s in scene.scores["nearest"])
+    assert all(s.psnr_standing == 100.0 for s in scene.scores["model"])
     assert all(
         s.psnr < 40 and s.depth is None
         for row in ("nearest", "blend", "flow")
