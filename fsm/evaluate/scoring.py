@@ -1,5 +1,5 @@
-"""One clip through a method and the three baselines: the same inputs, the same targets, one score
-for each picture.
+"""One clip through a method and the baselines of its protocol: the same inputs, the same targets,
+one score for each picture.
 """
 
 import sys
@@ -14,7 +14,7 @@ from torch import Tensor
 from fsm.datasets.base import Clip, IndexPlan
 from fsm.datasets.rendered import RenderedClip
 from fsm.errors import InputError
-from fsm.evaluate.baselines import BASELINES
+from fsm.evaluate.baselines import Baseline
 from fsm.evaluate.metrics import ImageScore, Metrics, depth_errors
 from fsm.evaluate.protocols import Protocol
 from fsm.evaluate.results import MODEL_ROW, ModelInfo, SceneResult, Timings
@@ -53,7 +53,7 @@ def score_clip(
     assert targets.rgb is not None, "clips give rgb"
     requests = targets.without_rgb()
     check_unseen(requests.frame_ids, inputs.frame_ids, clip.source)
-    rows, timings = _predictions(method, inputs, requests, clip.source)
+    rows, timings = _predictions(method, inputs, requests, protocol.baselines, clip.source)
     result = SceneResult(
         id=clip.id,
         frames=len(clip),
@@ -103,7 +103,11 @@ def _score(
 
 
 def _predictions(
-    method: Method | None, inputs: Views, requests: Views, source: str
+    method: Method | None,
+    inputs: Views,
+    requests: Views,
+    baselines: Mapping[str, Baseline],
+    source: str,
 ) -> tuple[dict[str, Rendering], Timings]:
     """Each row's pictures (and depth) of the requests, on the CPU."""
     rows: dict[str, Rendering] = {}
@@ -125,7 +129,7 @@ def _predictions(
             )
         depth = None if rendering.depth is None else rendering.depth.detach().float().cpu()
         rows[MODEL_ROW] = Rendering(rendering.rgb.detach().float().cpu(), depth=depth)
-    for name, baseline in BASELINES.items():
+    for name, baseline in baselines.items():
         rows[name] = Rendering(baseline(inputs, requests).cpu())
     device = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
     return rows, Timings(encode, render, _peak_memory_mb(), device)
