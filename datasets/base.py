@@ -7,13 +7,13 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
 from fsm.datasets.tracks import Tracks
 from fsm.errors import InputError
 from fsm.frame_ids import clip_frame_ids
-from fsm.views import Rendering, Views
+from fsm.views import Views
 
 # Largest |singular value - 1| of a stored rotation: text files keep 3 digits at worst, a scaled
 # matrix is far off.
@@ -157,52 +157,6 @@ class Clip(ABC):
         )
 
 
-class RenderedClip(Clip):
-    """A clip of a scene that can be rendered from any camera at any moment: it knows the truth
-    beside its own path.
-    """
-
-    @abstractmethod
-    def truth(self, requests: Views) -> Rendering:
-        """What any cameras at any moments see: rgb, and z-depth in metres at pixel centres,
-        infinite where nothing is.
-        """
-
-    def observations(self, indices: list[int]) -> Iterator[Views]:
-        """All asked frames, rendered at native size."""
-        cameras = self.cameras[indices]
-        yield replace(cameras, rgb=self.truth(cameras).rgb)
-
-    def views(
-        self, indices: Sequence[int] | Tensor | None = None, hw: tuple[int, int] | None = None
-    ) -> Views:
-        """As ``Clip.views`` of ``indices`` [v], but another size is rendered, not resized: sharper,
-        with the same intrinsics.
-        """
-        if hw is None or tuple(hw) == self.cameras.hw:
-            return super().views(indices)
-        return _AtOtherSize(self, hw).views(indices)
-
-    def depth(self, indices: Sequence[int]) -> Float[Tensor, "v 1 h w"]:
-        """Exact z-depth in metres of the frames ``indices`` at native size; infinite where nothing
-        is.
-        """
-        depth = self.truth(self.cameras[list(indices)]).depth
-        assert depth is not None, "the truth knows its depth"
-        return depth
-
-
-class _AtOtherSize(RenderedClip):
-    """The same clip filmed at another size."""
-
-    def __init__(self, clip: RenderedClip, hw: tuple[int, int]) -> None:
-        super().__init__(clip.id, clip.source, clip.cameras.covering(hw), clip.fps)
-        self._clip = clip
-
-    def truth(self, requests: Views) -> Rendering:
-        return self._clip.truth(requests)
-
-
 class MemoryClip(Clip):
     """A clip whose pixels are already in memory as bytes: ``views`` only slices."""
 
@@ -305,8 +259,8 @@ def checked_cameras(
     times in seconds.
 
     Everything is checked in float64 and cast last; times count from the earliest (or from
-    ``time_start``, where several clips share a clock) and may repeat. Raises ``InputError`` naming ``source``,
-    frame and field.
+    ``time_start``, where several clips share a clock) and may repeat. Raises ``InputError`` naming
+    ``source``, frame and field.
     """
     if not len(c2w) == len(intrinsics) == len(time):
         raise InputError(

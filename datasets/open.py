@@ -12,56 +12,15 @@ from fsm.files import read_json
 
 DEMO = "world:14223"
 """What ``demo`` opens: people, shadows and open ground; no seed of an evaluation."""
-MOST_SEEDS = 10_000
 SHOWN = 5
 UNDERSTOOD = (
     "an FSM clip or list (.json, .jsonl), a transforms.json or its folder (nerfstudio, "
     "instant-ngp, DL3DV), "
     "a D-NeRF folder (transforms_train.json), a cameras.json or its folder, "
     "a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, "
-    "'demo' or 'world:SEED' (or a range of seeds, 'world:1000-1015')"
+    "'demo' or 'world:SEED' (or a range of seeds, 'world:1000-1015'; with ':rig=8x12' or "
+    "':ring=12' by several cameras)"
 )
-
-
-class WorldClips:
-    """Procedural worlds as a data set, one clip per seed: ``world:SEED`` or ``world:FIRST-LAST``.
-
-    Raises ``InputError`` for what is no seed and for a range of more than ``MOST_SEEDS``.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name, seeds = name, name.removeprefix("world:")
-        first, _, last = seeds.partition("-")
-        last = last if "-" in seeds else first
-        if not all(n.isascii() and n.isdecimal() and len(n) < 10 for n in (first, last)) or int(
-            last
-        ) < int(first):
-            raise InputError(
-                f"{name!r} has seed {seeds!r}; write world: and a whole number of at least 0, "
-                "or a range, as in world:1000-1015."
-            )
-        self.seeds = range(int(first), int(last) + 1)
-        if len(self.seeds) > MOST_SEEDS:
-            raise InputError(
-                f"{name!r} names {len(self.seeds)} seeds; at most {MOST_SEEDS} make one data set."
-            )
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The names of the clips: ``world-SEED``."""
-        return tuple(f"world-{seed}" for seed in self.seeds)
-
-    def __len__(self) -> int:
-        """Number of seeds."""
-        return len(self.seeds)
-
-    def clip(self, id: str) -> Clip:
-        """The clip of one seed."""
-        from fsm.datasets.world.clip import WorldClip
-
-        if id not in self.ids:
-            raise InputError(f"{self.name} has no clip {id!r}; it has {_shown(self.ids)}.")
-        return WorldClip(seed=int(id.removeprefix("world-")))
 
 
 def is_built_in(name: str) -> bool:
@@ -89,6 +48,8 @@ def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:
     from fsm.datasets.readers.transforms_json import Transforms
 
     if is_built_in(str(path)):
+        from fsm.datasets.world.names import WorldClips
+
         return WorldClips(DEMO if str(path) == "demo" else str(path))
     path = Path(path)
     if path.is_dir():

@@ -224,14 +224,19 @@ class CameraMotion:
         held = held / _power(1.0 + _power(share, 8.0), 0.125)
         eye = held + place
         forward = self.aim[:, None] + self.follow[:, None, None] * travelled + tilt - eye
-        forward = forward / forward.norm(dim=-1, keepdim=True)
-        down = torch.zeros_like(forward)
-        down[..., 1] = 1.0
-        right = torch.linalg.cross(down, forward)
-        right = right / right.norm(dim=-1, keepdim=True)
-        columns = torch.stack([right, torch.linalg.cross(forward, right), forward, eye], dim=-1)
-        last = torch.tensor([0.0, 0.0, 0.0, 1.0], device=time.device).expand(*time.shape, 1, 4)
-        return torch.cat([columns, last], dim=-2)
+        return looking(eye, forward)
+
+
+def looking(eye: Float[Tensor, "*b 3"], forward: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 4 4"]:
+    """Camera-to-world at ``eye``, upright, its axis along ``forward`` (of any length)."""
+    forward = forward / forward.norm(dim=-1, keepdim=True)
+    down = torch.zeros_like(forward)
+    down[..., 1] = 1.0
+    right = torch.linalg.cross(down, forward)
+    right = right / right.norm(dim=-1, keepdim=True)
+    columns = torch.stack([right, torch.linalg.cross(forward, right), forward, eye], dim=-1)
+    last = torch.tensor([0.0, 0.0, 0.0, 1.0], device=eye.device).expand(*eye.shape[:-1], 1, 4)
+    return torch.cat([columns, last], dim=-2)
 
 
 def _power(base: Float[Tensor, "b *s"], exponent: int | float) -> Float[Tensor, "b *s"]:

@@ -11,7 +11,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fsm.datasets.world import trace
-from fsm.datasets.world.description import Bodies, CameraMotion, Surfaces, Surroundings, mapped
+from fsm.datasets.world.description import (
+    BODIES,
+    Bodies,
+    CameraMotion,
+    Surfaces,
+    Surroundings,
+    mapped,
+)
 from fsm.datasets.world.sampling import sample_worlds
 from fsm.datasets.world.surfaces import PARTS
 from fsm.datasets.world.tables import TraceTables, trace_tables
@@ -22,8 +29,8 @@ from fsm.views import Rendering, Views
 
 # Rays that the plain tracer follows at once: a cache or a memory holds some hundred planes of them.
 RAYS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 21}
-# What counts as moving: a shift as a share of the distance, a change of shape as one of the size.
-MOVED, TURNED = 0.005, 0.05
+MOVES = 1e-3
+"""Metres that a point of a body has to move to count as moving."""
 
 
 @dataclass(frozen=True)
@@ -81,28 +88,6 @@ class World:
         """
         return self._traced(views, plain)[2].int()
 
-    def moving(
-        self, views: Views, times: Float[Tensor, "b n"], plain: bool = False
-    ) -> Bool[Tensor, "b v 1 h w"]:
-        """Whether what each pixel of ``views`` shows is elsewhere at one of ``times`` (seconds).
-
-        A body counts as moving that is gone then, turns or is stretched by more than ``TURNED``, or
-        is off by more than ``MOVED`` of its distance. Shadows and changing light do not count.
-        """
-        seen = self.surfaces_seen(views, plain)[:, :, 0]
-        (shape, place), (shapes, places) = self.bodies.pose(views.time), self.bodies.pose(times)
-        far = (place - views.c2w[:, :, None, :3, 3]).norm(dim=-1)  # [b v k]
-        off = (place[:, :, None] - places[:, None]).norm(dim=-1)  # [b v n k]
-        size = shape.flatten(3).norm(dim=-1)
-        turned = (shape[:, :, None] - shapes[:, None]).flatten(4).norm(dim=-1)
-        moves = (off > MOVED * far[:, :, None]) | (turned > TURNED * size[:, :, None])
-        there, then = self.bodies.there(views.time), self.bodies.there(times)
-        moves = (moves | (there[:, :, None] != then[:, None])).any(2)
-        moves = torch.cat([moves, torch.zeros_like(moves[..., :1])], -1)
-        body = torch.div(seen, PARTS, rounding_mode="floor").long()
-        body = body.clamp(max=moves.shape[-1] - 1)
-        return moves.gather(2, body.flatten(2)).view(body.shape)[:, :, None]
-
     def flow(
         self, views: Views, others: Views
     ) -> tuple[Float[Tensor, "b v 2 h w"], Bool[Tensor, "b v 1 h w"]]:
@@ -112,29 +97,62 @@ class World:
         Points move with their bodies. Seen: inside the picture, in front of the camera and not
         behind what the picture shows there (to 1 % of depth), by a body that exists then.
         """
-        b, v = views.time.shape
         h, w = views.hw
-        _, depth, seen = self._traced(views.without_rgb(), False)
-        grid = (
-            torch.stack(torch.meshgrid(torch.arange(w), torch.arange(h), indexing="xy"), -1).to(
-                depth
-            )
-            + 0.5
-        )
-        pixels = grid.flatten(0, 1).expand(b, v, -1, 2)
-        points = unproject(pixels, depth.flatten(2), views.c2w, views.intrinsics)
-        moved = self._moved(points, seen.flatten(2), views.time, others.time)
+        pixels, points, seen = self._points(views)
+        moved = self._moved(points, seen, views.time, others.time)
         there, z = project(moved, others.c2w, others.intrinsics)
         _, depth_there, _ = self._traced(others.without_rgb(), False)
         size = there.new_tensor([w, h])
         inside = ((there >= 0) & (there < size)).all(-1) & (z > 0)
         column, row = (there.clamp_min(0.0).floor().minimum(size - 1)).long().unbind(-1)
         in_front = z < 1.01 * depth_there.flatten(2).gather(2, row * w + column)
-        body = torch.div(seen.flatten(2), PARTS, rounding_mode="floor").long()
+        body = torch.div(seen, PARTS, rounding_mode="floor").long()
         alive = self.bodies.there(others.time)
         exists = torch.cat([alive, torch.ones_like(alive[..., :1])], -1).gather(2, body)
         visible = (inside & in_front & exists)[:, :, None].unflatten(-1, (h, w))
         return (there - pixels).transpose(2, 3).unflatten(-1, (h, w)), visible
+
+    def scene_flow(self, views: Views, later: Float[Tensor, "b v"]) -> Float[Tensor, "b v 3 h w"]:
+        """How far in metres the point under each pixel of ``views`` has moved at ``later``
+        (seconds): with its body, whether that body still exists then or not.
+        """
+        _, points, seen = self._points(views)
+        way = self._moved(points, seen, views.time, later) - points
+        return way.transpose(2, 3).unflatten(-1, views.hw)
+
+    def moving_bodies(self, time: Float[Tensor, "b v"]) -> Bool[Tensor, "b k"]:
+        """Bodies that are not the same at all of the moments ``time``: they come or go, or a corner
+        of the box around them moves by more than ``MOVES``.
+        """
+        matrix, middle = self.bodies.pose(time)
+        sides = torch.tensor([-1.0, 1.0]).to(matrix)
+        corners = torch.cartesian_prod(sides, sides, sides).T  # [3 8]
+        places = matrix @ corners + middle[..., None]  # [b v k 3 8]
+        there = self.bodies.there(time)
+        travel = (places - places[:, :1]).norm(dim=-2).amax((1, 3))
+        return there.any(1) & ((travel > MOVES) | ~there.all(1))
+
+    def moving(self, views: Views, time: Float[Tensor, "b m"]) -> Bool[Tensor, "b v 1 h w"]:
+        """Which pixels of ``views`` show a body that moves within the moments ``time``; shadows do
+        not count.
+        """
+        surface = self.surfaces_seen(views)
+        body = torch.div(surface, PARTS, rounding_mode="floor").long()
+        moves = self.moving_bodies(time)
+        moves = torch.cat([moves, torch.zeros_like(moves[:, :1])], 1)  # the surroundings stand
+        return moves.gather(1, body.clamp_max(BODIES).flatten(1)).reshape(surface.shape)
+
+    def _points(self, views: Views) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixel centres [b v n 2], the world points [b v n 3] under them and their surfaces
+        [b v n].
+        """
+        h, w = views.hw
+        _, depth, seen = self._traced(views.without_rgb(), False)
+        rows = torch.meshgrid(torch.arange(w), torch.arange(h), indexing="xy")
+        grid = torch.stack(rows, -1).to(depth) + 0.5
+        pixels = grid.flatten(0, 1).expand(*views.time.shape, -1, 2)
+        points = unproject(pixels, depth.flatten(2), views.c2w, views.intrinsics)
+        return pixels, points, seen.flatten(2)
 
     def _moved(self, points: Tensor, seen: Tensor, then: Tensor, later: Tensor) -> Tensor:
         """World points [b v n 3] on surfaces ``seen``, carried along by their bodies from one time

@@ -9,7 +9,7 @@ from fsm.cli.common import Backend, check_backend, check_output, choose_device, 
 from fsm.runs import tracked
 
 if TYPE_CHECKING:
-    from fsm.datasets.base import RenderedClip
+    from fsm.datasets.rendered import RenderedClip
     from fsm.memory_scene import MemoryScene
     from fsm.renderers.gaussians.scene import GaussianScene
     from fsm.views import Views

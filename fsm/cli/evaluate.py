@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Eval:
-    """Score a model on clips: PSNR, SSIM, LPIPS, beside three trivial baselines."""
+    """Score a model on clips: PSNR, SSIM, LPIPS, beside trivial baselines."""
 
     clips: tyro.conf.Positional[Annotated[str, flag("CLIPS", "")]]
     """Clip list, file or folder, or `demo`, `world:SEED`, `world:1000-1015`."""
     protocol: Annotated[str, flag("NAME")] = "dense"
     """dense (32 random inputs, 8 targets), sparse (8 even, 7 between), novel (beside the path),
-    given (the clip's split), spread, consecutive or stream (docs/evaluation.md).
+    rig (cameras held out), given (the clip's split), spread, consecutive or stream
+    (docs/evaluation.md).
     """
     model: Annotated[str, flag("MODEL")] = "fsm-tiny"
     """Bundled name, folder, hub name, or `none` for the baselines alone."""
@@ -32,6 +33,10 @@ class Eval:
     """Size of inputs and targets."""
     lpips: Literal["auto", "none", "alex", "squeeze", "vgg"] = "auto"
     """Perceptual network; auto takes the first of vgg, alex, squeeze whose weights are found."""
+    inputs: Annotated[int | None, flag("N", "the protocol's")] = None
+    """How many input frames."""
+    hold_cameras: Annotated[str | None, flag("LIST", "every 4th")] = None
+    """Cameras that the protocol rig holds out, by name or by place from 0: 1,5."""
     plans: Annotated[Path | None, flag("FILE", "the protocol's")] = None
     """Use the frames of an earlier run's plans.json."""
     seed: Annotated[int, flag("N")] = 0
@@ -67,7 +72,12 @@ class Eval:
 
         shard = find_shard(self.shard)
         check_output(self.output)
-        chosen = protocol(self.protocol, hw=list(parse_size(self.size, (128, 128))))
+        options: dict[str, Any] = {"hw": list(parse_size(self.size, (128, 128)))}
+        if self.inputs is not None:
+            options["inputs"] = self.inputs
+        if self.hold_cameras is not None:
+            options["hold_cameras"] = [name.strip() for name in self.hold_cameras.split(",")]
+        chosen = protocol(self.protocol, **options)
         dataset = open_dataset(self.clips)
         device = choose_device(self.device)
         check_backend(self.backend, device)

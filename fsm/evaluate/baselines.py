@@ -1,8 +1,8 @@
-"""What costs nothing: predictions from the two input frames nearest in time, without any model or
-camera.
+"""What costs nothing: predictions from the two input frames nearest in time, or of a rig from the
+two cameras nearest in space, without any model.
 
 A PSNR means little until these stand beside it: on slow clips the nearest input alone is already
-close. Outside the inputs' time span all three give the nearest input.
+close. Outside the inputs' time span those of time give the nearest input.
 """
 
 from collections.abc import Callable
@@ -62,13 +62,46 @@ def flow(inputs: Views, requests: Views) -> Float[Tensor, "v 3 h w"]:
     return torch.from_numpy(np.stack(out)).to(rgb).permute(0, 3, 1, 2)
 
 
+def nearest_camera(inputs: Views, requests: Views) -> Float[Tensor, "v 3 h w"]:
+    """Copy of the input of the nearest camera, at the requested moment or the nearest to it that
+    has inputs.
+    """
+    return _rgb(inputs, requests)[[pair.before for pair in _cameras(inputs, requests)]]
+
+
+def camera_blend(inputs: Views, requests: Views) -> Float[Tensor, "v 3 h w"]:
+    """Mean of the two nearest cameras at that moment, weighted by nearness."""
+    pairs, rgb = _cameras(inputs, requests), _rgb(inputs, requests)
+    weight = rgb.new_tensor([pair.weight for pair in pairs])[:, None, None, None]
+    return torch.lerp(rgb[[p.before for p in pairs]], rgb[[p.after for p in pairs]], weight)
+
+
+def mean_image(inputs: Views, requests: Views) -> Float[Tensor, "v 3 h w"]:
+    """Mean of all inputs."""
+    return _rgb(inputs, requests).mean(0).expand(len(requests), -1, -1, -1)
+
+
 BASELINES: dict[str, Baseline] = {"nearest": nearest, "blend": blend, "flow": flow}
+CAMERA_BASELINES: dict[str, Baseline] = {
+    "nearest_camera": nearest_camera,
+    "camera_blend": camera_blend,
+    "mean_image": mean_image,
+}
+DESCRIBED = {
+    "nearest": "copy of the input nearest in time",
+    "blend": "the inputs before and after, weighted by time",
+    "flow": ("the same two, warped by optical flow (OpenCV DIS, preset medium) before blending"),
+    "nearest_camera": "copy of the nearest camera at the same moment",
+    "camera_blend": "the two nearest cameras at the same moment, weighted by distance",
+    "mean_image": "mean of all inputs",
+}
+"""Each baseline in words, for headers."""
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """Inputs about a requested time; ``weight`` is how far from ``before`` towards ``after`` it
-    lies, in [0, 1].
+    """Inputs about a request; ``weight`` is how far from ``before`` towards ``after`` it lies, in
+    [0, 1].
     """
 
     before: int
@@ -85,6 +118,25 @@ def _neighbours(inputs: Views, requests: Views) -> list[_Pair]:
         before, after = int(order[max(place - 1, 0)]), int(order[min(place, len(order) - 1)])
         span = times[after] - times[before]
         pairs.append(_Pair(before, after, float((t - times[before]) / span) if span > 0 else 0.0))
+    return pairs
+
+
+def _cameras(inputs: Views, requests: Views) -> list[_Pair]:
+    """The two cameras nearest to each request among inputs of the nearest moment; one alone is both
+    of them.
+    """
+    times, centres = inputs.time.double().cpu(), inputs.c2w[:, :3, 3].double().cpu()
+    pairs = []
+    for time, centre in zip(
+        requests.time.double().cpu(), requests.c2w[:, :3, 3].double().cpu(), strict=True
+    ):
+        away = (times - time).abs()
+        here = (away <= away.min() + 1e-6).nonzero()[:, 0]
+        distance, order = (centres[here] - centre).norm(dim=-1).sort(stable=True)
+        near = here[order[:2]].tolist()
+        between = float(distance[:2].sum())
+        weight = 0.5 if between == 0 else float(distance[0]) / between
+        pairs.append(_Pair(near[0], near[-1], weight if len(near) > 1 else 0.0))
     return pairs
 
 

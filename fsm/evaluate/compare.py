@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fsm.errors import InputError
-from fsm.evaluate.metrics import METRIC_NAMES, ImageScore
+from fsm.evaluate.metrics import MASKED, METRIC_NAMES, ImageScore
 from fsm.evaluate.pictures import ERROR_GAIN, TITLES, contact_sheet, error_map, load_pictures
 from fsm.evaluate.protocols import even_positions
 from fsm.evaluate.report import ARROWS, best_rows, printed
@@ -134,7 +134,9 @@ def columns(runs: Sequence[Run]) -> tuple[Column, ...]:
 
 def _check_comparable(group: Sequence[Run], run: Run) -> None:
     first = group[0]
-    if first.result.header["metrics"] != run.result.header["metrics"]:
+    ours, theirs = first.result.header["metrics"], run.result.header["metrics"]
+    # what only one version measures does not make the rest differ
+    if any(ours[m] != theirs[m] for m in set(ours) & set(theirs)):
         raise InputError(
             f"{first.folder} and {run.folder} were measured differently; evaluate one of "
             "them again."
@@ -184,6 +186,8 @@ def markdown(table: Sequence[Column]) -> str:
     notes = [
         f"{ARROWS[m]}: {measured[m]}." for m in shown if m in ("lpips", "depth") and m in measured
     ]
+    if any(m in MASKED for m in shown) and "masked" in measured:
+        notes.append(f"{measured['masked']}.")
     return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
 
 

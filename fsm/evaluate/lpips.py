@@ -12,7 +12,7 @@ import importlib.util
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -102,13 +102,18 @@ class LPIPS(nn.Module):
                 f"LPIPS needs images of at least {MIN_SIZE} pixels a side, found "
                 f"{tuple(a.shape[-2:])}."
             )
-        total = a.new_zeros(a.shape[0], dtype=torch.float32)
+        return total(self.maps(a, b))
+
+    def maps(
+        self, a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n _ _"], ...]:
+        """The distances of each tap at its own size; their means add up to the distance."""
         # One pass per image instead of one of both: a target without gradient then costs no
         # backward.
-        for i, (fa, fb) in enumerate(zip(self._taps(a), self._taps(b), strict=True)):
-            weighted = (_unit(fa) - _unit(fb)).square() * self.get_buffer(f"lin{i}")
-            total = total + weighted.sum(1).mean((1, 2))
-        return total
+        return tuple(
+            ((_unit(fa) - _unit(fb)).square() * self.get_buffer(f"lin{i}")).sum(1)
+            for i, (fa, fb) in enumerate(zip(self._taps(a), self._taps(b), strict=True))
+        )
 
     def fingerprint(self) -> str:
         """Hash (first 16 digits of SHA-256) of all weights, for the header of a report."""
@@ -133,6 +138,22 @@ def available(net: Net, weights: Path | str | None = None) -> bool:
     except InputError:
         return False
     return True
+
+
+def total(maps: Sequence[Float[Tensor, "n _ _"]]) -> Float[Tensor, "n"]:
+    """The distance whose parts are the taps' ``maps``."""
+    distance = maps[0].new_zeros(len(maps[0]))
+    for each in maps:
+        distance = distance + each.mean((1, 2))
+    return distance
+
+
+def spatial(maps: Sequence[Float[Tensor, "n _ _"]], hw: tuple[int, int]) -> Float[Tensor, "n h w"]:
+    """Where images differ: the sum of all taps' ``maps``, each enlarged bilinearly to ``hw``."""
+    parts = [
+        F.interpolate(m[:, None], size=hw, mode="bilinear", align_corners=False)[:, 0] for m in maps
+    ]
+    return torch.stack(parts).sum(0)
 
 
 def _unit(x: Tensor) -> Tensor:

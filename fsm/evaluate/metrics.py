@@ -8,6 +8,7 @@ images were batched.
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +16,14 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from fsm.errors import InputError
-from fsm.evaluate.lpips import LPIPS
+from fsm.evaluate.lpips import LPIPS, spatial, total
 
-METRIC_NAMES = ("psnr", "ssim", "lpips", "depth")
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "depth": False}
+MASKED = ("psnr_moving", "psnr_standing", "lpips_moving", "lpips_standing")
+"""Of the pixels that show what moves, and of the others; where the truth tells them apart."""
+METRIC_NAMES = ("psnr", "ssim", "lpips", "depth", *MASKED)
+HIGHER_IS_BETTER = {name: name.startswith(("psnr", "ssim")) for name in METRIC_NAMES}
+FEWEST = 1e-3
+"""Share of a picture's pixels below which those that move, or those that stand, are not scored."""
 PSNR_CEILING = 100.0
 """dB given to equal images, whose ratio is infinite; one level of one channel in one pixel of
 128x128 is 95 dB.
@@ -128,13 +133,18 @@ def depth_errors(
 @dataclass(frozen=True)
 class ImageScore:
     """Numbers of one image; ``lpips`` is None where no weights were given, ``depth`` where truth or
-    rendering lack it.
+    rendering lack it, those of moving and standing pixels where the truth does not tell them apart
+    or there are hardly any.
     """
 
     psnr: float
     ssim: float
     lpips: float | None
     depth: float | None = None
+    psnr_moving: float | None = None
+    psnr_standing: float | None = None
+    lpips_moving: float | None = None
+    lpips_standing: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,9 +159,10 @@ class Metrics:
         prediction: Float[Tensor, "n 3 h w"],
         target: Float[Tensor, "n 3 h w"],
         mask: Bool[Tensor, "n 1 h w"] | None = None,
+        moving: Bool[Tensor, "n 1 h w"] | None = None,
     ) -> tuple[ImageScore, ...]:
         """Scores of each image. With ``mask``, PSNR counts its pixels; SSIM and LPIPS see black
-        outside it.
+        outside it. ``moving`` marks the pixels that show what moves.
         """
         scores = []
         # one by one: convolutions round differently in other batch sizes
@@ -159,10 +170,18 @@ class Metrics:
             p, t = quantised(prediction[i : i + 1]), quantised(target[i : i + 1])
             m = None if mask is None else mask[i : i + 1]
             ratio = psnr(p, t, m).item()
+            whole = (p, t)
             if m is not None:
                 p, t = p * m, t * m
-            distance = None if self.lpips is None else self.lpips(p, t).item()
-            scores.append(ImageScore(ratio, ssim(p, t).item(), distance))
+            maps = None if self.lpips is None else self.lpips.maps(p, t)
+            distance = None if maps is None else total(maps).item()
+            parts = {}
+            if moving is not None:
+                part = moving[i : i + 1]
+                counted = torch.ones_like(part) if m is None else m
+                parts = _masked(*whole, maps, counted & part, "moving")
+                parts |= _masked(*whole, maps, counted & ~part, "standing")
+            scores.append(ImageScore(ratio, ssim(p, t).item(), distance, **parts))
         return tuple(scores)
 
     def describe(self) -> dict[str, str]:
@@ -187,8 +206,29 @@ class Metrics:
             "depth": (
                 "median relative error of z-depth, over the pixels of an image that show a surface"
             ),
+            "masked": (
+                "moving and standing: PSNR over those pixels, LPIPS as the mean of its map there; "
+                f"pictures with less than {FEWEST:.1%} of such pixels are left out"
+            ),
             "mean": "over the images of a scene, then over scenes",
         }
+
+
+def _masked(
+    prediction: Float[Tensor, "1 3 h w"],
+    target: Float[Tensor, "1 3 h w"],
+    maps: Sequence[Float[Tensor, "1 _ _"]] | None,
+    pixels: Bool[Tensor, "1 1 h w"],
+    name: str,
+) -> dict[str, float]:
+    """PSNR and, from its ``maps``, LPIPS over ``pixels``; nothing where they are hardly any."""
+    if float(pixels.float().mean()) < FEWEST:
+        return {}
+    found = {f"psnr_{name}": psnr(prediction, target, pixels).item()}
+    if maps is not None:
+        h, w = target.shape[-2:]
+        found[f"lpips_{name}"] = spatial(maps, (h, w))[pixels[:, 0]].mean().item()
+    return found
 
 
 class RunningScores:
@@ -209,8 +249,8 @@ class RunningScores:
 
 
 def mean_score(scores: tuple[ImageScore, ...]) -> ImageScore:
-    """Mean of each metric (correctly rounded sum, so that order does not matter); of depth over the
-    images that have it.
+    """Mean of each metric (correctly rounded sum, so that order does not matter); of depth and of
+    moving and standing pixels over the images that have them.
     """
     if not scores:
         raise InputError("no image was scored, so there is no mean; check the protocol's targets.")
@@ -223,10 +263,13 @@ def mean_score(scores: tuple[ImageScore, ...]) -> ImageScore:
         raise InputError(
             "LPIPS was measured for some of the images only; score all of them in the same way."
         )
-    depths = [s.depth for s in scores if s.depth is not None]
+    optional: dict[str, float | None] = {}
+    for name in ("depth", *MASKED):
+        values = [v for s in scores if (v := getattr(s, name)) is not None]
+        optional[name] = mean(values) if values else None
     return ImageScore(
         mean([s.psnr for s in scores]),
         mean([s.ssim for s in scores]),
         mean(distances) if distances else None,
-        mean(depths) if depths else None,
+        **optional,
     )

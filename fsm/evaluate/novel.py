@@ -7,10 +7,10 @@ Only clips that can be rendered from any camera know it (``RenderedClip``: the p
 import dataclasses
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from fsm.datasets.base import Clip, RenderedClip
+from fsm.datasets.base import Clip
+from fsm.datasets.free_space import view_is_free, way_is_free
+from fsm.datasets.rendered import RenderedClip
 from fsm.errors import InputError
 from fsm.views import Views
 
@@ -18,9 +18,7 @@ SIDEWAYS = 0.25
 """Metres to the side; half as much up, so cameras stand 0.28 m off the path. Half of training's own
 are off by 0.25 m (standard deviation, at most half of the path's extent) along each axis, the
 others not at all."""
-CLEARANCE = 0.1  # metres of free space that a camera needs around and before it
 _TRIES = ((1.0, 1.0), (-1.0, 1.0), (1.0, 0.5), (-1.0, 0.5))  # which side, how much of the way
-_PROBE = 8  # pixels a side of the picture that looks along the way
 
 
 def rendered(clip: Clip) -> RenderedClip:
@@ -57,7 +55,8 @@ def cameras_beside(
         moved = some.c2w.clone()
         moved[:, :3, 3] += offset
         c2w[left] = moved
-        free[left] = _free(clip, some, offset) & _free(clip, dataclasses.replace(some, c2w=moved))
+        there = dataclasses.replace(some, c2w=moved)
+        free[left] = way_is_free(clip.truth, some, offset) & view_is_free(clip.truth, there)
     if not bool(free.all()):
         raise InputError(
             f"{clip.source}: beside frame {frames[int((~free).nonzero()[0])]} there is no "
@@ -65,31 +64,3 @@ def cameras_beside(
             "take another seed or a smaller distance."
         )
     return dataclasses.replace(cameras, c2w=c2w, frame_ids=None)
-
-
-def _free(clip: RenderedClip, cameras: Views, way: Float[Tensor, "v 3"] | None = None) -> Tensor:
-    """Whether nothing is within CLEARANCE of the ``way`` that starts at each camera, or before it
-    where it stays.
-    """
-    if way is None:
-        return _nearest(clip, cameras) > CLEARANCE
-    length = way.norm(dim=-1)
-    forward = way / length[:, None]
-    # the way lies across the camera's axis
-    right = torch.linalg.cross(cameras.c2w[:, :3, 2], forward)
-    right = right / right.norm(dim=-1, keepdim=True)
-    c2w = cameras.c2w.clone()
-    c2w[:, :3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], -1)
-    # A picture just wide enough for the free space that is needed around the way's end.
-    focal = 0.5 * _PROBE * length / CLEARANCE
-    centre = torch.full_like(focal, 0.5 * _PROBE)
-    intrinsics = torch.stack([focal, focal, centre, centre], -1)
-    probe = Views(c2w, intrinsics, cameras.time, (_PROBE, _PROBE))
-    return _nearest(clip, probe) > length + CLEARANCE
-
-
-def _nearest(clip: RenderedClip, cameras: Views) -> Float[Tensor, "v"]:
-    """z-depth of the nearest surface that each camera sees."""
-    depth = clip.truth(cameras).depth
-    assert depth is not None, "the truth knows its depth"
-    return depth.flatten(1).amin(1)

@@ -18,6 +18,9 @@ TITLES = {
     "nearest": "nearest input",
     "blend": "time blend",
     "flow": "flow blend",
+    "nearest_camera": "nearest camera",
+    "camera_blend": "camera blend",
+    "mean_image": "mean image",
 }
 _GAP, _STRIP, _INK, _PAPER = 4, 22, (40, 40, 40), 255
 

@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 from fsm.config import from_dict, to_dict
 from fsm.datasets.base import Clip, IndexPlan
 from fsm.errors import InputError
+from fsm.evaluate import rigs
+from fsm.evaluate.baselines import BASELINES, CAMERA_BASELINES, Baseline
 from fsm.evaluate.novel import SIDEWAYS, cameras_beside, rendered
 from fsm.files import read_json, write_json
 from fsm.views import Views
@@ -32,6 +34,8 @@ class Protocol:
     centre.
     """
     name: ClassVar[str] = ""
+    baselines: ClassVar[Mapping[str, Baseline]] = BASELINES
+    """What is scored beside the model."""
 
     def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
         """Input and target frames of a clip, both in ascending order; ``InputError`` for a clip
@@ -232,8 +236,45 @@ class Given(Protocol):
         raise InputError(f"the protocol given needs the clip {clip_id} itself; call plan_for.")
 
 
+@dataclass(frozen=True)
+class Rig(Protocol):
+    """Cameras of a rig held out at all moments; the others are inputs.
+
+    Of a clip of one moment every view counts as a camera. More than ``inputs`` or ``targets``
+    frames are thinned out evenly over cameras and moments. Nothing is random: the seed is unused.
+    """
+
+    inputs: int = 128
+    targets: int = 24
+    every: int = 4
+    """Every so many cameras one is held out, from the second on: it lies between others."""
+    hold_cameras: tuple[str, ...] = ()
+    """Those held out instead, by name or by place from 0."""
+    name: ClassVar[str] = "rig"
+    baselines: ClassVar[Mapping[str, Baseline]] = CAMERA_BASELINES
+
+    def plan_for(self, clip: Clip, seed: int = 0) -> IndexPlan:
+        """``InputError`` for a clip of one camera."""
+        cameras, moments = clip.camera_ids, clip.cameras.time.tolist()
+        if clip.static and len(set(cameras)) < len(cameras):
+            cameras = tuple(str(i) for i in range(len(clip)))
+        names = list(dict.fromkeys(cameras))
+        held = rigs.held_out(names, self.hold_cameras, self.every, clip.source)
+        seen, asked = [], []
+        for i, camera in enumerate(cameras):
+            (asked if camera in held else seen).append(i)
+        return IndexPlan(
+            rigs.spread(seen, cameras, moments, self.inputs),
+            rigs.spread(asked, cameras, moments, self.targets),
+        )
+
+    def plan(self, clip_length: int, clip_id: str, seed: int = 0) -> IndexPlan:
+        """Never from a length alone: always an ``InputError``."""
+        raise InputError(f"the protocol rig needs the clip {clip_id} itself; call plan_for.")
+
+
 PROTOCOLS: dict[str, type[Protocol]] = {
-    kind.name: kind for kind in (Dense, Sparse, Novel, Spread, Consecutive, Stream, Given)
+    kind.name: kind for kind in (Dense, Sparse, Novel, Rig, Spread, Consecutive, Stream, Given)
 }
 
 
@@ -244,11 +285,18 @@ def protocol(name: str, **options: Any) -> Protocol:
     if name not in PROTOCOLS:
         raise InputError(f"there is no protocol {name!r}; choose one of {', '.join(PROTOCOLS)}.")
     made = from_dict(PROTOCOLS[name], options, f"protocol {name}")
-    smallest = {"window": MIN_FRAMES, "inputs": 2, "early": 2, "targets": 1, "sideways": 0.01}
+    smallest: dict[str, float] = {
+        "window": MIN_FRAMES,
+        "inputs": 2,
+        "early": 2,
+        "targets": 1,
+        "every": 2,
+    }
+    smallest["sideways"] = 0.01
     for field in dataclasses.fields(made):
         value = getattr(made, field.name)
         for number in value if isinstance(value, tuple) else (value,):
-            if number < smallest.get(field.name, 1):
+            if not isinstance(number, str) and number < smallest.get(field.name, 1):
                 raise InputError(
                     f"protocol {name}: {field.name} is {value}; it must be at least "
                     f"{smallest.get(field.name, 1)}."

@@ -4,13 +4,14 @@ sheet.
 
 import base64
 import html
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from fsm.evaluate.metrics import HIGHER_IS_BETTER, METRIC_NAMES, ImageScore
+from fsm.evaluate.metrics import HIGHER_IS_BETTER, MASKED, METRIC_NAMES, ImageScore
 from fsm.evaluate.pictures import (
     ERROR_GAIN,
     TITLES,
@@ -22,8 +23,20 @@ from fsm.evaluate.pictures import (
 from fsm.evaluate.results import MODEL_ROW, EvaluationResult, SceneResult
 from fsm.files import atomic_file, slug
 
-DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "depth": 3}
-ARROWS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "depth": "depth error ↓"}
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DIGITS = {name: 2 if name.startswith("psnr") else 3 for name in METRIC_NAMES}
+ARROWS = {
+    "psnr": "PSNR ↑",
+    "ssim": "SSIM ↑",
+    "lpips": "LPIPS ↓",
+    "depth": "depth error ↓",
+    "psnr_moving": "PSNR ↑ moving",
+    "psnr_standing": "PSNR ↑ standing",
+    "lpips_moving": "LPIPS ↓ moving",
+    "lpips_standing": "LPIPS ↓ standing",
+}
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222;
@@ -44,20 +57,35 @@ details { color: #555; margin: .6rem 0 } summary { cursor: pointer } code { font
 
 
 def print_table(result: EvaluationResult) -> None:
-    """Mean scores per row in the terminal, best in bold, missing scenes named below."""
+    """Mean scores per row in the terminal, best in bold, missing scenes named below; moving and
+    standing pixels in a table of their own.
+    """
     from rich.console import Console
+    from rich.markup import escape
+
+    mean, console = result.mean, Console()
+    shown = measured(mean)
+    whole, parts = ([m for m in shown if (m in MASKED) is masked] for masked in (False, True))
+    table = _printed_table(result, whole)
+    table.title = escape(_title(result))
+    caption = escape(f"{_counted(result)}\nLPIPS: {result.header['metrics']['lpips']}")
+    if parts:
+        console.print(table)
+        table = _printed_table(result, parts)
+    table.caption = caption
+    console.print(table)
+    for scene in result.missing:
+        console.print(f"[red]missing[/red] {escape(scene.id)}: {escape(scene.reason)}")
+
+
+def _printed_table(result: EvaluationResult, columns: Sequence[str]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        title=escape(_title(result)),
-        title_justify="left",
-        title_style="bold",
-        caption_justify="left",
-    )
+    table = Table(title_justify="left", title_style="bold", caption_justify="left")
     table.add_column("")
     mean = result.mean
-    columns, best = measured(mean), best_rows(mean)
+    best = best_rows(mean)
     for metric in columns:
         table.add_column(ARROWS[metric], justify="right")
     for row, score in mean.items():
@@ -67,17 +95,17 @@ def print_table(result: EvaluationResult) -> None:
             for m, c in zip(columns, cells, strict=True)
         ]
         table.add_row(escape(_label(result, row)), *marked)
-    table.caption = escape(f"{_counted(result)}\nLPIPS: {result.header['metrics']['lpips']}")
-    console = Console()
-    console.print(table)
-    for scene in result.missing:
-        console.print(f"[red]missing[/red] {escape(scene.id)}: {escape(scene.reason)}")
+    return table
 
 
 def measured(mean: dict[str, ImageScore]) -> tuple[str, ...]:
-    """Metrics to show: depth only where a row has it, the others always."""
+    """Metrics to show: depth and those of moving and standing pixels only where a row has them, the
+    others always.
+    """
     return tuple(
-        m for m in METRIC_NAMES if m != "depth" or any(s.depth is not None for s in mean.values())
+        m
+        for m in METRIC_NAMES
+        if m not in ("depth", *MASKED) or any(getattr(s, m) is not None for s in mean.values())
     )
 
 
@@ -100,8 +128,8 @@ def best_rows(mean: dict[str, ImageScore]) -> dict[str, tuple[str, ...]]:
 
 
 def latex_row(result: EvaluationResult, row: str = MODEL_ROW) -> str:
-    """One row of a LaTeX table: name and PSNR, SSIM, LPIPS (and depth error); the best of all rows
-    in bold.
+    """One row of a LaTeX table: name and all metrics that were measured; the best of all rows in
+    bold.
     """
     mean = result.mean
     best, score = best_rows(mean), mean[row]
@@ -158,10 +186,13 @@ def _middle(scene: SceneResult) -> list[int]:
 
 
 def _page(result: EvaluationResult, sections: str) -> str:
+    said = result.header["metrics"]
     notes = [
         _counted(result),
-        *(f"{ARROWS[m]}: {result.header['metrics'][m]}" for m in measured(result.mean)),
+        *(f"{ARROWS[m]}: {said[m]}" for m in measured(result.mean) if m in said),
     ]
+    if any(m in MASKED for m in measured(result.mean)) and "masked" in said:
+        notes.append(said["masked"])
     notes += _speed(result)
     warning = "".join(
         f'<p class="warn">Missing: <b>{html.escape(m.id)}</b>: {html.escape(m.reason)}</p>'

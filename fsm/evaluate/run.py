@@ -1,4 +1,4 @@
-"""Run a protocol over a data set: a method's row and the three baselines' rows, on the same frames,
+"""Run a protocol over a data set: a method's row and the baselines' rows, on the same frames,
 always.
 
 Every scene's numbers are written as soon as they are known; a run that was interrupted skips them
@@ -20,6 +20,7 @@ import torch
 from fsm.config import to_dict
 from fsm.datasets.base import Clip, ClipDataset, IndexPlan
 from fsm.errors import InputError
+from fsm.evaluate.baselines import DESCRIBED
 from fsm.evaluate.metrics import Metrics
 from fsm.evaluate.pictures import save_pictures
 from fsm.evaluate.protocols import Protocol, even_positions, save_plans
@@ -81,14 +82,7 @@ class Evaluation:
             "protocol": {**self.protocol.describe(), "seed": self.seed, "plans": source},
             "metrics": self.metrics.describe(),
             "model": None if method is None else to_dict(method.info),
-            "baselines": {
-                "nearest": "copy of the input nearest in time",
-                "blend": "the inputs before and after, weighted by time",
-                "flow": (
-                    "the same two, warped by optical flow (OpenCV DIS, preset medium) "
-                    "before blending"
-                ),
-            },
+            "baselines": {name: DESCRIBED[name] for name in self.protocol.baselines},
             "software": {
                 "fsm-toolkit": importlib.metadata.version("fsm-toolkit"),
                 "torch": torch.__version__,

@@ -1,5 +1,5 @@
-"""One clip through a method and the three baselines: the same inputs, the same targets, one score
-for each picture.
+"""One clip through a method and the baselines of its protocol: the same inputs, the same targets,
+one score for each picture.
 """
 
 import sys
@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fsm.datasets.base import Clip, IndexPlan, RenderedClip
+from fsm.datasets.base import Clip, IndexPlan
+from fsm.datasets.rendered import RenderedClip
 from fsm.errors import InputError
-from fsm.evaluate.baselines import BASELINES
+from fsm.evaluate.baselines import Baseline
 from fsm.evaluate.metrics import ImageScore, Metrics, depth_errors
 from fsm.evaluate.protocols import Protocol
 from fsm.evaluate.results import MODEL_ROW, ModelInfo, SceneResult, Timings
@@ -48,11 +49,11 @@ def score_clip(
     """Render and score the targets of ``plan``; ``InputError`` where a scene has seen one of them,
     and where the pictures are not those asked for.
     """
-    inputs, targets, depth = _read(clip, plan, protocol)
+    inputs, targets, depth, moving = _read(clip, plan, protocol)
     assert targets.rgb is not None, "clips give rgb"
     requests = targets.without_rgb()
     check_unseen(requests.frame_ids, inputs.frame_ids, clip.source)
-    rows, timings = _predictions(method, inputs, requests, clip.source)
+    rows, timings = _predictions(method, inputs, requests, protocol.baselines, clip.source)
     result = SceneResult(
         id=clip.id,
         frames=len(clip),
@@ -60,7 +61,7 @@ def score_clip(
         target_index=plan.target_index,
         target_time=tuple(targets.time.tolist()),
         pictures=(),
-        scores={row: _score(metrics, seen, targets, depth) for row, seen in rows.items()},
+        scores={row: _score(metrics, seen, targets, depth, moving) for row, seen in rows.items()},
         timings=timings,
     )
     return ScoredClip(result, targets.rgb, rows)
@@ -68,8 +69,10 @@ def score_clip(
 
 def _read(
     clip: Clip, plan: IndexPlan, protocol: Protocol
-) -> tuple[Views, Views, Float[Tensor, "v 1 h w"] | None]:
-    """Inputs, targets with rgb, and the targets' true z-depth where the clip knows it."""
+) -> tuple[Views, Views, Float[Tensor, "v 1 h w"] | None, Bool[Tensor, "v 1 h w"] | None]:
+    """Inputs, targets with rgb, and of the targets the true z-depth and which pixels move, where
+    the clip knows them.
+    """
     requests, seen = protocol.requests(clip, plan), len(plan.input_index)
     if isinstance(clip, RenderedClip):
         truth = clip.truth(requests)
@@ -77,17 +80,22 @@ def _read(
             clip.views(plan.input_index, protocol.hw),
             replace(requests, rgb=truth.rgb),
             truth.depth,
+            clip.moving(requests),
         )
     # one pass through the video
     both = clip.views((*plan.input_index, *plan.target_index), protocol.hw)
-    return both[list(range(seen))], both[list(range(seen, len(both)))], None
+    return both[list(range(seen))], both[list(range(seen, len(both)))], None, None
 
 
 def _score(
-    metrics: Metrics, seen: Rendering, targets: Views, depth: Float[Tensor, "v 1 h w"] | None
+    metrics: Metrics,
+    seen: Rendering,
+    targets: Views,
+    depth: Float[Tensor, "v 1 h w"] | None,
+    moving: Bool[Tensor, "v 1 h w"] | None,
 ) -> tuple[ImageScore, ...]:
     assert targets.rgb is not None, "targets are the truth"
-    scores = metrics.score(seen.rgb, targets.rgb, targets.mask)
+    scores = metrics.score(seen.rgb, targets.rgb, targets.mask, moving)
     if depth is None or seen.depth is None:
         return scores
     errors = depth_errors(seen.depth, depth)
@@ -95,7 +103,11 @@ def _score(
 
 
 def _predictions(
-    method: Method | None, inputs: Views, requests: Views, source: str
+    method: Method | None,
+    inputs: Views,
+    requests: Views,
+    baselines: Mapping[str, Baseline],
+    source: str,
 ) -> tuple[dict[str, Rendering], Timings]:
     """Each row's pictures (and depth) of the requests, on the CPU."""
     rows: dict[str, Rendering] = {}
@@ -117,7 +129,7 @@ def _predictions(
             )
         depth = None if rendering.depth is None else rendering.depth.detach().float().cpu()
         rows[MODEL_ROW] = Rendering(rendering.rgb.detach().float().cpu(), depth=depth)
-    for name, baseline in BASELINES.items():
+    for name, baseline in baselines.items():
         rows[name] = Rendering(baseline(inputs, requests).cpu())
     device = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
     return rows, Timings(encode, render, _peak_memory_mb(), device)

@@ -14,7 +14,7 @@ import torch
 from fsm.cli.main import main
 from fsm.errors import InputError
 from fsm.evaluate.compare import Column, columns, load_run, markdown, picture, write_comparison
-from fsm.evaluate.metrics import Metrics
+from fsm.evaluate.metrics import MASKED, Metrics
 from fsm.evaluate.pictures import load_pictures
 from fsm.evaluate.protocols import Dense, Sparse
 from fsm.evaluate.results import ModelInfo
@@ -57,6 +57,25 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(folders: Path, *names: str) -> tuple[Column, ...]:
     return columns([load_run(name.replace("@", f"{folders}/")) for name in names])
+
+
+def test_results_of_earlier_versions_compare(folders: Path, tmp_path: Path) -> None:
+    """Files from before moving and standing pixels were told apart have neither their numbers nor
+    their description.
+    """
+
+    def without(value: object) -> object:
+        if isinstance(value, dict):
+            return {k: without(v) for k, v in value.items() if k not in (*MASKED, "masked")}
+        return [without(v) for v in value] if isinstance(value, list) else value
+
+    old = tmp_path / "old"
+    old.mkdir()
+    stored = json.loads((folders / "copier-sparse" / "results.json").read_text())
+    (old / "results.json").write_text(json.dumps(without(stored)))
+    (column,) = columns([load_run(f"older={old}"), load_run(str(folders / "darker-sparse"))])
+    assert set(column.mean) == {"older", "/somewhere/darker|1", "nearest", "blend", "flow"}
+    assert "| older | " in markdown((column,))
 
 
 def test_the_table_has_the_numbers_of_the_results(folders: Path, tmp_path: Path) -> None:

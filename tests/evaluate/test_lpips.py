@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as F
 
 from fsm.errors import InputError
-from fsm.evaluate.lpips import LPIPS, SCALE, SHIFT, TAPS, Net, available
+from fsm.evaluate.lpips import (
+    LPIPS,
+    SCALE,
+    SHIFT,
+    TAPS,
+    Net,
+    available,
+    spatial,
+    total,
+)
 
 
 @pytest.fixture
@@ -189,6 +198,22 @@ def test_bad_files(no_weights: Path, kind: str) -> None:
     with pytest.raises(InputError, match=r"w\.(npz|pth)"):
         LPIPS.load("alex", path)
     assert not available("alex", path)
+
+
+def test_the_map_shows_where_images_differ(weights: Path) -> None:
+    """Taps add up to the distance; their map, at the size of the picture, is large where the
+    difference is and nearly nothing far away.
+    """
+    network = LPIPS.load("alex", weights)
+    a = torch.rand(1, 3, 96, 128)
+    b = a.clone()
+    b[..., :24, :24] = 1 - b[..., :24, :24]
+    maps = network.maps(a, b)
+    assert torch.equal(total(maps), network(a, b))
+    where = spatial(maps, (96, 128))
+    assert where.shape == (1, 96, 128)
+    assert float(where[:, :24, :24].mean()) > 20 * float(where[:, 72:, 96:].mean())
+    assert not bool(spatial(network.maps(a, a), (96, 128)).any())
 
 
 def test_too_small(weights: Path) -> None:

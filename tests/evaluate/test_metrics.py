@@ -107,6 +107,36 @@ def test_mask_hides_pixels_from_every_metric(shared_data: Path) -> None:
     assert metrics.score(a, b) != metrics.score(changed, b)
 
 
+def test_moving_and_standing_pixels_are_scored_apart(shared_data: Path) -> None:
+    """Their squared errors add up to that of the whole; an error in one part is not the other's."""
+    metrics = Metrics(LPIPS.load("alex", shared_data / "lpips"))
+    _, b = pair(2, 64, 64)
+    moving = torch.zeros(2, 1, 64, 64, dtype=torch.bool)
+    moving[0, :, :16] = True
+    a = torch.where(moving, (b + 0.2).clamp(0, 1), (b + 0.02).clamp(0, 1))
+    first, second = metrics.score(a, b, moving=moving)
+    error = {
+        name: (quantised(a[:1]) - quantised(b[:1])).square().mean(1, keepdim=True)[mask].mean()
+        for name, mask in (("moving", moving[:1]), ("standing", ~moving[:1]))
+    }
+    assert first.psnr_moving == pytest.approx(-10 * math.log10(error["moving"]), abs=1e-4)
+    assert first.psnr_standing == pytest.approx(-10 * math.log10(error["standing"]), abs=1e-4)
+    whole = 0.25 * error["moving"] + 0.75 * error["standing"]
+    assert first.psnr == pytest.approx(-10 * math.log10(whole), abs=1e-4)
+    assert first.lpips_moving is not None
+    assert first.lpips_standing is not None
+    assert first.lpips_moving > 2 * first.lpips_standing
+    # nothing moves in the second picture: it does not count in the mean
+    assert (second.psnr_moving, second.lpips_moving) == (None, None)
+    assert second.psnr_standing == pytest.approx(second.psnr, abs=1e-9)
+    assert mean_score((first, second)).psnr_moving == first.psnr_moving
+    assert metrics.score(a, b)[0].psnr == first.psnr
+    assert metrics.score(a, b)[0].psnr_moving is None
+    masked = metrics.score(a, b, ~moving, moving)[0]
+    assert masked.psnr_moving is None
+    assert masked.psnr_standing == first.psnr_standing
+
+
 def test_missing_lpips_is_never_averaged_away() -> None:
     assert Metrics().score(*pair(1))[0].lpips is None
     assert "not measured" in Metrics().describe()["lpips"]

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fsm.datasets.base import RenderedClip
+from fsm.datasets.free_space import CLEARANCE
 from fsm.datasets.open import open_clip, open_dataset
+from fsm.datasets.rendered import RenderedClip
 from fsm.errors import InputError
 from fsm.evaluate.metrics import Metrics, depth_errors
-from fsm.evaluate.novel import CLEARANCE, SIDEWAYS, cameras_beside, rendered
+from fsm.evaluate.novel import SIDEWAYS, cameras_beside, rendered
 from fsm.evaluate.pictures import load_pictures
 from fsm.evaluate.protocols import Novel, Sparse, load_plans, protocol
 from fsm.evaluate.results import EvaluationResult, ModelInfo
@@ -145,6 +146,9 @@ def test_the_truth_scores_perfectly_beside_the_path(tmp_path: Path, name: str) -
     plan = SMALL.plan_for(clip)
     assert all((s.psnr, s.ssim) == (100.0, 1.0) for s in scene.scores["model"])
     assert all(s.depth == 0.0 for s in scene.scores["model"])
+    assert all(s.psnr_moving in (100.0, None) for s in scene.scores["model"])
+    assert any(s.psnr_moving is not None for s in scene.scores["nearest"])
+    assert all(s.psnr_standing == 100.0 for s in scene.scores["model"])
     assert all(
         s.psnr < 40 and s.depth is None
         for row in ("nearest", "blend", "flow")

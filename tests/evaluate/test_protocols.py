@@ -92,7 +92,7 @@ def test_too_short_and_wrong_options() -> None:
         with pytest.raises(InputError, match="clip a has 2 frames; a protocol needs at least 3"):
             protocol(name).plan(2, "a", 0)
     with pytest.raises(
-        InputError, match="no protocol 'densest'; choose one of dense, sparse, novel, spread"
+        InputError, match="no protocol 'densest'; choose one of dense, sparse, novel, rig, spread"
     ):
         protocol("densest")
     with pytest.raises(InputError, match="did you mean 'inputs'"):
@@ -101,7 +101,7 @@ def test_too_short_and_wrong_options() -> None:
         protocol("sparse", inputs=1)
     assert protocol("dense", hw=[64, 96]) == Dense(hw=(64, 96))
     tests_of_the_paper = {"spread", "consecutive", "stream"}
-    assert set(PROTOCOLS) == {"dense", "sparse", "novel", "given"} | tests_of_the_paper
+    assert set(PROTOCOLS) == {"dense", "sparse", "novel", "rig", "given"} | tests_of_the_paper
 
 
 def test_given_takes_the_clips_own_plan() -> None:

@@ -333,7 +333,14 @@ def test_best_rows_knows_directions_and_ties() -> None:
     from fsm.evaluate.metrics import ImageScore
 
     mean = {"x": ImageScore(20.001, 0.5, 0.2, 0.4), "y": ImageScore(20.004, 0.6, 0.3)}
-    assert best_rows(mean) == {"psnr": ("x", "y"), "ssim": ("y",), "lpips": ("x",), "depth": ()}
+    best = best_rows(mean)
+    assert {m: best[m] for m in ("psnr", "ssim", "lpips", "depth", "psnr_moving")} == {
+        "psnr": ("x", "y"),
+        "ssim": ("y",),
+        "lpips": ("x",),
+        "depth": (),
+        "psnr_moving": (),
+    }
     unmeasured = {"x": mean_score((ImageScore(1.0, 1.0, None),))}
     assert best_rows(unmeasured)["lpips"] == ()
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fsm.datasets.base import RenderedClip
 from fsm.datasets.open import open_clip
+from fsm.datasets.rendered import RenderedClip
 from fsm.errors import InputError
 from fsm.rays import project, unproject
 from fsm.renderers.heads.lvsm import LvsmHead, LvsmHeadConfig
