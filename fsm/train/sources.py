@@ -221,9 +221,7 @@ class ClipSource(Source):
         self, data: DataConfig, n_inputs: int, generators: Sequence[torch.Generator]
     ) -> list[Sample]:
         """One clip each; ``InputError`` for a clip with too few frames."""
-        depth, unknown = (
-            torch.full((n, 1, *data.hw), math.nan) for n in (data.targets, n_inputs)
-        )
+        depth, unknown = (torch.full((n, 1, *data.hw), math.nan) for n in (data.targets, n_inputs))
         views = [self._views(data, n_inputs, g) for g in generators]
         return [Sample(v[:n_inputs], v[n_inputs:], depth, unknown, unknown) for v in views]
 

@@ -9,7 +9,7 @@ view shows as well are left out: one surface stays, not one layer per view. Noth
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from fsm.rays import full_precision
@@ -43,7 +43,7 @@ def fused(views: Views, layers: Layers, config: FusionConfig) -> Surfaces:
     """The surfaces of observed views [b v] with their layers; model units."""
     assert views.rgb is not None
     rho, n = layers.inverse_depth.clamp_min(0.0), len(views)
-    colours = torch.stack([window_mean(rgb, config.window) for rgb in views.rgb.unbind(1)], 1)
+    colours = window_mean(views.rgb, config.window)
     standing = (layers.moving < 0.5).clone()
     kept = torch.ones_like(standing)
     done = torch.zeros(n, dtype=torch.bool, device=rho.device)
@@ -64,7 +64,9 @@ def fused(views: Views, layers: Layers, config: FusionConfig) -> Surfaces:
         supported = seen.inside & agrees & same
         wrong = (seen.inside & ~hidden & ~same).sum(2) > supported.sum(2)
         standing[:, i] &= ~wrong
-        focal = (sources.cameras.focal[..., 0] / reference.intrinsics[..., 0, None])[..., None, None]
+        focal = (sources.cameras.focal[..., 0] / reference.intrinsics[..., 0, None])[
+            ..., None, None
+        ]
         as_fine = focal * seen.inverse_depth > config.resolution * rho[:, i : i + 1]
         earlier = done[index][..., None, None]
         covered = (supported & stands & as_fine & earlier).any(2)

@@ -47,7 +47,6 @@ class Swept(NamedTuple):
     moving: Float[Tensor, "b v 1 h w"] | None = None
     """Logit that what a pixel shows moves, at full resolution; of the first sweep."""
 
-
     def confidence(self) -> Float[Tensor, "b v 1 h w"]:
         """Largest probability of two neighbouring hypotheses, at full resolution."""
         weights = torch.softmax(self.logits.float(), 2)

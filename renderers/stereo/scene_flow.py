@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fsm.rays import full_precision
 from fsm.renderers.stereo.config import SceneFlowConfig
-from fsm.renderers.stereo.sources import SourceViews, gather, pixel_grid, sample_maps
+from fsm.renderers.stereo.sources import SourceViews, pixel_grid, sample_maps
 from fsm.views import Views
 
 # Pictures whose longer side is below this are enlarged twice for optical flow, whose patches have
@@ -91,9 +91,7 @@ def optical_flow(views: Views, frames: Views, config: SceneFlowConfig) -> Flow:
     return Flow(index, there, trust * found[..., None, None])
 
 
-def neighbours(
-    views: Views, frames: Views
-) -> tuple[Int[Tensor, "b v 2"], Bool[Tensor, "b v 2"]]:
+def neighbours(views: Views, frames: Views) -> tuple[Int[Tensor, "b v 2"], Bool[Tensor, "b v 2"]]:
     """The frame of the moment before, and of that after, each view, from the nearest place; and
     whether there is one.
     """

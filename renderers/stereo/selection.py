@@ -94,8 +94,10 @@ def overlap(reference: Views, views: Views) -> Float[Tensor, "b v n"]:
         reference.c2w,
         reference.intrinsics * (PROBES / max(reference.hw)),
         reference.time,
-        (max(1, PROBES * reference.hw[0] // max(reference.hw)),
-         max(1, PROBES * reference.hw[1] // max(reference.hw))),
+        (
+            max(1, PROBES * reference.hw[0] // max(reference.hw)),
+            max(1, PROBES * reference.hw[1] // max(reference.hw)),
+        ),
     )
     b, v, n = *reference.time.shape, views.time.shape[-1]
     everyone = torch.arange(n, device=views.time.device).expand(b, v, n)
