@@ -1,5 +1,6 @@
 """What every clip is: cameras for all frames at once, pixels on request."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -81,7 +82,10 @@ class Clip(ABC):
         camera_ids: Sequence[str] | None = None,
     ) -> None:
         self.id, self.source, self.fps = id, source, fps
-        self.cameras = replace(cameras, frame_ids=clip_frame_ids(id, cameras.time))
+        known = cameras.frame_ids is not None
+        self.cameras = (
+            cameras if known else replace(cameras, frame_ids=clip_frame_ids(id, cameras.time))
+        )
         self.camera_ids = _camera_ids(cameras, source, camera_ids)
         self.index_plan = None if index_plan is None else index_plan.checked(len(cameras), source)
 
@@ -93,6 +97,13 @@ class Clip(ABC):
     def static(self) -> bool:
         """Whether all frames share one moment: nothing moves, and there is no clock."""
         return self.cameras.one_moment
+
+    def as_static(self) -> "Clip":
+        """The same frames as a static capture: all at time 0, at no rate. They keep their ids."""
+        other = copy.copy(self)
+        other.cameras = replace(self.cameras, time=torch.zeros_like(self.cameras.time))
+        other.fps = None
+        return other
 
     @abstractmethod
     def observations(self, indices: list[int]) -> Iterator[Views]:
@@ -152,9 +163,8 @@ class Clip(ABC):
                 masks.append(part.mask)
         cameras = self.cameras if hw is None else self.cameras.covering(hw)
         mask = torch.cat(masks) if masks else None
-        return MemoryClip(
-            self.id, self.source, cameras, torch.cat(pixels), mask, self.fps, self.index_plan
-        )
+        about = (self.fps, self.index_plan, self.camera_ids)
+        return MemoryClip(self.id, self.source, cameras, torch.cat(pixels), mask, *about)
 
 
 class MemoryClip(Clip):
@@ -169,8 +179,9 @@ class MemoryClip(Clip):
         mask: Bool[Tensor, "v 1 h w"] | None = None,
         fps: float | None = None,
         index_plan: IndexPlan | None = None,
+        camera_ids: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(id, source, cameras, fps, index_plan)
+        super().__init__(id, source, cameras, fps, index_plan, camera_ids)
         self.pixels, self.mask = pixels, mask
 
     def observations(self, indices: list[int]) -> Iterator[Views]:

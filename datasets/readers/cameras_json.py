@@ -11,13 +11,18 @@ from jaxtyping import Float64
 from fsm.datasets.base import Clip, IndexPlan, checked_cameras, checked_poses
 from fsm.datasets.conventions import inverse
 from fsm.datasets.readers.fields import (
+    CAMERA_FIELDS,
     Record,
+    camera_names,
     inside,
     integer,
+    is_static,
     matrix,
     number,
+    rate,
     record,
     records,
+    seconds_without_times,
     text,
 )
 from fsm.datasets.readers.images import ImageClip, Lens, image_size
@@ -29,9 +34,6 @@ from fsm.files import read_json
 NAME = "cameras.json"
 TRACKS = "tracks.npz"
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
-# Views of a scene that stands still need no times: they are taken for consecutive frames of a video
-# at this rate.
-DEFAULT_FPS = 30.0
 
 
 class CamerasJson:
@@ -40,12 +42,13 @@ class CamerasJson:
 
     ``file`` is an image, or for all views the same video, whose frame ``frame`` is meant. A
     ``tracks.npz`` beside such a video holds its 3D tracks. ``split`` makes an index plan: train
-    views are inputs, test views targets. Where views share moments (several cameras), every split
-    is a clip of its own, all on one clock.
+    views are inputs, test views targets. Views may share moments: ``camera`` names who took each.
+    Splits of one camera each, which share moments only with each other, are a clip each, on one
+    clock.
 
-    Seconds: ``frame / fps`` where both are known; else ``time`` as it stands (0 to 1 counts as one
-    second). A scene that is ``static`` and has one time, or none, for all views gets consecutive
-    frames in the order of the file.
+    Seconds: 0 for all views of a scene that is ``static``; else ``frame / fps`` where both are
+    known; else ``time`` as it stands (0 to 1 counts as one second). Images without times are
+    photographs of one moment, or consecutive frames at ``fps`` where that is stated.
     """
 
     def __init__(self, path: Path | str, fix_poses: bool = False) -> None:
@@ -59,15 +62,9 @@ class CamerasJson:
         splits = [_split(f, f"{self._source}: frames[{i}]") for i, f in enumerate(self._frames)]
         everything = list(range(len(self._frames)))
         name = self.path.resolve().parent.name if self.path.name == NAME else self.path.stem
-        self._clips: dict[str, list[int]] = {name: everything}
-        if (
-            len(set(self._seconds)) < len(everything)
-            and len(set(splits)) > 1
-            and None not in splits
-        ):
-            self._clips = {
-                s: [i for i in everything if splits[i] == s] for s in SPLITS if s in splits
-            }
+        films = {s: [i for i in everything if splits[i] == s] for s in SPLITS if s in splits}
+        apart = None not in splits and _are_films(list(films.values()), self._frames, self._seconds)
+        self._clips: dict[str, list[int]] = films if apart else {name: everything}
         self._splits = splits
 
     @property
@@ -101,9 +98,11 @@ class CamerasJson:
         cameras = checked_cameras(
             c2w, _pinholes(lenses, hw), seconds, hw, source, time_start=min(self._seconds)
         )
-        fps, plan = _fps(self._value, source), _plan([self._splits[i] for i in order])
+        fps, plan = rate(self._value, source), _plan([self._splits[i] for i in order])
         if video is None:
-            return ImageClip(id, source, cameras, files, lenses=lenses, fps=fps, index_plan=plan)
+            rig = camera_names(frames, files, seconds.tolist(), wheres)
+            about = {"fps": fps, "index_plan": plan, "camera_ids": rig}
+            return ImageClip(id, source, cameras, files, lenses=lenses, **about)
         if any(any(lens.distortion) for lens in lenses):
             raise InputError(
                 f"{source} has lens distortion, which is not removed from videos; "
@@ -123,31 +122,32 @@ def is_cameras_json(value: Any) -> bool:
     )
 
 
-def _fps(value: Record, source: str) -> float | None:
-    fps = number(value, "fps", source) if value.get("fps") is not None else None
-    if fps is not None and fps <= 0:
-        raise InputError(f"{source}: fps is {fps}, expected frames per second above 0.")
-    return fps
+def _are_films(splits: list[list[int]], frames: list[Record], seconds: list[float]) -> bool:
+    """Whether the splits are films of one camera each on one clock: views share moments with those
+    of other splits only, and nothing names their cameras.
+    """
+    moments = [{seconds[i] for i in split} for split in splits]
+    shared = 1 < len(set().union(*moments)) < len(frames)
+    alone = all(len(m) == len(split) for m, split in zip(moments, splits, strict=True))
+    return shared and alone and not any(CAMERA_FIELDS & f.keys() for f in frames)
 
 
 def _seconds(value: Record, frames: list[Record], source: str) -> list[float]:
     """When each view was taken, in the order of the file."""
-    fps = _fps(value, source)
+    if is_static(value):
+        return [0.0] * len(frames)
+    fps = rate(value, source)
     wheres = [f"{source}: frames[{i}]" for i in range(len(frames))]
     if fps is not None and all("frame" in f for f in frames):
         return [integer(f, "frame", where) / fps for f, where in zip(frames, wheres, strict=True)]
-    timed = any("time" in f for f in frames)
-    times = (
-        [number(f, "time", where) for f, where in zip(frames, wheres, strict=True)] if timed else []
-    )
-    if len(set(times)) <= 1 and value.get("static") is True:
-        return [i / (fps or DEFAULT_FPS) for i in range(len(frames))]
-    if not timed:
+    if any("time" in f for f in frames):
+        return [number(f, "time", where) for f, where in zip(frames, wheres, strict=True)]
+    if Path(text(frames[0], "file", wheres[0])).suffix.lower() in VIDEOS:
         raise InputError(
-            f'{source} has no times; give every frame "time" in seconds, or the file '
+            f'{source} has no times; give the file "fps" and every frame its number "frame", or '
             '"static": true.'
         )
-    return times
+    return seconds_without_times(value, len(frames), source)
 
 
 def _split(frame: Record, where: str) -> str | None:

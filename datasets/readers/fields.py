@@ -13,6 +13,8 @@ from jaxtyping import Float64
 from fsm.errors import InputError
 
 Record = dict[str, Any]
+CAMERA_FIELDS = {"camera", "camera_id"}
+"""Fields of a frame that name the camera that took it."""
 
 
 def record(value: Any, where: str) -> Record:
@@ -106,6 +108,43 @@ def inside(root: Path, base: Path, name: str, where: str, by_name: bool = True) 
     raise InputError(f"{where}: {name!r} does not exist in {base}; check the path.")
 
 
+def camera_names(
+    frames: Sequence[Record], files: Sequence[Path], times: Sequence[float], wheres: Sequence[str]
+) -> list[str] | None:
+    """Which camera took each frame, by the field ``camera`` or ``camera_id``; else, where frames
+    share moments, by the folder of its file. None where neither tells them apart.
+    """
+    key = next((k for k in sorted(CAMERA_FIELDS) if any(k in f for f in frames)), None)
+    if key is not None:
+        return [_camera_name(f, key, where) for f, where in zip(frames, wheres, strict=True)]
+    folders = [str(file.parent) for file in files]
+    apart = len(set(zip(folders, times, strict=True))) == len(files)
+    if not apart or len(set(times)) == len(times):
+        return None
+    return [Path(folder).name for folder in folders] if _distinct(folders) else folders
+
+
+def is_static(value: Record) -> bool:
+    """Whether a file says that its frames are of one moment."""
+    return value.get("static") is True
+
+
+def seconds_without_times(value: Record, count: int, source: str) -> list[float]:
+    """Times of ``count`` pictures that state none: 0, for photographs of one moment; consecutive at
+    ``fps`` where the file gives a rate and does not say that it is static.
+    """
+    fps = None if is_static(value) else rate(value, source)
+    return [0.0] * count if fps is None else [i / fps for i in range(count)]
+
+
+def rate(value: Record, source: str) -> float | None:
+    """Frames per second of a file's field ``fps``; None where it has none."""
+    fps = number(value, "fps", source) if value.get("fps") is not None else None
+    if fps is not None and fps <= 0:
+        raise InputError(f"{source}: fps is {fps}, expected frames per second above 0.")
+    return fps
+
+
 def unique_names(files: Sequence[Path], root: Path, where: str) -> list[str]:
     """File names without suffix; where two agree, paths relative to ``root``. A repeated file is an
     error.
@@ -117,6 +156,17 @@ def unique_names(files: Sequence[Path], root: Path, where: str) -> list[str]:
         repeated = next(name for i, name in enumerate(names) if name in names[:i])
         raise InputError(f"{where}: clip {repeated!r} is listed twice; list every clip once.")
     return names
+
+
+def _camera_name(frame: Record, key: str, where: str) -> str:
+    name = frame.get(key)
+    return str(name) if isinstance(name, int) else text(frame, key, where)
+
+
+def _distinct(folders: Sequence[str]) -> bool:
+    """Whether different folders have different names."""
+    whole = set(folders)
+    return len({Path(folder).name for folder in whole}) == len(whole)
 
 
 def _get(parent: Record, key: str, where: str) -> Any:

@@ -13,11 +13,14 @@ from fsm.datasets.base import Clip, IndexPlan, checked_cameras, checked_poses
 from fsm.datasets.conventions import inverse
 from fsm.datasets.readers.fields import (
     Record,
+    camera_names,
     inside,
     integer,
     integers,
+    is_static,
     matrix,
     number,
+    rate,
     record,
     records,
     text,
@@ -80,14 +83,13 @@ class FsmClips:
 
 def read_fsm_clip(id: str, path: Path, root: Path, fix_poses: bool = False) -> Clip:
     """One clip file: pictures from ``video_path``, or from a ``file_path`` per frame; time is
-    ``frame_idx / fps``.
+    ``frame_idx / fps``. Frames of files may share moments where they are of several cameras.
     """
     source = str(path)
     value = record(_read(path), source)
     frames = records(value, "frames", source)
-    fps = number(value, "fps", source) if "fps" in value else DEFAULT_FPS
-    if fps <= 0:
-        raise InputError(f"{source}: fps is {fps}, expected frames per second above 0.")
+    fps = rate(value, source) or DEFAULT_FPS
+    standing = is_static(value)
     w2c = np.stack([matrix(f, "w2c", f"{source}: frames[{i}]") for i, f in enumerate(frames)])
     c2w = inverse(checked_poses(w2c, source, "w2c", fix_poses))
     plan = _index_plan(value, source)
@@ -103,17 +105,16 @@ def read_fsm_clip(id: str, path: Path, root: Path, fix_poses: bool = False) -> C
             for i, f in enumerate(frames)
         ]
         hw = image_size(images[0])
-        cameras = checked_cameras(
-            c2w, _intrinsics(frames, hw, source), np.array(numbers) / fps, hw, source
-        )
-        return ImageClip(id, source, cameras, images, fps=fps, index_plan=plan)
+        times = np.zeros(len(numbers)) if standing else np.array(numbers) / fps
+        cameras = checked_cameras(c2w, _intrinsics(frames, hw, source), times, hw, source)
+        rig = camera_names(frames, images, times.tolist(), wheres)
+        return ImageClip(id, source, cameras, images, fps=fps, index_plan=plan, camera_ids=rig)
     video = VideoFrames(
         inside(root, path.parent, text(value, "video_path", source), f"{source}: video_path")
     )
     numbers = _frame_numbers(value, frames, video, source)
-    cameras = checked_cameras(
-        c2w, _intrinsics(frames, video.hw, source), np.array(numbers) / fps, video.hw, source
-    )
+    times = np.zeros(len(numbers)) if standing else np.array(numbers) / fps
+    cameras = checked_cameras(c2w, _intrinsics(frames, video.hw, source), times, video.hw, source)
     return VideoClip(id, source, cameras, video, numbers, fps, plan)
 
 

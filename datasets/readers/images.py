@@ -73,8 +73,9 @@ class ImageClip(Clip):
         fps: float | None = None,
         index_plan: IndexPlan | None = None,
         background: float = 1.0,
+        camera_ids: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(id, source, cameras, fps, index_plan)
+        super().__init__(id, source, cameras, fps, index_plan, camera_ids)
         self._images, self._masks, self._lenses, self._background = (
             images,
             masks,

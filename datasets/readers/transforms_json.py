@@ -8,15 +8,24 @@ import numpy as np
 
 from fsm.datasets.base import IndexPlan, checked_cameras, checked_poses
 from fsm.datasets.conventions import focal_from_fov, opencv_from_opengl
-from fsm.datasets.readers.fields import Record, inside, matrix, number, record, records, text
+from fsm.datasets.readers.fields import (
+    Record,
+    camera_names,
+    inside,
+    is_static,
+    matrix,
+    number,
+    rate,
+    record,
+    records,
+    seconds_without_times,
+    text,
+)
 from fsm.datasets.readers.images import ImageClip, Lens, image_size
 from fsm.errors import InputError
 from fsm.files import read_json
 
 SPLITS = ("train", "val", "test")
-# Pictures without times are taken for consecutive frames of a video at this rate, in the order of
-# their file names.
-DEFAULT_FPS = 30.0
 PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 SMALLER = ("images_2", "images_4", "images_8", "images_16")
 
@@ -27,7 +36,9 @@ class Transforms:
 
     Splits become one clip each, on one clock. Poses are camera-to-world with OpenGL axes. ``time``
     (or ``timestamp``) of each frame is in seconds, or in units of ``time_unit`` seconds where the
-    file says so; D-NeRF's 0..1 counts as seconds.
+    file says so; D-NeRF's 0..1 counts as seconds. Frames without times are photographs of one
+    moment, in the order of their names, or frames of a film where the file states ``fps``.
+    ``camera`` names who took a frame; frames of several cameras may share moments.
     """
 
     def __init__(self, path: Path | str, fix_poses: bool = False) -> None:
@@ -82,7 +93,7 @@ def read_transforms(
             f"{source}: camera_model {model!r} is not a pinhole with k1, k2, p1, p2; "
             "undistort the pictures first."
         )
-    fps = number(value, "fps", source) if "fps" in value else None
+    fps = rate(value, source)
     frames = records(value, "frames", source)
     times = _times(value, frames, source)
     name_of = [text(f, "file_path", f"{source}: frames[{i}]") for i, f in enumerate(frames)]
@@ -97,20 +108,27 @@ def read_transforms(
         [matrix(frames[i], "transform_matrix", f"{source}: frames[{i}]") for i in order]
     )
     poses = checked_poses(poses, source, "transform_matrix", fix_poses)
-    time = np.arange(len(order)) / (fps or DEFAULT_FPS) if times is None else np.array(times)[order]
+    time = (
+        seconds_without_times(value, len(order), source)
+        if times is None
+        else [times[i] for i in order]
+    )
     pinholes = {lens: lens.undistorted(hw) for lens in set(lenses)}
     intrinsics = np.stack([pinholes[lens] for lens in lenses])
     cameras = checked_cameras(
-        opencv_from_opengl(poses), intrinsics, time, hw, source, time_start=time_start
+        opencv_from_opengl(poses), intrinsics, np.array(time), hw, source, time_start=time_start
     )
     masks = _masks(root, [frames[i] for i in order], source)
     plan = _plan(value, [name_of[i] for i in order], source)
-    return ImageClip(id, source, cameras, images, masks, lenses, fps, plan)
+    rig = camera_names(
+        [frames[i] for i in order], images, time, [f"{source}: frames[{i}]" for i in order]
+    )
+    return ImageClip(id, source, cameras, images, masks, lenses, fps, plan, camera_ids=rig)
 
 
 def _times(value: Record, frames: list[Record], source: str) -> list[float] | None:
     key = next((k for k in ("time", "timestamp") if any(k in f for f in frames)), None)
-    if key is None:
+    if key is None or is_static(value):
         return None
     unit = number(value, "time_unit", source) if "time_unit" in value else 1.0
     if unit <= 0:

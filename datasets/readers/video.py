@@ -166,6 +166,9 @@ class VideoFrames:
 class VideoClip(Clip):
     """A clip whose frame i is frame ``numbers[i]`` of a video, optionally with a file of 3D tracks
     over its frames.
+
+    One camera took it, so its numbers and its times must increase (``InputError``), unless all
+    frames have one time: a static capture.
     """
 
     def __init__(
@@ -179,12 +182,13 @@ class VideoClip(Clip):
         index_plan: IndexPlan | None = None,
         tracks: Path | None = None,
     ) -> None:
-        super().__init__(id, source, cameras, fps, index_plan)
+        _check_order(numbers, cameras, source)
+        super().__init__(id, source, cameras, fps, index_plan, ["0"] * len(numbers))
         self._video, self._numbers, self._tracks = video, numbers, tracks
 
     def tracks(self) -> Tracks | None:
-        """Those of the file."""
-        if self._tracks is None:
+        """Those of the file; a static capture has none."""
+        if self._tracks is None or self.static:
             return None
         return read_tracks(self._tracks, self.cameras.time, self._numbers, len(self._video))
 
@@ -195,6 +199,21 @@ class VideoClip(Clip):
             batch = indices[start : start + BATCH]
             rgb = torch.stack([next(pictures) for _ in batch]).float().div_(255.0)
             yield replace(self.cameras[batch], rgb=rgb)
+
+
+def _check_order(numbers: Sequence[int], cameras: Views, source: str) -> None:
+    """Raise ``InputError`` for frames that repeat, or that lie before the ones they follow."""
+    times = cameras.time.tolist()
+    for i in range(1, len(numbers)):
+        number = (f"number {numbers[i]} of the video", numbers[i], numbers[i - 1])
+        time = (f"time {times[i]:.6g} s", times[i], times[i - 1])
+        for what, now, before in (number,) if cameras.one_moment else (time, number):
+            if now <= before:
+                kind = "repeats" if now == before else "lies before"
+                raise InputError(
+                    f"{source}: frame {i}, {what} {kind} that of frame {i - 1} ({before:.6g}); "
+                    "sort the frames and drop repeats."
+                )
 
 
 def _container_format(path: Path) -> str:

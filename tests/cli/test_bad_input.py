@@ -80,7 +80,10 @@ BAD_CLIPS: dict[str, tuple[Change, str]] = {
         lambda c: c.update(num_video_frames=30),
         "num_video_frames is 30, .* has 20 frames",
     ),
-    "repeated time": (_frame(7, frame_idx=6), r"frame 7, time 0\.2 s repeats .*sort the frames"),
+    "repeated time": (
+        _frame(7, frame_idx=6),
+        r"frame 7, time 0\.2 s repeats that of frame 6 .*sort the frames",
+    ),
     "unsorted times": (
         _frame(7, frame_idx=3),
         r"frame 7, time 0\.1 s lies before .*sort the frames",

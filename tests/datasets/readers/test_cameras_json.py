@@ -120,16 +120,74 @@ def test_views_are_put_in_the_order_of_their_times_and_count_from_the_first(tmp_
     assert clip.index_plan.target_index == (1, 4)
 
 
-@pytest.mark.parametrize("time", [0.0, None])
+@pytest.mark.parametrize("time", [0.0, 7.0, None])
 @pytest.mark.parametrize("fps", [None, 10.0])
-def test_what_stands_still_gets_consecutive_frames(
+def test_a_static_scene_has_one_moment(
     tmp_path: Path, time: float | None, fps: float | None
 ) -> None:
     value = changed(views(static=True), time=time) | ({} if fps is None else {"fps": fps})
     clip = open_clip(write(tmp_path, value))
     check_clip(clip)
-    assert torch.allclose(clip.cameras.time, torch.arange(6) / (fps or 30.0))
+    assert clip.static
+    assert clip.cameras.time.tolist() == [0.0] * 6
     assert shown(clip, [5, 0]) == [5, 0]
+    assert clip.index_plan is not None
+    assert clip.index_plan.target_index == (1, 4)
+
+
+def test_what_says_that_it_is_static_is(tmp_path: Path) -> None:
+    assert open_clip(write(tmp_path / "images", views(static=True))).static
+    video = open_clip(write(tmp_path / "video", {**of_video(), "static": True}))
+    check_clip(video)
+    assert video.static
+    assert shown(video, [3, 1]) == [6, 2]
+
+
+def test_images_without_times_are_photographs_unless_a_rate_is_stated(tmp_path: Path) -> None:
+    photographs = open_clip(write(tmp_path / "a", changed(views(), time=None)))
+    assert photographs.static
+    film = open_clip(write(tmp_path / "b", {**changed(views(), time=None), "fps": 10.0}))
+    assert torch.allclose(film.cameras.time, torch.arange(6) / 10.0)
+
+
+def rig(**of_file: Any) -> dict[str, Any]:
+    """Two cameras at three moments, one moment after the other; the second camera is held out."""
+    value = views(**of_file)
+    for i, frame in enumerate(value["frames"]):
+        frame["time"], frame["camera"] = i // 2, ("left", "right")[i % 2]
+        frame["split"] = ("train", "test")[i % 2]
+    return value
+
+
+def test_a_rig_is_one_clip_whose_split_is_its_plan(tmp_path: Path) -> None:
+    clip = open_clip(write(tmp_path / "rig", rig()))
+    check_clip(clip)
+    assert clip.id == "rig"
+    assert clip.camera_ids == ("left", "right") * 3
+    assert clip.cameras.time.tolist() == [0, 0, 1, 1, 2, 2]
+    assert clip.index_plan is not None
+    assert clip.index_plan.target_index == (1, 3, 5)
+    with pytest.raises(
+        InputError, match=r"frame 3 has camera 'left' and time 1 s, as frame 2 has; drop one"
+    ):
+        open_clip(write(tmp_path / "twice", changed(rig(), 3, camera="left")))
+    with pytest.raises(InputError, match=r"frames\[3\] lacks the field 'camera'"):
+        open_clip(write(tmp_path / "some", changed(rig(), 3, camera=None)))
+
+
+def test_folders_name_the_cameras_of_frames_that_share_moments(tmp_path: Path) -> None:
+    value = changed(rig(), camera=None, split=None)
+    unnamed = open_clip(write(tmp_path, value))
+    assert unnamed.camera_ids == ("0", "1") * 3
+    for i, frame in enumerate(value["frames"]):
+        name = f"images/{'ab'[i % 2]}/{i:03d}.png"
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / frame["file"]).rename(tmp_path / name)
+        frame["file"] = name
+    (tmp_path / "cameras.json").write_text(json.dumps(value))
+    clip = open_clip(tmp_path)
+    check_clip(clip)
+    assert clip.camera_ids == ("a", "b") * 3
 
 
 def test_views_that_share_moments_make_a_clip_of_every_split_on_one_clock(tmp_path: Path) -> None:
@@ -179,9 +237,19 @@ BAD = {
         changed(views(), 1, split="dev"),
         r"frames\[1\]: split is 'dev', expected train, val, test",
     ),
-    "times repeat": (changed(views(), split="train", time=0.0), "frame 1, time 0 s repeats"),
+    "number repeats": (
+        changed(changed(of_video(), 2, frame=2), split="train"),
+        r"frame 2, time 0.1\d* s repeats that of frame 1",
+    ),
+    "static number repeats": (
+        {**changed(of_video(), 2, frame=2), "static": True},
+        "frame 2, number 2 of the video repeats that of frame 1",
+    ),
     "some times": (changed(views(), 4, time=None), r"frames\[4\] lacks the field 'time'"),
-    "no times": (changed(views(), time=None), 'has no times; give every frame "time" in seconds'),
+    "no times": (
+        changed(of_video(fps=None), time=None),
+        'has no times; give the file "fps" and every frame its number "frame"',
+    ),
     "fps": ({**of_video(), "fps": 0}, "fps is 0.0"),
     "no number": (
         changed(of_video(fps=None), 2, frame=None),
@@ -221,9 +289,9 @@ def test_an_unknown_clip_is_refused(tmp_path: Path) -> None:
         ("stereo4d_5H9F5g7wIrY_625558892", 98, 97 / 30, 86, 12),
         ("stereo4d_sPD8TT3X5nI_128528529", 199, 198 / 30, 174, 25),
         ("nrnerf_example", 86, 1.0, 75, 11),
-        ("llff_fern", 20, 19 / 30, 17, 3),
-        ("snowmiku", 97, 96 / 30, 84, 13),
-        ("fox_270x480/cameras.json", 50, 49 / 30, 43, 7),
+        ("llff_fern", 20, 0.0, 17, 3),
+        ("snowmiku", 97, 0.0, 84, 13),
+        ("fox_270x480/cameras.json", 50, 0.0, 43, 7),
     ],
 )
 def test_real_folders_open(

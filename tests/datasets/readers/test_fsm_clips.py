@@ -202,7 +202,7 @@ BAD: dict[str, tuple[Any, str]] = {
         r"frames\[1\] states a size of 128 x 128, but its picture is 128 x 64",
     ),
     "repeated frame": (changed(2, frame_idx=1), "frame 2, time 0.0333333 s repeats"),
-    "unsorted frames": (changed(2, frame_idx=0), "frame 2, time 0 s lies before"),
+    "unsorted frames": (changed(2, frame_idx=0), "frame 2, time 0 s lies before that of frame 1"),
     "beyond the video": (
         changed(5, frame_idx=6),
         r"frames\[5\].frame_idx is 6, but clip.mp4 has 6 frames",

@@ -94,7 +94,14 @@ BAD = {
         "12 poses and 11 timestamps.* 12 frames",
     ),
     "no times": ({"timestamps": None}, "lacks the array 'timestamps'"),
-    "repeated time": ({"timestamps": np.zeros(FRAMES, np.int64)}, "frame 1, time 0 s repeats"),
+    "repeated time": (
+        {"timestamps": np.maximum(np.arange(FRAMES), 1) * 1000},
+        "frame 1, time 0 s repeats that of frame 0",
+    ),
+    "unsorted times": (
+        {"timestamps": -1000 * np.arange(FRAMES)},
+        "frame 1, time 0.01 s lies before that of frame 0",
+    ),
     "pickle": (
         {"camera2world": np.array([{"a": 1}], dtype=object)},
         "'camera2world' holds pickled objects",

@@ -65,8 +65,27 @@ def test_a_nerfstudio_folder_opens_as_a_clip(tmp_path: Path) -> None:
     expected = np.linalg.inv([f["w2c"] for f in fsm_json(6)["frames"]])
     assert np.allclose(clip.cameras.c2w, expected, atol=1e-6)
     assert clip.cameras.intrinsics[2].tolist() == [100, 101, 63, 33]
-    assert torch.allclose(clip.cameras.time, torch.arange(6) / 30)
+    assert clip.static
+    assert clip.cameras.time.tolist() == [0.0] * 6
     assert shown(clip, [4, 1]) == [4, 1]
+    film = opened(write(tmp_path, transforms(fps=30.0)))
+    check_clip(film)
+    assert torch.allclose(film.cameras.time, torch.arange(6) / 30)
+    assert opened(write(tmp_path, transforms(fps=30.0, static=True))).static
+
+
+@pytest.mark.parametrize("field", ["camera", "camera_id"])
+def test_cameras_of_a_rig_share_moments(tmp_path: Path, field: str) -> None:
+    value = transforms()
+    for i, frame in enumerate(value["frames"]):
+        frame["time"], frame[field] = i // 2, i % 2
+    clip = opened(write(tmp_path, value))
+    check_clip(clip)
+    assert clip.camera_ids == ("0", "1") * 3
+    assert clip.cameras.time.tolist() == [0, 0, 1, 1, 2, 2]
+    value["frames"][3][field] = 0
+    with pytest.raises(InputError, match="frame 3 has camera '0' and time 1 s, as frame 2 has"):
+        opened(write(tmp_path, value))
 
 
 def test_frames_are_put_in_the_order_of_their_names_or_times(tmp_path: Path) -> None:
@@ -280,9 +299,9 @@ BAD: dict[str, tuple[Any, str]] = {
         {**at(0), "frames": [{**f, "time": "1s"} for f in transforms()["frames"]]},
         "time is '1s'",
     ),
-    "same times": (
-        {**at(0), "frames": [{**f, "time": 0.5} for f in transforms()["frames"]]},
-        "frame 1, time 0.5 s repeats",
+    "nameless camera": (
+        {**at(0), "frames": [{**f, "camera": ""} for f in transforms()["frames"]]},
+        r"frames\[0\]: camera is '', expected text",
     ),
     "time unit": (
         {**at(0), "time_unit": 0, "frames": [{**f, "time": 0.5} for f in transforms()["frames"]]},
