@@ -75,7 +75,8 @@ def test_a_sample_depends_on_seed_step_and_index_alone() -> None:
 
 def _one(batch: Batch, i: int) -> Batch:
     inputs, targets = (Views.stack([v.samples()[i]]) for v in (batch.inputs, batch.targets))
-    return Batch(inputs, targets, batch.depth[i : i + 1], batch.input_depth[i : i + 1])
+    known = (t[i : i + 1] for t in (batch.depth, batch.input_depth, batch.input_moving))
+    return Batch(inputs, targets, *known)
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -123,6 +124,42 @@ def test_world_samples_know_their_depth() -> None:
     assert float(batch.depth.min()) > 0
     for b in range(2):
         assert not set(batch.inputs.time[b].tolist()) & set(batch.targets.time[b].tolist())
+
+
+def test_a_static_sample_has_one_moment_and_nothing_moves() -> None:
+    data = dataclasses.replace(WORLDS, inputs=(4,), static=1.0, still=0.0)
+    batch = stream_of(data, seed=3).batch(0)
+    assert batch.inputs.one_moment
+    assert torch.equal(batch.targets.time[:, :1], batch.inputs.time[:, :1])
+    assert not bool(batch.input_moving.any())
+    centres = batch.inputs.c2w[0, :, :3, 3]
+    assert float((centres - centres[0]).norm(dim=-1)[1:].min()) > 0.0
+
+
+def test_a_rig_has_cameras_that_stand_still_and_share_moments() -> None:
+    data = dataclasses.replace(WORLDS, inputs=(8,), rigs=1.0, still=0.0)
+    batch = stream_of(data, seed=3).batch(0)
+    for b in range(2):
+        times, c2w = batch.inputs.time[b], batch.inputs.c2w[b]
+        assert torch.equal(times[:4], times[:1].expand(4))
+        assert torch.equal(times[4:], times[4:5].expand(4))
+        assert torch.equal(c2w[:4], c2w[4:])
+        assert len(c2w[:4, 0, 3].unique()) == 4
+        assert set(batch.targets.time[b].tolist()) <= set(times.tolist())
+
+
+def test_inputs_know_what_moves() -> None:
+    data = dataclasses.replace(WORLDS, hw=(32, 32), window=(60, 60), inputs=(4,))
+    stream = stream_of(data, seed=3)
+    shares = [float(stream.batch(step).input_moving.mean()) for step in range(6)]
+    assert 0.0 < sum(shares) / 6 < 0.6
+    moved = stream_of(dataclasses.replace(data, mirror=True), seed=3).batch(0).input_moving
+    assert float(moved.mean()) == pytest.approx(shares[0])
+
+
+def test_shares_of_more_than_everything_are_refused() -> None:
+    with pytest.raises(InputError, match=r"at most 1 together"):
+        DataConfig(static=0.6, rigs=0.6)
 
 
 def test_clip_samples_are_frames_of_the_clip(clip_file: Path) -> None:
@@ -188,7 +225,7 @@ def test_sources_are_sampled_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
         taken[stream.sources.index(self)] += len(generators)
         views = small_views(1, hw=(16, 24))
         nowhere = torch.zeros(1, 1, 16, 24)
-        return [Sample(views, views, nowhere, nowhere)] * len(generators)
+        return [Sample(views, views, nowhere, nowhere, nowhere)] * len(generators)
 
     monkeypatch.setattr(WorldSource, "sample", sample)
     for step in range(400):
@@ -280,7 +317,7 @@ def _pair() -> tuple[Views, Views]:
 def test_left_right_is_what_a_mirror_shows() -> None:
     inputs, targets = _pair()
     for before, after in zip(
-        (inputs, targets), mirrored(inputs, targets, True, False), strict=True
+        (inputs, targets), mirrored(inputs, targets, True, False)[:2], strict=True
     ):
         assert torch.equal(before.time, after.time)
         assert torch.allclose(torch.linalg.det(after.c2w[:, :3, :3]), torch.ones(len(after)))
@@ -311,7 +348,9 @@ def test_the_ray_of_a_pixel_is_mirrored_with_it() -> None:
 def test_twice_in_the_mirror_is_nothing(left_right: bool) -> None:
     inputs, targets = _pair()
     inputs = dataclasses.replace(inputs, mask=torch.rand(len(inputs), 1, *inputs.hw) > 0.5)
-    a, b = mirrored(*mirrored(inputs, targets, left_right, True), left_right, True)
+    once = mirrored(inputs, targets, left_right, True)[:2]
+    a, b, order = mirrored(*once, left_right, True)
+    assert order.tolist() == [3, 2, 1, 0]
     # Backwards twice, a sample starts at zero: only differences of time mean anything.
     start = torch.cat([inputs.time, targets.time]).min()
     for before, after in ((inputs, a), (targets, b)):
@@ -324,7 +363,7 @@ def test_twice_in_the_mirror_is_nothing(left_right: bool) -> None:
 
 def test_backwards_keeps_frames_with_their_cameras_and_sorts_the_inputs() -> None:
     inputs, targets = _pair()
-    back_inputs, back_targets = mirrored(inputs, targets, False, True)
+    back_inputs, back_targets, _ = mirrored(inputs, targets, False, True)
     assert bool((back_inputs.time.diff() > 0).all())
     assert torch.equal(back_inputs.c2w, inputs.c2w.flip(0))
     assert torch.equal(back_targets.c2w, targets.c2w)
@@ -366,7 +405,7 @@ def _turned(images: torch.Tensor, left_right: bool, in_time: bool) -> torch.Tens
 def test_a_mirrored_clip_is_normalised_to_the_mirror_of_its_normalisation() -> None:
     """So that training on mirrors is training on what the model would see of a mirrored world."""
     inputs, targets = _pair()
-    mirror_inputs, _ = mirrored(inputs, targets, True, False)
+    mirror_inputs, _, _ = mirrored(inputs, targets, True, False)
     flip = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
     before = SceneFrame.fit(inputs).to_model(inputs).c2w
     after = SceneFrame.fit(mirror_inputs).to_model(mirror_inputs).c2w

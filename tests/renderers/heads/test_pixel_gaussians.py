@@ -100,13 +100,21 @@ def untrained() -> PixelGaussianHead:
     )
 
 
+def short_lived(head: PixelGaussianHead, views: Views) -> Gaussians4D:
+    """One Gaussian per pixel, as if everything moved."""
+    surfaces = head.stereo.surfaces(views, len(views))
+    nothing = torch.zeros_like(surfaces.standing)
+    surfaces = dataclasses.replace(surfaces, standing=nothing, kept=~nothing)
+    return head.gaussians(torch.randn(1, len(views), 64, 32), views, views, surfaces)[0]
+
+
 def psnr(a: Tensor, b: Tensor) -> float:
     return -10.0 * math.log10(float((a - b).detach()[..., 8:-8, 8:-8].square().mean()))
 
 
 def test_untrained_it_finds_the_depth_of_a_textured_plane() -> None:
     views = clip(5, baseline=0.25)
-    gaussians = untrained().gaussians(torch.randn(1, 5, 64, 32), views, views)[0]
+    gaussians = short_lived(untrained(), views)
     depth = gaussians.means[:, 2].view(5, *HW)[:, 8:-8, 8:-8]
     assert float((depth / DEPTH - 1.0).detach().abs().median()) < 0.15
 
@@ -114,7 +122,7 @@ def test_untrained_it_finds_the_depth_of_a_textured_plane() -> None:
 def test_untrained_pictures_are_right_between_frames_and_beside_them() -> None:
     views = clip(5, baseline=0.25, shift=0.2)
     head = untrained()
-    gaussians = head.gaussians(torch.randn(1, 5, 64, 32), views, views)[0]
+    gaussians = short_lived(head, views)
     between = dataclasses.replace(views[2], time=torch.tensor([[0.25]]), rgb=None).unbatched()
     truth = plane(between, 0.2)
     drawn = rasterize(gaussians.at(0.25), between, background=head.background(views)[0]).rgb
@@ -141,10 +149,25 @@ def test_corrections_start_at_zero() -> None:
 def test_colours_are_those_of_the_pixels() -> None:
     views, head = clip(3, baseline=0.25), untrained()
     assert views.rgb is not None
-    gaussians = head.gaussians(torch.randn(1, 3, 64, 32), views, views)[0]
+    gaussians = short_lived(head, views)
     rgb = 0.5 + 0.28209479177387814 * gaussians.sh[:, 0]
     torch.testing.assert_close(rgb, views.rgb[0].permute(0, 2, 3, 1).reshape(-1, 3))
     torch.testing.assert_close(head.background(views)[0], views.rgb[0].mean((0, 2, 3)))
+
+
+def test_what_stands_is_there_at_all_times_and_once() -> None:
+    views = clip(5, baseline=0.25)
+    head = untrained()
+    surfaces = head.stereo.surfaces(views, 5)
+    gaussians = head.gaussians(torch.randn(1, 5, 64, 32), views, views, surfaces)[0]
+    assert len(gaussians) == int(surfaces.kept.sum())
+    assert int(gaussians.is_static.sum()) == int((surfaces.kept & surfaces.standing).sum())
+    assert 0.15 < len(gaussians) / surfaces.kept.numel() < 0.6
+    request = views[2].without_rgb().unbatched()
+    background = head.background(views)[0]
+    pictures = [rasterize(gaussians.at(t), request, background=background).rgb for t in (-1.0, 1.0)]
+    assert views.rgb is not None
+    assert all(psnr(picture, views.rgb[0, 2:3]) > 28.0 for picture in pictures)
 
 
 def test_gap_to_next() -> None:

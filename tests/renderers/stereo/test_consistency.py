@@ -27,7 +27,11 @@ def scene(frames: Views) -> torch.Tensor:
 def judged(frames: Views, rho: torch.Tensor) -> torch.Tensor:
     places, others = other_sources(everything(1, len(frames)))
     views = SourceViews.of(frames, frames, places)
-    return contradicted(views, others, rho, ConsistencyConfig())[0, :, 0]
+    return contradicted(views, others, rho, at_rest(rho), ConsistencyConfig())[0, :, 0]
+
+
+def at_rest(rho: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(rho).repeat(1, 1, 3, 1, 1)
 
 
 def test_what_hides_and_what_is_hidden_contradict_nothing() -> None:
@@ -55,6 +59,22 @@ def test_what_moves_by_its_own_size_between_views_is_contradicted(step: float, l
     assert float(judged(frames, rho)[1][inner].float().mean()) == lost
 
 
+def test_what_moves_with_its_known_motion_is_not_contradicted() -> None:
+    frames = cameras([0.0, 0.0, 0.0])
+    times = frames.time - frames.time[:, 1:2]
+    at = ray(frames) - 6.0 * times[..., None, None, None] * torch.tensor([1.0, 0.0])
+    board = at.abs().amax(-1) < HALF / 2
+    rho = torch.where(board, BOARD, WALL)[:, :, None]
+    motion = torch.zeros(1, 3, 3, *HW)
+    motion[:, :, 0] = 6.0 * board * BOARD
+    places, others = other_sources(everything(1, 3))
+    views = SourceViews.of(frames, frames, places)
+    inner = at[0, 1].abs().amax(-1) < HALF / 2 - 1.5 / 50.0
+    lost = contradicted(views, others, rho, motion, ConsistencyConfig())[0, 1, 0]
+    assert judged(frames, rho)[1][inner].all()
+    assert not lost[inner].any()
+
+
 def test_one_view_that_found_the_same_is_enough() -> None:
     frames = cameras([-0.3, 0.0, 0.0, 0.2])
     rho = torch.full((1, 4, 1, *HW), WALL)
@@ -72,11 +92,11 @@ def test_a_view_does_not_support_itself() -> None:
     assert others.tolist() == [[[False, True], [True, False], [True, True]]]
     slots = frames[chosen[0, 0]]
     views, depths = SourceViews.of(slots, slots, places), rho[:, chosen[0, 0]]
-    found = contradicted(views, others, depths, ConsistencyConfig())[0, :, 0]
+    found = contradicted(views, others, depths, at_rest(depths), ConsistencyConfig())[0, :, 0]
     assert found[0][FLOATER].all()
     assert torch.equal(found[0], found[1])
     nobody = torch.zeros_like(others)
-    assert not contradicted(views, nobody, depths, ConsistencyConfig()).any()
+    assert not contradicted(views, nobody, depths, at_rest(depths), ConsistencyConfig()).any()
 
 
 def test_what_is_contradicted_is_not_warped_to_a_target() -> None:
@@ -92,7 +112,8 @@ def test_every_sample_and_target_is_judged_by_its_own_views() -> None:
     frames = Views.stack([v.samples()[0] for v in (one, other)])
     rho = 0.2 + 0.5 * torch.rand(2, 3, 1, *HW)
     places, others = other_sources(everything(1, 3).expand(2, -1, -1))
-    both = contradicted(SourceViews.of(frames, frames, places), others, rho, ConsistencyConfig())
-    for b, views in enumerate((one, other)):
-        assert torch.equal(both[b], judged(views, rho[b : b + 1])[:, None])
+    views = SourceViews.of(frames, frames, places)
+    both = contradicted(views, others, rho, at_rest(rho), ConsistencyConfig())
+    for b, own in enumerate((one, other)):
+        assert torch.equal(both[b], judged(own, rho[b : b + 1])[:, None])
         assert 0.0 < float(both[b].float().mean()) < 0.9

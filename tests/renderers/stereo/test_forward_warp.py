@@ -9,6 +9,7 @@ import torch
 
 from fsm.renderers.stereo.config import ConsistencyConfig, LayerConfig
 from fsm.renderers.stereo.forward_warp import fill_holes, forward_warped
+from fsm.renderers.stereo.layers import Layers
 from fsm.renderers.stereo.sources import SourceViews, pixel_grid
 from fsm.views import Views
 from tests.small import small_views
@@ -30,9 +31,14 @@ def everything(v: int, n: int) -> torch.Tensor:
 
 
 def warped(targets: Views, frames: Views, index: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
-    return forward_warped(
-        SourceViews.of(targets, frames, index), rho, LayerConfig(), ConsistencyConfig()
-    )
+    nothing = torch.zeros_like(rho).detach()
+    layers = Layers(rho, nothing, nothing.repeat(1, 1, 3, 1, 1), nothing + 1.0)
+    return carried(targets, frames, index, layers).inverse_depth
+
+
+def carried(targets: Views, frames: Views, index: torch.Tensor, layers: Layers) -> Layers:
+    sources = SourceViews.of(targets, frames, index)
+    return forward_warped(sources, layers, LayerConfig(), ConsistencyConfig())
 
 
 def ray(views: Views) -> torch.Tensor:
@@ -145,3 +151,38 @@ def test_every_sample_and_target_looks_at_its_own_frames() -> None:
             sample, own = frames.samples()[b].batched(), chosen[b : b + 1, v : v + 1]
             alone = warped(sample[1 + v], sample, own, rho[b : b + 1])
             torch.testing.assert_close(both[b : b + 1, v : v + 1], alone)
+
+
+def test_what_moves_is_carried_to_its_place_at_the_targets_moment() -> None:
+    frame, target = cameras([0.0]), cameras([0.0])
+    target = dataclasses.replace(target, time=torch.tensor([[0.2]]))
+    board = ray(frame)[0, 0].abs().amax(-1) < 0.25
+    rho = torch.where(board, 1.0, 0.25)[None, None, None]
+    moving = board.float()[None, None, None]
+    # 1.5 units a second to the right for what moves; what stands ignores its velocity
+    velocity = torch.zeros(1, 1, 3, *HW)
+    velocity[:, :, 0] = 1.5
+    layers = Layers(rho, moving, velocity, torch.ones_like(rho))
+    found = carried(target, frame, everything(1, 1), layers)
+    at = ray(target)[0, 0] - torch.tensor([0.3, 0.0])
+    inner, outer = at.abs().amax(-1) < 0.25 - 0.03, at.abs().amax(-1) > 0.25 + 0.03
+    assert (found.inverse_depth[0, 0, 0][inner] == 1.0).all()
+    assert (found.inverse_depth[0, 0, 0][outer] < 0.3).all()
+    assert (found.moving[0, 0, 0][inner] == 1.0).all()
+    torch.testing.assert_close(found.velocity[0, 0, 0][inner], torch.full((int(inner.sum()),), 1.5))
+
+
+def test_an_unsure_depth_counts_where_no_surer_one_lands() -> None:
+    frames, target = cameras([0.0, 0.0]), cameras([0.0])
+    rho = torch.tensor([0.9, 0.3])[None, :, None, None, None].repeat(1, 1, 1, *HW)
+    nothing = torch.zeros_like(rho)
+    sure = torch.tensor([0.2, 0.9])[None, :, None, None, None].repeat(1, 1, 1, *HW)
+    sure[:, 1, :, :, 32:] = 0.1
+    layers = Layers(rho, nothing, nothing.repeat(1, 1, 3, 1, 1), sure)
+    # no view is contradicted by another: they are too few to say
+    found = carried(target, frames[:1], everything(1, 1), layers[:1]).inverse_depth
+    torch.testing.assert_close(found, torch.full_like(found, 0.9))
+    rules = (LayerConfig(), ConsistencyConfig(seen_through=1e-6))
+    both = forward_warped(SourceViews.of(target, frames, everything(1, 2)), layers, *rules)
+    torch.testing.assert_close(both.inverse_depth[..., :31], torch.full((1, 1, 1, 64, 31), 0.3))
+    torch.testing.assert_close(both.inverse_depth[..., 33:], torch.full((1, 1, 1, 64, 31), 0.9))

@@ -19,6 +19,7 @@ from fsm.renderers.stereo.config import StereoConfig, SweepConfig
 from fsm.renderers.stereo.loss import (
     DEPTH_WEIGHT,
     KNOWN,
+    MOTION_WEIGHT,
     OUTSIDE,
     UNKNOWN,
     photometric,
@@ -122,24 +123,26 @@ def test_a_second_sweep_is_not_judged_where_it_cannot_reach_the_truth() -> None:
     about = torch.full((1, 1, 1, 16, 16), 0.5)
 
     def swept(rho: Tensor) -> Swept:
-        return Swept(rho, torch.zeros(1, 1, 2, 8, 8), torch.tensor([0.0, 1.0])[:, None, None])
+        tried = torch.tensor([0.0, 1.0])[:, None, None]
+        return Swept(rho, torch.zeros(1, 1, 2, 8, 8), tried, torch.zeros_like(rho))
 
     reach = REACH * (0.5 + FARTHEST)
     answer = about.clone().requires_grad_()
     truth = torch.full_like(about, 1.0 / (0.5 + 0.9 * reach))
     truth[..., 8:] = 1.0 / (0.5 + 1.1 * reach)
     answers = [swept(about), swept(answer)]
-    _, parts = stereo_loss(answers, views, others, truth, RULES)
+    nothing_known = torch.full_like(truth, math.nan)
+    _, parts = stereo_loss(answers, views, others, truth, nothing_known, RULES)
     assert parts["depth"] == pytest.approx(
         math.log((0.5 + 0.9 * reach + FARTHEST) / (0.5 + FARTHEST)), rel=1e-5
     )
     unknown = torch.full_like(truth, math.nan)
-    free, parts = stereo_loss(answers, views, others, unknown, RULES)
+    free, parts = stereo_loss(answers, views, others, unknown, nothing_known, RULES)
     assert parts["depth"] == 0.0, "there all the same: processes add up their parts one by one"
     assert free.item() == pytest.approx(
         UNKNOWN * photometric(answer, views, others).item(), rel=1e-6
     )
-    loss, _ = stereo_loss(answers, views, others, truth, RULES)
+    loss, _ = stereo_loss(answers, views, others, truth, nothing_known, RULES)
     (gradient,) = torch.autograd.grad(loss - KNOWN / UNKNOWN * free, answer)
     assert (gradient[..., :8] < 0).all(), "nearer costs less"
     assert float(gradient[..., 8:].abs().max()) < 1e-7
@@ -147,6 +150,31 @@ def test_a_second_sweep_is_not_judged_where_it_cannot_reach_the_truth() -> None:
     torch.testing.assert_close(
         gradient[..., :8], torch.full((1, 1, 1, 16, 8), -DEPTH_WEIGHT / (0.5 + FARTHEST) / 128)
     )
+
+
+def test_what_moves_counts_more_and_learns_no_colours() -> None:
+    views = small_views(4, hw=(16, 16)).batched()
+    truth = torch.full((1, 1, 1, 16, 16), 2.0)
+    moving = torch.zeros_like(truth)
+    moving[..., 8:] = 1.0
+    moving[..., :4, :] = math.nan
+    rho = torch.full_like(truth, 0.6).requires_grad_()
+    logit = torch.zeros_like(truth).requires_grad_()
+    tried = torch.tensor([0.0, 1.0])[:, None, None]
+    answer = Swept(rho, torch.zeros(1, 1, 2, 8, 8), tried, logit)
+    loss, parts = stereo_loss([answer, answer], views[3:], views[:3], truth, moving, RULES)
+    assert parts["motion"] == pytest.approx(math.log(2.0))
+    along, said = torch.autograd.grad(loss, (rho, logit))
+    share = MOTION_WEIGHT * 0.5 / (12 * 16)
+    assert said[0, 0, 0, 8, 4].item() == pytest.approx(share)
+    assert said[0, 0, 0, 8, 12].item() == pytest.approx(-share)
+    assert not bool(said[..., :4, :].any()), "unknown"
+    # what moves is taught by the truth alone: all its pixels have one gradient
+    moved = along[0, 0, 0, 6:, 10:]
+    torch.testing.assert_close(moved, moved[:1, :1].expand_as(moved))
+    unsure, _ = stereo_loss([answer, answer], views[3:], views[:3], truth, 0 * truth, RULES)
+    (plain,) = torch.autograd.grad(unsure, rho)
+    assert plain[0, 0, 0, 6:, 10:].std() > 0.0
 
 
 def test_cross_entropy_is_least_for_two_hypotheses_whose_mean_is_the_truth() -> None:

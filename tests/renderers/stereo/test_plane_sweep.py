@@ -148,9 +148,9 @@ def test_stereo_compares_the_others_with_the_frames_own_picture() -> None:
 def test_training_sees_the_fraction_of_a_pixel_that_rendering_shows() -> None:
     views, stereo = small_views(4, hw=(16, 24)).batched(), Stereo(SMALL)
     swept = stereo(views[[1]], views)[-1].rho
-    refined = stereo.eval().inverse_depth(views[[1]], views)
+    refined = stereo.eval().layers(views[[1]], views).inverse_depth
     assert not torch.allclose(refined, swept, atol=1e-3)
-    assert torch.equal(stereo.train().inverse_depth(views[[1]], views), refined)
+    assert torch.equal(stereo.train().layers(views[[1]], views).inverse_depth, refined)
     assert not refined.requires_grad
 
 
