@@ -3,13 +3,20 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
 
 import fsm
 from fsm.errors import InputError
 from fsm.files import atomic_file
 
 T = TypeVar("T")
+Static = Annotated[
+    bool,
+    tyro.conf.arg(help="Take all frames for one moment: nothing moves, and there is no clock."),
+]
+"""``--static``, a flag of every command that opens a clip; ``open_clip`` takes it."""
 Backend = Literal["auto", "gsplat", "cpu", "plain"]
 """Values of ``--backend``, a flag of every command that renders; ``open_scene`` and
 ``with_backend`` take it. The same as ``fsm.renderers.gaussians.rasterize.Backend``, which imports
@@ -21,8 +28,6 @@ def flag(metavar: str, default: str | None = None, short: str | None = None) -> 
     """How a field shows in ``--help``, for ``Annotated``: its value, its default in words (or ""),
     a short name.
     """
-    import tyro
-
     aliases = None if short is None else [short]
     if default is None:
         return tyro.conf.arg(metavar=metavar, aliases=aliases)

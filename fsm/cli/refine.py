@@ -8,6 +8,7 @@ import tyro
 
 from fsm.cli.common import (
     Backend,
+    Static,
     check_backend,
     check_output,
     choose_device,
@@ -60,6 +61,7 @@ class Refine:
     """Seed of all random choices."""
     set: Annotated[tuple[str, ...], flag("KEY=VALUE ...", "none")] = ()
     """Other settings, such as rates.means=1e-3 density.every=0."""
+    static: Static = False
     fix_poses: bool = False
     """Take the nearest rotation of scaled or sheared poses."""
     device: Annotated[str, flag("DEVICE")] = "auto"
@@ -85,8 +87,8 @@ class Refine:
         device = choose_device(self.device)
         check_backend(self.backend, device)
         scene = None if self.scene == NEW else open_gaussians(self.scene, device)
-        clip = open_clip(self.clip, self.id, self.fix_poses)
-        dataset = open_dataset(self.clip, self.fix_poses)
+        clip = open_clip(self.clip, self.id, self.fix_poses, self.static)
+        dataset = open_dataset(self.clip, self.fix_poses, self.static)
         split = split_clip(dataset, clip, scene, self.frames, self.hold_out)
         hw = parse_size(
             self.size or (None if scene else NEW_SIZE), scene.hw if scene else clip.cameras.hw
