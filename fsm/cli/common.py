@@ -121,6 +121,29 @@ def parse_size(size: str | None, default: tuple[int, int]) -> tuple[int, int]:
     )
 
 
+MOST_HEIGHT = 512
+"""Pixels: the height of the working size where none is asked for, of clips that are higher."""
+FAST_HEIGHT = 256
+"""Pixels: working sizes above it are announced, with the way to a smaller one."""
+
+
+def working_hw(size: str | None, native: tuple[int, int]) -> tuple[int, int]:
+    """Height and width to work at: ``size``, or the clip's ``native`` one up to ``MOST_HEIGHT``
+    pixels high.
+    """
+    return parse_size(size or str(min(native[0], MOST_HEIGHT)), native)
+
+
+def announce_size(hw: tuple[int, int], size: str | None) -> None:
+    """Say in one line that a large working size, chosen by default, is slow."""
+    if size is None and hw[0] > FAST_HEIGHT:
+        times = hw[0] / FAST_HEIGHT
+        print(
+            f"works at {hw[1]}x{hw[0]}; time grows with the number of pixels: --size {FAST_HEIGHT} "
+            f"has {times * times:.1f} times fewer"
+        )
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)

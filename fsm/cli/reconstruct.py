@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from fsm.cli.common import Static, check_output, choose_device, flag, parse_size, save_settings
+from fsm.cli.common import (
+    Static,
+    announce_size,
+    check_output,
+    choose_device,
+    flag,
+    parse_size,
+    save_settings,
+    working_hw,
+)
 from fsm.errors import InputError
 from fsm.files import read_yaml, slug
 from fsm.runs import OtherSettings, check_settings, tracked
@@ -49,7 +58,7 @@ class Reconstruct:
     """
     hold_out: Annotated[int, flag("K")] = 0
     """Leave out every K-th frame (to evaluate on); 0 leaves out none."""
-    size: Annotated[str | None, flag("WxH", "128 pixels high")] = None
+    size: Annotated[str | None, flag("WxH", "the clip's, up to 512 pixels high")] = None
     """Working size; frames are scaled to cover it and cropped about the centre."""
     static: Static = False
     fix_poses: bool = False
@@ -72,7 +81,7 @@ class Reconstruct:
         check_scene_folder(self.output)
         clip = open_clip(self.clip, self.id, self.fix_poses, self.static)
         self._frames(clip)
-        parse_size(self.size or "128", clip.cameras.hw)
+        announce_size(working_hw(self.size, clip.cameras.hw), self.size)
         model = self._model(choose_device(self.device))
         print(self._one(clip, model, self._settings(clip, model, weights_hash(model)), self.output))
         return 0
@@ -128,7 +137,7 @@ class Reconstruct:
     def _settings(self, clip: "Clip", model: "FSM", weights: str) -> dict[str, Any]:
         """What flags, clip and the hash of the weights come to: all that a scene depends on."""
         index = self._frames(clip)
-        hw = model.working_size(parse_size(self.size or "128", clip.cameras.hw))
+        hw = model.working_size(working_hw(self.size, clip.cameras.hw))
         return {
             "clip": self.clip,
             "id": clip.id,

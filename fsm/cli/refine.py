@@ -9,12 +9,14 @@ import tyro
 from fsm.cli.common import (
     Backend,
     Static,
+    announce_size,
     check_backend,
     check_output,
     choose_device,
     flag,
     parse_size,
     save_settings,
+    working_hw,
 )
 from fsm.errors import InputError
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from fsm.views import SceneFrame, Views
 
 NEW = "new"
-NEW_SIZE = "128"
 TRIED = 8  # frames that decide between two starts
 
 
@@ -53,7 +54,9 @@ class Refine:
         None
     )
     """Judge by every K-th frame; 0 holds out none."""
-    size: Annotated[str | None, flag("WxH", "the scene's; for `new` 128 pixels high")] = None
+    size: Annotated[
+        str | None, flag("WxH", "the scene's; for `new` the clip's, up to 512 high")
+    ] = None
     """Size of the frames refined on."""
     gaussians: Annotated[int, flag("N")] = 40_000
     """Most Gaussians of the refined scene."""
@@ -90,9 +93,9 @@ class Refine:
         clip = open_clip(self.clip, self.id, self.fix_poses, self.static)
         dataset = open_dataset(self.clip, self.fix_poses, self.static)
         split = split_clip(dataset, clip, scene, self.frames, self.hold_out)
-        hw = parse_size(
-            self.size or (None if scene else NEW_SIZE), scene.hw if scene else clip.cameras.hw
-        )
+        native = clip.cameras.hw
+        hw = parse_size(self.size, scene.hw) if scene else working_hw(self.size, native)
+        announce_size(hw, self.size)
         inputs = clip.views(split.inputs, hw)
         scene = scene or new_scene(inputs, None, config.density.most, self.seed, device)
         scene = scene.with_backend(self.backend)
