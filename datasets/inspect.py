@@ -3,10 +3,12 @@ the poses claim.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from jaxtyping import Float64, UInt8
+from torch import Tensor
 
 from fsm.datasets.base import Clip
 from fsm.datasets.conventions import fov_from_focal, inverse, opencv_from_opengl
@@ -38,6 +40,10 @@ class ClipReport:
     """
 
     frames: int
+    static: bool
+    """All frames share one moment."""
+    cameras: int
+    moments: int
     fps: float | None
     duration: float
     """Seconds from the first to the last frame."""
@@ -49,7 +55,9 @@ class ClipReport:
     extent: float
     """Largest distance between two camera centres."""
     largest_step: float
-    """Largest distance between consecutive camera centres."""
+    """Largest distance between centres of one camera's consecutive frames; of a static capture, of
+    frames in the clip's order.
+    """
     largest_step_frame: int
     """The frame that step ends at."""
     near_static: bool
@@ -79,7 +87,7 @@ def inspect_clip(clip: Clip) -> ClipReport:
     """
     cameras = clip.cameras
     centre = cameras.c2w[:, :3, 3].double()
-    step = (centre[1:] - centre[:-1]).norm(dim=-1)
+    step, ends = _steps(clip)
     few = centre[torch.linspace(0, len(centre) - 1, min(len(centre), 1000)).round().long()]
     baseline = float((centre - centre[0]).norm(dim=-1).max())
     pairs, matches, distances, parallax = _evidence(clip)
@@ -87,14 +95,17 @@ def inspect_clip(clip: Clip) -> ClipReport:
     still = baseline == 0.0 or (parallax is not None and parallax < STILL_PX * scale)
     return ClipReport(
         frames=len(clip),
+        static=clip.static,
+        cameras=len(set(clip.camera_ids)),
+        moments=len(set(cameras.time.tolist())),
         fps=clip.fps,
-        duration=float(cameras.time[-1] - cameras.time[0]),
+        duration=float(cameras.time.max() - cameras.time.min()),
         hw=cameras.hw,
         hfov_deg=float(np.degrees(fov_from_focal(float(cameras.intrinsics[0, 0]), cameras.hw[1]))),
         baseline=baseline,
         extent=max(float(torch.cdist(few, few).max()), baseline),
         largest_step=float(step.max()) if len(step) else 0.0,
-        largest_step_frame=int(step.argmax()) + 1 if len(step) else 0,
+        largest_step_frame=ends[int(step.argmax())] if len(step) else 0,
         near_static=still,
         pairs=pairs,
         matches=matches,
@@ -104,6 +115,20 @@ def inspect_clip(clip: Clip) -> ClipReport:
         sampson_inverted_px=distances[2] if distances else None,
         verdict=_verdict(still, matches, distances, scale),
     )
+
+
+def _steps(clip: Clip) -> tuple[Float64[Tensor, " s"], list[int]]:
+    """Distances between consecutive frames of each camera, and the frames they end at; of a static
+    capture between frames in the clip's order.
+    """
+    order = list(range(len(clip)))
+    ids, times = clip.camera_ids, clip.cameras.time.tolist()
+    if not clip.static:
+        order.sort(key=lambda i: (ids[i], times[i]))
+    pairs = [(a, b) for a, b in pairwise(order) if clip.static or ids[a] == ids[b]]
+    centre = clip.cameras.c2w[:, :3, 3].double()
+    before, after = centre[[a for a, _ in pairs]], centre[[b for _, b in pairs]]
+    return (after - before).norm(dim=-1), [b for _, b in pairs]
 
 
 def _verdict(still: bool, matches: int, distances: list[float] | None, scale: float) -> str:
@@ -179,15 +204,20 @@ def _pairs(cameras: Views) -> list[tuple[int, int]]:
     starts = sorted(set(np.linspace(0, n - 1 - gap, PAIRS).round().astype(int).tolist()))
     rotation = cameras.c2w[:, :3, :3].double()
     # The angle between two orientations is the same whichever way the poses are to be read.
-    trace = torch.einsum("aij,bij->ab", rotation[starts], rotation)
-    angle = torch.rad2deg(((trace - 1.0) / 2.0).clamp(-1.0, 1.0).acos())
-    along = [(i, i + gap) for i in starts]
-    if (
-        float(torch.stack([angle[k, j] for k, (_, j) in enumerate(along)]).median())
-        <= VIDEO_TURN_DEG
-    ):
-        return along
+    trace = torch.einsum("aij,bij->ab", rotation, rotation)
+    turn = torch.rad2deg(((trace - 1.0) / 2.0).clamp(-1.0, 1.0).acos())
+    angle = turn[starts].clone()
+    shared = cameras.time[starts, None] == cameras.time[None]
     angle[torch.arange(len(starts)), starts] = torch.inf
+    if not cameras.one_moment and int(shared.sum()) > len(starts):
+        # A rig: other cameras at the same moment, whether its cameras move or stand.
+        angle[~shared] = torch.inf
+        nearest = [(i, float(angle[k].min()), int(angle[k].argmin())) for k, i in enumerate(starts)]
+        return [(i, j) for i, least, j in nearest if least < torch.inf]
+    order = torch.argsort(cameras.time, stable=True).tolist()
+    along = [(order[i], order[i + gap]) for i in starts]
+    if float(torch.stack([turn[a, b] for a, b in along]).median()) <= VIDEO_TURN_DEG:
+        return along
     return [(i, int(angle[k].argmin())) for k, i in enumerate(starts)]
 
 

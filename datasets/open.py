@@ -3,6 +3,7 @@ viewer.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,38 @@ def is_built_in(name: str) -> bool:
     return name == "demo" or name.startswith("world:")
 
 
-def open_dataset(path: str | Path, fix_poses: bool = False) -> ClipDataset:
+@dataclass(frozen=True)
+class StaticClips:
+    """The clips of another data set, each as a static capture."""
+
+    dataset: ClipDataset
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The same names."""
+        return self.dataset.ids
+
+    def __len__(self) -> int:
+        """The same number."""
+        return len(self.dataset)
+
+    def clip(self, id: str) -> Clip:
+        """One clip, all its frames at time 0."""
+        return self.dataset.clip(id).as_static()
+
+
+def open_dataset(path: str | Path, fix_poses: bool = False, static: bool = False) -> ClipDataset:
     """The clips behind a path or name, recognised by their files.
 
-    ``fix_poses`` takes the nearest rotation of scaled or sheared poses. Raises
-    ``InputError`` with what was looked for where nothing is recognised.
+    ``fix_poses`` takes the nearest rotation of scaled or sheared poses; ``static`` makes static
+    captures of all clips. Raises ``InputError`` with what was looked for where nothing is
+    recognised.
     """
+    dataset = _recognised(path, fix_poses)
+    return StaticClips(dataset) if static else dataset
+
+
+def _recognised(path: str | Path, fix_poses: bool) -> ClipDataset:
     from fsm.datasets.readers.cameras_json import CamerasJson, is_cameras_json
     from fsm.datasets.readers.fsm_clips import FsmClips
     from fsm.datasets.readers.stereo4d import Stereo4D
@@ -83,11 +110,13 @@ def holds_clip(folder: Path) -> bool:
     return bool(clips or lists)
 
 
-def open_clip(path: str | Path, clip_id: str | None = None, fix_poses: bool = False) -> Clip:
+def open_clip(
+    path: str | Path, clip_id: str | None = None, fix_poses: bool = False, static: bool = False
+) -> Clip:
     """One clip: the one named ``clip_id``, or the only (of splits: the training) one behind
     ``path``.
     """
-    dataset = open_dataset(path, fix_poses)
+    dataset = open_dataset(path, fix_poses, static)
     if clip_id is None and len(dataset) > 1 and "train" not in dataset.ids:
         raise InputError(
             f"{path} holds {len(dataset)} clips; name one of them: {_shown(dataset.ids)}"

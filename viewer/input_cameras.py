@@ -97,23 +97,28 @@ def observed(scene: Any, clip: Any = None, known: Views | None = None) -> Views:
     frames = frames_at(inputs, clip)
     if frames is None:
         return inputs
-    have: dict[float, torch.Tensor] = {}
+    have: dict[int, torch.Tensor] = {}
     if known is not None and known.rgb is not None and known.hw == inputs.hw:
-        have = dict(zip(known.time.tolist(), known.rgb, strict=True))
-    new = [i for i, t in enumerate(inputs.time.tolist()) if t not in have]
+        before = frames_at(known, clip)
+        have = {} if before is None else dict(zip(before.tolist(), known.rgb, strict=True))
+    new = sorted(set(frames.tolist()) - have.keys())
     if new:
-        read = clip.views(frames[new], inputs.hw)
-        have |= dict(zip(inputs.time[new].tolist(), read.rgb, strict=True))
-    rgb = torch.stack([have[t] for t in inputs.time.tolist()])
+        have |= dict(zip(new, clip.views(new, inputs.hw).rgb, strict=True))
+    rgb = torch.stack([have[i] for i in frames.tolist()])
     return Views(inputs.c2w, inputs.intrinsics, inputs.time, inputs.hw, rgb)
 
 
 def frames_at(inputs: Views, clip: Any) -> Int[torch.Tensor, " v"] | None:
-    """Indices of the clip's frames of the inputs' moments; None where it lacks one: another clip,
-    or another cut of it.
+    """Indices of the clip's frames of the inputs' moments, of several the one with the nearest
+    pose; None where it lacks a moment: another clip, or another cut of it.
     """
     gaps = (clip.cameras.time[None, :] - inputs.time.cpu()[:, None]).abs()
-    return None if float(gaps.amin(1).max()) > SAME_MOMENT else gaps.argmin(1)
+    least = gaps.amin(1, keepdim=True)
+    if float(least.max()) > SAME_MOMENT:
+        return None
+    scale = torch.tensor([1.0, 1.0, 1.0, 1.0 / viewing_distance(inputs)])
+    ours, theirs = ((v.c2w.cpu()[:, :3] * scale).flatten(1) for v in (inputs, clip.cameras))
+    return torch.cdist(ours, theirs).masked_fill(gaps > least, torch.inf).argmin(1)
 
 
 def made_from(inputs: Views, clip: Any) -> bool:
@@ -169,7 +174,7 @@ class InputNodes:
         """
         self._client, self._inputs, self._picked = client, inputs, picked
         self._lock = threading.Lock()
-        self._shown, self._trail_shown = True, len(inputs.shown) > 1
+        self._shown = self._trail_shown = False
         self._eye: tuple[float, ...] | None = None
         self._hidden, self._highlighted = set[int](), -1
         self._frustums = [self._add(place) for place in range(len(inputs.shown))]

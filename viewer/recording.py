@@ -11,7 +11,6 @@ while it is there, so that an order of a moment ago is nearly right.
 import html
 import math
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,11 +26,10 @@ from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files.sequence import frame_times
 from fsm.viewer.cameras import Camera, up_direction, viewing_distance
 from fsm.viewer.gate import Gate
-from fsm.viewer.input_cameras import InputCameras, InputNodes
+from fsm.viewer.input_cameras import InputCameras
 from fsm.viewer.modes import as_bytes
 from fsm.viewer.native_splats import FAINTEST, add_rows, pack, present, unit_for
 from fsm.viewer.server import free_port, quiet, start_server
-from fsm.viewer.time_controls import nearest_frame
 
 FPS = 10.0
 """Moments per second."""
@@ -82,16 +80,15 @@ def record(
     fps: float = FPS,
     min_opacity: float = 0.0,
     up: str | None = None,
-    cameras: bool = True,
     name: str = "FSM",
 ) -> Recording:
     """All moments of ``scene``, ``fps`` a second, as a page titled ``name`` or as a ``.viser``
     file.
 
     Gaussians less opaque than ``min_opacity`` at a moment are left out of it. ``up`` is an axis of
-    the clip's space ("y", "-z"), without it the cameras' mean. Input ``cameras`` are shown, or are
-    only where it starts. Colours are those of spherical harmonics of degree 0. What would be too
-    large raises ``InputError``.
+    the clip's space ("y", "-z"), without it the cameras' mean. The page starts at the first input's
+    camera. Colours are those of spherical harmonics of degree 0. What would be too large raises
+    ``InputError``.
     """
     moments = record_moments(scene.inputs.time, fps)
     recorded = RecordedGaussians.of(scene, moments, min_opacity)
@@ -108,7 +105,7 @@ def record(
         inputs = InputCameras.of(scene.inputs)
         _set_up(server, inputs, scene.background, up)
         dark = float(scene.background.mean()) < 0.5
-        serializer = _play(server, recorded, inputs if cameras else None, moments, fps)
+        serializer = _play(server, recorded, moments, fps)
         content = _page(serializer, dark, name) if kind == "html" else serializer.serialize()
     finally:
         with quiet():
@@ -261,31 +258,19 @@ def _set_up(
 def _play(
     server: Any,
     recorded: RecordedGaussians,
-    inputs: InputCameras | None,
     moments: list[float],
     fps: float,
 ) -> Any:
     """Tell ``server`` all that is to be seen, and return viser's serializer of it."""
-    mark = (lambda seconds: None) if inputs is None else _add_cameras(server, inputs)
     if len(recorded.still):
         add_rows(server, "/gaussians/still", recorded.still_rows(), recorded.unit)
     rows = recorded.moving_rows(0)
     moving = add_rows(server, "/gaussians/moving", rows, recorded.unit) if recorded.slots else None
-    mark(moments[0])
     serializer = server.get_scene_serializer()
-    for i, seconds in enumerate(moments[1:], start=1):
+    for i in range(1, len(moments)):
         serializer.insert_sleep(1 / fps)
-        mark(seconds)
         if moving is not None:
             rows = moving.buffer = recorded.moving_rows(i, rows)
     if len(moments) > 1:
         serializer.insert_sleep(1 / fps)
     return serializer
-
-
-def _add_cameras(server: Any, inputs: InputCameras) -> Callable[[float], None]:
-    """Show the inputs, and return what marks the nearest to a moment."""
-    nodes = InputNodes(server, inputs, lambda _: None)
-    nodes.seen_from(Camera.of_view(inputs.views, int(inputs.views.time.argmin())).position)
-    times: list[float] = inputs.views.time.tolist()
-    return lambda seconds: nodes.highlight(nearest_frame(times, seconds))

@@ -161,10 +161,11 @@ class Session(Host):
     def _job(self) -> Job:
         """What clock, camera and controls ask for now; ``InputError`` where they make no sense."""
         seconds, panel = self._playback.moment, self._panel
+        camera = self.camera
         job = Job(
-            self.camera,
+            camera,
             seconds,
-            self.stage.nearest(seconds),
+            self.stage.nearest(seconds, camera.position),
             panel.mode.value,
             int(panel.height.value),
         )
@@ -178,7 +179,8 @@ class Session(Host):
         """
         with self._lock:
             if self._at_input():
-                self.look_through(self.stage.nearest(self._playback.moment))
+                moment = self._playback.moment
+                self.look_through(self.stage.nearest(moment, self.camera.position))
             else:
                 self.refresh()
 
@@ -303,7 +305,7 @@ class Session(Host):
         height = job.height if full else self._resolution.height(job.camera.hw(job.height))
         stage = self.stage
         # it may have been asked of the stage before
-        job = dataclasses.replace(job, frame=stage.nearest(job.seconds))
+        job = dataclasses.replace(job, frame=stage.nearest(job.seconds, job.camera.position))
         rendered = stage.render(job, height)
         h, w = rendered.picture.shape[:2]
         self._resolution.observe(h * w, rendered.seconds)

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -186,9 +186,16 @@ class Stage:
         """
         return self._depths
 
-    def nearest(self, seconds: float) -> int:
-        """Index of the input nearest in time."""
-        return nearest_frame(self.times, seconds)
+    def nearest(self, seconds: float, position: Sequence[float] | None = None) -> int:
+        """Index of the input nearest in time; of several of one moment the one nearest to
+        ``position``, or the first.
+        """
+        first = nearest_frame(self.times, seconds)
+        same = [i for i, t in enumerate(self.times) if t == self.times[first]]
+        if position is None or len(same) == 1:
+            return first
+        apart = self.inputs.views.c2w[same, :3, 3] - torch.tensor(position)
+        return same[int(apart.norm(dim=-1).argmin())]
 
     def on_path(self, fraction: float, aspect: float) -> Camera:
         """The camera on the clip's own path at ``fraction`` of its duration, for a window of

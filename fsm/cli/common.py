@@ -3,13 +3,20 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
 
 import fsm
 from fsm.errors import InputError
 from fsm.files import atomic_file
 
 T = TypeVar("T")
+Static = Annotated[
+    bool,
+    tyro.conf.arg(help="Take all frames for one moment: nothing moves, and there is no clock."),
+]
+"""``--static``, a flag of every command that opens a clip; ``open_clip`` takes it."""
 Backend = Literal["auto", "gsplat", "cpu", "plain"]
 """Values of ``--backend``, a flag of every command that renders; ``open_scene`` and
 ``with_backend`` take it. The same as ``fsm.renderers.gaussians.rasterize.Backend``, which imports
@@ -21,8 +28,6 @@ def flag(metavar: str, default: str | None = None, short: str | None = None) -> 
     """How a field shows in ``--help``, for ``Annotated``: its value, its default in words (or ""),
     a short name.
     """
-    import tyro
-
     aliases = None if short is None else [short]
     if default is None:
         return tyro.conf.arg(metavar=metavar, aliases=aliases)
@@ -114,6 +119,29 @@ def parse_size(size: str | None, default: tuple[int, int]) -> tuple[int, int]:
     return height, int(numbers[0]) if len(numbers) == 2 else max(
         1, round(height * default[1] / default[0])
     )
+
+
+MOST_HEIGHT = 512
+"""Pixels: the height of the working size where none is asked for, of clips that are higher."""
+FAST_HEIGHT = 256
+"""Pixels: working sizes above it are announced, with the way to a smaller one."""
+
+
+def working_hw(size: str | None, native: tuple[int, int]) -> tuple[int, int]:
+    """Height and width to work at: ``size``, or the clip's ``native`` one up to ``MOST_HEIGHT``
+    pixels high.
+    """
+    return parse_size(size or str(min(native[0], MOST_HEIGHT)), native)
+
+
+def announce_size(hw: tuple[int, int], size: str | None) -> None:
+    """Say in one line that a large working size, chosen by default, is slow."""
+    if size is None and hw[0] > FAST_HEIGHT:
+        times = hw[0] / FAST_HEIGHT
+        print(
+            f"works at {hw[1]}x{hw[0]}; time grows with the number of pixels: --size {FAST_HEIGHT} "
+            f"has {times * times:.1f} times fewer"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fsm.cli.common import Backend, check_backend, check_output, choose_device, flag, parse_size
+from fsm.cli.common import (
+    Backend,
+    Static,
+    check_backend,
+    check_output,
+    choose_device,
+    flag,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from fsm.evaluate.lpips import LPIPS
@@ -43,6 +51,7 @@ class Eval:
     """Seed of random plans."""
     ids: Annotated[tuple[str, ...], flag("NAME ...", "all")] = ()
     """Only these clips."""
+    static: Static = False
     shard: Annotated[str | None, flag("I/N", "torchrun's or Slurm's")] = None
     """Do only part I of N of the clips, into the folder that all parts share."""
     pictures: Annotated[int, flag("N")] = 3
@@ -78,7 +87,7 @@ class Eval:
         if self.hold_cameras is not None:
             options["hold_cameras"] = [name.strip() for name in self.hold_cameras.split(",")]
         chosen = protocol(self.protocol, **options)
-        dataset = open_dataset(self.clips)
+        dataset = open_dataset(self.clips, static=self.static)
         device = choose_device(self.device)
         check_backend(self.backend, device)
         model = None if self.model == "none" else FSM.from_pretrained(self.model, device=device)

@@ -132,7 +132,6 @@ class Export:
             fps=fps,
             min_opacity=self.min_opacity,
             up=self.up,
-            cameras=not self._is_file,  # a splat file has none; ours are only to open it with
             name=self.scene.resolve().name,
         )
         with atomic_file(self.output) as temporary:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fsm.cli.common import flag
+from fsm.cli.common import Static, flag
 
 if TYPE_CHECKING:
     from fsm.datasets.inspect import ClipReport
@@ -21,6 +21,7 @@ class Inspect:
     """Clip file or folder, or `demo`, or `world:SEED`."""
     id: Annotated[str | None, flag("NAME", "the only clip")] = None
     """Which clip, where there are several."""
+    static: Static = False
     fix_poses: bool = False
     """Take the nearest rotation of scaled or sheared poses."""
     json: bool = False
@@ -31,7 +32,7 @@ class Inspect:
         from fsm.datasets.inspect import inspect_clip
         from fsm.datasets.open import open_clip
 
-        report = inspect_clip(open_clip(self.clip, self.id, self.fix_poses))
+        report = inspect_clip(open_clip(self.clip, self.id, self.fix_poses, self.static))
         if self.json:
             print(json.dumps(dataclasses.asdict(report), indent=1))
         else:
@@ -45,8 +46,11 @@ def _print_table(report: "ClipReport") -> None:
 
     h, w = report.hw
     rate = "" if report.fps is None else f", {report.fps:.4g} fps"
+    over = ", static" if report.static else f" over {report.duration:.3f} s{rate}"
+    rig = [("rig", f"{report.cameras} cameras x {report.moments} moments")]
     rows = [
-        ("frames", f"{report.frames} over {report.duration:.3f} s{rate}"),
+        ("frames", f"{report.frames}{over}"),
+        *(rig if report.cameras > 1 and not report.static else ()),
         ("size", f"{w} x {h} pixels"),
         ("field of view", f"{report.hfov_deg:.1f} degrees horizontally"),
         (

@@ -3,11 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from fsm.cli.common import check_output, choose_device, flag, parse_size, save_settings
+from fsm.cli.common import (
+    Static,
+    announce_size,
+    check_output,
+    choose_device,
+    flag,
+    parse_size,
+    save_settings,
+    working_hw,
+)
 from fsm.errors import InputError
 from fsm.files import read_yaml, slug
 from fsm.runs import OtherSettings, check_settings, tracked
@@ -15,7 +24,9 @@ from fsm.runs import OtherSettings, check_settings, tracked
 if TYPE_CHECKING:
     from fsm.datasets.base import Clip, ClipDataset
     from fsm.model import FSM
+    from fsm.views import Views
 
+T = TypeVar("T")
 DEFAULT_MODELS = {"lvsm": "fsm-tiny", "lrm": "fsm-tiny-lrm"}
 SETTINGS = "reconstruct.yaml"
 """Written into a scene last: a scene that has it is whole."""
@@ -47,8 +58,9 @@ class Reconstruct:
     """
     hold_out: Annotated[int, flag("K")] = 0
     """Leave out every K-th frame (to evaluate on); 0 leaves out none."""
-    size: Annotated[str | None, flag("WxH", "128 pixels high")] = None
+    size: Annotated[str | None, flag("WxH", "the clip's, up to 512 pixels high")] = None
     """Working size; frames are scaled to cover it and cropped about the centre."""
+    static: Static = False
     fix_poses: bool = False
     """Take the nearest rotation of scaled or sheared poses."""
     device: Annotated[str, flag("DEVICE")] = "auto"
@@ -59,7 +71,7 @@ class Reconstruct:
         from fsm.checkpoint import weights_hash
         from fsm.datasets.open import open_clip, open_dataset
 
-        dataset = open_dataset(self.clip, self.fix_poses)
+        dataset = open_dataset(self.clip, self.fix_poses, self.static)
         if self.id is None and len(dataset) > 1 and "train" not in dataset.ids:
             return self._many(dataset)
         if self.shard is not None:
@@ -67,9 +79,9 @@ class Reconstruct:
                 f"shard is {self.shard}, but {self.clip} is one clip; give a list of clips."
             )
         check_scene_folder(self.output)
-        clip = open_clip(self.clip, self.id, self.fix_poses)
+        clip = open_clip(self.clip, self.id, self.fix_poses, self.static)
         self._frames(clip)
-        parse_size(self.size or "128", clip.cameras.hw)
+        announce_size(working_hw(self.size, clip.cameras.hw), self.size)
         model = self._model(choose_device(self.device))
         print(self._one(clip, model, self._settings(clip, model, weights_hash(model)), self.output))
         return 0
@@ -125,7 +137,7 @@ class Reconstruct:
     def _settings(self, clip: "Clip", model: "FSM", weights: str) -> dict[str, Any]:
         """What flags, clip and the hash of the weights come to: all that a scene depends on."""
         index = self._frames(clip)
-        hw = model.working_size(parse_size(self.size or "128", clip.cameras.hw))
+        hw = model.working_size(working_hw(self.size, clip.cameras.hw))
         return {
             "clip": self.clip,
             "id": clip.id,
@@ -135,13 +147,14 @@ class Reconstruct:
             "frames": index,
             "size": f"{hw[1]}x{hw[0]}",
             "fix_poses": self.fix_poses,
+            "static": self.static,
         }
 
     def _frames(self, clip: "Clip") -> list[int]:
         """Numbers of the frames to read."""
         plan = clip.index_plan if self.frames == "train" else None
         free = range(len(clip)) if plan is None else plan.input_index
-        return choose_frames(free, self.inputs, self.hold_out)
+        return choose_frames(free, self.inputs, self.hold_out, clip.cameras.time.tolist())
 
     def _one(self, clip: "Clip", model: "FSM", settings: dict[str, Any], folder: Path) -> str:
         """Read one clip into ``folder``; what was made, in a sentence."""
@@ -151,6 +164,11 @@ class Reconstruct:
 
         index, size = settings["frames"], settings["size"]
         inputs = clip.views(index, parse_size(size, clip.cameras.hw))
+        if only_turns(inputs):
+            print(
+                f"warning: {clip.source}: the camera only turns, so motion says nothing about "
+                "depth; what moves with depth is the model's guess."
+            )
         began = time.perf_counter()
         scene = model.reconstruct(inputs)
         seconds = time.perf_counter() - began
@@ -178,9 +196,14 @@ class Reconstruct:
         return model
 
 
-def choose_frames(frames: Sequence[int], inputs: int, hold_out: int) -> list[int]:
+def choose_frames(
+    frames: Sequence[int], inputs: int, hold_out: int, times: Sequence[float] | None = None
+) -> list[int]:
     """``inputs`` of ``frames``, evenly spread (0: all); without every ``hold_out``-th of the clip
     (0: with them).
+
+    ``times`` of all frames of the clip tell which of them share a moment. Of a rig whole moments
+    are taken where two or more fit, else other cameras at every moment.
     """
     from fsm.refine.split import every
 
@@ -189,7 +212,32 @@ def choose_frames(frames: Sequence[int], inputs: int, hold_out: int) -> list[int
     free = sorted(set(frames) - every(hold_out, max(frames) + 1))
     if inputs == 0 or inputs >= len(free):
         return free
-    return [free[round(i * (len(free) - 1) / max(1, inputs - 1))] for i in range(inputs)]
+    groups: dict[float, list[int]] = {}
+    for i in free if times is None else sorted(free, key=lambda i: times[i]):
+        groups.setdefault(i if times is None else times[i], []).append(i)
+    moments, most = list(groups.values()), max(len(g) for g in groups.values())
+    if len(moments) == 1 or most == 1:
+        return sorted(_even([i for group in moments for i in group], inputs))
+    if inputs >= 2 * most:
+        return sorted(i for group in _even(moments, inputs // most) for i in group)
+    chosen = _even(moments, inputs)
+    each = inputs // len(chosen)
+    turned = (g[k % len(g) :] + g[: k % len(g)] for k, g in enumerate(chosen))
+    return sorted(i for group in turned for i in _even(group, each))
+
+
+def _even(values: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` of them, from the first to the last."""
+    count, last = min(count, len(values)), len(values) - 1
+    return [values[round(i * last / max(1, count - 1))] for i in range(count)]
+
+
+def only_turns(cameras: "Views") -> bool:
+    """Whether several views share one place: without parallax, depth cannot be had from motion."""
+    centre = cameras.c2w[:, :3, 3].double()
+    apart = float((centre - centre[0]).norm(dim=-1).max())
+    turned = float((cameras.c2w[:, :3, :3] - cameras.c2w[0, :3, :3]).abs().max())
+    return apart <= 1e-6 * (1.0 + float(centre.abs().max())) and turned > 1e-4
 
 
 def check_scene_folder(path: Path) -> None:

@@ -9,12 +9,15 @@ import tyro
 
 from fsm.cli.common import (
     Backend,
+    Static,
+    announce_size,
     check_backend,
     check_output,
     choose_device,
     flag,
     parse_size,
     save_settings,
+    working_hw,
 )
 from fsm.errors import InputError
 
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from fsm.views import SceneFrame, Views
 
 NEW = "new"
-NEW_SIZE = "128"
 TRIED = 8  # frames that decide between two starts
 
 
@@ -56,7 +58,9 @@ class Refine:
     """Judge by every K-th frame; 0 holds out none."""
     hold_back: Annotated[int | None, flag("N", "about one in eight")] = None
     """Most input frames kept out of the steps to choose when to stop; 0: none, and no promise."""
-    size: Annotated[str | None, flag("WxH", "the scene's; for `new` 128 pixels high")] = None
+    size: Annotated[
+        str | None, flag("WxH", "the scene's; for `new` the clip's, up to 512 high")
+    ] = None
     """Size of the frames refined on."""
     gaussians: Annotated[int, flag("N")] = 40_000
     """Most Gaussians of the refined scene."""
@@ -64,6 +68,7 @@ class Refine:
     """Seed of all random choices."""
     set: Annotated[tuple[str, ...], flag("KEY=VALUE ...", "none")] = ()
     """Other settings, such as rates.means=1e-3 density.every=0."""
+    static: Static = False
     fix_poses: bool = False
     """Take the nearest rotation of scaled or sheared poses."""
     device: Annotated[str, flag("DEVICE")] = "auto"
@@ -90,12 +95,12 @@ class Refine:
         device = choose_device(self.device)
         check_backend(self.backend, device)
         scene = None if self.scene == NEW else open_gaussians(self.scene, device)
-        clip = open_clip(self.clip, self.id, self.fix_poses)
-        dataset = open_dataset(self.clip, self.fix_poses)
+        clip = open_clip(self.clip, self.id, self.fix_poses, self.static)
+        dataset = open_dataset(self.clip, self.fix_poses, self.static)
         split = split_clip(dataset, clip, scene, self.frames, self.hold_out)
-        hw = parse_size(
-            self.size or (None if scene else NEW_SIZE), scene.hw if scene else clip.cameras.hw
-        )
+        native = clip.cameras.hw
+        hw = parse_size(self.size, scene.hw) if scene else working_hw(self.size, native)
+        announce_size(hw, self.size)
         inputs = clip.views(split.inputs, hw)
         frame = scene.frame.to("cpu") if scene else SceneFrame.fit(inputs)
         kept = held_back(inputs, config.hold_back)

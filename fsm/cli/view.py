@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fsm.cli.common import Backend, check_backend, choose_device, flag, parse_size
+from fsm.cli.common import (
+    Backend,
+    Static,
+    announce_size,
+    check_backend,
+    choose_device,
+    flag,
+    working_hw,
+)
 from fsm.cli.reconstruct import DEFAULT_MODELS, choose_frames
 from fsm.errors import InputError
 
@@ -51,8 +59,9 @@ class View:
     """For a clip: which one, where there are several."""
     inputs: Annotated[int | None, flag("N", str(INPUTS))] = None
     """For a clip: frames read, spread evenly over it; 0 reads all."""
-    size: Annotated[str | None, flag("WxH", "128 pixels high")] = None
+    size: Annotated[str | None, flag("WxH", "the clip's, up to 512 pixels high")] = None
     """For a clip: working size; frames are scaled to cover it and cropped about the centre."""
+    static: Static = False
     stream: bool = False
     """For a clip: serve after the first frames and read on meanwhile, so that one sees the scene
     being learnt.
@@ -186,7 +195,7 @@ class View:
 
         if self.clip is None:
             return None
-        clip = open_clip(self.clip, self.id)
+        clip = open_clip(self.clip, self.id, static=self.static)
         if not made_from(scene.inputs, clip):
             raise InputError(
                 f"--clip is {self.clip}, which lacks frames of the moments and places that "
@@ -208,9 +217,11 @@ class View:
             raise InputError(
                 f"{path} does not exist; give a scene folder, a {', '.join(SPLATS)} file or a clip."
             )
-        clip = open_clip(self.scene, self.id)
-        index = choose_frames(range(len(clip)), INPUTS if self.inputs is None else self.inputs, 0)
-        hw = parse_size(self.size or "128", clip.cameras.hw)
+        clip = open_clip(self.scene, self.id, static=self.static)
+        wanted = INPUTS if self.inputs is None else self.inputs
+        index = choose_frames(range(len(clip)), wanted, 0, clip.cameras.time.tolist())
+        hw = working_hw(self.size, clip.cameras.hw)
+        announce_size(hw, self.size)
         model = FSM.from_pretrained(
             self.model or DEFAULT_MODELS["lvsm"], device=choose_device(self.device)
         )

@@ -51,7 +51,7 @@ class _Reading:
         self.read: list[int] = []
 
     def views(self, indices, hw):
-        self.read += indices.tolist()
+        self.read += [int(i) for i in indices]
         return self.cameras[indices].resized(hw)
 
 
@@ -127,6 +127,8 @@ def test_what_is_hidden_stays_hidden() -> None:
     views = cameras(6)
     shown = _Nodes()
     nodes = InputNodes(shown, InputCameras.of(views[:4]), lambda _: None)
+    assert not any(node.visible for node in shown.nodes.values())  # pyright: ignore
+    nodes.show(True, True)
     nodes.seen_from((0.55, 0.0, 0.0))  # those within 0.2 are before the eye
     nodes.restage(InputCameras.of(views))
     visible = [shown.nodes[f"/inputs/camera_{i}"].visible for i in range(6)]  # pyright: ignore
@@ -211,7 +213,7 @@ def test_another_clock_is_taken_over(viewer: Viewer, one: FakeBrowser) -> None:
     viewer.show(FakeScene(cameras(2)))
     until(lambda: one.find("Time (s)")["visible"])  # pyright: ignore
     assert not one.says("This scene does not move.")
-    until(lambda: one.nodes.get("/inputs/trail", {}).get("visible"))
+    assert not one.nodes.get("/inputs/trail", {}).get("visible")
 
 
 def test_modes_come_and_go(viewer: Viewer, one: FakeBrowser) -> None:
