@@ -32,6 +32,44 @@ def rendered(clip: Clip) -> RenderedClip:
     )
 
 
+def orbit_at(
+    clip: RenderedClip, frame: int, degrees: float, count: int
+) -> tuple[Views, list[float]]:
+    """``count`` cameras on an arc of ``degrees`` about the vertical axis through what ``frame``
+    looks at, all at its moment, and their angles.
+
+    The axis lies in the middle of the picture, at the median depth of what it shows. Without rgb
+    and ids, of the clip's size. Where cameras would stand in a body or a wall the arc is halved;
+    raises ``InputError`` where that fails three times.
+    """
+    camera = clip.cameras[[frame]]
+    depth = clip.truth(camera).depth
+    assert depth is not None, "the truth knows its depth"
+    pose = camera.c2w[0].double()
+    away = float(depth[depth.isfinite()].median())
+    focus = pose[:3, 3] + away * pose[:3, 2]
+    for _ in range(3):
+        angles = torch.linspace(-0.5 * degrees, 0.5 * degrees, count).double()
+        s, c = torch.deg2rad(angles).sin(), torch.deg2rad(angles).cos()
+        turn = torch.eye(4).double().repeat(count, 1, 1)
+        # worlds are upright: their y axis points down
+        turn[:, 0, 0], turn[:, 0, 2], turn[:, 2, 0], turn[:, 2, 2] = c, s, -s, c
+        turn[:, :3, 3] = focus - (turn[:, :3, :3] @ focus[:, None])[..., 0]
+        placed = (turn @ pose).float()
+        ways = placed[:, :3, 3] - camera.c2w[0, :3, 3]
+        moved = ways.norm(dim=-1) > 1e-4
+        starts = camera[[0] * int(moved.sum())]
+        orbit = dataclasses.replace(camera[[0] * count], c2w=placed, frame_ids=None)
+        free = way_is_free(clip.truth, starts, ways[moved]).all()
+        if bool(free) and bool(view_is_free(clip.truth, orbit).all()):
+            return orbit, angles.tolist()
+        degrees = 0.5 * degrees
+    raise InputError(
+        f"{clip.source}: around frame {frame} there is no free place for cameras; take another "
+        "frame or a smaller arc."
+    )
+
+
 def cameras_beside(
     clip: RenderedClip, frames: list[int], hw: tuple[int, int], sideways: float = SIDEWAYS
 ) -> Views:

@@ -88,6 +88,15 @@ def contact_sheet(
     return sheet
 
 
+def stacked(sheets: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "H W 3"]:
+    """Contact sheets below one another, the narrower ones filled up on the right."""
+    width = max(sheet.shape[1] for sheet in sheets)
+    fill = [((0, 0), (0, width - sheet.shape[1]), (0, 0)) for sheet in sheets]
+    return np.concatenate(
+        [np.pad(s, by, constant_values=_PAPER) for s, by in zip(sheets, fill, strict=True)]
+    )
+
+
 def save_pictures(
     folder: Path, frames: Sequence[int], rows: Mapping[str, Float[Tensor, "v 3 h w"]]
 ) -> None:

@@ -220,8 +220,9 @@ def test_demo_writes_film_sheet_metrics_and_scene(
         "scene",
     ]
     metrics = json.loads((out / "metrics.json").read_text())
-    for rows in ("held-out frames", "novel views"):
+    for rows in ("held-out frames", "novel views", "frozen time, camera moves"):
         assert {"ours", "nearest", "blend", "flow"} <= set(metrics[rows])
+        assert metrics[rows]["ours"]["psnr_standing"] > 0
     assert str(out) in " ".join(capsys.readouterr().out.split())
 
 

@@ -11,7 +11,7 @@ from fsm.datasets.open import open_clip, open_dataset
 from fsm.datasets.rendered import RenderedClip
 from fsm.errors import InputError
 from fsm.evaluate.metrics import Metrics, depth_errors
-from fsm.evaluate.novel import SIDEWAYS, cameras_beside, rendered
+from fsm.evaluate.novel import SIDEWAYS, cameras_beside, orbit_at, rendered
 from fsm.evaluate.pictures import load_pictures
 from fsm.evaluate.protocols import Novel, Sparse, load_plans, protocol
 from fsm.evaluate.results import EvaluationResult, ModelInfo
@@ -131,6 +131,29 @@ def test_cameras_of_worlds_have_nothing_right_before_them() -> None:
         depth = clip.truth(cameras_beside(clip, [0, 20, 40, 59], (64, 64))).depth
         assert depth is not None
         assert float(depth.min()) > CLEARANCE
+
+
+def test_an_orbit_turns_about_what_the_frame_looks_at() -> None:
+    """One moment, one distance to the focus, which stays in the middle of every picture."""
+    clip = rendered(open_clip("demo"))
+    orbit, angles = orbit_at(clip, 28, 20.0, 5)
+    assert angles == pytest.approx([-10, -5, 0, 5, 10])
+    assert torch.equal(orbit.time, clip.cameras.time[[28] * 5])
+    assert orbit.frame_ids is None
+    assert torch.allclose(orbit.c2w[2], clip.cameras.c2w[28], atol=1e-5)
+    depth = clip.truth(clip.cameras[[28]]).depth
+    assert depth is not None
+    away = depth[depth.isfinite()].median()
+    focus = clip.cameras.c2w[28, :3, 3] + away * clip.cameras.c2w[28, :3, 2]
+    assert torch.allclose(
+        orbit.c2w[:, :3, 3] + away * orbit.c2w[:, :3, 2], focus.expand(5, 3), atol=1e-4
+    )
+    turned = (orbit.c2w[1:, :3, :3].mT @ orbit.c2w[:-1, :3, :3]).diagonal(dim1=1, dim2=2).sum(-1)
+    assert torch.allclose(
+        torch.rad2deg(torch.acos(0.5 * (turned - 1))), torch.tensor(5.0), atol=0.05
+    )
+    with pytest.raises(InputError, match="around frame 5 there is no free place"):
+        orbit_at(Corridor(0.05, 0.05), 5, 40.0, 3)
 
 
 @pytest.mark.parametrize("name", ["world:3", "world:1"])
