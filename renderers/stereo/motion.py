@@ -17,8 +17,7 @@ from fsm.renderers.stereo.config import MotionConfig
 from fsm.renderers.stereo.constants import LEAST_WEIGHT
 from fsm.renderers.stereo.motion_plain import plain_alignment
 from fsm.renderers.stereo.sources import SourceViews
-from fsm.renderers.stereo.windows import window_mean
-from fsm.views import resize_images
+from fsm.renderers.stereo.windows import shrunk, window_mean
 
 
 @torch.no_grad()
@@ -35,13 +34,14 @@ def image_velocity(
     sources = sources.compacted()
     frames, gaps = sources.frames.float(), sources.relative_gaps
     velocity = base.new_zeros(b, v, 2, h, w)
+    planar = base.movedim(-1, 3).float().contiguous()
     for stride in config.strides:
         hw = (h // stride, w // stride)
         if min(hw) < config.window:
             continue
-        maps = resize_images(frames, (frames.shape[-2] // stride, frames.shape[-1] // stride))
-        start = resize_images(base.movedim(-1, 3).float(), hw) / stride
-        u = resize_images(velocity, hw) / stride
+        maps = shrunk(frames, (frames.shape[-2] // stride, frames.shape[-1] // stride))
+        start = shrunk(planar, hw) / stride
+        u = shrunk(velocity, hw) / stride
         u = alignment(maps, sources.index, start, u, gaps, config)
         velocity = F.interpolate(
             u.flatten(0, 1) * stride, size=(h, w), mode="bilinear", align_corners=False

@@ -26,8 +26,8 @@ from fsm.renderers.stereo.regularise import (
     resampled,
 )
 from fsm.renderers.stereo.sources import SourceViews
-from fsm.renderers.stereo.windows import window_mean
-from fsm.views import Views, resize_images
+from fsm.renderers.stereo.windows import shrunk, window_mean
+from fsm.views import Views
 
 # Channels of what source views show: mean colour, how far they differ, the own picture.
 SHOWN = 2 * COLOURS + 1
@@ -91,7 +91,7 @@ class PlaneSweep(nn.Module):
         coarse = sources.resized(
             self._smaller(sources.reference, self.stride), self._smaller(sources.views, self.stride)
         )
-        tried = self._tried(None if prior is None else resize_images(prior, coarse.reference.hw))
+        tried = self._tried(None if prior is None else shrunk(prior, coarse.reference.hw))
         maps, own = (
             self._maps(views.rgb, small.hw)
             for views, small in (
@@ -168,11 +168,11 @@ class PlaneSweep(nn.Module):
         full = resampled(rho.flatten(0, 1), fine).unflatten(0, rho.shape[:2])
         small = self._smaller(sources.views, scale)
         pixels = sources.resized(fine, small).project(full).pixels
-        samples, inside = sources.sample(resize_images(sources.frames, small), pixels)
+        samples, inside = sources.sample(shrunk(sources.frames, small), pixels)
         count = inside.sum(2).clamp_min(1.0)
         mean = (samples * inside).sum(2) / count
         apart = ((samples - mean[:, :, None]).abs() * inside).sum(2) / count
-        own = resize_images(sources.pictures, fine)
+        own = shrunk(sources.pictures, fine)
         found = torch.cat([mean - 0.5, 5.0 * apart.mean(2, keepdim=True), own - 0.5], dim=2)
         return F.pixel_unshuffle(found.flatten(0, 1), self.detail).unflatten(0, rho.shape[:2])
 
@@ -184,7 +184,7 @@ class PlaneSweep(nn.Module):
         flat = frames.flatten(0, 1)
         centred = (flat - 0.5).contiguous(memory_format=torch.channels_last)
         learnt = resampled(torch.tanh(self.features(centred).float()), hw)
-        return torch.cat([resize_images(flat, hw), learnt], dim=1).unflatten(0, frames.shape[:2])
+        return torch.cat([shrunk(flat, hw), learnt], dim=1).unflatten(0, frames.shape[:2])
 
     @staticmethod
     def _smaller(views: Views, scale: int) -> tuple[int, int]:

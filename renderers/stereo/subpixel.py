@@ -11,15 +11,13 @@ Nothing is learnt here.
 import dataclasses
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from fsm.kernels.dispatch import runs_compiled
 from fsm.rays import full_precision
 from fsm.renderers.stereo.config import StereoConfig, SubpixelConfig
-from fsm.renderers.stereo.constants import MOST_CHANNELS
-from fsm.renderers.stereo.sources import SourceViews
+from fsm.renderers.stereo.sources import SourceViews, compiles
 from fsm.renderers.stereo.subpixel_plain import plain_equations
 from fsm.renderers.stereo.windows import window_mean
 from fsm.views import Views
@@ -65,17 +63,24 @@ def _detrended(views: Views, side: int) -> Views:
     return dataclasses.replace(views, rgb=views.rgb - window_mean(views.rgb, side))
 
 
-def gradient_maps(frames: Float[Tensor, "b n 3 h w"]) -> Float[Tensor, "b n h w 16"]:
-    """Colours, their changes per pixel to the right, those downwards, and zeros: compiled code
-    reads a pixel as one vector.
-    """
-    maps = torch.cat([frames, *torch.gradient(frames, dim=(-1, -2))], dim=2).movedim(2, -1)
-    return F.pad(maps, (0, MOST_CHANNELS - maps.shape[-1])).contiguous()
+def gradient_maps(frames: Float[Tensor, "b n 3 h w"]) -> Float[Tensor, "b n 9 h w"]:
+    """Colours, their changes per pixel to the right, and those downwards."""
+    if min(frames.shape[-2:]) > 1 and runs_compiled(constants=(frames,)):
+        from fsm.renderers.stereo.windows_cpu import gradient_maps_on_cpu
+
+        return gradient_maps_on_cpu(frames)
+    return plain_gradient_maps(frames)
+
+
+def plain_gradient_maps(frames: Float[Tensor, "b n 3 h w"]) -> Float[Tensor, "b n 9 h w"]:
+    """``gradient_maps`` in torch."""
+    down, right = torch.gradient(frames, dim=(-2, -1))
+    return torch.cat([frames, right, down], dim=2)
 
 
 def equations(
     sources: SourceViews,
-    maps: Float[Tensor, "b n hn wn 16"],
+    maps: Float[Tensor, "b n 9 hn wn"],
     rho: Float[Tensor, "b v 1 h w"],
     unit: Float[Tensor, "b v 1 h w"],
     config: SubpixelConfig,
@@ -87,7 +92,7 @@ def equations(
     CPU is computed by compiled code, without gradients.
     """
     given = (sources.pictures, *sources.cameras.tensors(), sources.rays, maps, rho, unit)
-    if runs_compiled(constants=given):
+    if compiles(sources.reference.hw, *given):
         from fsm.renderers.stereo.subpixel_cpu import equations_on_cpu
 
         return equations_on_cpu(sources, maps, rho, unit, config)

@@ -1,7 +1,7 @@
 """``subpixel.equations`` for float32 on the CPU, compiled: the rules of the plain form, which it is
 tested against.
 
-The same bits for any number of threads, which take rows of the views in turn.
+The same bits for any number of threads, which take runs of pixels in turn.
 """
 
 from jaxtyping import Float
@@ -15,23 +15,24 @@ from fsm.renderers.stereo.sources import SourceViews
 
 def equations_on_cpu(
     sources: SourceViews,
-    maps: Float[Tensor, "b n hn wn 16"],
+    maps: Float[Tensor, "b n 9 hn wn"],
     rho: Float[Tensor, "b v 1 h w"],
     unit: Float[Tensor, "b v 1 h w"],
     config: SubpixelConfig,
 ) -> Float[Tensor, "b v 3 h w"]:
     """See ``subpixel.equations``. No gradients."""
-    out, threads = rho.new_empty(*sources.index.shape[:2], 3, *sources.reference.hw), workers()
+    hw, threads = sources.reference.hw, workers()
+    out = rho.new_empty(*sources.index.shape[:2], 3, hw[0] * hw[1])
     given = (
         maps,
-        sources.pictures.movedim(2, -1),
+        sources.pictures.flatten(3),
         sources.index,
         *sources.cameras.tensors(),
-        sources.rays,
-        rho[:, :, 0],
-        unit[:, :, 0],
+        sources.rays.flatten(3),
+        rho.flatten(2),
+        unit.flatten(2),
     )
     arrays = (t.detach().contiguous().numpy() for t in given)
     numbers = (config.outlier, config.unseen_misfit)
     on_threads(kernels.fill_equations, threads, threads, *numbers, *arrays, out.numpy())
-    return out
+    return out.unflatten(3, hw)

@@ -10,14 +10,14 @@ from fsm.renderers.stereo.sources import SourceViews
 
 def plain_equations(
     sources: SourceViews,
-    maps: Float[Tensor, "b n hn wn 16"],
+    maps: Float[Tensor, "b n 9 hn wn"],
     rho: Float[Tensor, "b v 1 h w"],
     unit: Float[Tensor, "b v 1 h w"],
     config: SubpixelConfig,
 ) -> Float[Tensor, "b v 3 h w"]:
     """See ``subpixel.equations``."""
     seen = sources.project(rho)
-    samples, inside = sources.sample(maps[..., :9].movedim(-1, 2), seen.pixels)
+    samples, inside = sources.sample(maps, seen.pixels)
     colour, right, down = samples.split(3, dim=3)
     # pixels by which a point moves in the source view, per unit of inverse depth
     translation = sources.cameras.translation[..., None, None]

@@ -1,4 +1,4 @@
-"""Compiled projection, sampling, consistency, forward warp and occlusion against plain torch."""
+"""Compiled projection, sampling, windows, forward warp and occlusion against plain torch."""
 
 import dataclasses
 
@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsm.renderers.stereo import consistency, forward_warp, occlusion, sources
+from fsm.renderers.stereo import consistency, forward_warp, occlusion, sources, windows
 from fsm.renderers.stereo.config import ConsistencyConfig, LayerConfig
 from fsm.renderers.stereo.layers import Layers
 from fsm.renderers.stereo.selection import nearest_views
 from fsm.renderers.stereo.sources import SourceViews
+from fsm.renderers.stereo.subpixel import gradient_maps, plain_gradient_maps
+from fsm.views import resize_images
 from tests.renderers.stereo.test_cost_volume_cpu import cameras
 
 # the second is no multiple of 16 pixels, the last is only just large enough
@@ -145,3 +147,24 @@ def test_the_bits_do_not_depend_on_threads(threads: int, monkeypatch: pytest.Mon
     for module in (sampling_cpu, warp_cpu):
         monkeypatch.setattr(module, "workers", lambda: threads)
     assert torch.equal(warped(views, layers), expected)
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (3, 5), (17, 40), (24, 33)])
+@pytest.mark.parametrize("side", [1, 3, 11])
+def test_window_means_are_those_of_plain_torch(hw: tuple[int, int], side: int) -> None:
+    x = torch.rand(2, 3, 4, *hw, generator=torch.Generator().manual_seed(6))
+    found = windows.window_mean(x, side)
+    torch.testing.assert_close(found, windows.plain_window_mean(x, side))
+
+
+@pytest.mark.parametrize("to", [(12, 40), (6, 8), (24, 40), (1, 1), (5, 7)])
+def test_shrunk_pictures_are_the_resized_ones(to: tuple[int, int]) -> None:
+    x = torch.rand(2, 3, 24, 40, generator=torch.Generator().manual_seed(7))
+    for images in (x, x.transpose(0, 1), x.double()):
+        torch.testing.assert_close(windows.shrunk(images, to), resize_images(images, to))
+
+
+@pytest.mark.parametrize("hw", [(2, 2), (7, 21), (16, 24)])
+def test_slopes_are_those_of_plain_torch(hw: tuple[int, int]) -> None:
+    frames = torch.rand(2, 5, 3, *hw, generator=torch.Generator().manual_seed(8))
+    torch.testing.assert_close(gradient_maps(frames), plain_gradient_maps(frames))
