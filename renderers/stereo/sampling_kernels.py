@@ -38,17 +38,29 @@ def group_start(group, pixels):
 
 
 @part
-def seen_from(turn, offset, rays, motion, gap, pixels, at, rho):
-    """x, y, z of LANES points over their z-depth in the reference view, in the axes of a source
-    view after a time ``gap``; ``rays`` and ``motion`` are flat, from the reference view's first on.
-    """
-    rx = load(rays, at) + load(motion, at) * gap
-    ry = load(rays, at + pixels) + load(motion, at + pixels) * gap
-    rz = load(rays, at + 2 * pixels) + load(motion, at + 2 * pixels) * gap
+def _turned(turn, offset, rx, ry, rz, rho):
     x = rx * turn[0, 0] + ry * turn[0, 1] + rz * turn[0, 2] + rho * offset[0]
     y = rx * turn[1, 0] + ry * turn[1, 1] + rz * turn[1, 2] + rho * offset[1]
     z = rx * turn[2, 0] + ry * turn[2, 1] + rz * turn[2, 2] + rho * offset[2]
     return x, y, z
+
+
+@part
+def seen_from(turn, offset, rays, pixels, at, rho):
+    """x, y, z of LANES points over their z-depth in the reference view, in the axes of a source
+    view; ``rays`` are flat, from the reference view's first on.
+    """
+    rx, ry, rz = load(rays, at), load(rays, at + pixels), load(rays, at + 2 * pixels)
+    return _turned(turn, offset, rx, ry, rz, rho)
+
+
+@part
+def seen_after(turn, offset, rays, motion, gap, pixels, at, rho):
+    """``seen_from`` after a time ``gap`` of their ``motion``, which is flat as ``rays`` are."""
+    rx = load(rays, at) + load(motion, at) * gap
+    ry = load(rays, at + pixels) + load(motion, at + pixels) * gap
+    rz = load(rays, at + 2 * pixels) + load(motion, at + 2 * pixels) * gap
+    return _turned(turn, offset, rx, ry, rz, rho)
 
 
 @part
@@ -87,7 +99,7 @@ def project(
         for group in range((p + LANES - 1) // LANES):
             i = group_start(group, p)
             depth = load(flat_rho, view * p + i)
-            x, y, z = seen_from(
+            x, y, z = seen_after(
                 turn, offset, flat_rays, flat_motion, gaps[s, t, j], p, 3 * view * p + i, depth
             )
             px, py, scale = placed(x, y, z, lens, centre, far)

@@ -14,7 +14,7 @@ from fsm.renderers.stereo.sampling_kernels import (
     group_start,
     in_frame,
     placed,
-    seen_from,
+    seen_after,
 )
 
 MASKS = "boolean[:, :, ::1]"
@@ -80,7 +80,7 @@ def contradict(
             for j in range(k):
                 if not counted[s, t, j]:
                     continue
-                x, y, z = seen_from(
+                x, y, z = seen_after(
                     rotation[s, t, j], translation[s, t, j], flat_rays, flat_motion, gaps[s, t, j],
                     p, 3 * task * p + i, depth,
                 )  # fmt: skip
