@@ -21,7 +21,9 @@ from fsm.renderers.gaussians.types import GSPLAT, Projection
 from fsm.renderers.heads.base import Head, Read
 from fsm.views import Rendering, SceneFrame, Views
 
-GAUSSIAN_VIEWS = 8  # input views decoded to Gaussians at once; bounds memory, changes nothing
+# Pixels of input views decoded to Gaussians at once, but at least one view: bounds memory, changes
+# nothing.
+GAUSSIAN_PIXELS = 256 * 256
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ class GaussianHead(Head[DecodedGaussians]):
 
     def prepare(self, inputs: Views, read: Read) -> DecodedGaussians:
         """Gaussians of all inputs; without gradients a few views at a time."""
-        size = len(inputs) if torch.is_grad_enabled() else GAUSSIAN_VIEWS
+        size = max(1, GAUSSIAN_PIXELS // (inputs.hw[0] * inputs.hw[1]))
+        size = len(inputs) if torch.is_grad_enabled() else size
         groups = [inputs[i : i + size] for i in range(0, len(inputs), size)]
         parts = [self.gaussians(read(group), group, inputs) for group in groups]
-        gaussians = [Gaussians4D.cat(list(of_entry)) for of_entry in zip(*parts, strict=True)]
-        return DecodedGaussians(gaussians, self.background(inputs), self.projection)
+        return DecodedGaussians(_joined(parts), self.background(inputs), self.projection)
 
     def decode(self, targets: Views, prepared: DecodedGaussians, read: Read) -> Rendering:
         """Draw every target at its own time."""
@@ -101,6 +103,19 @@ class GaussianHead(Head[DecodedGaussians]):
             background=prepared.background[0],
             projection=prepared.projection,
         )
+
+
+def _joined(parts: list[list[Gaussians4D]]) -> list[Gaussians4D]:
+    """Those of every batch entry from groups of views, which are given up field by field: large
+    scenes are not held twice.
+    """
+    names = [f.name for f in dataclasses.fields(Gaussians4D)]
+    fields = [
+        {n: [getattr(g, n) for g in of_entry] for n in names}
+        for of_entry in zip(*parts, strict=True)
+    ]
+    parts.clear()
+    return [Gaussians4D(*(torch.cat(found.pop(n)) for n in names)) for found in fields]
 
 
 def gaussians_of_pixels(*maps: Float[Tensor, "b v _ h w"]) -> list[Gaussians4D]:
