@@ -44,7 +44,7 @@ def test_a_gaussian_per_pixel_of_every_input_in_the_clips_space(variant: str) ->
 def test_decoding_in_groups_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = small_model(gaussian="pixel"), small_views(5)
     whole = model.reconstruct(inputs)
-    monkeypatch.setattr(fsm.renderers.heads.gaussian_head, "GAUSSIAN_VIEWS", 2)
+    monkeypatch.setattr(fsm.renderers.heads.gaussian_head, "GAUSSIAN_PIXELS", 2 * 384)
     parts = model.reconstruct(inputs)
     assert isinstance(whole, GaussianScene)
     assert isinstance(parts, GaussianScene)

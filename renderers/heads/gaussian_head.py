@@ -21,7 +21,9 @@ from fsm.renderers.gaussians.types import GSPLAT, Projection
 from fsm.renderers.heads.base import Head, Read
 from fsm.views import Rendering, SceneFrame, Views
 
-GAUSSIAN_VIEWS = 8  # input views decoded to Gaussians at once; bounds memory, changes nothing
+# Pixels of input views decoded to Gaussians at once, but at least one view: bounds memory, changes
+# nothing.
+GAUSSIAN_PIXELS = 256 * 256
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class GaussianHead(Head[DecodedGaussians]):
 
     def prepare(self, inputs: Views, read: Read) -> DecodedGaussians:
         """Gaussians of all inputs; without gradients a few views at a time."""
-        size = len(inputs) if torch.is_grad_enabled() else GAUSSIAN_VIEWS
+        size = max(1, GAUSSIAN_PIXELS // (inputs.hw[0] * inputs.hw[1]))
+        size = len(inputs) if torch.is_grad_enabled() else size
         groups = [inputs[i : i + size] for i in range(0, len(inputs), size)]
         parts = self.parts(groups, inputs, read)
         gaussians = [Gaussians4D.cat(list(of_entry)) for of_entry in zip(*parts, strict=True)]
