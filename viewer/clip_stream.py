@@ -16,8 +16,8 @@ PUSH = 4
 def scenes_of_clip(
     model: FSM, clip: Any, index: Sequence[int], hw: tuple[int, int], push: int | None = None
 ) -> Iterator[MemoryScene | GaussianScene]:
-    """Read the frames ``index`` of ``clip`` (ascending) at working size ``hw``, ``push`` at a time,
-    and yield the scene after each.
+    """Read the frames ``index`` of ``clip`` in the order of time at working size ``hw``, ``push``
+    at a time, and yield the scene after each.
 
     By default ``push`` is what the model writes at once. A clip's cameras are known before its
     pictures are read, so the normalisation is fitted on all of them: the last scene is, to the bit,
@@ -26,7 +26,8 @@ def scenes_of_clip(
     """
     if push is not None and push < 1:
         raise InputError(f"push is {push}; read at least 1 frame at a time.")
-    cameras: Views = clip.cameras[list(index)].covering(hw)
+    index = sorted(index, key=lambda i: float(clip.cameras.time[i]))
+    cameras: Views = clip.cameras[index].covering(hw)
     tokens = model.config.encoder.chunk_tokens
     size = push or (model.encoder.views_per_chunk(cameras) if tokens else PUSH)
     parts = (clip.views(index[i : i + size], hw) for i in range(0, len(index), size))

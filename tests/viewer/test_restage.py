@@ -94,6 +94,13 @@ class _Node:
         del self._owner.nodes[self._name]  # pyright: ignore
 
 
+def test_inputs_of_one_moment_have_their_own_pictures() -> None:
+    clip = _Reading()
+    clip.cameras = dataclasses.replace(clip.cameras, time=torch.zeros(6))
+    seen = observed(FakeScene(clip.cameras[[4, 1]].without_rgb()), clip)
+    assert torch.equal(seen.rgb, clip.cameras[[4, 1]].rgb)  # pyright: ignore
+
+
 def test_frustums_that_stay_are_left_alone() -> None:
     views = cameras(6, rgb=True)
     shown, picked = _Nodes(), []
