@@ -3,7 +3,8 @@
 Predict one 4D Gaussian per input pixel in one pass, then fit the Gaussians to the frames.
 
 * `fsm-tiny-lrm` decodes Gaussians in place of pictures. Its scene renders like any other.
-* `refine` takes gradient steps on the input frames alone.
+* `refine` takes gradient steps on the input frames alone. It keeps some of them back. They choose
+  when to stop, and the scene it starts from is made without them.
 * Every eighth frame is held out. Neither the model nor the refinement sees it.
 """
 
@@ -14,7 +15,7 @@ import tyro
 from fsm import FSM
 from fsm.datasets.open import open_clip
 from fsm.evaluate.metrics import psnr
-from fsm.refine import RefineConfig, refine
+from fsm.refine import RefineConfig, held_back, refine
 
 
 def main(
@@ -27,8 +28,11 @@ def main(
     inputs = source.views(seen, hw=(size, size))
     truth = source.views(held_out, hw=(size, size))
 
-    scene = FSM.from_pretrained("fsm-tiny-lrm").reconstruct(inputs)
-    refined, seconds = refine(scene, inputs, RefineConfig(steps=steps))
+    model = FSM.from_pretrained("fsm-tiny-lrm")
+    scene = model.reconstruct(inputs)
+    kept = held_back(inputs)
+    without = model.reconstruct(inputs[[i for i in range(len(inputs)) if i not in kept]])
+    refined, seconds, _ = refine(scene, inputs, RefineConfig(steps=steps), without=without)
     refined.save(out / "scene")
 
     before, after = (

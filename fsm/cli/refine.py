@@ -22,8 +22,11 @@ from fsm.cli.common import (
 from fsm.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fsm.datasets.base import Clip
-    from fsm.refine import Chosen, RefineConfig
+    from fsm.refine import Chosen, RefineConfig, Refined
+    from fsm.refine.split import Split
     from fsm.renderers.gaussians.scene import GaussianScene
     from fsm.views import SceneFrame, Views
 
@@ -86,7 +89,7 @@ class Refine:
         from fsm.config import to_dict
         from fsm.datasets.open import open_clip, open_dataset
         from fsm.refine import held_back, refine
-        from fsm.refine.report import pictures, write_report
+        from fsm.refine.report import pictures
         from fsm.refine.split import split_clip
         from fsm.views import SceneFrame
 
@@ -119,27 +122,47 @@ class Refine:
         found = self._found(without or scene, seen, inputs[kept] if kept else None, config)
         start, without = (scene, without) if found is None else (found, None)
         run = refine(start, inputs, config, without=without, out=self.output, identity=identity)
-        refined, seconds, chosen = run
-        refined.save(self.output)  # replaces the folder, and the run's state with it
+        run.scene.save(self.output)  # replaces the folder, and the run's state with it
+        started = "the scene" if found is None else "Gaussians found in the clip"
         about = {
-            "started_from": "the scene" if found is None else "Gaussians found in the clip",
-            "judged_by": "held-out frames"
-            if split.held_out
-            else "the frames refined on (none is held out)",
-            "gaussians": {"before": len(start.gaussians), "after": len(refined.gaussians)},
-            "seconds": round(seconds, 1),
-            "held_back": None if chosen is None else _described(chosen, split.inputs),
+            "started_from": started,
+            "gaussians": {"before": len(start.gaussians), "after": len(run.scene.gaussians)},
         }
-        means = write_report(self.output, truth, before, pictures(refined, truth), about)
-        indices = {"frames": list(split.inputs), "held_out": list(split.held_out)}
         resolved = {"size": f"{hw[1]}x{hw[0]}", "device": device, "config": to_dict(config)}
+        self._report(run, split, truth, before, about, resolved)
+
+    def _report(
+        self,
+        run: "Refined",
+        split: "Split",
+        truth: "Views",
+        before: "Tensor",
+        about: dict[str, Any],
+        resolved: dict[str, Any],
+    ) -> None:
+        """Write numbers, pictures and settings, and say what came out."""
+        from fsm.refine.report import pictures, write_report
+
+        judged_by = (
+            "held-out frames" if split.held_out else "the frames refined on (none is held out)"
+        )
+        about = {
+            **about,
+            "judged_by": judged_by,
+            "seconds": round(run.seconds, 1),
+            "held_back": None if run.chosen is None else _described(run.chosen, split.inputs),
+        }
+        means = write_report(self.output, truth, before, pictures(run.scene, truth), about)
+        indices = {"frames": list(split.inputs), "held_out": list(split.held_out)}
         save_settings(self.output / "refine.yaml", self, **indices, **resolved)
-        print(f"{len(inputs)} frames at {hw[1]}x{hw[0]}, {config.steps} steps in {seconds:.0f} s")
-        print(_verdict(chosen))
+        print(
+            f"{len(split.inputs)} frames at {resolved['size']}, {self.steps} steps in "
+            f"{run.seconds:.0f} s"
+        )
+        print(_verdict(run.chosen))
         for name, score in means.items():
             print(
-                f"{name:6} {score.psnr:.2f} dB, SSIM {score.ssim:.4f} on {len(truth)} "
-                f"{about['judged_by']}"
+                f"{name:6} {score.psnr:.2f} dB, SSIM {score.ssim:.4f} on {len(truth)} {judged_by}"
             )
         print(f"scene in {self.output}")
 

@@ -87,7 +87,8 @@ class RefineConfig:
     check_every: int = 100
     """Steps between measurements of the inputs held back."""
     taken_in: float = 0.1
-    """Share of steps that follow from the best state, with the inputs held back among the others.
+    """Share of steps that follow from the best state, with the inputs held back among the others;
+    where the scene is also known without them, as many as were best follow from the scene instead.
     """
     rates: Rates = Rates()
     """Learning rates."""

@@ -33,8 +33,8 @@ class Refinement:
     """A refinement under way: ``inputs`` [v] are the only pictures it ever sees. Some of them are
     held back: they choose the state that is kept, which is ``scene`` where no other is better.
 
-    ``without`` is what ``scene`` would be had it been made without the frames held back. The
-    refinement starts there: a scene shows frames it was made from better than others.
+    ``without`` is what ``scene`` would be had it been made without the frames held back. The best
+    number of steps is found from there: a scene shows frames it was made from better than others.
     """
 
     def __init__(
@@ -47,14 +47,15 @@ class Refinement:
         if inputs.rgb is None:
             raise InputError("refinement needs pictures; give views with rgb.")
         self.whole, self.inputs, self.config = scene, inputs.without_rgb(), config
-        self.scene = scene = scene if without is None else without
+        self.start = self.scene = scene = scene if without is None else without
         views = scene.frame.to_model(inputs.to(scene.device))
         times = views.time.unique()
         spacing = float((times[1:] - times[:-1]).median()) if len(times) > 1 else 0.0
         self.least_time = config.least_frames * spacing
         self.held_back = held_back(inputs, config.hold_back)
         """Positions in ``inputs`` of the frames that choose the state."""
-        self.all_views = views
+        own = scene if without is None else self.whole
+        self.all_views = own.frame.to_model(inputs.to(scene.device))
         self.views = views[[i for i in range(len(views)) if i not in set(self.held_back)]]
         self.taken_in: int | None = None
         """Steps after which the held-back frames joined the others."""
@@ -63,10 +64,7 @@ class Refinement:
         if self.held_back:
             self.watch = Watch(views[self.held_back])
             self.watch.add(0, self._held_back_score(scene.moving.at), {})
-        free = FreeGaussians.from_gaussians(scene.gaussians)
-        self.adam = Adam(free.standing(STATIC_TIME) if scene.frame.static else free)
-        if len(self.adam.values) > config.density.most:
-            self._thin(config.density.most)
+        self._begin(scene)
         self.background_adam = self._background_adam()
         self.step, self.seconds = 0, 0.0
         self._start_round()
@@ -89,7 +87,8 @@ class Refinement:
         self._bound(rows)
         self.background_adam.step()
         self.step += 1
-        if self.taken_in is None and self.config.is_round(self.step):
+        since = self.step - (self.taken_in or 0)
+        if (self.taken_in is None or self._again) and self.config.is_round(since):
             generator = self._generator(1, self.step)
             redistribute(self.adam, self.blame, self.config.density, self.least_time, generator)
             self._start_round()
@@ -108,18 +107,42 @@ class Refinement:
     def done(self) -> bool:
         """Whether no step is left, with the held-back frames or without."""
         if self.taken_in is not None:
-            return self.step >= self.taken_in + self.config.last_steps
+            return self.step >= self.taken_in + self._last_steps
         better = self.watch is not None and self.watch.best is not None
-        return self._chosen and not (better and self.config.last_steps > 0)
+        return self._chosen and not (better and self._last_steps > 0)
+
+    @property
+    def _again(self) -> bool:
+        """Whether the steps with all frames begin anew: at the scene made from all frames."""
+        return self.whole is not self.start
+
+    @property
+    def _last_steps(self) -> int:
+        """Steps with all frames: as many as were best, or some more from the best state."""
+        if not self._again:
+            return self.config.last_steps
+        return 0 if self.watch is None else self.watch.best_step
+
+    def _begin(self, scene: GaussianScene) -> None:
+        """Parameters of a scene, no more of them than there may be."""
+        free = FreeGaussians.from_gaussians(scene.gaussians)
+        self.adam = Adam(free.standing(STATIC_TIME) if scene.frame.static else free)
+        if len(self.adam.values) > self.config.density.most:
+            self._thin(self.config.density.most)
 
     def _take_in(self) -> None:
-        """Go on from the best state with all frames."""
+        """Go on with all frames: from the best state, or again from the scene made from all."""
         assert self.watch is not None
         assert self.watch.best is not None
-        self.taken_in, self.views = self.step, self.all_views
-        self.adam = Adam(FreeGaussians.unpacked(self.watch.best["values"]))
+        self.taken_in, self.views, self.scene = self.step, self.all_views, self.whole
+        if self._again:
+            background = self.whole.background
+            self._begin(self.whole)
+        else:
+            background = self.watch.best["background"]
+            self.adam = Adam(FreeGaussians.unpacked(self.watch.best["values"]))
         with torch.no_grad():
-            self.background.copy_(self.watch.best["background"])
+            self.background.copy_(background)
         self.background_adam = self._background_adam()
         self._start_round()
 
@@ -183,7 +206,7 @@ class Refinement:
         for name in STATE:
             setattr(self, name, state[name])
         if self.taken_in is not None:
-            self.views = self.all_views
+            self.views, self.scene = self.all_views, self.whole
 
     def _showing(self) -> dict[str, Tensor]:
         """What pictures depend on."""
@@ -243,7 +266,9 @@ class Refinement:
     def _rates(self) -> Tensor:
         rates, done = self.config.rates, self.step / self.config.steps
         if self.taken_in is not None:
-            done = LATE + (1.0 - LATE) * (self.step - self.taken_in) / self.config.last_steps
+            done = (self.step - self.taken_in) / self._last_steps
+            share = self._last_steps / self.config.steps
+            done = share * done if self._again else LATE + (1.0 - LATE) * done
         columns = rate_columns(
             rates, self.adam.values.shape[1], rates.last**done, rates.last_others**done
         )

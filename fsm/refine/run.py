@@ -48,8 +48,8 @@ def refine(
 
     Some of the inputs are held back (``config.hold_back``) and choose the best state. The result is
     that state after a few more steps with all inputs, or ``scene`` where no step was better.
-    ``without`` is the scene made without the frames held back, where that is known: the refinement
-    starts there, so that the comparison is fair.
+    ``without`` is the scene made without the frames held back, where that is known: the best number
+    of steps is found from there, and ``scene`` takes as many with all inputs.
     """
     refinement = Refinement(scene, inputs, config, without)
     settings = {**(identity or {}), "config": to_dict(config)}

@@ -200,6 +200,34 @@ def test_the_scene_made_without_the_held_back_frames_is_where_it_starts(
     assert noisy.scene.gaussians is truth.gaussians
 
 
+def test_a_scene_takes_as_many_steps_as_were_best_without_the_held_back_frames(
+    world: tuple[GaussianScene, Views], tmp_path: Path
+) -> None:
+    clouds = [
+        dataclasses.replace(world[0].gaussians, means=world[0].gaussians.means + 0.05 * off)
+        for off in (torch.ones(60, 3), -torch.ones(60, 3))
+    ]
+    scene, without = (scene_of(cloud, ring(), torch.ones(3)) for cloud in clouds)
+    whole = refine(scene, world[1], CONFIG, without=without)
+    assert whole.chosen is not None
+    alone = refine(
+        scene,
+        world[1],
+        dataclasses.replace(CONFIG, hold_back=0),
+        stop_after=whole.chosen.step,
+    )
+    for part in (13, 30, 9):
+        refine(scene, world[1], CONFIG, without=without, out=tmp_path, stop_after=part)
+    resumed = refine(scene, world[1], CONFIG, without=without, out=tmp_path)
+    for field in dataclasses.fields(Gaussians4D):
+        one, other = (getattr(r.scene.gaussians, field.name) for r in (whole, resumed))
+        assert torch.equal(one, other)
+    assert len(whole.scene.gaussians) == len(alone.scene.gaussians)
+    assert world[1].rgb is not None
+    shown = [float(psnr(r.scene.render(world[1]).rgb, world[1].rgb).mean()) for r in (whole, alone)]
+    assert shown[0] == pytest.approx(shown[1], abs=3.0)
+
+
 @pytest.mark.parametrize("noisy", [True, False])
 def test_resuming_keeps_the_best_state_to_the_bit(
     world: tuple[GaussianScene, Views], tmp_path: Path, noisy: bool
