@@ -2,7 +2,6 @@
 another model's trunk.
 """
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,8 @@ from tests.small import small_config, small_model, small_views
 
 
 def same_gaussians(a: GaussianScene, b: GaussianScene, *, rtol: float, atol: float) -> None:
-    for field in dataclasses.fields(a.gaussians):
-        torch.testing.assert_close(
-            getattr(a.gaussians, field.name), getattr(b.gaussians, field.name), rtol=rtol, atol=atol
-        )
+    for one, other in zip(a.gaussians.tensors(), b.gaussians.tensors(), strict=True):
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("variant", ["pixel", "fsm", "4d-lrm"])

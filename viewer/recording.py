@@ -170,6 +170,7 @@ class RecordedGaussians:
             least, most = torch.minimum(least, opacity), torch.maximum(most, opacity)
         moved = world.velocities.norm(dim=-1) * (times[last] - times[0])
         rests = (moved < STILL * viewing_distance(scene.inputs)) & (most - least < SAME_LEVEL)
+        rests &= ~world.follows
         still = (rests & (seen == len(times))).nonzero()[:, 0]
         first_seen[still] = last_seen[still] = -1
         slot, slots = interval_slots(first_seen.numpy(), last_seen.numpy(), len(times))

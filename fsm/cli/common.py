@@ -89,6 +89,19 @@ def check_backend(backend: Backend, device: str) -> None:
         choose_backend(backend, torch.device(device))
 
 
+def chosen_layer(scene: Any, layer: Literal["static", "moving", "all"], path: Path) -> Any:
+    """A layer of a scene of Gaussians; ``InputError`` where another scene is asked for one."""
+    from fsm.renderers.gaussians.scene import GaussianScene
+
+    if layer == "all":
+        return scene
+    if not isinstance(scene, GaussianScene):
+        raise InputError(
+            f"{path} is a scene memory, which has no layers of Gaussians; leave --layer out."
+        )
+    return scene.layer(layer)
+
+
 def check_output(path: Path) -> None:
     """Refuse, before any work is done, an output folder that could not be written to."""
     place = path.absolute()

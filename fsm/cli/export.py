@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fsm.cli.common import check_output, flag, save_settings
+from fsm.cli.common import check_output, chosen_layer, flag, save_settings
 from fsm.errors import InputError
 from fsm.files import atomic_file
 from fsm.runs import tracked
@@ -54,6 +54,8 @@ class Export:
     """Axis that points up in the file: y for viewers that show the scene upside down."""
     min_opacity: Annotated[float, flag("ALPHA")] = 0.0
     """Leave out Gaussians less opaque than this (at the moment written)."""
+    layer: Literal["static", "moving", "all"] = "all"
+    """Gaussians that stand at all times, the others, or all."""
     drop_invalid: bool = False
     """Leave out Gaussians of a splat file that are NaN or infinite, instead of refusing it."""
 
@@ -63,6 +65,8 @@ class Export:
         if not 0.0 <= self.min_opacity <= 1.0:
             raise InputError(f"min-opacity is {self.min_opacity}; choose a number from 0 to 1.")
         self._check_place(kind)
+        if self._is_file and self.layer != "all":
+            raise InputError(f"{self.scene} is a splat file without layers; leave --layer out.")
         if kind in RECORDINGS:
             said, resolved = self._record(kind)
         else:
@@ -204,7 +208,7 @@ class Export:
                 "no Gaussians to export; "
                 "reconstruct the clip with `fsm reconstruct CLIP --decoder lrm`."
             )
-        return scene
+        return chosen_layer(scene, self.layer, self.scene)
 
     def _moment(self, scene: "GaussianScene") -> float:
         first, last = float(scene.inputs.time.min()), float(scene.inputs.time.max())

@@ -12,6 +12,7 @@ from fsm.cli.common import (
     check_backend,
     check_output,
     choose_device,
+    chosen_layer,
     flag,
     parse_size,
     save_settings,
@@ -46,6 +47,8 @@ class Render:
     """Width x height in pixels, or the height alone; the vertical field of view is kept."""
     format: Literal["mp4", "png", "both"] = "mp4"
     """H.264 video, PNG sequence with cameras.json, or both."""
+    layer: Literal["static", "moving", "all"] = "all"
+    """Gaussians that stand at all times, the others, or all."""
     depth: bool = False
     """Also write depth in colours (depth.mp4, depth/)."""
     batch: Annotated[int, flag("N")] = 4
@@ -68,7 +71,7 @@ class Render:
             raise InputError(f"batch is {self.batch}; choose at least 1.")
         device = choose_device(self.device)
         check_backend(self.backend, device)
-        scene = open_scene(self.scene, device, self.backend)
+        scene = chosen_layer(open_scene(self.scene, device, self.backend), self.layer, self.scene)
         inputs = scene.inputs.to("cpu")
         request, fps, time = self._request(inputs)
         self._write(scene, request.to(device), fps)

@@ -6,7 +6,6 @@ at once and its graph dropped. The gradients that pile up on the copies are pass
 once, at the end. Equal to summing the losses and calling backward.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
@@ -26,7 +25,7 @@ def backward_view_by_view(
     ``loss`` renders view i of entry b from the Gaussians it is given (conditioned on time) and
     compares.
     """
-    names = [f.name for f in dataclasses.fields(MovingGaussians)]
+    names = MovingGaussians.names()
     moving = [g.condition() for g in gaussians]
     copies = [
         MovingGaussians(*(getattr(m, name).detach().requires_grad_() for name in names))

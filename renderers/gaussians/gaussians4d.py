@@ -28,11 +28,12 @@ from fsm.kernels.dispatch import runs_compiled
 from fsm.rays import full_precision
 from fsm.renderers.gaussians import gaussians4d_plain as plain
 from fsm.renderers.gaussians.constants import MIN_WEIGHT
+from fsm.renderers.gaussians.follow import Follow, FollowingFields, carry
 from fsm.renderers.gaussians.types import GaussianFields, Gaussians3D
 
 
 @dataclass(frozen=True)
-class MovingGaussians(GaussianFields):
+class MovingGaussians(FollowingFields):
     """n Gaussians as time passes: ``at`` is a shift and a weight."""
 
     means: Float[Tensor, "n 3"]
@@ -56,8 +57,13 @@ class MovingGaussians(GaussianFields):
 
     def at(self, time: float | Float[Tensor, ""], min_weight: float = MIN_WEIGHT) -> Gaussians3D:
         """Those there at ``time``: temporal weight at least ``min_weight`` (0 keeps all n).
-        Differentiable.
+        Differentiable. Those that follow trajectories are carried there first; their velocity
+        is what they do beside that.
         """
+        if self.follow is not None:
+            means, covariances = carry(self.follow, self.means, self.covariances, self.times, time)
+            carried = dataclasses.replace(self, means=means, covariances=covariances, follow=None)
+            return carried.at(time, min_weight)
         if runs_compiled(constants=_with_time(self, time)):
             from fsm.renderers.gaussians.gaussians4d_cpu import moving_at
 
@@ -66,7 +72,7 @@ class MovingGaussians(GaussianFields):
 
 
 @dataclass(frozen=True)
-class Gaussians4D(GaussianFields):
+class Gaussians4D(FollowingFields):
     """n Gaussians in space and time by their free parameters."""
 
     means: Float[Tensor, "n 3"]
@@ -104,18 +110,24 @@ class Gaussians4D(GaussianFields):
 
     @staticmethod
     def cat(parts: "list[Gaussians4D]") -> "Gaussians4D":
-        """Join; all parts must have the same degree of spherical harmonics."""
+        """Join; all parts must have the same degree of spherical harmonics, and those that follow
+        trajectories the same ones.
+        """
         return Gaussians4D(
-            *(
-                torch.cat([getattr(p, f.name) for p in parts])
-                for f in dataclasses.fields(Gaussians4D)
-            )
+            *(torch.cat(fields) for fields in zip(*(p.tensors() for p in parts), strict=True)),
+            follow=Follow.cat([p.follow for p in parts], [len(p) for p in parts]),
         )
 
     @property
     def is_static(self) -> Bool[Tensor, " n"]:
-        """Which are plain 3D Gaussians, there at all times."""
-        return torch.isinf(self.time_scales) & (self.left == self.right).all(-1)
+        """Which are plain 3D Gaussians, there at all times and still."""
+        still = (self.left == self.right).all(-1) & ~self.follows
+        return torch.isinf(self.time_scales) & still
+
+    @property
+    def stands(self) -> Bool[Tensor, " n"]:
+        """Which are of the static layer: there at all times and following no trajectory."""
+        return torch.isinf(self.time_scales) & ~self.follows
 
     @full_precision
     def condition(self) -> MovingGaussians:
@@ -127,14 +139,21 @@ class Gaussians4D(GaussianFields):
             condition = plain.condition
         velocities, variances, covariances = condition(*free)
         return MovingGaussians(
-            self.means, velocities, self.times, variances, covariances, self.opacities, self.sh
+            self.means,
+            velocities,
+            self.times,
+            variances,
+            covariances,
+            self.opacities,
+            self.sh,
+            follow=self.follow,
         )
 
     def at(self, time: float | Float[Tensor, ""], min_weight: float = MIN_WEIGHT) -> Gaussians3D:
         """Those there at ``time``; see ``MovingGaussians.at``. Condition once and keep the result
         to ask for many times.
         """
-        if runs_compiled(constants=_with_time(self, time)):
+        if self.follow is None and runs_compiled(constants=_with_time(self, time)):
             from fsm.renderers.gaussians.gaussians4d_cpu import free_at
 
             return free_at(float(time), min_weight, *self.tensors())
@@ -150,11 +169,10 @@ def check_finite(gaussians: Gaussians4D, where: str) -> None:
     """Raise ``InputError`` naming the first field that holds NaN or (time scales excepted) infinite
     values.
     """
-    for field in dataclasses.fields(gaussians):
-        values = getattr(gaussians, field.name)
-        bad = ~torch.isfinite(values) if field.name != "time_scales" else torch.isnan(values)
+    for name, values in zip(gaussians.names(), gaussians.tensors(), strict=True):
+        bad = ~torch.isfinite(values) if name != "time_scales" else torch.isnan(values)
         if bool(bad.any()):
             raise InputError(
-                f"{where}: {int(bad.sum())} values of {field.name} are NaN or infinite; "
+                f"{where}: {int(bad.sum())} values of {name} are NaN or infinite; "
                 "drop those Gaussians."
             )

@@ -18,7 +18,7 @@ class GaussianFields:
     """Selection and moving over the first axis of every tensor field."""
 
     def _mapped(self, fn):
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
+        fields = dict(zip(self.names(), self.tensors(), strict=True))
         return dataclasses.replace(self, **{k: fn(t) for k, t in fields.items()})  # pyright: ignore[reportArgumentType]
 
     def __len__(self) -> int:
@@ -36,9 +36,14 @@ class GaussianFields:
         """The same values without a graph."""
         return self._mapped(lambda t: t.detach())
 
+    @classmethod
+    def names(cls) -> list[str]:
+        """Names of the tensor fields in their order."""
+        return [f.name for f in dataclasses.fields(cls) if f.name != "follow"]  # pyright: ignore[reportArgumentType]
+
     def tensors(self) -> list[Tensor]:
-        """The fields in their order, [n ...] each."""
-        return [getattr(self, f.name) for f in dataclasses.fields(self)]  # pyright: ignore[reportArgumentType]
+        """The tensor fields in their order, [n ...] each."""
+        return [getattr(self, name) for name in self.names()]
 
     @property
     def sh_degree(self) -> int:

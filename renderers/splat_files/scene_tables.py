@@ -11,6 +11,7 @@ from fsm.renderers.gaussians.constants import MIN_WEIGHT
 from fsm.renderers.gaussians.factorise import rotations_and_scales
 from fsm.renderers.gaussians.gaussians4d import MovingGaussians
 from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.motion.quaternions import multiply
 from fsm.renderers.splat_files.table import SplatTable, turned
 from fsm.views import SceneFrame
 
@@ -28,7 +29,9 @@ class SceneTables:
     scales: Float[Tensor, "n 3"]
     """Standard deviations in the clip's unit of length."""
     static: Bool[Tensor, " n"]
-    """Which are plain 3D Gaussians, there at all times."""
+    """Which are plain 3D Gaussians, there at all times and still."""
+    always: Bool[Tensor, " n"]
+    """Which are there at all times: those, and some that follow trajectories."""
     frame: SceneFrame
     """Of the scene: where model time lies in seconds."""
     antialiased: bool
@@ -56,6 +59,7 @@ class SceneTables:
             quats if torch.equal(turn, torch.eye(3).to(turn)) else turned(quats, turn),
             scales / frame.scale,
             static,
+            static | (g.follows & g.time_scales.isinf()),
             frame,
             scene.projection.antialiased,
         )
@@ -64,11 +68,16 @@ class SceneTables:
         """The Gaussians there at ``seconds``: temporal weight at least ``min_weight``."""
         time = self.frame.at(seconds)
         index = (self.moving.weights(time) >= min_weight).nonzero()[:, 0]
-        there = self.moving[index].at(time, 0.0)
+        moving, quats = self.moving[index], self.quats[index]
+        there = moving.at(time, 0.0)
+        if (follow := moving.follow) is not None:
+            followers = moving[follow.index]
+            _, turns = follow.carried(followers.means, followers.times, time)
+            quats[follow.index] = multiply(turns, quats[follow.index])
         opacities = there.opacities.clamp(0.0, 1.0)
         return SplatTable.of(
             there.means,
-            self.quats[index],
+            quats,
             self.scales[index],
             opacities,
             there.sh,
@@ -79,11 +88,16 @@ class SceneTables:
         """The scene and its motion as plain fields; docs/gaussians.md says what they mean."""
         per_second = 2.0 / self.frame.time_span
         spread = self.moving.time_variances.sqrt() / per_second
+        velocities, follow = self.moving.velocities, self.moving.follow
+        if follow is not None:
+            followers = self.moving[follow.index]
+            along = follow.velocities(followers.means, followers.times)
+            velocities = velocities.index_add(0, follow.index, along)
         return {
             "means": self.moving.means,
-            "velocities": self.moving.velocities * per_second,
+            "velocities": velocities * per_second,
             "times": self.frame.seconds(self.moving.times),
-            "time_scales": torch.where(self.static, torch.full_like(spread, torch.inf), spread),
+            "time_scales": torch.where(self.always, torch.full_like(spread, torch.inf), spread),
             "quats": self.quats,
             "scales": self.scales,
             "opacities": self.moving.opacities,

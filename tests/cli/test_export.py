@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from fsm.cli import main
-from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.gaussians.scene import GaussianScene, Layer
 from fsm.renderers.splat_files import SplatTable, read_table, up_rotation, write_table
 from fsm.renderers.splat_files.scene_tables import SceneTables
 from fsm.viewer.recording import record
@@ -258,3 +258,19 @@ def test_splat_files_render(shared_data: Path, tmp_path: Path) -> None:
     skin = head[head.max(-1) > 60].mean(0)
     # the head is at the top: its skin is redder than leather (BGR)
     assert skin[2] > skin[1] > skin[0]
+
+
+def test_a_layer_alone(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layers: tuple[Layer, ...] = ("static", "moving")
+    for layer in layers:
+        out = tmp_path / f"{layer}.ply"
+        assert main(["export", str(scene), "-o", str(out), "--layer", layer]) == 0
+        table = SceneTables.of(GaussianScene.load(scene).layer(layer)).at(2.0)
+        assert_same_bits(read_table(out), table)
+        assert layer == "moving" or len(table) == 20
+    capsys.readouterr()
+    splats = tmp_path / "static.ply"
+    said = refused(
+        ["export", splats, "-o", tmp_path / "b.ply", "--layer", "static"], capsys, tmp_path
+    )
+    assert "without layers" in said

@@ -260,3 +260,11 @@ def test_sizes() -> None:
     for bad in ("", "0", "x", "640x", "1x2x3", "-4", "64 x", "99999"):
         with pytest.raises(InputError, match="size is"):
             parse_size(bad, (48, 64))
+
+
+def test_a_memory_has_no_layers(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["-o", str(tmp_path / "out"), "--layer", "static"]
+    assert main(["render", str(scene), *flags]) == 2
+    assert "has no layers of Gaussians" in capsys.readouterr().err

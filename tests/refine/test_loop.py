@@ -129,10 +129,8 @@ def test_a_result_is_a_scene_that_can_be_kept(
 
 
 def _same(a: GaussianScene, b: GaussianScene) -> None:
-    for field in dataclasses.fields(Gaussians4D):
-        assert torch.equal(getattr(a.gaussians, field.name), getattr(b.gaussians, field.name)), (
-            field.name
-        )
+    for name in Gaussians4D.names():
+        assert torch.equal(getattr(a.gaussians, name), getattr(b.gaussians, name)), name
     assert torch.equal(a.background, b.background)
 
 

@@ -87,10 +87,7 @@ def test_gaussians_outside_near_and_far_uncover_those_behind() -> None:
     scale = 0.25  # the limits are in the clip's unit, the Gaussians are not
     near, far = wall(1.0, 0.2, scale), wall(3.0, 0.8, scale)
     both = Gaussians4D(
-        *(
-            torch.cat([getattr(near, f.name), getattr(far, f.name)])
-            for f in dataclasses.fields(Gaussians4D)
-        )
+        *(torch.cat([getattr(near, name), getattr(far, name)]) for name in Gaussians4D.names())
     )
     frame = dataclasses.replace(SceneFrame.identity(), scale=torch.tensor(scale))
     scene = GaussianScene(both, frame, cameras())

@@ -142,8 +142,8 @@ def test_corrections_start_at_zero() -> None:
     views, head = clip(3, baseline=0.25), untrained()
     a = head.gaussians(torch.randn(1, 3, 64, 32), views, views)[0]
     b = head.gaussians(torch.randn(1, 3, 64, 32), views, views)[0]
-    for field in dataclasses.fields(a):
-        torch.testing.assert_close(getattr(a, field.name), getattr(b, field.name), rtol=0, atol=0)
+    for one, other in zip(a.tensors(), b.tensors(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_colours_are_those_of_the_pixels() -> None:
@@ -181,9 +181,7 @@ def test_every_parameter_gets_a_gradient_once_corrections_are_on() -> None:
         if not bool(parameter.any()):
             torch.nn.init.normal_(parameter, std=0.02)
     gaussians = head.gaussians(torch.randn(1, 4, 64, 32), views, views)[0]
-    torch.stack(
-        [getattr(gaussians, f.name).square().mean() for f in dataclasses.fields(gaussians)]
-    ).sum().backward()
+    torch.stack([values.square().mean() for values in gaussians.tensors()]).sum().backward()
     # learnt in stages of its own
     learnt = [(n, p) for n, p in head.named_parameters() if not n.startswith("stereo.")]
     assert [n for n, p in learnt if p.grad is None or not bool(p.grad.any())] == []
