@@ -105,11 +105,11 @@ class SampleStream:
             Views.stack([getattr(s, n).to(self.device) for s in ordered])
             for n in ("inputs", "targets")
         )
-        known = (
+        depth, input_depth, moving = (
             torch.stack([getattr(s, n).to(self.device) for s in ordered])
             for n in ("depth", "input_depth", "input_moving")
         )
-        return Batch(inputs, targets, *known, chunks)
+        return Batch(inputs, targets, depth, input_depth, moving, chunks)
 
 
 class Prefetcher:

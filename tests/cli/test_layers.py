@@ -1,6 +1,7 @@
 """``fsm layers``: maps of a scene's input frames as files."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,11 +26,11 @@ def test_maps_are_written_and_are_those_of_the_scene(scene: Path, tmp_path: Path
     for i in range(3):
         depth = np.load(out / "depth" / f"{i:05d}.npy")
         assert np.array_equal(depth, found.depth[i, 0].numpy())
-        png = cv2.imread(str(out / "depth" / f"{i:05d}.png"), cv2.IMREAD_UNCHANGED)
+        png: Any = cv2.imread(str(out / "depth" / f"{i:05d}.png"), cv2.IMREAD_UNCHANGED)
         assert png.dtype == np.uint16
         near = depth < 65.0
         assert np.abs(png[near] / 1000.0 - depth[near]).max() <= 0.0006
-        mask = cv2.imread(str(out / "moving" / f"{i:05d}.png"), cv2.IMREAD_UNCHANGED)
+        mask: Any = cv2.imread(str(out / "moving" / f"{i:05d}.png"), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(mask > 0, (found.standing[i, 0] < 0.5).numpy())
         assert np.load(out / "velocity" / f"{i:05d}.npy").shape == (3, 64, 64)
     assert yaml.safe_load((out / "layers.yaml").read_text())["scene"] == str(scene)

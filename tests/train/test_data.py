@@ -75,8 +75,9 @@ def test_a_sample_depends_on_seed_step_and_index_alone() -> None:
 
 def _one(batch: Batch, i: int) -> Batch:
     inputs, targets = (Views.stack([v.samples()[i]]) for v in (batch.inputs, batch.targets))
-    known = (t[i : i + 1] for t in (batch.depth, batch.input_depth, batch.input_moving))
-    return Batch(inputs, targets, *known)
+    known = (batch.depth, batch.input_depth, batch.input_moving)
+    depth, input_depth, moving = (t[i : i + 1] for t in known)
+    return Batch(inputs, targets, depth, input_depth, moving)
 
 
 @pytest.mark.parametrize("count", [2, 4])

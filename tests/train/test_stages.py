@@ -321,7 +321,7 @@ def test_the_next_batch_is_drawn_while_the_caller_is_busy(monkeypatch: pytest.Mo
         if step == 2:
             raise InputError("of step 2")
         nowhere = torch.zeros(1, 1, 1, *views.hw)
-        return Batch(views, views, nowhere, nowhere, chunks=1 + step)
+        return Batch(views, views, nowhere, nowhere, nowhere, chunks=1 + step)
 
     monkeypatch.setattr(SampleStream, "batch", batch)
     ahead = Prefetcher(SampleStream([(0, DATA)], seed=0))

@@ -22,6 +22,7 @@ def filmed(seed: int, still: bool) -> tuple[Views, Layers, torch.Tensor]:
     seen = world.render(path)
     views = dataclasses.replace(path, rgb=seen.rgb)
     frame = SceneFrame.fit(views)
+    assert seen.depth is not None
     rho = 1.0 / (seen.depth * frame.scale)
     nothing = torch.zeros_like(rho)
     layers = Layers(rho, nothing, nothing.expand(-1, -1, 3, -1, -1), 1.0 - nothing)

@@ -24,7 +24,9 @@ def filmed(seed: int = 3100, frames: int = 4) -> tuple[World, Views, Views]:
 
 def test_velocities_lead_to_where_optical_flow_leads() -> None:
     world, clip, views = filmed()
-    rho = 1.0 / (world.render(clip.without_rgb()).depth * SceneFrame.fit(clip).scale)
+    depth = world.render(clip.without_rgb()).depth
+    assert depth is not None
+    rho = 1.0 / (depth * SceneFrame.fit(clip).scale)
     config = SceneFlowConfig()
     velocity = scene_flow(views, views, rho, config)
     flow = optical_flow(views, views, config)
