@@ -46,6 +46,11 @@ class Refinement:
     ) -> None:
         if inputs.rgb is None:
             raise InputError("refinement needs pictures; give views with rgb.")
+        if scene.gaussians.follow is not None:
+            raise InputError(
+                "the scene has Gaussians that follow trajectories, which refinement cannot move "
+                "yet; refine a scene without them."
+            )
         self.whole, self.inputs, self.config = scene, inputs.without_rgb(), config
         self.start = self.scene = scene = scene if without is None else without
         views = scene.frame.to_model(inputs.to(scene.device))

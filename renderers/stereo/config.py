@@ -171,18 +171,27 @@ class LayerConfig:
     """Farther over nearer inverse depth, above which the farther one is not hidden."""
     slack: float = 0.01
     """Inverse depth added before the ratio is taken: what is far away hides nothing."""
-    confidence: float = 0.7
-    """Confidence of a depth below which it counts only where no surer one is known."""
 
     def __post_init__(self) -> None:
         _check_positive(self, "z-buffer", "slack")
-        if not 0 <= self.confidence <= 1:
-            raise InputError(
-                f"z-buffer: confidence is {self.confidence}, must lie between 0 and 1."
-            )
         if not 0 < self.same_surface <= 1:
             raise InputError(
                 f"z-buffer: same_surface is {self.same_surface}, must be above 0 and at most 1."
+            )
+
+
+@dataclass(frozen=True)
+class WarpConfig(LayerConfig):
+    """Which of several depths that land on one pixel count."""
+
+    confidence: float = 0.5
+    """Confidence of a depth below which it counts only where no surer one lands."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.confidence <= 1:
+            raise InputError(
+                f"forward warp: confidence is {self.confidence}, must lie between 0 and 1."
             )
 
 
@@ -240,7 +249,7 @@ class StereoConfig:
     """One surface from the depth of all frames."""
     consistency: ConsistencyConfig = ConsistencyConfig()
     """Depths that are not carried to a target."""
-    warp: LayerConfig = LayerConfig()
+    warp: WarpConfig = WarpConfig()
     """Surfaces that are averaged where several land on one pixel."""
     occlusion: LayerConfig = LayerConfig(slack=0.02)
     """Surfaces that hide others from a source view."""

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fsm.rays import full_precision
-from fsm.renderers.stereo.config import ConsistencyConfig, LayerConfig
+from fsm.renderers.stereo.config import ConsistencyConfig, WarpConfig
 from fsm.renderers.stereo.consistency import contradicted, other_sources
 from fsm.renderers.stereo.layers import Layers
 from fsm.renderers.stereo.occlusion import splat_places
@@ -26,7 +26,7 @@ from fsm.renderers.stereo.sources import Projected, SourceViews, compiles
 def forward_warped(
     targets: SourceViews,
     layers: Layers,
-    config: LayerConfig,
+    config: WarpConfig,
     consistency: ConsistencyConfig,
 ) -> Layers:
     """Layers [b v] of the reference views of ``targets`` from those of all its views [b n].
@@ -73,7 +73,7 @@ def plain_carried(
     rest: Float[Tensor, "b vk c hn wn"],
     shape: tuple[int, int],
     hw: tuple[int, int],
-    config: LayerConfig,
+    config: WarpConfig,
 ) -> Float[Tensor, "n d h w"]:
     """Inverse depth of targets, ``shape`` = (b, v), and the means of ``rest`` behind it, from the
     points ``seen`` [b vk 1 hn wn] of all their source views that are ``used``, in torch.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fsm.kernels.compiled import on_threads, workers
 from fsm.renderers.stereo import warp_kernels as kernels
-from fsm.renderers.stereo.config import ConsistencyConfig, LayerConfig
+from fsm.renderers.stereo.config import ConsistencyConfig, LayerConfig, WarpConfig
 from fsm.renderers.stereo.sampling_cpu import arrays
 from fsm.renderers.stereo.sources import Projected, SourceViews
 
@@ -46,7 +46,7 @@ def carried_on_cpu(
     rest: Float[Tensor, "b vk c hn wn"],
     shape: tuple[int, int],
     hw: tuple[int, int],
-    config: LayerConfig,
+    config: WarpConfig,
 ) -> Float[Tensor, "n d h w"]:
     """See ``forward_warp.plain_carried``."""
     (b, v), (h, w), threads = shape, hw, workers()

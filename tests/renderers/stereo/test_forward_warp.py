@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from fsm.renderers.stereo.config import ConsistencyConfig, LayerConfig
+from fsm.renderers.stereo.config import ConsistencyConfig, WarpConfig
 from fsm.renderers.stereo.forward_warp import fill_holes, forward_warped
 from fsm.renderers.stereo.layers import Layers
 from fsm.renderers.stereo.sources import SourceViews, pixel_grid
@@ -38,7 +38,7 @@ def warped(targets: Views, frames: Views, index: torch.Tensor, rho: torch.Tensor
 
 def carried(targets: Views, frames: Views, index: torch.Tensor, layers: Layers) -> Layers:
     sources = SourceViews.of(targets, frames, index)
-    return forward_warped(sources, layers, LayerConfig(), ConsistencyConfig())
+    return forward_warped(sources, layers, WarpConfig(), ConsistencyConfig())
 
 
 def ray(views: Views) -> torch.Tensor:
@@ -182,7 +182,7 @@ def test_an_unsure_depth_counts_where_no_surer_one_lands() -> None:
     # no view is contradicted by another: they are too few to say
     found = carried(target, frames[:1], everything(1, 1), layers[:1]).inverse_depth
     torch.testing.assert_close(found, torch.full_like(found, 0.9))
-    rules = (LayerConfig(), ConsistencyConfig(seen_through=1e-6))
+    rules = (WarpConfig(), ConsistencyConfig(seen_through=1e-6))
     both = forward_warped(SourceViews.of(target, frames, everything(1, 2)), layers, *rules)
     torch.testing.assert_close(both.inverse_depth[..., :31], torch.full((1, 1, 1, 64, 31), 0.3))
     torch.testing.assert_close(both.inverse_depth[..., 33:], torch.full((1, 1, 1, 64, 31), 0.9))

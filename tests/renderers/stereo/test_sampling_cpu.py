@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsm.renderers.stereo import consistency, forward_warp, occlusion, sources, windows
-from fsm.renderers.stereo.config import ConsistencyConfig, LayerConfig
+from fsm.renderers.stereo.config import ConsistencyConfig, LayerConfig, WarpConfig
 from fsm.renderers.stereo.layers import Layers
 from fsm.renderers.stereo.selection import nearest_views
 from fsm.renderers.stereo.sources import SourceViews
@@ -122,7 +122,7 @@ def some_layers(g: torch.Generator) -> Layers:
 
 def warped(views: SourceViews, layers: Layers) -> Tensor:
     """All maps of the warped layers, [b v 6 h w]."""
-    found = forward_warp.forward_warped(views, layers, LayerConfig(), ConsistencyConfig())
+    found = forward_warp.forward_warped(views, layers, WarpConfig(), ConsistencyConfig())
     maps = (found.inverse_depth, found.moving, found.velocity, found.confidence)
     return torch.cat(maps, 2)
 
