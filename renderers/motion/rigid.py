@@ -29,16 +29,16 @@ class RigidConfig:
     """Groups at most."""
     least: int = 8
     """Tracks that a group has at least."""
-    tolerance: float = 0.02
-    """Distance, in the tracks' unit, from where a group's motion leads to where its points are."""
+    tolerance: float = 0.01
+    """Error of a point's place under its group's motion, as a share of its distance from the
+    camera.
+    """
     trials: int = 64
     """Motions tried for each group."""
     neighbours: int = 8
     """Tracks that a tried motion is fitted to."""
     smoothness: float = 0.01
     """Weight of squared second differences beside squared residuals of a pose."""
-    blend: float = 0.1
-    """Distance from a group's points over which its share falls off."""
     seed: int = 0
     """Of the tracks that motions are tried on."""
 
@@ -49,9 +49,9 @@ class RigidConfig:
                 f"rigid motions: most, least, trials and neighbours are {counts}; choose positive "
                 "numbers, at least 3 tracks and neighbours."
             )
-        if not (self.tolerance > 0 and self.blend > 0 and self.smoothness >= 0):
+        if not (self.tolerance > 0 and self.smoothness >= 0):
             raise InputError(
-                "rigid motions: tolerance and blend must be above 0, smoothness not below it."
+                "rigid motions: tolerance must be above 0 and smoothness not below it; change them."
             )
 
 
@@ -67,7 +67,7 @@ class RigidMotions:
     """Where each track's point is before its motion is applied; 0 where ``group`` is -1."""
 
     def shares(
-        self, points: Float[Tensor, "m 3"], times: Float[Tensor, " m"], blend: float = 0.1
+        self, points: Float[Tensor, "m 3"], times: Float[Tensor, " m"], blend: float
     ) -> Float[Tensor, "m g"]:
         """Shares of the motions in points given at their own times: by the distance to the nearest
         point of each group, which fall off over ``blend``.
@@ -87,11 +87,12 @@ def rigid_motions(tracks: PointTracks, config: RigidConfig | None = None) -> Rig
     config = RigidConfig() if config is None else config
     points, seen = tracks.points.double(), tracks.seen & tracks.points.isfinite().all(-1)
     points = torch.where(seen[..., None], points, torch.zeros_like(points))
-    free = (_extent(points, seen) > config.tolerance) & (seen.sum(0) >= 2)
+    allowed = config.tolerance * tracks.distances.double()
+    free = (_extent(points, seen) > allowed) & (seen.sum(0) >= 2)
     generator = torch.Generator().manual_seed(config.seed)
     groups: list[Tensor] = []
     while len(groups) < config.most and int(free.sum()) >= config.least:
-        found = _largest(points, seen, free, config, tracks.times, generator)
+        found = _largest(points, seen, free, allowed, config, tracks.times, generator)
         if int(found.sum()) < config.least:
             break
         groups.append(found)
@@ -100,16 +101,14 @@ def rigid_motions(tracks: PointTracks, config: RigidConfig | None = None) -> Rig
         return None
     fits = [_fit(points, seen, members, config, tracks.times) for members in groups]
     off = torch.stack([_misfit(points, seen, *fit) for fit in fits])
-    least, group = off.min(0)
     # points that rest follow none, though a motion may pass by
-    candidates = torch.stack(groups).any(0) | free
-    group = torch.where(candidates & (least <= config.tolerance), group, -1)
-    kept = [g for g in range(len(groups)) if int((group == g).sum()) >= 3]
+    off[:, ~(torch.stack(groups).any(0) | free)] = torch.inf
+    nearest = torch.where(off.amin(0) <= allowed, off.argmin(0), -1)
+    kept = [g for g in range(len(groups)) if int((nearest == g).sum()) >= config.least]
     if not kept:
         return None
-    place = torch.full((len(groups) + 1,), -1)
-    place[kept] = torch.arange(len(kept))
-    group = place[group]
+    off = off[kept]
+    group = torch.where(off.amin(0) <= allowed, off.argmin(0), -1)
     fits = [_fit(points, seen, group == g, config, tracks.times) for g in range(len(kept))]
     shape = torch.zeros_like(points[0])
     for g, fit in enumerate(fits):
@@ -178,6 +177,7 @@ def _largest(
     points: Tensor,
     seen: Tensor,
     free: Tensor,
+    allowed: Tensor,
     config: RigidConfig,
     times: Tensor,
     generator: torch.Generator,
@@ -189,7 +189,7 @@ def _largest(
     def agree(inside: Tensor) -> Tensor:
         judged = s & (s[:, inside].sum(-1) >= 3)[:, None]
         off = _misfit(p, judged, *_fit(p, s, inside, config, times))
-        return (judged.sum(0) >= 2) & (off <= config.tolerance)
+        return (judged.sum(0) >= 2) & (off <= allowed[there])
 
     best, most = torch.zeros_like(there, dtype=torch.bool), 0
     for seed in torch.randperm(len(there), generator=generator)[: config.trials].tolist():

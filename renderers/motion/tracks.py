@@ -61,10 +61,14 @@ class PointTracks:
     """Finite; 0 where not seen."""
     seen: Bool[Tensor, "k n"]
     """Where a point is known."""
+    distances: Float[Tensor, " n"]
+    """Mean z-depth of each while it is seen: errors grow with it."""
 
     def __getitem__(self, index: Tensor) -> "PointTracks":
         """Those chosen by indices or a mask [n]."""
-        return PointTracks(self.times, self.points[:, index], self.seen[:, index])
+        return PointTracks(
+            self.times, self.points[:, index], self.seen[:, index], self.distances[index]
+        )
 
 
 @torch.no_grad()
@@ -133,7 +137,8 @@ def lift(
     if moving is not None:
         share = (moving[at, 0, y, x] * seen).sum(0) / seen.sum(0).clamp_min(1)
         kept &= share >= 0.5
-    return PointTracks(tracks.times, points, seen)[kept]
+    distances = (depth * seen).sum(0) / seen.sum(0).clamp_min(1)
+    return PointTracks(tracks.times, points, seen, distances)[kept]
 
 
 def _free(

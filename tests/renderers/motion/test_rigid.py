@@ -19,6 +19,13 @@ def turned(angle: float) -> torch.Tensor:
     return torch.tensor([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]], dtype=torch.float64)
 
 
+def seen_at_all(points: torch.Tensor) -> PointTracks:
+    """Tracks at ``TIMES``, two units away."""
+    n = points.shape[1]
+    seen = torch.ones(len(points), n, dtype=torch.bool)
+    return PointTracks(TIMES, points, seen, torch.full((n,), 2.0))
+
+
 def body(
     n: int = 40, centre: float = 0.0, spin: float = SPIN, drift: torch.Tensor = DRIFT, seed: int = 0
 ) -> PointTracks:
@@ -27,14 +34,12 @@ def body(
     shape = 0.3 * torch.randn(n, 3, generator=g, dtype=torch.float64)
     place = torch.tensor([centre, 0.0, 3.0], dtype=torch.float64)
     points = torch.stack([shape @ turned(spin * float(t)).T + place + drift * t for t in TIMES])
-    return PointTracks(TIMES, points, torch.ones(points.shape[:2], dtype=torch.bool))
+    return seen_at_all(points)
 
 
 def joined(*parts: PointTracks) -> PointTracks:
     """Tracks of several bodies."""
-    return PointTracks(
-        TIMES, torch.cat([p.points for p in parts], 1), torch.cat([p.seen for p in parts], 1)
-    )
+    return seen_at_all(torch.cat([p.points for p in parts], 1))
 
 
 def test_a_body_that_turns_and_moves_is_recovered() -> None:
@@ -58,7 +63,7 @@ def test_two_bodies_are_two_groups_and_their_neighbourhoods_follow_them() -> Non
     first, second = motions.group[:40], motions.group[40:]
     assert first.unique().numel() == second.unique().numel() == 1
     assert int(first[0]) != int(second[0])
-    shares = motions.shares(tracks.points[3], TIMES[3].expand(65))
+    shares = motions.shares(tracks.points[3], TIMES[3].expand(65), 0.1)
     torch.testing.assert_close(shares.sum(-1), torch.ones(65, dtype=torch.float64))
     assert torch.equal(shares.argmax(-1), motions.group)
     turn, _ = motions.trajectories.relative(-1.0, 1.0)
@@ -70,7 +75,7 @@ def test_noise_is_averaged_and_strays_follow_nothing() -> None:
     g = torch.Generator().manual_seed(2)
     noise = 0.004 * torch.randn(clean.points.shape, generator=g, dtype=torch.float64)
     noise[:, 50:] += 0.3 * torch.randn(9, 10, 3, generator=g, dtype=torch.float64)
-    motions = rigid_motions(PointTracks(TIMES, clean.points + noise, clean.seen))
+    motions = rigid_motions(seen_at_all(clean.points + noise))
     assert motions is not None
     assert len(motions.trajectories) == 1
     assert motions.group.tolist() == [0] * 50 + [-1] * 10
@@ -89,7 +94,7 @@ def test_points_that_rest_are_left_out() -> None:
 @pytest.mark.parametrize("kept", [0, 1])
 def test_no_or_one_moment_has_no_motion(kept: int) -> None:
     tracks = body()
-    short = PointTracks(TIMES[:kept], tracks.points[:kept], tracks.seen[:kept])
+    short = PointTracks(TIMES[:kept], tracks.points[:kept], tracks.seen[:kept], tracks.distances)
     assert rigid_motions(short) is None
 
 
@@ -104,7 +109,9 @@ def test_tracks_that_end_and_begin_are_of_one_motion() -> None:
     seen[6:, :25] = False
     seen[:4, 35:] = False
     hidden = torch.where(seen[..., None], tracks.points, torch.zeros_like(tracks.points))
-    motions = rigid_motions(PointTracks(TIMES, hidden, seen), RigidConfig(smoothness=1e-4))
+    motions = rigid_motions(
+        PointTracks(TIMES, hidden, seen, tracks.distances), RigidConfig(smoothness=1e-4)
+    )
     assert motions is not None
     assert motions.group.tolist() == [0] * 60
     turn, _ = motions.trajectories.relative(-1.0, 1.0)
@@ -116,12 +123,12 @@ def test_moments_without_tracks_are_finite_and_held() -> None:
     seen = tracks.seen.clone()
     seen[5:] = False
     points = torch.where(seen[..., None], tracks.points, torch.full_like(tracks.points, math.nan))
-    motions = rigid_motions(PointTracks(TIMES, points, seen))
+    motions = rigid_motions(PointTracks(TIMES, points, seen, tracks.distances))
     assert motions is not None
     moves = motions.trajectories
     assert bool(moves.quats.isfinite().all())
     assert bool(moves.translations.isfinite().all())
-    shares = motions.shares(tracks.points[8], TIMES[8].expand(40))
+    shares = motions.shares(tracks.points[8], TIMES[8].expand(40), 0.1)
     torch.testing.assert_close(shares, torch.ones(40, 1, dtype=torch.float64))
 
 
@@ -130,7 +137,7 @@ def test_points_on_a_line_give_a_rotation() -> None:
     along = torch.randn(30, 1, generator=g, dtype=torch.float64)
     axis = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
     points = along * axis + TIMES[:, None, None] * DRIFT
-    motions = rigid_motions(PointTracks(TIMES, points, torch.ones(9, 30, dtype=torch.bool)))
+    motions = rigid_motions(seen_at_all(points))
     assert motions is not None
     turn, shift = motions.trajectories.relative(-1.0, 1.0)
     torch.testing.assert_close(turn[0], torch.eye(3, dtype=torch.float64), atol=1e-3, rtol=0.0)

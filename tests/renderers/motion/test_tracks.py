@@ -55,7 +55,7 @@ def test_tracks_end_at_the_border_and_new_ones_begin() -> None:
 def test_lifted_tracks_give_the_planes_motion() -> None:
     views = sliding()
     rho = torch.full((5, 1, *HW), 1.0 / DEPTH)
-    motions = rigid_motions(lift(track(views), views, rho), RigidConfig(tolerance=0.03))
+    motions = rigid_motions(lift(track(views), views, rho), RigidConfig(tolerance=0.015))
     assert motions is not None
     carried = motions.trajectories.relative(0.0, 4.0)
     middle = torch.tensor([0.0, 0.0, DEPTH])
