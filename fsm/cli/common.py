@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -12,11 +12,6 @@ from fsm.errors import InputError
 from fsm.files import atomic_file
 
 T = TypeVar("T")
-Static = Annotated[
-    bool,
-    tyro.conf.arg(help="Take all frames for one moment: nothing moves, and there is no clock."),
-]
-"""``--static``, a flag of every command that opens a clip; ``open_clip`` takes it."""
 Backend = Literal["auto", "gsplat", "cpu", "plain"]
 """Values of ``--backend``, a flag of every command that renders; ``open_scene`` and
 ``with_backend`` take it. The same as ``fsm.renderers.gaussians.rasterize.Backend``, which imports

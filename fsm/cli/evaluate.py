@@ -8,7 +8,6 @@ import tyro
 
 from fsm.cli.common import (
     Backend,
-    Static,
     check_backend,
     check_output,
     choose_device,
@@ -51,7 +50,8 @@ class Eval:
     """Seed of random plans."""
     ids: Annotated[tuple[str, ...], flag("NAME ...", "all")] = ()
     """Only these clips."""
-    static: Static = False
+    static: bool = False
+    """Take all frames for one moment: nothing moves, and there is no clock."""
     shard: Annotated[str | None, flag("I/N", "torchrun's or Slurm's")] = None
     """Do only part I of N of the clips, into the folder that all parts share."""
     pictures: Annotated[int, flag("N")] = 3
@@ -81,12 +81,7 @@ class Eval:
 
         shard = find_shard(self.shard)
         check_output(self.output)
-        options: dict[str, Any] = {"hw": list(parse_size(self.size, (128, 128)))}
-        if self.inputs is not None:
-            options["inputs"] = self.inputs
-        if self.hold_cameras is not None:
-            options["hold_cameras"] = [name.strip() for name in self.hold_cameras.split(",")]
-        chosen = protocol(self.protocol, **options)
+        chosen = protocol(self.protocol, **self._options())
         dataset = open_dataset(self.clips, static=self.static)
         device = choose_device(self.device)
         check_backend(self.backend, device)
@@ -123,6 +118,15 @@ class Eval:
         print_table(result)
         print(f"report in {write_report(result, self.output)}")
         return 1 if result.missing else 0
+
+    def _options(self) -> dict[str, Any]:
+        """What the flags say about the protocol."""
+        options: dict[str, Any] = {"hw": list(parse_size(self.size, (128, 128)))}
+        if self.inputs is not None:
+            options["inputs"] = self.inputs
+        if self.hold_cameras is not None:
+            options["hold_cameras"] = [name.strip() for name in self.hold_cameras.split(",")]
+        return options
 
 
 def find_lpips(name: Literal["auto", "none", "alex", "squeeze", "vgg"]) -> "LPIPS | None":

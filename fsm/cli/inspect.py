@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fsm.cli.common import Static, flag
+from fsm.cli.common import flag
 
 if TYPE_CHECKING:
     from fsm.datasets.inspect import ClipReport
@@ -21,7 +21,8 @@ class Inspect:
     """Clip file or folder, or `demo`, or `world:SEED`."""
     id: Annotated[str | None, flag("NAME", "the only clip")] = None
     """Which clip, where there are several."""
-    static: Static = False
+    static: bool = False
+    """Take all frames for one moment: nothing moves, and there is no clock."""
     fix_poses: bool = False
     """Take the nearest rotation of scaled or sheared poses."""
     json: bool = False

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 
 from fsm.cli.common import (
-    Static,
     announce_size,
     check_output,
     choose_device,
@@ -60,7 +59,8 @@ class Reconstruct:
     """Leave out every K-th frame (to evaluate on); 0 leaves out none."""
     size: Annotated[str | None, flag("WxH", "the clip's, up to 512 pixels high")] = None
     """Working size; frames are scaled to cover it and cropped about the centre."""
-    static: Static = False
+    static: bool = False
+    """Take all frames for one moment: nothing moves, and there is no clock."""
     fix_poses: bool = False
     """Take the nearest rotation of scaled or sheared poses."""
     device: Annotated[str, flag("DEVICE")] = "auto"

@@ -9,7 +9,6 @@ import tyro
 
 from fsm.cli.common import (
     Backend,
-    Static,
     announce_size,
     check_backend,
     check_output,
@@ -71,7 +70,8 @@ class Refine:
     """Seed of all random choices."""
     set: Annotated[tuple[str, ...], flag("KEY=VALUE ...", "none")] = ()
     """Other settings, such as rates.means=1e-3 density.every=0."""
-    static: Static = False
+    static: bool = False
+    """Take all frames for one moment: nothing moves, and there is no clock."""
     fix_poses: bool = False
     """Take the nearest rotation of scaled or sheared poses."""
     device: Annotated[str, flag("DEVICE")] = "auto"

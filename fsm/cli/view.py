@@ -9,7 +9,6 @@ import tyro
 
 from fsm.cli.common import (
     Backend,
-    Static,
     announce_size,
     check_backend,
     choose_device,
@@ -61,7 +60,8 @@ class View:
     """For a clip: frames read, spread evenly over it; 0 reads all."""
     size: Annotated[str | None, flag("WxH", "the clip's, up to 512 pixels high")] = None
     """For a clip: working size; frames are scaled to cover it and cropped about the centre."""
-    static: Static = False
+    static: bool = False
+    """Take all frames for one moment: nothing moves, and there is no clock."""
     stream: bool = False
     """For a clip: serve after the first frames and read on meanwhile, so that one sees the scene
     being learnt.

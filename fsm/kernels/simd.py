@@ -33,16 +33,9 @@ from fsm.kernels.simd_types import (
 
 # 2^f on [-1/2, 1/2], coefficients of f^0, f^1, ...: relative error 7.5e-8 (least squares iterated
 # to the minimax).
-_EXP2 = (
-    1.0000000717,
-    0.69314696706,
-    0.24022119724,
-    0.055507132735,
-    0.0096755413344,
-    0.001327647199,
-)
-_LEAST_EXPONENT = -126.0
-_ROUNDER = 1.5 * 2.0**23
+_EXP2 = (1.0000000717, 0.69314696706, 0.24022119724, 0.055507132735, 0.0096755413344)
+_EXP2 += (0.001327647199,)
+_LEAST_EXPONENT, _ROUNDER = -126.0, 1.5 * 2.0**23
 
 
 def _emitted(function: Callable[..., Any]) -> Any:
@@ -224,14 +217,13 @@ def lanes_of(typingctx, mask):
 
 def _by_llvm(name):
     """A function of 16 floats that LLVM knows."""
+    symbol, kind = f"llvm.{name}.v16f32", ir.FunctionType(LLVM[Floats], [LLVM[Floats]])
 
     @_emitted
     def function(typingctx, vector):
         def code(context, builder, sig, args):
-            kind = ir.FunctionType(LLVM[Floats], [LLVM[Floats]])
-            return builder.call(
-                cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v16f32"), args
-            )
+            known = cgutils.get_or_insert_function(builder.module, kind, symbol)
+            return builder.call(known, args)
 
         return Floats(vector), code
 

@@ -73,9 +73,11 @@ class WorldSource(Source):
         shots = [_shot(data, n_inputs, g) for g in generators]
         seeds = _seeds_of_moving([s.seed for s in shots], data.still, generators)
         world = World.sample(seeds, device=self.device)
-        stacked = lambda name: torch.stack([getattr(s, name) for s in shots]).to(self.device)  # noqa: E731
-        path = world.camera_path(stacked("places"), data.hw)
-        path = dataclasses.replace(path, time=stacked("times"))
+        places, times, shifts = (
+            torch.stack([getattr(s, name) for s in shots]).to(self.device)
+            for name in ("places", "times", "shifts")
+        )
+        path = dataclasses.replace(world.camera_path(places, data.hw), time=times)
         c2w = path.c2w.clone()
         # Beyond what the inputs' own parallax tells, a sample would teach guessing: many cameras
         # hardly move. A rig's cameras are as far apart as they are put.
@@ -83,7 +85,7 @@ class WorldSource(Source):
         extent = (centre - centre.mean(1, keepdim=True)).abs().amax((1, 2))[:, None, None]
         rig = torch.tensor([s.rig for s in shots], device=self.device)[:, None, None]
         reach = torch.where(rig, extent.new_tensor(RIG), (EXTENT_SHARE * extent).clamp(max=BESIDE))
-        c2w[:, :, :3, 3] += stacked("shifts").to(c2w) * reach
+        c2w[:, :, :3, 3] += shifts.to(c2w) * reach
         seen = world.render(dataclasses.replace(path, c2w=c2w))
         assert seen.depth is not None
         behind = seen.depth.flatten(2).amin(2) < CLEARANCE

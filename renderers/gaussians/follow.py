@@ -62,7 +62,9 @@ class Follow:
         return follows
 
     def chosen(self, index: slice | Tensor, n: int) -> "Follow | None":
-        """What is left where Gaussians are chosen from n; None where none of those follow."""
+        """What is left where Gaussians are chosen from n by ``index`` (a slice, [m] or [n]); None
+        where none of those follow.
+        """
         place = torch.full((n,), -1, dtype=torch.long, device=self.index.device)
         place[self.index] = torch.arange(len(self), device=self.index.device)
         picked = place[index]

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from fsm.encoder import ViewTokens, unpatchify
 from fsm.errors import InputError
 from fsm.rays import full_precision
-from fsm.renderers.convolution import Conv, ConvTrunk, zeroed
+from fsm.renderers.convolution import ConvTrunk, zeroed
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.spherical_harmonics import SH_C0
 from fsm.renderers.gaussians.types import Projection
@@ -224,9 +224,9 @@ class Detail(nn.Module):
     def __init__(self, references: int, width: int) -> None:
         super().__init__()
         channels = 3 + 5 * references + 1 + CONTEXT
-        self.enter = Conv(channels, width, kernel_size=3, stride=self.STRIDE, padding=1)
+        self.enter = nn.Conv2d(channels, width, kernel_size=3, stride=self.STRIDE, padding=1)
         self.body = ConvTrunk(width, 4)
-        self.leave = zeroed(Conv(width, DETAIL * self.STRIDE**2, 3, padding=1))
+        self.leave = zeroed(nn.Conv2d(width, DETAIL * self.STRIDE**2, 3, padding=1))
 
     def forward(self, rgb, samples, inside, gaps, rho, context) -> Float[Tensor, "b v 4 h w"]:
         """Corrections of inverse depth, log size, log duration and opacity logit; every input is a

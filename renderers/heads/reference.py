@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from fsm.encoder import ViewTokens, unpatchify
 from fsm.errors import InputError
 from fsm.rays import full_precision
-from fsm.renderers.convolution import Conv, ConvTrunk, zeroed
+from fsm.renderers.convolution import ConvTrunk, zeroed
 from fsm.renderers.heads.base import Head, Read
 from fsm.renderers.stereo.config import StereoConfig
 from fsm.renderers.stereo.layers import Layers
@@ -282,12 +282,12 @@ class SampleRefinement(nn.Module):
         super().__init__()
         self.stride, self.references = stride, references
         channels = references * 6 + 3
-        self.enter = Conv(
+        self.enter = nn.Conv2d(
             channels, width, kernel_size=stride + 1, stride=stride, padding=stride // 2
         )
         self.body = ConvTrunk(width, 4)
-        self.shift = zeroed(Conv(width, 2 + 2 * references, 3, padding=1))
-        self.logit = zeroed(Conv(width, references * stride**2, 3, padding=1))
+        self.shift = zeroed(nn.Conv2d(width, 2 + 2 * references, 3, padding=1))
+        self.logit = zeroed(nn.Conv2d(width, references * stride**2, 3, padding=1))
 
     def forward(
         self,
@@ -325,9 +325,9 @@ class Synthesis(nn.Module):
     def __init__(self, references: int, width: int) -> None:
         super().__init__()
         cell = self.STRIDE**2
-        self.enter = Conv((6 + 4 * references + 1) * cell, width, 3, padding=1)
+        self.enter = nn.Conv2d((6 + 4 * references + 1) * cell, width, 3, padding=1)
         self.body = ConvTrunk(width, 3)
-        self.leave = zeroed(Conv(width, 3 * cell, 3, padding=1))
+        self.leave = zeroed(nn.Conv2d(width, 3 * cell, 3, padding=1))
 
     def forward(
         self,

@@ -98,7 +98,7 @@ class Trajectories:
     def transformed(
         self, rotation: Float[Tensor, "3 3"], shift: Float[Tensor, " 3"], scale: float | Tensor
     ) -> "Trajectories":
-        """The same motions where p has become ``rotation`` p · ``scale`` + ``shift``."""
+        """The same motions where p has become ``rotation`` p · ``scale`` [] + ``shift``."""
         turn = of_matrices(rotation).to(self.quats).expand_as(self.quats)
         quats = multiply(multiply(turn, unit(self.quats)), conjugate(turn))
         linear = rotation.double() * scale

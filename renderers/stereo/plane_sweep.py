@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fsm.renderers.convolution import Conv, ConvTrunk, zeroed
+from fsm.renderers.convolution import ConvTrunk, zeroed
 from fsm.renderers.stereo.config import SweepConfig
 from fsm.renderers.stereo.constants import COLOURS, COSTS, FEATURES
 from fsm.renderers.stereo.cost_volume import cost_volume
@@ -72,16 +72,16 @@ class PlaneSweep(nn.Module):
         self.config, self.stride, self.detail = config, stride, detail
         self.register_buffer("hypotheses", tried, persistent=False)
         self.features = nn.Sequential(
-            Conv(3, 2 * FEATURES, kernel_size=2 * stride, stride=stride, padding=stride // 2),
+            nn.Conv2d(3, 2 * FEATURES, kernel_size=2 * stride, stride=stride, padding=stride // 2),
             nn.GELU(),
-            Conv(2 * FEATURES, 2 * FEATURES, 3, padding=1),
+            nn.Conv2d(2 * FEATURES, 2 * FEATURES, 3, padding=1),
             nn.GELU(),
-            Conv(2 * FEATURES, FEATURES, 3, padding=1),
+            nn.Conv2d(2 * FEATURES, FEATURES, 3, padding=1),
         )
-        self.enter = Conv((1 + COSTS) * planes + SHOWN * detail**2, width, 3, padding=1)
+        self.enter = nn.Conv2d((1 + COSTS) * planes + SHOWN * detail**2, width, 3, padding=1)
         self.body = ConvTrunk(width, 3)
         self.wide = Hourglass(width, wider)
-        self.leave = zeroed(Conv(width, planes, 3, padding=1))
+        self.leave = zeroed(nn.Conv2d(width, planes, 3, padding=1))
         self.sharpness = nn.Parameter(torch.tensor(1.0))
 
     def forward(

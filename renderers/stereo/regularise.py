@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fsm.renderers.convolution import Conv, ConvTrunk, zeroed
+from fsm.renderers.convolution import ConvTrunk, zeroed
 
 # Channels of picture features at half the resolution, alone and joined with those of a sweep.
 EDGES, JOINED = 24, 32
@@ -22,10 +22,12 @@ class Hourglass(nn.Module):
     def __init__(self, width: int, wider: Sequence[int]) -> None:
         super().__init__()
         widths = [width, *wider]
-        self.down = nn.ModuleList(Conv(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
-        self.bend = nn.ModuleList(Conv(b, b, 3, padding=1) for b in wider)
-        self.up = nn.ModuleList(Conv(b, a, 1) for a, b in pairwise(widths))
-        self.last = Conv(width, width, 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths)
+        )
+        self.bend = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for b in wider)
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
+        self.last = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Of the size of ``x``, whatever it is."""
@@ -47,12 +49,12 @@ class EdgeRefinement(nn.Module):
     def __init__(self, width: int, planes: int) -> None:
         super().__init__()
         self.draw = nn.ModuleList(
-            [Conv(3, EDGES, 4, stride=2, padding=1), Conv(EDGES, EDGES, 3, padding=1)]
+            [nn.Conv2d(3, EDGES, 4, stride=2, padding=1), nn.Conv2d(EDGES, EDGES, 3, padding=1)]
         )
-        self.enter = Conv(EDGES, width, 4, stride=2, padding=1)
-        self.join = Conv(width + EDGES, JOINED, 1)
+        self.enter = nn.Conv2d(EDGES, width, 4, stride=2, padding=1)
+        self.join = nn.Conv2d(width + EDGES, JOINED, 1)
         self.body = ConvTrunk(JOINED, 2)
-        self.leave = zeroed(Conv(JOINED, planes, 3, padding=1))
+        self.leave = zeroed(nn.Conv2d(JOINED, planes, 3, padding=1))
 
     def edges(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c _h _w"]:
         """Features of pictures at half their size."""
@@ -81,7 +83,7 @@ class ConvexUpsampling(nn.Module):
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.weights = zeroed(Conv(width, 9 * stride**2, 3, padding=1))
+        self.weights = zeroed(nn.Conv2d(width, 9 * stride**2, 3, padding=1))
         assert self.weights.bias is not None
         offset = (torch.arange(stride) + 0.5) / stride - 0.5
         # [neighbour, pixel]

@@ -219,8 +219,8 @@ def test_a_scene_takes_as_many_steps_as_were_best_without_the_held_back_frames(
     for part in (13, 30, 9):
         refine(scene, world[1], CONFIG, without=without, out=tmp_path, stop_after=part)
     resumed = refine(scene, world[1], CONFIG, without=without, out=tmp_path)
-    for field in dataclasses.fields(Gaussians4D):
-        one, other = (getattr(r.scene.gaussians, field.name) for r in (whole, resumed))
+    for name in Gaussians4D.names():
+        one, other = (getattr(r.scene.gaussians, name) for r in (whole, resumed))
         assert torch.equal(one, other)
     assert len(whole.scene.gaussians) == len(alone.scene.gaussians)
     assert world[1].rgb is not None
@@ -241,8 +241,8 @@ def test_resuming_keeps_the_best_state_to_the_bit(
         refine(start, inputs, CONFIG, out=tmp_path, stop_after=part)
     resumed = refine(start, inputs, CONFIG, out=tmp_path)
     assert resumed.chosen == whole.chosen
-    for field in dataclasses.fields(Gaussians4D):
-        one, other = (getattr(r.scene.gaussians, field.name) for r in (whole, resumed))
+    for name in Gaussians4D.names():
+        one, other = (getattr(r.scene.gaussians, name) for r in (whole, resumed))
         assert torch.equal(one, other)
     assert torch.equal(whole.scene.background, resumed.scene.background)
 
