@@ -18,6 +18,8 @@ from fsm.encoder import Encoder, SceneMemory
 from fsm.errors import InputError
 from fsm.files import atomic_folder, read_json, read_safetensors, write_json
 from fsm.frame_ids import frames_from_json
+from fsm.renderers.motion.rigid import rigid_motions
+from fsm.renderers.motion.tracks import PointTracks, lift, track
 from fsm.renderers.stereo.layers import Layers
 from fsm.ttt import FastWeightState
 from fsm.views import Rendering, SceneFrame, Views
@@ -154,6 +156,21 @@ class MemoryScene:
         velocity = velocity / seconds * (found.moving > 0.5)
         depth = 1.0 / (found.inverse_depth.clamp_min(NEARLY_INFINITE) * scale)
         return SceneLayers(depth[0], found.confidence[0], found.standing[0], velocity[0])
+
+    def tracks(self) -> tuple[PointTracks, Int64[Tensor, " n"]]:
+        """Points of what moves, followed through the input frames in the clip's space and seconds;
+        and of each the number of the rigid motion that it shares, -1 where it shares none.
+
+        ``InputError`` where the model finds no depth.
+        """
+        observed, maps = self.observed, self.layers()
+        found = lift(track(observed), observed, 1.0 / maps.depth, 1.0 - maps.standing)
+        motions = rigid_motions(dataclasses.replace(found, times=self._model_times(found.times)))
+        alone = torch.full((found.points.shape[1],), -1, device=found.points.device)
+        return found, alone if motions is None else motions.group
+
+    def _model_times(self, seconds: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+        return self.frame.model_time(seconds[None])[0]
 
     @cached_property
     def _prepared(self) -> Any:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayersCommand:
-    """Write depth, confidence, masks of what moves and 3D motion of a scene's input frames."""
+    """Write depth, masks of what moves, 3D motion and tracks of a scene's input frames."""
 
     scene: tyro.conf.Positional[Annotated[Path, flag("SCENE", "")]]
     """Scene folder with a memory, as `fsm reconstruct` writes it."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/layers")
-    """Where depth/, confidence/, moving/ and velocity/ go, one file a frame."""
+    """Where depth/, confidence/, moving/ and velocity/ go, one file a frame, and tracks.npz."""
     device: Annotated[str, flag("DEVICE")] = "auto"
     """auto, cpu or cuda."""
 
@@ -59,4 +59,12 @@ class LayersCommand:
             np.save(folder / "velocity" / f"{name}.npy", one.velocity[0].cpu().numpy())
             write_mask(folder / "moving" / f"{name}.png", one.standing[0, 0] < 0.5)
             shares.append(float((one.standing < 0.5).float().mean()))
+        points, group = scene.tracks()
+        np.savez(
+            folder / "tracks.npz",
+            times=points.times.cpu().numpy(),
+            points=points.points.cpu().numpy(),
+            seen=points.seen.cpu().numpy(),
+            group=group.cpu().numpy(),
+        )
         return sum(shares) / len(shares)

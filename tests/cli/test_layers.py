@@ -33,6 +33,11 @@ def test_maps_are_written_and_are_those_of_the_scene(scene: Path, tmp_path: Path
         mask: Any = cv2.imread(str(out / "moving" / f"{i:05d}.png"), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(mask > 0, (found.standing[i, 0] < 0.5).numpy())
         assert np.load(out / "velocity" / f"{i:05d}.npy").shape == (3, 64, 64)
+    tracks = np.load(out / "tracks.npz")
+    k, n = tracks["seen"].shape
+    assert (tracks["points"].shape, tracks["group"].shape) == ((k, n, 3), (n,))
+    assert k == 3
+    assert np.isfinite(tracks["points"]).all()
     assert yaml.safe_load((out / "layers.yaml").read_text())["scene"] == str(scene)
 
 
