@@ -144,6 +144,10 @@ class ConsistencyConfig:
 class FusionConfig:
     """When a pixel stands, and when an earlier view shows the same."""
 
+    films: bool = False
+    """Fuse what stands in a film, too: a third of the Gaussians, but pictures between its frames
+    lose more than a decibel.
+    """
     views: int = 12
     """Views that a pixel is compared with, at most."""
     window: int = 3

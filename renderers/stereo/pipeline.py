@@ -70,9 +70,15 @@ class Stereo(nn.Module):
         return Layers(rho, moving, velocity, sure)
 
     def surfaces(self, views: Views, group: int) -> Surfaces:
-        """The fused surfaces of ``views``, whose layers are found ``group`` views at a time."""
+        """The surfaces of ``views``, whose layers are found ``group`` views at a time; fused where
+        they are a static capture, or films are to be.
+        """
         parts = [self.layers(views[i : i + group], views) for i in range(0, len(views), group)]
-        return fused(views, Layers.cat(parts), self.config.fusion)
+        layers = Layers.cat(parts)
+        if views.one_moment or self.config.fusion.films:
+            return fused(views, layers, self.config.fusion)
+        nothing = torch.zeros_like(layers.moving, dtype=torch.bool)
+        return Surfaces(layers, nothing, ~nothing)
 
     def warped(self, targets: SourceViews, layers: Layers) -> Layers:
         """Layers of targets from those of all ``targets.views``."""

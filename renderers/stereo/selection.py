@@ -71,13 +71,15 @@ def stereo_views(reference: Views, views: Views, count: int) -> Int[Tensor, "b v
     """Indices of the ``count`` other views that say most about the depth of each reference view, in
     time order.
 
-    Those of least |Δt| + |Δcentre| + (1 - overlap). A view from the same place has no parallax and
+    Those of least |Δt| + |Δcentre| + (1 - cos of the angle) + (1 - overlap). A view from the same place has no parallax and
     counts as a unit farther. Where there are fewer views the nearest are taken more than once.
     """
     with torch.no_grad():
         dt = (reference.time[:, :, None] - views.time[:, None]).abs()
         dc = torch.cdist(reference.c2w[..., :3, 3], views.c2w[..., :3, 3])
-        distances = dt + dc + (dc < LEAST_BASELINE).float() + 1.0 - overlap(reference, views)
+        cos = torch.einsum("bvi,bni->bvn", reference.c2w[..., :3, 2], views.c2w[..., :3, 2])
+        unlike = (1.0 - cos) + (1.0 - overlap(reference, views))
+        distances = dt + dc + unlike + (dc < LEAST_BASELINE).float()
         distances = torch.where(_same(reference, views), torch.inf, distances)
         order = distances.sort(dim=-1, stable=True)
         left = distances.isfinite().sum(-1, keepdim=True).clamp_min(1)

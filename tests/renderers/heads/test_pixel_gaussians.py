@@ -17,7 +17,7 @@ from fsm.renderers.heads.pixel_gaussians import (
     _gap_to_next,
     moving_rotation,
 )
-from fsm.renderers.stereo.config import StereoConfig, SweepConfig
+from fsm.renderers.stereo.config import FusionConfig, StereoConfig, SweepConfig
 from fsm.views import Views
 
 DEPTH = 1.6
@@ -100,21 +100,13 @@ def untrained() -> PixelGaussianHead:
     )
 
 
-def short_lived(head: PixelGaussianHead, views: Views) -> Gaussians4D:
-    """One Gaussian per pixel, as if everything moved."""
-    surfaces = head.stereo.surfaces(views, len(views))
-    nothing = torch.zeros_like(surfaces.standing)
-    surfaces = dataclasses.replace(surfaces, standing=nothing, kept=~nothing)
-    return head.gaussians(torch.randn(1, len(views), 64, 32), views, views, surfaces)[0]
-
-
 def psnr(a: Tensor, b: Tensor) -> float:
     return -10.0 * math.log10(float((a - b).detach()[..., 8:-8, 8:-8].square().mean()))
 
 
 def test_untrained_it_finds_the_depth_of_a_textured_plane() -> None:
     views = clip(5, baseline=0.25)
-    gaussians = short_lived(untrained(), views)
+    gaussians = untrained().gaussians(torch.randn(1, len(views), 64, 32), views, views)[0]
     depth = gaussians.means[:, 2].view(5, *HW)[:, 8:-8, 8:-8]
     assert float((depth / DEPTH - 1.0).detach().abs().median()) < 0.15
 
@@ -122,7 +114,7 @@ def test_untrained_it_finds_the_depth_of_a_textured_plane() -> None:
 def test_untrained_pictures_are_right_between_frames_and_beside_them() -> None:
     views = clip(5, baseline=0.25, shift=0.2)
     head = untrained()
-    gaussians = short_lived(head, views)
+    gaussians = head.gaussians(torch.randn(1, len(views), 64, 32), views, views)[0]
     between = dataclasses.replace(views[2], time=torch.tensor([[0.25]]), rgb=None).unbatched()
     truth = plane(between, 0.2)
     drawn = rasterize(gaussians.at(0.25), between, background=head.background(views)[0]).rgb
@@ -149,20 +141,25 @@ def test_corrections_start_at_zero() -> None:
 def test_colours_are_those_of_the_pixels() -> None:
     views, head = clip(3, baseline=0.25), untrained()
     assert views.rgb is not None
-    gaussians = short_lived(head, views)
+    gaussians = head.gaussians(torch.randn(1, len(views), 64, 32), views, views)[0]
     rgb = 0.5 + 0.28209479177387814 * gaussians.sh[:, 0]
     torch.testing.assert_close(rgb, views.rgb[0].permute(0, 2, 3, 1).reshape(-1, 3))
     torch.testing.assert_close(head.background(views)[0], views.rgb[0].mean((0, 2, 3)))
 
 
-def test_what_stands_is_there_at_all_times_and_once() -> None:
+@pytest.mark.parametrize("films", [False, True])
+def test_what_stands_is_there_at_all_times_and_once(films: bool) -> None:
     views = clip(5, baseline=0.25)
-    head = untrained()
+    if not films:
+        views = dataclasses.replace(views, time=torch.full_like(views.time, -1.0))
+    config = StereoConfig(sweep=SweepConfig(planes=16), fusion=FusionConfig(films=films))
+    head = PixelGaussianHead(32, 8, PixelGaussianHeadConfig(hidden=16, stereo=config))
     surfaces = head.stereo.surfaces(views, 5)
     gaussians = head.gaussians(torch.randn(1, 5, 64, 32), views, views, surfaces)[0]
     assert len(gaussians) == int(surfaces.kept.sum())
     assert int(gaussians.is_static.sum()) == int((surfaces.kept & surfaces.standing).sum())
     assert 0.15 < len(gaussians) / surfaces.kept.numel() < 0.6
+    assert films or bool(gaussians.is_static.all())
     request = views[2].without_rgb().unbatched()
     background = head.background(views)[0]
     pictures = [rasterize(gaussians.at(t), request, background=background).rgb for t in (-1.0, 1.0)]
