@@ -22,6 +22,8 @@ from fsm.views import Views
 # eight pixels.
 SMALL = 384
 BYTE = 255.0
+# Cosine of the angle between two views, below which no flow leads from one to the other.
+ALIKE = 0.9
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ def optical_flow(views: Views, frames: Views, config: SceneFlowConfig) -> Flow:
 
 def neighbours(views: Views, frames: Views) -> tuple[Int[Tensor, "b v 2"], Bool[Tensor, "b v 2"]]:
     """The frame of the moment before, and of that after, each view, from the nearest place; and
-    whether there is one.
+    whether there is one that looks the same way. Flow between unlike views means nothing.
     """
+    alike = torch.einsum("bvi,bni->bvn", views.c2w[..., :3, 2], frames.c2w[..., :3, 2]) > ALIKE
     gap = frames.time[:, None] - views.time[:, :, None]
     apart = torch.cdist(views.c2w[..., :3, 3], frames.c2w[..., :3, 3])
     chosen, found = [], []
@@ -103,7 +106,8 @@ def neighbours(views: Views, frames: Views) -> tuple[Int[Tensor, "b v 2"], Bool[
         least = ahead.amin(-1, keepdim=True)
         among = torch.where(ahead <= least + 1e-6, apart, torch.inf)
         chosen.append(among.argmin(-1))
-        found.append(least[..., 0].isfinite())
+        own = alike.gather(-1, chosen[-1][..., None])[..., 0]
+        found.append(least[..., 0].isfinite() & own)
     return torch.stack(chosen, -1), torch.stack(found, -1)
 
 
