@@ -49,6 +49,8 @@ RHO_SCALE = 0.2  # inverse depth per unit of correction
 RHO_LIMITS = (1e-3, 20.0)  # inverse depth in model units: never at infinity, never in the camera
 # standard deviation in pixels of a new Gaussian; the rasteriser adds its own pixel filter
 FOOTPRINT = 0.35
+# Size of a Gaussian that shows its surface alone, over that of one among those of other frames.
+ALONE = 1.4
 LASTS = 1.0  # temporal standard deviation, in gaps to the next frame
 OPAQUE = 3.0  # logit of opacity where frames agree
 DETAIL = 4  # inverse depth, log size, log duration, opacity logit
@@ -200,10 +202,12 @@ class PixelGaussianHead(GaussianHead):
 
 
 def _standing(gaussians: Gaussians4D, which: Bool[Tensor, " n"]) -> Gaussians4D:
-    """The same Gaussians; those of ``which`` stand at all times."""
+    """The same Gaussians; those of ``which`` stand at all times, wide enough to show a surface
+    alone.
+    """
     quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).to(gaussians.left).expand_as(gaussians.left)
     each = which[:, None]
-    round_ = gaussians.scales[:, 1:2].expand(-1, 3)
+    round_ = ALONE * gaussians.scales[:, 1:2].expand(-1, 3)
     return dataclasses.replace(
         gaussians,
         times=torch.where(which, torch.zeros_like(gaussians.times), gaussians.times),

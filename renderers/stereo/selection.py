@@ -71,8 +71,9 @@ def stereo_views(reference: Views, views: Views, count: int) -> Int[Tensor, "b v
     """Indices of the ``count`` other views that say most about the depth of each reference view, in
     time order.
 
-    Those of least |Δt| + |Δcentre| + (1 - cos of the angle) + (1 - overlap). A view from the same place has no parallax and
-    counts as a unit farther. Where there are fewer views the nearest are taken more than once.
+    Those of least |Δt| + |Δcentre| + (1 - cos of the angle) + (1 - overlap). A view from the same
+    place has no parallax and counts as a unit farther. Where there are fewer views the nearest are
+    taken more than once.
     """
     with torch.no_grad():
         dt = (reference.time[:, :, None] - views.time[:, None]).abs()
