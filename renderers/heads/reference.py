@@ -99,6 +99,8 @@ class InputFrames:
 
     views: Views
     """Observed inputs [b n], model space."""
+    small: Views
+    """The same at the size at which depth is found."""
     estimate: Callable[[Views, Views], Layers]
     """Layers of some frames, found among all of them."""
     _found: dict[int, Layers] = field(default_factory=dict, repr=False, compare=False)
@@ -112,9 +114,9 @@ class InputFrames:
         size = max(1, len(missing)) if torch.is_grad_enabled() else 1
         for start in range(0, len(missing), size):
             some = missing[start : start + size]
-            found = self.estimate(self.views[some], self.views)
+            found = self.estimate(self.small[some], self.small)
             self._found.update(zip(some, found.split(), strict=True))
-        return Layers.cat([self._found[i] for i in which])
+        return Layers.cat([self._found[i] for i in which]).resized(self.views.hw)
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class ReferenceHead(Head[InputFrames]):
                 "the reference head needs the input frames; they are missing from this scene."
             )
         # Without gradients: colours are a poor teacher of depth, which learns in stages of its own.
-        return InputFrames(inputs, self.stereo.layers)
+        return InputFrames(inputs, self.stereo.reduced(inputs), self.stereo.layers)
 
     def layers(self, prepared: InputFrames, index: list[int]) -> Layers:
         """Those of the input frames, each found once."""

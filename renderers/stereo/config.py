@@ -243,6 +243,10 @@ class StereoConfig:
     """Nearest source views that a reference view is compared with; half as many that stand farther
     apart are added.
     """
+    size: int = 256
+    """Root of the most pixels, and up to four times as many, of pictures that depth is found on;
+    larger ones are shrunk first.
+    """
     sweep: SweepConfig = SweepConfig()
     """Cost volumes over depth planes."""
     subpixel: SubpixelConfig = SubpixelConfig()
@@ -261,4 +265,4 @@ class StereoConfig:
     """Motion between frames."""
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "stereo", sources=1)
+        _check_at_least(self, "stereo", sources=1, size=16)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsm.rays import full_precision
+from fsm.renderers.stereo.regularise import resampled
 from fsm.renderers.stereo.sources import gather
 from fsm.views import Views
 
@@ -42,6 +43,10 @@ class Layers:
     def split(self) -> list["Layers"]:
         """One value per view."""
         return [self[i : i + 1] for i in range(self.inverse_depth.shape[1])]
+
+    def resized(self, hw: tuple[int, int]) -> "Layers":
+        """The same maps at another size, bilinear."""
+        return self._mapped(lambda t: resampled(t.flatten(0, 1), hw).unflatten(0, t.shape[:2]))
 
     @staticmethod
     def cat(parts: Sequence["Layers"]) -> "Layers":

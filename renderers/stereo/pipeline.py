@@ -18,6 +18,8 @@ Of every view to be rendered, from the depth of its source views:
 Steps 2 and 3 are learnt. The reference view is the one whose depth is sought.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -53,7 +55,9 @@ class Stereo(nn.Module):
 
     @torch.no_grad()
     def layers(self, views: Views, frames: Views) -> Layers:
-        """Depth to a fraction of a pixel, what moves, and how fast; constants for autograd."""
+        """Depth to a fraction of a pixel, what moves, and how fast; constants for autograd. Views
+        and frames are ``reduced`` ones.
+        """
         coarse, fine = self(views, frames)
         swept, moving = fine.rho.float(), coarse.moving
         assert moving is not None
@@ -69,12 +73,21 @@ class Stereo(nn.Module):
         velocity = scene_flow(views, frames, rho, self.config.scene_flow)
         return Layers(rho, moving, velocity, sure)
 
+    def reduced(self, views: Views) -> Views:
+        """``views`` no larger than depth needs: what a sweep sees of the scene around a pixel
+        shrinks as pictures grow.
+        """
+        h, w = views.hw
+        factor = max(1, math.isqrt(h * w) // self.config.size)
+        return views.resized((h // factor, w // factor))
+
     def surfaces(self, views: Views, group: int) -> Surfaces:
         """The surfaces of ``views``, whose layers are found ``group`` views at a time; fused where
         they are a static capture, or films are to be.
         """
-        parts = [self.layers(views[i : i + group], views) for i in range(0, len(views), group)]
-        layers = Layers.cat(parts)
+        small = self.reduced(views)
+        parts = [self.layers(small[i : i + group], small) for i in range(0, len(views), group)]
+        layers = Layers.cat(parts).resized(views.hw)
         if views.one_moment or self.config.fusion.films:
             return fused(views, layers, self.config.fusion)
         nothing = torch.zeros_like(layers.moving, dtype=torch.bool)

@@ -53,7 +53,8 @@ def scene_flow(
     centre = sources.cameras.principal[..., None, None, :]
     there = (pixel_grid(views) + flow.shift - centre) / focal
     ray = torch.cat([there, torch.ones_like(there[..., :1])], -1)
-    ray = ray / ray.norm(dim=-1, keepdim=True)  # [b v 2 h w 3], axes of the neighbour
+    length = (1.0 + there[..., :1].square() + there[..., 1:].square()).sqrt()
+    ray = ray / length  # [b v 2 h w 3], axes of the neighbour
     ray = torch.einsum("bvkji,bvkhwj->bvkhwi", sources.cameras.rotation, ray)
     # axes of the view from here on, lengths over the z-depth of the point
     point = sources.rays.movedim(2, -1)[:, :, None]
@@ -88,7 +89,7 @@ def optical_flow(views: Views, frames: Views, config: SceneFlowConfig) -> Flow:
     k = torch.arange(index[0].numel(), device=index.device).view(1, *index.shape[1:])
     place = pixel_grid(views) + there
     back, inside = sample_maps(again.flatten(1, 2).movedim(-1, 2), k.expand(index.shape), place)
-    off = (back.movedim(3, -1) + there).norm(dim=-1)
+    off = torch.hypot(back[:, :, :, 0] + there[..., 0], back[:, :, :, 1] + there[..., 1])
     trust = torch.exp(-(off / config.agreement).square()) * inside[:, :, :, 0]
     return Flow(index, there, trust * found[..., None, None])
 
@@ -122,7 +123,7 @@ class _Between:
     def __init__(self) -> None:
         import cv2
 
-        self._finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._found: dict[tuple[bytes, bytes], Tensor] = {}
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> Float[Tensor, "h w 2"]:
