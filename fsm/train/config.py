@@ -103,6 +103,11 @@ class DataConfig(SampleConfig):
     """Share of samples of kind world that a rig takes: a few cameras that stand still, each at
     several moments.
     """
+    around: float = 0.0
+    """Share of these static captures and rigs whose cameras stand on an arc about the middle of the
+    world, two to 34 degrees apart. Of such rigs half have as many cameras as frames, each at a
+    moment of its own.
+    """
     cache_gib: float = 4.0
     """Decoded frames kept in memory by each process; clips that do not fit are decoded anew for
     every sample.
@@ -113,7 +118,7 @@ class DataConfig(SampleConfig):
         if not self.sources:
             raise InputError("train config: data needs at least one source.")
         _within(self, "data", still=(0.0, 1.0), cache_gib=(0.0, 1e6))
-        _within(self, "data", static=(0.0, 1.0), rigs=(0.0, 1.0))
+        _within(self, "data", static=(0.0, 1.0), rigs=(0.0, 1.0), around=(0.0, 1.0))
         if self.static + self.rigs > 1.0:
             raise InputError(
                 f"train config: data.static is {self.static} and data.rigs {self.rigs}; they are "

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -19,11 +20,15 @@ from fsm.errors import InputError
 from fsm.train.config import DataConfig
 from fsm.views import Views
 
+if TYPE_CHECKING:
+    from fsm.datasets.world.world import World
+
 WORLD = "world"  # the source of procedural worlds, another one for every sample
 FPS = 24.0  # at which they are filmed
 # Deviation of targets from the path: metres, and at most this share of the inputs' extent.
 BESIDE, EXTENT_SHARE = 0.25, 0.5
 RIG = 0.3  # the same of all cameras of a rig, metres
+SPACINGS = (0.03, 0.6)  # radians between neighbouring cameras of an arc
 MOVING_TRIES = 8  # worlds looked at for one whose camera moves
 CLEARANCE = 0.05  # metres of free space before a camera beside the path
 
@@ -73,11 +78,13 @@ class WorldSource(Source):
         shots = [_shot(data, n_inputs, g) for g in generators]
         seeds = _seeds_of_moving([s.seed for s in shots], data.still, generators)
         world = World.sample(seeds, device=self.device)
-        places, times, shifts = (
+        places, times, shifts, angles = (
             torch.stack([getattr(s, name) for s in shots]).to(self.device)
-            for name in ("places", "times", "shifts")
+            for name in ("places", "times", "shifts", "angles")
         )
         path = dataclasses.replace(world.camera_path(places, data.hw), time=times)
+        arc = _on_arc(world, path.c2w, angles)
+        path = dataclasses.replace(path, c2w=torch.where(arc.isnan(), path.c2w, arc))
         c2w = path.c2w.clone()
         # Beyond what the inputs' own parallax tells, a sample would teach guessing: many cameras
         # hardly move. A rig's cameras are as far apart as they are put.
@@ -115,6 +122,28 @@ class _Shot:
     shifts: Float[Tensor, "n 3"]
     """Off the path, in units of how far views may be."""
     rig: bool
+    angles: Float[Tensor, "n"]
+    """Place of each view on an arc about the middle of the world, radians; NaN: on the path."""
+
+
+def _on_arc(
+    world: "World", c2w: Float[Tensor, "b n 4 4"], angles: Float[Tensor, "b n"]
+) -> Float[Tensor, "b n 4 4"]:
+    """Poses at ``angles`` from the first of ``c2w``, at its height and distance where these are
+    free, looking at the middle.
+    """
+    from fsm.datasets.world.description import looking
+
+    eye, camera = c2w[:, :1, :3, 3], world.camera
+    nearest = camera.keep_out
+    widest = torch.maximum(camera.limit[:, [0, 2]].amin(1), nearest)
+    radius = eye[:, 0, [0, 2]].norm(dim=-1).clamp(nearest, widest)[:, None]
+    at = torch.atan2(eye[..., 0], eye[..., 2]) + angles
+    height = eye[..., 1].expand_as(at)
+    eyes = torch.stack([radius * at.sin(), height, radius * at.cos()], -1)
+    middle = torch.zeros_like(eyes)
+    middle[..., 1] = camera.aim[:, 1:2]
+    return looking(eyes, middle - eyes)
 
 
 def _shot(data: DataConfig, n_inputs: int, generator: torch.Generator) -> _Shot:
@@ -126,14 +155,21 @@ def _shot(data: DataConfig, n_inputs: int, generator: torch.Generator) -> _Shot:
     beside = beside * (torch.rand(data.targets, 1, generator=generator) < 0.5)
     places = torch.tensor(plan[0] + plan[1]) / FPS
     shifts = torch.cat([torch.zeros(n_inputs, 3), beside])
+    path = torch.full_like(places, torch.nan)
     if data.static == data.rigs == 0.0:
-        return _Shot(seed, places, places, shifts, False)
+        return _Shot(seed, places, places, shifts, False, path)
     kind = float(torch.rand(1, generator=generator))
+    around = data.around > 0.0 and float(torch.rand(1, generator=generator)) < data.around
     if kind < data.static:
-        return _Shot(seed, places, places[:1].expand_as(places), shifts, False)
+        at_once = places[:1].expand_as(places)
+        angles = _arc(n_inputs, 1, data.targets, generator) if around else path
+        return _Shot(seed, places, at_once, shifts, around, angles)
     cameras = next((c for c in (4, 3, 2) if n_inputs % c == 0 and n_inputs > c), 1)
     if kind >= data.static + data.rigs or cameras == 1:
-        return _Shot(seed, places, places, shifts, False)
+        return _Shot(seed, places, places, shifts, False, path)
+    if around and float(torch.rand(1, generator=generator)) < 0.5:
+        angles = _arc(n_inputs, 1, data.targets, generator)
+        return _Shot(seed, places, places, shifts, True, angles)
     # moments in order, all cameras at each; targets at moments of the rig from other places
     moments = places[:n_inputs:cameras]
     own = torch.randint(n_inputs, (cameras,), generator=generator)
@@ -146,7 +182,17 @@ def _shot(data: DataConfig, n_inputs: int, generator: torch.Generator) -> _Shot:
         torch.cat([moments.repeat_interleave(cameras), moments[at]]),
         torch.cat([off[:cameras].repeat(rounds, 1), off[cameras:]]),
         True,
+        _arc(cameras, rounds, data.targets, generator) if around else path,
     )
+
+
+def _arc(cameras: int, rounds: int, targets: int, generator: torch.Generator) -> Float[Tensor, "n"]:
+    """Angles of ``cameras`` evenly apart, ``rounds`` times, and of targets between them."""
+    low, high = (math.log(s) for s in SPACINGS)
+    spacing = math.exp(low + (high - low) * float(torch.rand(1, generator=generator)))
+    angles = torch.arange(cameras) * min(spacing, 2.0 * math.pi / cameras)
+    between = torch.rand(targets, generator=generator) * angles[-1]
+    return torch.cat([angles.repeat(rounds), between])
 
 
 def _seeds_of_moving(

@@ -149,6 +149,34 @@ def test_a_rig_has_cameras_that_stand_still_and_share_moments() -> None:
         assert set(batch.targets.time[b].tolist()) <= set(times.tolist())
 
 
+def test_cameras_on_an_arc_are_evenly_apart_and_look_at_the_middle() -> None:
+    data = dataclasses.replace(WORLDS, inputs=(6,), static=1.0, still=0.0, around=1.0)
+    batch = stream_of(data, seed=3).batch(0)
+    assert batch.inputs.one_moment
+    for c2w in batch.inputs.c2w:
+        eyes, axes = c2w[:, :3, 3], c2w[:, :3, 2]
+        radius = eyes[:, [0, 2]].norm(dim=-1)
+        torch.testing.assert_close(radius, radius[:1].expand(6))
+        level = axes[:, [0, 2]] / axes[:, [0, 2]].norm(dim=-1, keepdim=True)
+        torch.testing.assert_close(level, -eyes[:, [0, 2]] / radius[:, None])
+        apart = (level * level.roll(1, 0)).sum(-1)[1:].acos()
+        torch.testing.assert_close(apart, apart[:1].expand(5), atol=2e-3, rtol=0.0)
+        assert 0.02 < float(apart[0]) < 0.61
+
+
+def test_half_of_the_rigs_on_an_arc_have_one_frame_a_camera() -> None:
+    data = dataclasses.replace(WORLDS, inputs=(8,), rigs=1.0, still=0.0, around=1.0)
+    stream = stream_of(data, seed=3)
+    cameras = set()
+    for step in range(6):
+        for b in range(2):
+            inputs = stream.batch(step).inputs
+            found = len(inputs.c2w[b, :, :3, 3].unique(dim=0)), len(inputs.time[b].unique())
+            assert found in {(8, 8), (4, 2)}
+            cameras.add(found)
+    assert len(cameras) == 2
+
+
 def test_inputs_know_what_moves() -> None:
     data = dataclasses.replace(WORLDS, hw=(32, 32), window=(60, 60), inputs=(4,))
     stream = stream_of(data, seed=3)
