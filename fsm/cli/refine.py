@@ -64,6 +64,10 @@ class Refine:
         str | None, flag("WxH", "the scene's; for `new` the clip's, up to 512 high")
     ] = None
     """Size of the frames refined on."""
+    exposure: bool = False
+    """Find the exposure of every input frame; the scene is in their mean."""
+    poses: bool = False
+    """Correct the cameras of the input frames."""
     gaussians: Annotated[int, flag("N")] = 40_000
     """Most Gaussians of the refined scene."""
     seed: Annotated[int, flag("N")] = 0
@@ -151,6 +155,7 @@ class Refine:
             "judged_by": judged_by,
             "seconds": round(run.seconds, 1),
             "held_back": None if run.chosen is None else _described(run.chosen, split.inputs),
+            "corrections": run.corrections,
         }
         means = write_report(self.output, truth, before, pictures(run.scene, truth), about)
         indices = {"frames": list(split.inputs), "held_out": list(split.held_out)}
@@ -224,7 +229,12 @@ class Refine:
         density = dataclasses.replace(Density(), most=self.gaussians)
         values = to_dict(
             RefineConfig(
-                steps=self.steps, seed=self.seed, density=density, hold_back=self.hold_back
+                steps=self.steps,
+                exposure=self.exposure,
+                poses=self.poses,
+                density=density,
+                hold_back=self.hold_back,
+                seed=self.seed,
             )
         )
         return from_dict(RefineConfig, overridden(values, self.set), "--set")

@@ -32,9 +32,13 @@ class Rates:
     """Colours; the higher harmonics take a twentieth."""
     background: float = 1e-3
     """The colour behind everything, sRGB."""
+    exposure: float = 6e-2
+    """Gains of input frames, as logarithms."""
+    poses: float = 2e-3
+    """Turns of input cameras in radians; shifts in shares of the median distance of Gaussians."""
     last: float = 0.02
-    """Share of the rates of centres, velocities and times that is left at the last step; they fall
-    exponentially.
+    """Share of the rates of centres, velocities, times and cameras that is left at the last step;
+    they fall exponentially.
     """
     last_others: float = 0.2
     """The same share for everything else."""
@@ -90,6 +94,12 @@ class RefineConfig:
     """Share of steps that follow from the best state, with the inputs held back among the others;
     where the scene is also known without them, as many as were best follow from the scene instead.
     """
+    exposure: bool = False
+    """Find a gain of each channel for every input frame, or every camera of a rig; the scene is in
+    their mean.
+    """
+    poses: bool = False
+    """Correct the cameras of the input frames; their mean stays as it is."""
     rates: Rates = Rates()
     """Learning rates."""
     density: Density = Density()

@@ -96,7 +96,9 @@ class Watch:
 
     def __init__(self, views: Views) -> None:
         some = torch.linspace(0, len(views) - 1, min(MEASURED, len(views))).round().long()
-        self.views = views[some]
+        self.some: list[int] = some.tolist()
+        """Which of the given views are measured."""
+        self.views = views[self.some]
         self.curve: list[tuple[int, float]] = []
         """As in ``Chosen``."""
         self.best: dict[str, Tensor] | None = None

@@ -2,7 +2,6 @@
 redistribution; exact resume.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +13,12 @@ from fsm.errors import InputError
 from fsm.frame_ids import joined
 from fsm.refine.adam import Adam, at_moment, rate_columns
 from fsm.refine.config import RefineConfig
+from fsm.refine.corrections import Corrections
 from fsm.refine.densify import redistribute
 from fsm.refine.hold_back import Chosen, Watch, held_back
 from fsm.refine.loss import photometric_loss
 from fsm.refine.parameters import FreeGaussians
+from fsm.refine.thin import shares_of_pictures, thin
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.rasterize import rasterize
 from fsm.renderers.gaussians.scene import GaussianScene
@@ -26,6 +27,8 @@ from fsm.views import Views
 
 STATE = ("step", "seconds", "blame", "unit", "taken_in")
 LATE = 0.8  # share of the way from first to last rates where held-back frames join
+# steps of the corrections of held-back frames, at the start and before every measurement
+FIRST_FIT, FIT = 40, 5
 STATIC_TIME = -1.0  # model time of every moment of a static scene
 
 
@@ -61,18 +64,22 @@ class Refinement:
         """Positions in ``inputs`` of the frames that choose the state."""
         own = scene if without is None else self.whole
         self.all_views = own.frame.to_model(inputs.to(scene.device))
-        self.views = views[[i for i in range(len(views)) if i not in set(self.held_back)]]
+        self.frames = [i for i in range(len(views)) if i not in set(self.held_back)]
+        """Positions in ``inputs`` of the frames that steps look at, ``views``."""
+        self.views = views[self.frames]
         self.taken_in: int | None = None
         """Steps after which the held-back frames joined the others."""
         self.background = scene.background.clone().requires_grad_()
+        self.background_adam = self._background_adam()
+        self.step, self.seconds = 0, 0.0
+        self._begin(scene)
+        self._start_round()
+        self.corrections = self._uncorrected(views)
         self.watch: Watch | None = None
         if self.held_back:
             self.watch = Watch(views[self.held_back])
+            self._fit_held_back(scene.moving.at, FIRST_FIT)
             self.watch.add(0, self._held_back_score(scene.moving.at), {})
-        self._begin(scene)
-        self.background_adam = self._background_adam()
-        self.step, self.seconds = 0, 0.0
-        self._start_round()
 
     def one_step(self) -> float:
         """Sample frames, differentiate, step; every so often redistribute. Returns the PSNR of
@@ -80,10 +87,11 @@ class Refinement:
         """
         if self._chosen and self.taken_in is None:
             self._take_in()
-        views = self.views[self._sampled_frames()]
+        sampled = self._sampled_frames()
+        views = self.views[sampled]
         rows = self.adam.there(views.time)
         columns = self.adam.values[rows].requires_grad_()
-        loss, mse = self._loss(columns, rows, views)
+        loss, mse = self._loss(columns, rows, views, [self.frames[i] for i in sampled])
         self.background_adam.zero_grad()
         loss.backward()
         assert columns.grad is not None
@@ -91,6 +99,7 @@ class Refinement:
         self.adam.step(rows, columns.grad, self._rates(), self.unit)
         self._bound(rows)
         self.background_adam.step()
+        self.corrections.step(*self._shares_of_rates())
         self.step += 1
         since = self.step - (self.taken_in or 0)
         if (self.taken_in is None or self._again) and self.config.is_round(since):
@@ -133,13 +142,15 @@ class Refinement:
         free = FreeGaussians.from_gaussians(scene.gaussians)
         self.adam = Adam(free.standing(STATIC_TIME) if scene.frame.static else free)
         if len(self.adam.values) > self.config.density.most:
-            self._thin(self.config.density.most)
+            shares = shares_of_pictures(self.adam, self.views, self._picture)
+            thin(self.adam, shares, self.config.density.most, self._generator(2, 0))
 
     def _take_in(self) -> None:
         """Go on with all frames: from the best state, or again from the scene made from all."""
         assert self.watch is not None
         assert self.watch.best is not None
-        self.taken_in, self.views, self.scene = self.step, self.all_views, self.whole
+        self.taken_in = self.step
+        self._use_all_frames()
         if self._again:
             background = self.whole.background
             self._begin(self.whole)
@@ -150,6 +161,18 @@ class Refinement:
             self.background.copy_(background)
         self.background_adam = self._background_adam()
         self._start_round()
+        if self._again:
+            self.corrections = self._uncorrected(self.all_views)
+        else:
+            self.corrections.begin_at(self.watch.best, self.frames)
+
+    def _use_all_frames(self) -> None:
+        self.views, self.scene = self.all_views, self.whole
+        self.frames = list(range(len(self.all_views)))
+
+    def _uncorrected(self, views: Views) -> Corrections:
+        """Corrections of ``views``, all inputs, before any step."""
+        return Corrections(self.config, views, self.frames, float(self.unit.median()))
 
     def _background_adam(self) -> torch.optim.Adam:
         return torch.optim.Adam([self.background], lr=self.config.rates.background)
@@ -158,20 +181,30 @@ class Refinement:
         """The scene that shows the held-back frames best, which may be the one it started from;
         where none are held back, or they have joined the others, the scene as it is now.
         """
-        choosing = None if self.taken_in is not None else self.watch
-        state = self._showing() if choosing is None else choosing.best
+        state = self._kept()
         if state is None:
-            return self._scene(self.whole, self.whole.gaussians, self.whole.background)
+            return self._scene(self.whole, self.whole.gaussians, self.whole.background, self.inputs)
         gaussians = FreeGaussians.unpacked(state["values"]).gaussians()
-        return self._scene(self.scene, gaussians, state["background"].clamp(0.0, 1.0))
+        inputs = self.corrections.corrected(self.inputs, self.scene.frame, state)
+        return self._scene(self.scene, gaussians, state["background"].clamp(0.0, 1.0), inputs)
+
+    def _kept(self) -> dict[str, Tensor] | None:
+        """What the result shows; None: the start."""
+        choosing = None if self.taken_in is not None else self.watch
+        return self._showing() if choosing is None else choosing.best
+
+    def corrections_found(self) -> dict[str, list[Any]]:
+        """Corrections of all input frames; see ``Corrections.described``. Empty for the start."""
+        state = self._kept()
+        return {} if state is None else self.corrections.described(self.scene.frame, state)
 
     def _scene(
-        self, like: GaussianScene, gaussians: Gaussians4D, background: Tensor
+        self, like: GaussianScene, gaussians: Gaussians4D, background: Tensor, inputs: Views
     ) -> GaussianScene:
         return GaussianScene(
             gaussians,
             like.frame,
-            self.inputs,
+            inputs,
             background=background,
             projection=like.projection,
             backend=like.backend,
@@ -197,6 +230,7 @@ class Refinement:
             **own,
             "background_adam": self.background_adam.state_dict(),
             "adam": self.adam.state(),
+            "corrections": self.corrections.state(),
             "watch": None if self.watch is None else self.watch.state(),
         }
 
@@ -211,29 +245,60 @@ class Refinement:
         for name in STATE:
             setattr(self, name, state[name])
         if self.taken_in is not None:
-            self.views, self.scene = self.all_views, self.whole
+            self._use_all_frames()
+            self.corrections = self._uncorrected(self.all_views)
+        self.corrections.load_state(state["corrections"])
 
     def _showing(self) -> dict[str, Tensor]:
         """What pictures depend on."""
-        return {"values": self.adam.values, "background": self.background.detach()}
+        shown = {"values": self.adam.values, "background": self.background.detach()}
+        return shown | self.corrections.showing()
 
     def _check(self) -> None:
         """Measure the held-back frames."""
         if self.watch is not None:
-            score = self._held_back_score(
-                lambda time: at_moment(self.adam.values[self.adam.there(time[None])], time)
-            )
-            self.watch.add(self.step, score, self._showing())
+
+            def at(time: Tensor) -> Gaussians3D:
+                return at_moment(self.adam.values[self.adam.there(time[None])], time)
+
+            self._fit_held_back(at, FIT)
+            self.watch.add(self.step, self._held_back_score(at), self._showing())
+
+    def _fit_held_back(self, at: Callable[[Tensor], Gaussians3D], steps: int) -> None:
+        """Fit exposures and cameras of held-back frames to the Gaussians, which stay as they are:
+        what NeRF in the Wild (arXiv 2008.02268) and BARF (arXiv 2104.06405) do before they judge.
+        """
+        assert self.watch is not None
+        for i, frame in enumerate(self._watched):
+            if not self.corrections.unknown(frame):
+                continue
+            view, now = self.watch.views[i], at(self.watch.views.time[i])
+            for _ in range(steps):
+                assert view.rgb is not None
+                rgb = self._corrected(now, view, frame)
+                photometric_loss(rgb, view.rgb, view.mask, self.config.ssim).backward()
+                self.corrections.step(*self._shares_of_rates(), held_back=True)
+
+    @property
+    def _watched(self) -> list[int]:
+        """Positions in ``inputs`` of the frames that are measured."""
+        assert self.watch is not None
+        return [self.held_back[i] for i in self.watch.some]
 
     @torch.no_grad()
     def _held_back_score(self, at: Callable[[Tensor], Gaussians3D]) -> float:
         """PSNR of the held-back frames as the Gaussians ``at`` a time show them."""
         assert self.watch is not None
         views = self.watch.views
-        pictures = [self._picture(at(views.time[i]), views[i]) for i in range(len(views))]
+        pictures = [
+            self._corrected(at(views.time[i]), views[i], frame)
+            for i, frame in enumerate(self._watched)
+        ]
         return self.watch.score(torch.cat(pictures))
 
-    def _loss(self, columns: Tensor, rows: Tensor, views: Views) -> tuple[Tensor, float]:
+    def _loss(
+        self, columns: Tensor, rows: Tensor, views: Views, frames: list[int]
+    ) -> tuple[Tensor, float]:
         pictures = []
         for i in range(len(views)):
             # Of several moments each has its own Gaussians.
@@ -242,7 +307,8 @@ class Refinement:
                 if len(views) == 1
                 else torch.isin(rows, self.adam.there(views.time[i : i + 1]))
             )
-            pictures.append(self._picture(at_moment(columns[mine], views.time[i]), views[i]))
+            now = at_moment(columns[mine], views.time[i])
+            pictures.append(self._corrected(now, views[i], frames[i]))
         rgb = torch.cat(pictures)
         assert views.rgb is not None
         loss = photometric_loss(rgb, views.rgb, views.mask, self.config.ssim)
@@ -250,6 +316,11 @@ class Refinement:
             loss = loss + self.config.opacity_weight * torch.sigmoid(columns[:, 15]).mean()
         off = (rgb.detach().clamp(0.0, 1.0) - views.rgb).square().mean(1, keepdim=True)
         return loss, float(off.mean() if views.mask is None else off[views.mask].mean())
+
+    def _corrected(self, now: Gaussians3D, view: Views, frame: int) -> Tensor:
+        """The picture as ``frame`` of the inputs has it."""
+        rgb = self._picture(self.corrections.moved(now, frame), view)
+        return self.corrections.exposed(rgb, frame, view.rgb)
 
     def _picture(self, now: Gaussians3D, view: Views) -> Tensor:
         background, backend, projection = self.background, self.scene.backend, self.scene.projection
@@ -269,15 +340,19 @@ class Refinement:
         return torch.Generator().manual_seed((self.config.seed * 3 + stream) * 1_000_003 + number)
 
     def _rates(self) -> Tensor:
+        columns = rate_columns(
+            self.config.rates, self.adam.values.shape[1], *self._shares_of_rates()
+        )
+        return columns.to(self.scene.device)
+
+    def _shares_of_rates(self) -> tuple[float, float]:
+        """What is left of the rates of centres, velocities, times and cameras, and of the rest."""
         rates, done = self.config.rates, self.step / self.config.steps
         if self.taken_in is not None:
             done = (self.step - self.taken_in) / self._last_steps
             share = self._last_steps / self.config.steps
             done = share * done if self._again else LATE + (1.0 - LATE) * done
-        columns = rate_columns(
-            rates, self.adam.values.shape[1], rates.last**done, rates.last_others**done
-        )
-        return columns.to(self.scene.device)
+        return rates.last**done, rates.last_others**done
 
     def _bound(self, rows: Tensor) -> None:
         """Hold durations to what the frames can tell."""
@@ -286,38 +361,6 @@ class Refinement:
             free.log_time_scales[rows] = free.log_time_scales[rows].clamp_min(
                 math.log(self.least_time)
             )
-
-    def _thin(self, most: int) -> None:
-        """Keep ``most`` Gaussians, sampled by how much of the pictures they make up, and enlarge
-        them until they cover what all did.
-        """
-        shares = self._shares().clamp_min(1e-6)
-        # The first of exponential waiting times: samples without replacement, of any number
-        # (Efraimidis and Spirakis 2006).
-        waiting = (
-            -torch.rand(len(shares), generator=self._generator(2, 0)).log().to(shares.device)
-            / shares
-        )
-        kept = waiting.argsort(stable=True)[:most].sort().values
-        larger = 0.5 * torch.log(shares.sum() / shares[kept].sum())
-        self.adam.replace(kept, self.adam.values[:0])
-        self.adam.free.log_scales.add_(larger)
-
-    def _shares(self) -> Tensor:
-        """How much of all input frames' pixels is each Gaussian's: its weights, summed over pixels.
-
-        With all colours alike, the gradient of the sum of a picture by a Gaussian's colour is the
-        sum of its weights.
-        """
-        shares = torch.zeros_like(self.adam.age)
-        for i in range(len(self.views)):
-            rows = self.adam.there(self.views.time[i : i + 1])
-            now = at_moment(self.adam.values[rows], self.views.time[i])
-            grey = torch.zeros_like(now.sh[:, :1]).requires_grad_()
-            picture = self._picture(dataclasses.replace(now, sh=grey), self.views[i])
-            (share,) = torch.autograd.grad(picture.sum(), grey)
-            shares[rows] += share.sum((1, 2))
-        return shares
 
     def _start_round(self) -> None:
         """Nobody is to blame yet; units of length as things lie now."""

@@ -27,6 +27,8 @@ class Refined(NamedTuple):
     """Of all calls that took part."""
     chosen: Chosen | None
     """How the frames held back chose the scene; None where none was held back."""
+    corrections: dict[str, list[Any]]
+    """Exposures and cameras found for the input frames; see ``Corrections.described``."""
 
 
 def refine(
@@ -59,7 +61,8 @@ def refine(
             run.claim()
             run.resume(refinement.load_state, scene.device)
         _advance(refinement, stop_after, run)
-    return Refined(refinement.result(), refinement.seconds, refinement.chosen())
+    scene, corrections = refinement.result(), refinement.corrections_found()
+    return Refined(scene, refinement.seconds, refinement.chosen(), corrections)
 
 
 def _advance(refinement: Refinement, most: int | None, run: Run | None) -> None:

@@ -15,6 +15,7 @@ from fsm.evaluate.metrics import psnr
 from fsm.refine import Density, Rates, RefineConfig, refine
 from fsm.refine.loop import Refinement
 from fsm.refine.parameters import FreeGaussians
+from fsm.refine.thin import shares_of_pictures
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.projection_plain import project_gaussians
 from fsm.renderers.gaussians.rasterize_plain import composite
@@ -241,7 +242,9 @@ def test_shares_are_the_weights_of_the_pictures(world: tuple[GaussianScene, View
     for i in range(len(views)):
         drawn = composite(project_gaussians(truth.moving.at(views.time[i]), views[i]), views.hw)[1]
         alpha += float(drawn.sum())
-    assert float(run._shares().sum()) * 3.544907701811032 / 3.0 == pytest.approx(alpha, rel=1e-3)
+    assert float(
+        shares_of_pictures(run.adam, run.views, run._picture).sum()
+    ) * 3.544907701811032 / 3.0 == pytest.approx(alpha, rel=1e-3)
 
 
 def test_views_without_pictures_are_refused(world: tuple[GaussianScene, Views]) -> None:
