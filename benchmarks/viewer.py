@@ -33,7 +33,7 @@ from benchmarks.common import Verdicts, parser, start
 from fsm.viewer import Viewer
 from fsm.viewer.cameras import Camera
 from fsm.viewer.render_worker import BUDGETS
-from fsm.viewer.stage import Viewable
+from fsm.viewer.viewable import Viewable
 from fsm.views import Rendering, Views
 
 SIDE = 256

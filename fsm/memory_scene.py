@@ -67,6 +67,11 @@ class Model(HasWeights, Protocol):
         """Targets [1 v] in model space."""
         ...
 
+    @property
+    def finds_layers(self) -> bool:
+        """Whether it finds depth and motion of inputs."""
+        ...
+
     def layers(self, prepared: Any, index: list[int]) -> Layers:
         """Depth and motion of some inputs in model units."""
         ...

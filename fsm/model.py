@@ -173,6 +173,11 @@ class FSM(nn.Module):
         """
         return self.head.decode(targets, prepared, partial(self.encoder.query, memory))
 
+    @property
+    def finds_layers(self) -> bool:
+        """Whether ``layers`` finds depth and motion of the inputs."""
+        return self.head.finds_layers
+
     def layers(self, prepared: Any, index: list[int]) -> Layers:
         """Depth and motion of the inputs of these numbers, in model units; ``InputError`` where the
         head does not find them.

@@ -2,6 +2,7 @@
 vertical field of view.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,16 +43,15 @@ class Camera:
     @staticmethod
     def of_browser(handle: Any) -> "Camera":
         """From viser's camera handle; values that make no camera raise ``InputError``."""
-        w, h = float(handle.image_width), float(handle.image_height)
-        aspect = w / h if w > 0 and h > 0 else 1.0
+        aspect = window_aspect(handle)
         wxyz, position = (tuple(float(x) for x in v) for v in (handle.wxyz, handle.position))
         fov = float(handle.fov)
         length = math.sqrt(sum(x * x for x in wxyz))
-        if not all(map(math.isfinite, (*wxyz, *position, fov, aspect))) or length < 1e-6:
+        if not all(map(math.isfinite, (*wxyz, *position, fov))) or length < 1e-6:
             raise InputError("the browser's camera is not a pose; choose Reset view.")
         held = min(max(fov, FIELDS_OF_VIEW[0]), FIELDS_OF_VIEW[1])
         unit = tuple(x / length for x in wxyz)
-        return Camera(unit, position, held, min(max(aspect, 1 / MAX_ASPECT), MAX_ASPECT))  # pyright: ignore
+        return Camera(unit, position, held, aspect)  # pyright: ignore
 
     @staticmethod
     def of_view(view: Views, index: int = 0) -> "Camera":
@@ -65,6 +65,20 @@ class Camera:
         return Camera(
             wxyz, tuple(pose[:3, 3].tolist()), 2 * math.atan(0.5 * h / fy), (w / fx) / (h / fy)
         )  # pyright: ignore
+
+    def framed(self, aspect: float) -> "Camera":
+        """What the largest rectangle of ``aspect`` in the middle of this camera's picture shows."""
+        narrow = min(1.0, self.aspect / aspect)
+        fov = 2 * math.atan(narrow * math.tan(self.fov / 2))
+        return dataclasses.replace(self, fov=fov, aspect=aspect)
+
+    def around(self, aspect: float) -> "Camera":
+        """The camera of a window of ``aspect`` that holds the whole picture; ``framed`` leads
+        back.
+        """
+        wide = max(1.0, self.aspect / aspect)
+        fov = 2 * math.atan(wide * math.tan(self.fov / 2))
+        return dataclasses.replace(self, fov=fov, aspect=aspect)
 
     @property
     def c2w(self) -> Float[Tensor, "4 4"]:
@@ -88,6 +102,13 @@ class Camera:
         return Views(
             self.c2w[None].float(), intrinsics, torch.tensor([seconds], dtype=torch.float32), (h, w)
         )
+
+
+def window_aspect(handle: Any) -> float:
+    """Width to height of the browser's picture, from viser's camera handle."""
+    w, h = float(handle.image_width), float(handle.image_height)
+    aspect = w / h if w > 0 and h > 0 else 1.0
+    return min(max(aspect, 1 / MAX_ASPECT), MAX_ASPECT) if math.isfinite(aspect) else 1.0
 
 
 def up_direction(inputs: Views) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
@@ -12,7 +13,7 @@ from fsm.errors import InputError
 from fsm.renderers.film.sequence import colourise_depth
 from fsm.views import Rendering, Views
 
-Mode = Literal["Colour", "Depth", "Opacity", "Difference"]
+Mode = Literal["Colour", "Depth", "Opacity", "Motion", "Flow", "Difference"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 DIFFERENCE_GAIN = 4.0
 """A difference of a quarter is white: small ones must be seen."""
@@ -59,6 +60,17 @@ def framed(frame: Views, request: Views) -> Float[Tensor, "3 h w"]:
     """
     truth, seen = turned(frame, request)
     return torch.where(seen, truth.clamp(0, 1), torch.full_like(truth, UNSEEN))
+
+
+def bordered(picture: UInt8[ndarray, "h w 3"], aspect: float) -> UInt8[ndarray, "h2 w2 3"]:
+    """``picture`` with grey borders on two sides that make it ``aspect`` wide to high."""
+    h, w = picture.shape[:2]
+    whole = np.full(
+        (max(h, round(w / aspect)), max(w, round(h * aspect)), 3), round(255 * UNSEEN), np.uint8
+    )
+    top, left = (whole.shape[0] - h) // 2, (whole.shape[1] - w) // 2
+    whole[top : top + h, left : left + w] = picture
+    return whole
 
 
 def turned(frame: Views, request: Views) -> tuple[Float[Tensor, "3 h w"], Bool[Tensor, "1 h w"]]:

@@ -15,8 +15,9 @@ from fsm.viewer.cameras import Camera, up_direction
 from fsm.viewer.gate import MAX_CLIENTS, Gate, guarded_by
 from fsm.viewer.session import Session
 from fsm.viewer.sharing import share, unshare
-from fsm.viewer.stage import Stage, Viewable
+from fsm.viewer.stage import Stage
 from fsm.viewer.stream import ReadingProgress, SceneStream
+from fsm.viewer.viewable import Viewable
 
 if TYPE_CHECKING:
     import viser

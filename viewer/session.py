@@ -9,12 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from fsm.errors import InputError
-from fsm.viewer.cameras import Camera, place, up_direction
+from fsm.viewer.cameras import Camera, place, up_direction, window_aspect
 from fsm.viewer.film.part import FilmPart
+from fsm.viewer.modes import bordered
 from fsm.viewer.panel import Panel
 from fsm.viewer.parts.base import Host, Part, Tab, user_events_only
 from fsm.viewer.parts.compare import ComparePart
 from fsm.viewer.parts.inputs import InputPart
+from fsm.viewer.parts.layers import LayerPart
 from fsm.viewer.parts.scale import ScalePart
 from fsm.viewer.parts.splats import SplatPart
 from fsm.viewer.parts.tracks import TracksPart
@@ -32,6 +34,7 @@ SAME_MOMENT = 0.006
 READOUT = 0.25
 """Seconds between updates of the readout."""
 PARTS: tuple[Callable[["Session"], Part], ...] = (
+    LayerPart,
     ComparePart,
     ViewPart,
     InputPart,
@@ -65,6 +68,9 @@ class Session(Host):
         self._told = 0.0
         self._resolution = Resolution()
         self._pictures = PictureQueue(client)
+        first = self.through(stage.nearest(self._playback.first))
+        if first.fov > stage.through(stage.nearest(self._playback.first)).fov:  # a narrow window
+            client.camera.fov = first.fov
         height = stage.scene.hw[0]
         self._panel = Panel(client.gui, self._playback, stage.modes, height)
         self._panel.show_reading(stage.reading)
@@ -173,6 +179,10 @@ class Session(Host):
             job = part.wants(job)
         return job
 
+    def through(self, index: int) -> Camera:
+        """The camera of input ``index``, for a window that holds its whole picture."""
+        return self.stage.through(index).around(window_aspect(self.client.camera))
+
     def reshow(self) -> None:
         """Ask for another kind of picture; one that is seen from where an input was taken starts
         there.
@@ -186,7 +196,7 @@ class Session(Host):
 
     def _at_input(self) -> bool:
         try:
-            return self._job().at_input
+            return self.stage.at_input(self._job())
         except InputError:
             return False
 
@@ -195,7 +205,7 @@ class Session(Host):
         time is frozen.
         """
         with self._lock:
-            self.go_to(Camera.of_view(self.stage.inputs.views, index))
+            self.go_to(self.through(index))
             if self._playback.frozen is None:
                 self.change(lambda playback: playback.sought(self.stage.times[index]).paused())
             self.refresh()
@@ -207,9 +217,7 @@ class Session(Host):
         self._panel.mode.value = self.stage.modes[0]
         for part in self._parts:
             part.reset()
-        self.go_to(
-            Camera.of_view(self.stage.inputs.views, self.stage.nearest(self._playback.first))
-        )
+        self.go_to(self.through(self.stage.nearest(self._playback.first)))
         self.refresh()
 
     def go_to(self, camera: Camera) -> None:
@@ -244,12 +252,10 @@ class Session(Host):
                 at_newest = abs(playback.cursor - self.stage.times[-1]) < SAME_MOMENT
                 self._panel.newest.value = at_newest and not playback.playing
             if moved and self._at_input():
-                self.go_to(
-                    Camera.of_view(self.stage.inputs.views, self.stage.nearest(playback.moment))
-                )
+                self.go_to(self.through(self.stage.nearest(playback.moment)))
             elif moved and playback.follow:
-                aspect = float(self.client.camera.aspect)
-                self.go_to(self.stage.on_path(playback.fraction, aspect))
+                window = window_aspect(self.client.camera)
+                self.go_to(self.stage.on_path(playback.fraction).around(window))
             self.refresh()
 
     def _connect(self) -> None:
@@ -302,8 +308,8 @@ class Session(Host):
 
     def _draw(self, job: Job, full: bool) -> tuple[RenderedPicture, bool]:
         self._resolution.budget = BUDGETS[self._panel.pace.value]
+        job, stage = job.framed, self.stage
         height = job.height if full else self._resolution.height(job.camera.hw(job.height))
-        stage = self.stage
         # it may have been asked of the stage before
         job = dataclasses.replace(job, frame=stage.nearest(job.seconds, job.camera.position))
         rendered = stage.render(job, height)
@@ -312,14 +318,16 @@ class Session(Host):
         return rendered, height >= job.height
 
     def _deliver(self, job: Job, rendered: RenderedPicture) -> None:
-        self._pictures.send(
-            rendered.picture, self._panel.transfer.value, int(self._panel.quality.value)
-        )
+        picture = rendered.picture
+        if job.aspect is not None:
+            picture = bordered(picture, job.camera.aspect)
+        self._pictures.send(picture, self._panel.transfer.value, int(self._panel.quality.value))
         if self._backdrop is not None:  # chosen while this was drawn
             self._pictures.plain(self._backdrop)
             return
         stage = self.stage
-        self.showed(stage.times[stage.nearest(job.seconds)] if job.at_input else job.seconds)
+        at_input = stage.at_input(job)
+        self.showed(stage.times[stage.nearest(job.seconds)] if at_input else job.seconds)
         self.client.flush()
         now = self._clock()
         self._delivered.append(now)

@@ -5,11 +5,12 @@ browser.
 import copy
 import dataclasses
 import math
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -19,10 +20,11 @@ from torch import Tensor
 from fsm.datasets.base import Clip
 from fsm.datasets.tracks import Tracks
 from fsm.errors import InputError
+from fsm.memory_scene import MemoryScene
 from fsm.renderers.film.camera_paths import Track
 from fsm.renderers.film.sequence import depth_range
-from fsm.renderers.gaussians.scene import GaussianScene
-from fsm.viewer import modes
+from fsm.renderers.gaussians.scene import GaussianScene, Layer
+from fsm.viewer import layer_maps, modes
 from fsm.viewer.cameras import Camera, viewing_distance
 from fsm.viewer.input_cameras import InputCameras, made_from, observed
 from fsm.viewer.limits import Limits, within
@@ -30,32 +32,12 @@ from fsm.viewer.native_splats import Native
 from fsm.viewer.render_worker import Turns
 from fsm.viewer.stream import ReadingProgress
 from fsm.viewer.time_controls import nearest_frame
+from fsm.viewer.viewable import Viewable, finds_layers, rendered_maps
 from fsm.viewer.wipe import Wipe, joined
-from fsm.views import Rendering, Views
+from fsm.views import Views
 
 PROBE = 128
 """Height in pixels of the pictures that the range of depths is taken from."""
-GLANCE = 32
-"""Height in pixels of the picture that says what a scene renders beside colour."""
-
-
-@runtime_checkable
-class Viewable(Protocol):
-    """What a viewer needs of a scene."""
-
-    @property
-    def inputs(self) -> Views:
-        """Cameras and times of the input frames [v]."""
-        ...
-
-    @property
-    def hw(self) -> tuple[int, int]:
-        """Natural size to render."""
-        ...
-
-    def render(self, views: Views) -> Rendering:
-        """Pictures for the requested views [v]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -79,12 +61,17 @@ class Job:
     """Colour to send in place of a picture, bytes: the browser draws the scene itself, before that.
     """
 
+    layer: Layer = "all"
+    """Which Gaussians are shown."""
+    aspect: float | None = None
+    """Width to height of the picture in the middle of the window; None: it fills the window."""
+
     @property
-    def at_input(self) -> bool:
-        """Whether it is seen from where, and when, the nearest input was taken: only there a frame
-        can be compared.
-        """
-        return self.mode == "Difference" or (self.wipe is not None and self.wipe.against is None)
+    def framed(self) -> "Job":
+        """The same with the camera of the picture in place of that of the window."""
+        if self.aspect is None:
+            return self
+        return dataclasses.replace(self, camera=self.camera.framed(self.aspect))
 
 
 @dataclass(frozen=True)
@@ -140,7 +127,9 @@ class Stage:
         if before is not None and self.live:  # until the end: colours would flicker
             self._depths = before._depths
         with self.turn:
-            self.renders_depth, self.renders_opacity = _renders(scene, self.inputs.views)
+            self.renders_depth, self.renders_opacity = rendered_maps(scene, self.inputs.views)
+        self._finding = threading.Lock()
+        self._layers: dict[Layer, GaussianScene] = {}
 
     @property
     def live(self) -> bool:
@@ -172,12 +161,60 @@ class Stage:
         """Those worth offering: what the scene renders, and no difference where no input's picture
         is known.
         """
+        of_frames = finds_layers(self.scene)
+        moves = of_frames or (isinstance(self.scene, GaussianScene) and len(set(self.times)) > 1)
         there = {
             "Depth": self.renders_depth,
             "Opacity": self.renders_opacity,
+            "Motion": moves and (of_frames or len(self.layers) > 1),
+            "Flow": moves,
             "Difference": self.knows_frames,
         }
         return tuple(m for m in modes.MODES if there.get(m, True))
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Those worth offering: of Gaussians some of which stand and some do not."""
+        if not isinstance(self.scene, GaussianScene) or self.live:
+            return ("all",)
+        stands = self.scene.gaussians.stands
+        both = bool(stands.any()) and not bool(stands.all())
+        return ("all", "static", "moving") if both else ("all",)
+
+    @property
+    def may_find_tracks(self) -> bool:
+        """Whether there are none yet, and the scene can find its own."""
+        return self.tracks is None and not self.live and finds_layers(self.scene)
+
+    def find_tracks(self, cancelled: Callable[[], bool], told: Callable[[int], None]) -> bool:
+        """Find the scene's own tracks, once for every browser; see ``layer_maps.find_tracks``.
+        False where ``cancelled``.
+        """
+        with self._finding:
+            if self.tracks is None:
+                assert isinstance(self.scene, MemoryScene), "only those find tracks"
+                self.tracks = layer_maps.find_tracks(self.scene, self.turn, cancelled, told)
+            return self.tracks is not None
+
+    def at_input(self, job: Job) -> bool:
+        """Whether ``job`` is seen from where, and when, the nearest input was taken: only there a
+        frame can be compared, and only of frames a scene memory knows what moves.
+        """
+        compared = job.wipe is not None and job.wipe.against is None
+        of_frames = job.mode in ("Motion", "Flow") and not isinstance(self.scene, GaussianScene)
+        return compared or of_frames or job.mode == "Difference"
+
+    @property
+    def aspect(self) -> float | None:
+        """Width to height of the inputs' pictures; None where the scene was made from none, as a
+        splat file.
+        """
+        made = getattr(self.scene, "frames_seen", None) is not None or self.knows_frames
+        return self.through(0).aspect if made else None
+
+    def through(self, index: int) -> Camera:
+        """The camera of input ``index``."""
+        return Camera.of_view(self.inputs.views, index)
 
     @property
     def found_depths(self) -> tuple[float, float] | None:
@@ -197,13 +234,11 @@ class Stage:
         apart = self.inputs.views.c2w[same, :3, 3] - torch.tensor(position)
         return same[int(apart.norm(dim=-1).argmin())]
 
-    def on_path(self, fraction: float, aspect: float) -> Camera:
-        """The camera on the clip's own path at ``fraction`` of its duration, for a window of
-        ``aspect``.
-        """
+    def on_path(self, fraction: float) -> Camera:
+        """The camera on the clip's own path at ``fraction`` of its duration."""
         c2w, intrinsics = self._track.at(torch.tensor([fraction], dtype=torch.float64))
         view = Views(c2w.float(), intrinsics.float(), torch.zeros(1), self.inputs.views.hw)
-        return dataclasses.replace(Camera.of_view(view), aspect=aspect)
+        return Camera.of_view(view)
 
     def render(self, job: Job, height: int) -> RenderedPicture:
         """The picture of ``job``, ``height`` pixels high. Call with ``turn`` held. Raises whatever
@@ -211,7 +246,7 @@ class Stage:
         """
         frame = self.inputs.views[job.frame]
         request = job.camera.request(height, job.seconds)
-        if job.at_input:
+        if self.at_input(job):
             c2w = request.c2w.clone()
             c2w[0, :3, 3] = frame.c2w[0, :3, 3]
             request = dataclasses.replace(request, c2w=c2w, time=frame.time)
@@ -252,8 +287,12 @@ class Stage:
     ) -> Float[Tensor, "3 h w"]:
         """``request`` of one scene in the mode of ``job``."""
         limits = job.limits
+        if job.layer != "all" and scene is self.scene:
+            scene = self._layer(job.layer)
         if isinstance(scene, GaussianScene) and not limits.open:
             scene, limits = scene.clipped(limits.near, limits.far), Limits()
+        if job.mode in ("Motion", "Flow"):
+            return self._motion(scene, job, request)
         rendering = scene.render(request)
         if colours is not None:
             picture = modes.depth(rendering, colours)
@@ -264,6 +303,27 @@ class Stage:
         else:
             picture = modes.colour(rendering)
         return within(picture, rendering, limits)
+
+    def _motion(self, scene: Viewable, job: Job, request: Views) -> Float[Tensor, "3 h w"]:
+        """What moves in the picture of Gaussians, or in the nearest input frame of a memory."""
+        shown = layer_maps.grey if job.mode == "Motion" else layer_maps.wheel
+        if isinstance(scene, GaussianScene):
+            return shown(layer_maps.of_gaussians(scene, request))
+        if not isinstance(scene, MemoryScene) or scene is not self.scene:
+            raise InputError(
+                "what moves is known of Gaussians and of this scene's own frames; choose another "
+                "mode."
+            )
+        picture = shown(layer_maps.of_frame(scene, job.frame))
+        frame = dataclasses.replace(self.inputs.views[[job.frame]], hw=scene.hw, rgb=picture[None])
+        return modes.framed(frame, request)
+
+    def _layer(self, layer: Layer) -> GaussianScene:
+        """A layer of the scene, separated once."""
+        assert isinstance(self.scene, GaussianScene), "only those have layers"
+        if layer not in self._layers:
+            self._layers[layer] = self.scene.layer(layer)
+        return self._layers[layer]
 
     def _depth_limits(self, wanted: Limits) -> tuple[float, float]:
         """Near and far of the colour map, what is open from the inputs: the same for all pictures,
@@ -287,16 +347,3 @@ class Stage:
 
 def _tracks(inputs: Views, clip: Any) -> Tracks | None:
     return clip.tracks() if isinstance(clip, Clip) and made_from(inputs, clip) else None
-
-
-def _renders(scene: Viewable, inputs: Views) -> tuple[bool, bool]:
-    """Whether ``scene`` renders depth, and opacity. One that fails may do so again where somebody
-    reads the error.
-    """
-    if isinstance(scene, GaussianScene):
-        return True, True
-    try:
-        glance = scene.render(Camera.of_view(inputs).request(GLANCE, float(inputs.time[0])))
-    except Exception:  # whatever a scene may raise
-        return True, True
-    return glance.depth is not None, glance.alpha is not None

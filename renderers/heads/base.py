@@ -33,6 +33,8 @@ class Head(nn.Module, ABC, Generic[P]):
     """``lvsm`` predicts pixels of a target, ``lrm`` predicts Gaussians once."""
     learns_alone: ClassVar[tuple[str, ...]] = ()
     """Submodules that a training stage can learn on their own."""
+    finds_layers: ClassVar[bool] = False
+    """Whether ``layers`` are found."""
 
     def __init__(self, dim: int, patch: int, config: Any) -> None:
         super().__init__()

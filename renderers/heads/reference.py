@@ -134,6 +134,7 @@ class ReferenceHead(Head[InputFrames]):
 
     decoder = "lvsm"
     learns_alone = ("stereo",)
+    finds_layers = True
     config: ReferenceHeadConfig
 
     def __init__(self, dim: int, patch: int, config: ReferenceHeadConfig) -> None:

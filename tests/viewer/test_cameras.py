@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fsm.errors import InputError
 from fsm.renderers.film.camera_paths import look_at
 from fsm.viewer.cameras import Camera, place, up_direction, viewing_distance
+from fsm.viewer.modes import bordered
 from fsm.views import Views
 from tests.viewer.fakes import cameras
 
@@ -106,3 +107,24 @@ def test_placing_turns_the_browser_and_gives_it_something_to_orbit() -> None:
     np.testing.assert_allclose(browser.look_at, [6, 2, 3], atol=1e-12)
     np.testing.assert_allclose(browser.wxyz, turned.wxyz)
     assert browser.fov == 0.7
+
+
+@pytest.mark.parametrize("window", [0.5, 1.6, 3.0])
+def test_a_window_around_a_picture_holds_it_and_no_more_than_it_must(window: float) -> None:
+    clip = Camera((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 0.8, 1.2)
+    around = clip.around(window)
+    assert around.framed(1.2).fov == pytest.approx(clip.fov)
+    high = math.tan(around.fov / 2) / math.tan(clip.fov / 2)
+    wide = high * window / 1.2
+    assert min(high, wide) == pytest.approx(1)
+
+
+def test_borders_make_the_picture_as_wide_as_the_window() -> None:
+    picture = np.full((20, 30, 3), 200, np.uint8)
+    assert bordered(picture, 1.5) is not picture
+    assert np.array_equal(bordered(picture, 1.5), picture)
+    for aspect, shape in ((3.0, (20, 60, 3)), (0.5, (60, 30, 3))):
+        whole = bordered(picture, aspect)
+        assert whole.shape == shape
+        assert (whole == 200).all(-1).sum() == 20 * 30
+        assert (whole[0, 0] < 60).all()

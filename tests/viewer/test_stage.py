@@ -58,9 +58,8 @@ def test_the_difference_is_taken_where_and_when_the_frame_was() -> None:
 
 def test_the_path_passes_the_inputs_at_their_fractions() -> None:
     stage = Stage(FakeScene())
-    camera = stage.on_path(0.5, aspect=2.0)
+    camera = stage.on_path(0.5)
     assert camera.position == pytest.approx((0.2, 0.0, 0.0), abs=1e-6)
-    assert camera.aspect == 2.0
     assert camera.fov == pytest.approx(Camera.of_view(stage.inputs.views, 2).fov)
 
 

@@ -47,7 +47,8 @@ class SplatPart(Part):
     def wants(self, job: Job) -> Job:
         """No picture where the browser can draw what it would show."""
         native = self._host.stage.native
-        plain = job.mode == "Colour" and job.wipe is None and job.limits.open
+        plain = job.mode == "Colour" and job.layer == "all"
+        plain = plain and job.wipe is None and job.limits.open
         self._chosen = native if self.on.value and plain else None
         if self._chosen is None:
             return job

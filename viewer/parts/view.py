@@ -21,6 +21,7 @@ AXES = {
     for sign in "+-"
 }
 OPEN = (0.0, 0.0)
+FRAMES = ("The clip's", "All of the window")
 
 
 class ViewPart(Part):
@@ -41,6 +42,12 @@ class ViewPart(Part):
                 0.1,
                 _degrees(host.client.camera.fov),
                 hint="Field of view, from top to bottom.",
+            )
+            self.frame = gui.add_dropdown(
+                "Picture",
+                FRAMES,
+                visible=host.stage.aspect is not None,
+                hint="As wide and high as the clip's, or all of the window.",
             )
             self.limits = gui.add_vector2(
                 "Near, far",
@@ -64,13 +71,16 @@ class ViewPart(Part):
             )
             self.set_up = gui.add_button("Set up as in this view")
         self.fov.on_update(user_events_only(lambda value: self._zoom(float(value))))
+        self.frame.on_update(user_events_only(lambda _: host.refresh()))
         self.limits.on_update(user_events_only(lambda _: host.refresh()))
         self.depths.on_update(user_events_only(lambda _: host.refresh()))
         self.up.on_update(user_events_only(lambda _: self._turn_up()))
         self.set_up.on_click(user_events_only(lambda _: self._set_up()))
 
     def wants(self, job: Job) -> Job:
-        """Within the limits, in the range of colours."""
+        """In its frame, within the limits, in the range of colours."""
+        if self.frame.value == FRAMES[0]:
+            job = dataclasses.replace(job, aspect=self._host.stage.aspect)
         deep = self._host.stage.renders_depth
         self.depths.visible = deep and job.mode == "Depth"
         self.found.visible = self.depths.visible and bool(self.found.content)
@@ -96,14 +106,16 @@ class ViewPart(Part):
             self.found.visible = True
 
     def reset(self) -> None:
-        """No limits, colours from the inputs, up from the cameras."""
+        """The clip's frame, no limits, colours from the inputs, up from the cameras."""
         self._sent.clear()
+        self.frame.value = FRAMES[0]
         self.limits.value = self.depths.value = OPEN
         self.up.value = FROM_CAMERAS
         self._host.up = up_direction(self._host.stage.inputs.views)
 
     def restaged(self) -> None:
         """Up is that of the new cameras, where it was that of the old."""
+        self.frame.visible = self._host.stage.aspect is not None
         self.limits.visible = self._host.stage.renders_depth
         self.found.content = ""
         if self.up.value == FROM_CAMERAS:
