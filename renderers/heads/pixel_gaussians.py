@@ -7,7 +7,7 @@ fog. Here a Gaussian starts
 * with the colour of its pixel and the pixel's footprint as its size;
 * at the depth where other frames agree with it (``fsm.renderers.stereo.pipeline``);
 * with the velocity that aligns what is left (``fsm.renderers.stereo.motion``);
-* at its frame's time, lasting about until the next frame takes over.
+* halfway between the moments where neighbouring frames take over, lasting about that long.
 
 Tokens and a few convolutions, which see how well other frames agree at that place, correct all of
 it. Every correction but those of agreement starts at zero.
@@ -51,7 +51,7 @@ RHO_LIMITS = (1e-3, 20.0)  # inverse depth in model units: never at infinity, ne
 FOOTPRINT = 0.35
 # Size of a Gaussian that shows its surface alone, over that of one among those of other frames.
 ALONE = 1.4
-LASTS = 1.0  # temporal standard deviation, in gaps to the next frame
+LASTS = 1.0  # temporal standard deviation, in geometric means of the gaps to both next frames
 OPAQUE = 3.0  # logit of opacity where frames agree
 DETAIL = 4  # inverse depth, log size, log duration, opacity logit
 PER_PIXEL = 7  # colour 3, log size, log duration, time, opacity logit
@@ -179,14 +179,18 @@ class PixelGaussianHead(GaussianHead):
         size = FOOTPRINT / focal.abs().prod(-1).sqrt()[..., None, None, None] * depth
         size = size * torch.exp((pixels[:, :, 3:4] + detail[:, :, :1]).clamp(-4.0, 4.0))
         scales = torch.cat([size / stretch, size, size], dim=2)
-        lasts = gather(_gap_to_next(inputs.time), own)[..., None, None]  # [b v 1 1 1]
+        before, after = (
+            gather(gap, own)[..., None, None] for gap in moments_around(inputs.time)
+        )  # [b v 1 1 1]
+        lasts = (before * after).sqrt()
         time_scales = (
             LASTS
             * lasts
             * torch.exp((pixels[:, :, 4:5] + detail[:, :, 1:2]).clamp(-3.0, 5.0))
             * stretch
         )
-        times = views.time[..., None, None, None] + 0.1 * lasts * pixels[:, :, 5:6]
+        middle = views.time[..., None, None, None] + (after - before) / 4.0
+        times = middle + 0.1 * lasts * pixels[:, :, 5:6]
         opacities = torch.sigmoid(OPAQUE + pixels[:, :, 6:7] + detail[:, :, 2:3])
         sh = (views.rgb + 0.1 * pixels[:, :, :3] - 0.5) / SH_C0
         return gaussians_of_pixels(means, times, scales, time_scales, left, right, opacities, sh)
@@ -286,11 +290,17 @@ def _product(
     return torch.stack(product, dim=2)
 
 
-def _gap_to_next(time: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-    """Larger of the gaps to the frames before and after; 1 where there is no other moment."""
-    order = time.argsort(dim=-1, stable=True)
-    gap = time.gather(-1, order).diff(dim=-1)
-    gap = torch.maximum(F.pad(gap, (1, 0)), F.pad(gap, (0, 1)))
-    largest = gap.amax(-1, keepdim=True)
-    gap = torch.where(gap > 0, gap, torch.where(largest > 0, largest, torch.ones_like(largest)))
-    return torch.empty_like(gap).scatter(-1, order, gap)
+def moments_around(
+    time: Float[Tensor, "b n"],
+) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]:
+    """Gaps from every view to the moments before and after its own; that of the other side where
+    there is none on one, 1 where there is no other moment.
+    """
+    ahead = time[:, None] - time[:, :, None]
+    after = torch.where(ahead > 0, ahead, torch.inf).amin(-1)
+    before = torch.where(ahead < 0, -ahead, torch.inf).amin(-1)
+    before, after = (
+        torch.where(torch.isinf(one), other, one)
+        for one, other in ((before, after), (after, before))
+    )
+    return before.nan_to_num(posinf=1.0), after.nan_to_num(posinf=1.0)

@@ -54,9 +54,9 @@ class Stereo(nn.Module):
         return [first, fine(sources, prior=first.rho)]
 
     @torch.no_grad()
-    def layers(self, views: Views, frames: Views) -> Layers:
+    def layers(self, views: Views, frames: Views, *, velocity: bool = True) -> Layers:
         """Depth to a fraction of a pixel, what moves, and how fast; constants for autograd. Views
-        and frames are ``reduced`` ones.
+        and frames are ``reduced`` ones. Without ``velocity`` that is zero.
         """
         coarse, fine = self(views, frames)
         swept, moving = fine.rho.float(), coarse.moving
@@ -64,14 +64,15 @@ class Stereo(nn.Module):
         sources = stereo_sources(views, frames, self.config.sources)
         aligned = aligned_depth(sources, swept, self.config)
         sure = coarse.confidence()
+        still = torch.zeros_like(swept).expand(-1, -1, 3, -1, -1)
         if frames.one_moment:
-            velocity = torch.zeros_like(swept).expand(-1, -1, 3, -1, -1)
-            return Layers(aligned, torch.zeros_like(swept), velocity, sure)
+            return Layers(aligned, torch.zeros_like(swept), still, sure)
         moving = torch.sigmoid(moving.float())
         # alignment takes what moves for something at another depth
         rho = torch.lerp(aligned, swept, moving)
-        velocity = scene_flow(views, frames, rho, self.config.scene_flow)
-        return Layers(rho, moving, velocity, sure)
+        if not velocity:
+            return Layers(rho, moving, still, sure)
+        return Layers(rho, moving, scene_flow(views, frames, rho, self.config.scene_flow), sure)
 
     def reduced(self, views: Views) -> Views:
         """``views`` no larger than depth needs: what a sweep sees of the scene around a pixel
@@ -82,11 +83,14 @@ class Stereo(nn.Module):
         return views.resized((h // factor, w // factor))
 
     def surfaces(self, views: Views, group: int) -> Surfaces:
-        """The surfaces of ``views``, whose layers are found ``group`` views at a time; fused where
-        they are a static capture, or films are to be.
+        """The surfaces of ``views``, whose layers are found ``group`` views at a time, without
+        velocities; fused where they are a static capture, or films are to be.
         """
         small = self.reduced(views)
-        parts = [self.layers(small[i : i + group], small) for i in range(0, len(views), group)]
+        parts = [
+            self.layers(small[i : i + group], small, velocity=False)
+            for i in range(0, len(views), group)
+        ]
         layers = Layers.cat(parts).resized(views.hw)
         if views.one_moment or self.config.fusion.films:
             return fused(views, layers, self.config.fusion)

@@ -14,7 +14,7 @@ from fsm.renderers.gaussians.rotations import covariance_matrix
 from fsm.renderers.heads.pixel_gaussians import (
     PixelGaussianHead,
     PixelGaussianHeadConfig,
-    _gap_to_next,
+    moments_around,
     moving_rotation,
 )
 from fsm.renderers.stereo.config import FusionConfig, StereoConfig, SweepConfig
@@ -167,9 +167,20 @@ def test_what_stands_is_there_at_all_times_and_once(films: bool) -> None:
     assert all(psnr(picture, views.rgb[0, 2:3]) > 28.0 for picture in pictures)
 
 
-def test_gap_to_next() -> None:
-    gap = _gap_to_next(torch.tensor([[0.0, 3.0, 1.0, 1.5], [2.0, 2.0, 2.0, 2.0]]))
-    torch.testing.assert_close(gap, torch.tensor([[1.0, 1.5, 1.0, 1.5], [1.0, 1.0, 1.0, 1.0]]))
+def test_moments_around() -> None:
+    before, after = moments_around(torch.tensor([[0.0, 3.0, 1.0, 1.5, 1.0], [2.0] * 5]))
+    torch.testing.assert_close(before, torch.tensor([[1.0, 1.5, 1.0, 0.5, 1.0], [1.0] * 5]))
+    torch.testing.assert_close(after, torch.tensor([[1.0, 1.5, 0.5, 1.5, 0.5], [1.0] * 5]))
+
+
+def test_frames_take_turns_however_uneven_their_gaps() -> None:
+    """Frames close together must not outlast one another as if each were alone."""
+    times = torch.tensor([[-1.0, -0.9, -0.8, 0.6, 1.0]])
+    views = dataclasses.replace(clip(5, baseline=0.25), time=times)
+    gaussians = untrained().gaussians(torch.randn(1, 5, 64, 32), views, views)[0]
+    weights = gaussians.condition().weights(0.8).view(5, *HW).mean((1, 2))
+    assert bool((weights[:3] < 0.05).all())
+    assert bool((weights[3:] > 0.5).all())
 
 
 def test_every_parameter_gets_a_gradient_once_corrections_are_on() -> None:
