@@ -24,7 +24,7 @@ class GaussianFields:
     def __len__(self) -> int:
         return self.means.shape[0]  # pyright: ignore[reportAttributeAccessIssue]
 
-    def __getitem__(self, index: slice | Int[Tensor, " m"] | Bool[Tensor, " n"]):
+    def __getitem__(self, index: slice | Int[Tensor, " m"] | Bool[Tensor, " *n"]):
         """Those chosen by a slice, indices or a mask."""
         return self._mapped(lambda t: t[index])
 

@@ -80,8 +80,8 @@ class GaussianHead(Head[DecodedGaussians]):
         size = max(1, GAUSSIAN_PIXELS // (inputs.hw[0] * inputs.hw[1]))
         size = len(inputs) if torch.is_grad_enabled() else size
         groups = [inputs[i : i + size] for i in range(0, len(inputs), size)]
-        parts = self.parts(groups, inputs, read)
-        gaussians = [Gaussians4D.cat(list(of_entry)) for of_entry in zip(*parts, strict=True)]
+        of_entries = [list(parts) for parts in zip(*self.parts(groups, inputs, read), strict=True)]
+        gaussians = [_joined(parts) for parts in of_entries]
         return DecodedGaussians(gaussians, self.background(inputs), self.projection)
 
     def decode(self, targets: Views, prepared: DecodedGaussians, read: Read) -> Rendering:
@@ -108,6 +108,17 @@ class GaussianHead(Head[DecodedGaussians]):
             background=prepared.background[0],
             projection=prepared.projection,
         )
+
+
+def _joined(parts: list[Gaussians4D]) -> Gaussians4D:
+    """All of ``parts``, which is emptied: no more than one field is held twice."""
+    columns = [list(fields) for fields in zip(*(p.tensors() for p in parts), strict=True)]
+    parts.clear()
+    fields = []
+    for column in columns:
+        fields.append(torch.cat(column))
+        column.clear()
+    return Gaussians4D(*fields)
 
 
 def gaussians_of_pixels(*maps: Float[Tensor, "b v _ h w"]) -> list[Gaussians4D]:

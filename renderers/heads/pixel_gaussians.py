@@ -1,4 +1,4 @@
-"""Our Gaussian decoder: every input pixel becomes a Gaussian that already looks right, and is then
+"""Our Gaussian decoder: input pixels become Gaussians that already look right, and are then
 corrected.
 
 The published head invents depth, colour and motion of every Gaussian; with little training that is
@@ -10,37 +10,34 @@ fog. Here a Gaussian starts
 * halfway between the moments where neighbouring frames take over, lasting about that long.
 
 Tokens and a few convolutions, which see how well other frames agree at that place, correct all of
-it. Every correction but those of agreement starts at zero.
-
-Velocity and a round cross-section are exactly what two quaternions and four scales can say: rotate
-time towards the direction of
-motion by φ = atan |v|, and shorten the axis along it by cos φ, which conditioning on time undoes
-(``moving_rotation``).
+it. Every correction but those of agreement starts at zero. Gaussians are made only of pixels that
+add something to other frames, and one of a square of pixels where a large picture has no texture.
 """
 
-import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fsm.encoder import ViewTokens, unpatchify
 from fsm.errors import InputError
 from fsm.rays import full_precision
 from fsm.renderers.convolution import ConvTrunk, zeroed
+from fsm.renderers.gaussians.balls import Balls, merged
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.spherical_harmonics import SH_C0
 from fsm.renderers.gaussians.types import Projection
 from fsm.renderers.heads.base import Read
-from fsm.renderers.heads.gaussian_head import GaussianHead, gaussians_of_pixels
+from fsm.renderers.heads.gaussian_head import GaussianHead
 from fsm.renderers.stereo.config import StereoConfig
 from fsm.renderers.stereo.fusion import Surfaces
 from fsm.renderers.stereo.pipeline import Stereo
 from fsm.renderers.stereo.selection import nearest_views
-from fsm.renderers.stereo.sources import SourceViews, camera_rays, gather
+from fsm.renderers.stereo.sources import SourceViews, camera_rays
 from fsm.views import Views
 
 CONTEXT = 8  # channels the tokens pass on to the detail
@@ -82,7 +79,7 @@ class PixelGaussianHeadConfig:
 
 
 class PixelGaussianHead(GaussianHead):
-    """One Gaussian per input pixel: pixel, stereo and motion first, learnt corrections on top."""
+    """Gaussians of input pixels: pixel, stereo and motion first, learnt corrections on top."""
 
     config: PixelGaussianHeadConfig
     learns_alone = ("stereo",)
@@ -114,17 +111,17 @@ class PixelGaussianHead(GaussianHead):
     def gaussians(
         self, tokens: ViewTokens, views: Views, inputs: Views, surfaces: Surfaces | None = None
     ) -> list[Gaussians4D]:
-        """One Gaussian per kept pixel of ``views``, compared with the nearest ``inputs``."""
+        """What the pixels of ``views`` become, compared with the nearest ``inputs``."""
         if surfaces is None:
             surfaces = self.stereo.surfaces(views, len(views))
+        surfaces = surfaces.resized(views.hw)
         assert views.rgb is not None
         assert inputs.rgb is not None
         hidden = F.gelu(self.shared(self.norm(tokens)))
         smooth = self._upsampled(self.smooth(hidden).float(), views.hw)
         context = self._upsampled(self.context(hidden).float(), views.hw)
-        own, _ = nearest_views(views, inputs, 1)
         # no gradients: learnt in stages of its own (``learn: stereo``)
-        swept = surfaces.layers.inverse_depth
+        swept = surfaces.inverse_depth
         unit = swept + self.config.stereo.sweep.farthest
         rho = swept + RHO_SCALE * smooth[:, :, :1] * unit
         chosen, _ = nearest_views(views, inputs, self.config.references)
@@ -136,13 +133,8 @@ class PixelGaussianHead(GaussianHead):
         depth = 1.0 / (rho + RHO_SCALE * detail[:, :, :1] * unit).clamp(*RHO_LIMITS)
         pixels = unpatchify(self.pixels(hidden).float(), views.hw, self.patch)
         flow = flow + 0.1 * smooth[:, :, 1:]
-        found = self._assemble(views, inputs, own, depth, flow, pixels, detail[:, :, 1:])
-        return [
-            _standing(gaussians, standing.flatten())[kept.flatten()]
-            for gaussians, standing, kept in zip(
-                found, surfaces.standing, surfaces.kept, strict=True
-            )
-        ]
+        balls = self._assemble(views, surfaces, depth, flow, pixels, detail[:, :, 1:])
+        return [of_sample.gaussians() for of_sample in balls]
 
     def background(self, inputs: Views) -> Float[Tensor, "b 3"]:
         """Mean colour of the inputs: the best guess where nothing is known."""
@@ -165,35 +157,37 @@ class PixelGaussianHead(GaussianHead):
 
     @full_precision
     def _assemble(
-        self, views: Views, inputs: Views, own, depth, flow, pixels, detail
-    ) -> list[Gaussians4D]:
-        """All maps [b v c h w] to Gaussians."""
+        self, views: Views, surfaces: Surfaces, depth, flow, pixels, detail
+    ) -> list[Balls]:
+        """All maps [b v c h w] to balls."""
         assert views.rgb is not None
-        ray, focal = camera_rays(views), views.intrinsics[..., :2]
+        ray, turns, standing = camera_rays(views), surfaces.turns, surfaces.standing
         rotation = views.c2w[..., :3, :3]
         means = views.c2w[..., :3, 3, None, None] + depth * torch.einsum(
             "bvij,bvjhw->bvihw", rotation, ray
         )
         velocity = depth * torch.einsum("bvij,bvjhw->bvihw", rotation, flow)
-        left, right, stretch = moving_rotation(velocity)
-        size = FOOTPRINT / focal.abs().prod(-1).sqrt()[..., None, None, None] * depth
+        pixel = depth / views.intrinsics[..., :2].abs().prod(-1).sqrt()[..., None, None, None]
+        size = FOOTPRINT * pixel
         size = size * torch.exp((pixels[:, :, 3:4] + detail[:, :, :1]).clamp(-4.0, 4.0))
-        scales = torch.cat([size / stretch, size, size], dim=2)
-        before, after = (
-            gather(gap, own)[..., None, None] for gap in moments_around(inputs.time)
-        )  # [b v 1 1 1]
-        lasts = (before * after).sqrt()
-        time_scales = (
-            LASTS
-            * lasts
-            * torch.exp((pixels[:, :, 4:5] + detail[:, :, 1:2]).clamp(-3.0, 5.0))
-            * stretch
+        lasts = (turns.before * turns.after).sqrt()
+        longer = torch.exp((pixels[:, :, 4:5] + detail[:, :, 1:2]).clamp(-3.0, 5.0))
+        middle = views.time[..., None, None, None] + (turns.after - turns.before) / 4.0
+        maps = (
+            means,
+            torch.where(standing, 0.0, velocity),
+            torch.where(standing, 0.0, middle + 0.1 * lasts * pixels[:, :, 5:6]),
+            torch.where(standing, torch.inf, LASTS * lasts * longer),
+            torch.where(standing, ALONE * size, size),
+            torch.sigmoid(OPAQUE + pixels[:, :, 6:7] + detail[:, :, 2:3]),
+            (views.rgb + 0.1 * pixels[:, :, :3] - 0.5) / SH_C0,
         )
-        middle = views.time[..., None, None, None] + (after - before) / 4.0
-        times = middle + 0.1 * lasts * pixels[:, :, 5:6]
-        opacities = torch.sigmoid(OPAQUE + pixels[:, :, 6:7] + detail[:, :, 2:3])
-        sh = (views.rgb + 0.1 * pixels[:, :, :3] - 0.5) / SH_C0
-        return gaussians_of_pixels(means, times, scales, time_scales, left, right, opacities, sh)
+        pixel_filter = math.sqrt(self.projection.blur) * pixel
+        kept = turns.kept[:, :, 0]
+        return [
+            merged(_of_maps(*of), kept[i], depth[i, :, 0], pixel_filter[i, :, 0], surfaces.side)
+            for i, of in enumerate(zip(*maps, strict=True))
+        ]
 
     def _upsampled(
         self, values: Float[Tensor, "b v t ccn"], hw: tuple[int, int]
@@ -205,21 +199,11 @@ class PixelGaussianHead(GaussianHead):
         return fine.unflatten(0, coarse.shape[:2])
 
 
-def _standing(gaussians: Gaussians4D, which: Bool[Tensor, " n"]) -> Gaussians4D:
-    """The same Gaussians; those of ``which`` stand at all times, wide enough to show a surface
-    alone.
-    """
-    quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).to(gaussians.left).expand_as(gaussians.left)
-    each = which[:, None]
-    round_ = ALONE * gaussians.scales[:, 1:2].expand(-1, 3)
-    return dataclasses.replace(
-        gaussians,
-        times=torch.where(which, torch.zeros_like(gaussians.times), gaussians.times),
-        scales=torch.where(each, round_, gaussians.scales),
-        time_scales=torch.where(which, torch.inf, gaussians.time_scales),
-        left=torch.where(each, quats, gaussians.left),
-        right=torch.where(each, quats, gaussians.right),
-    )
+def _of_maps(means, velocities, times, durations, sizes, opacities, sh) -> Balls:
+    """Maps [v c h w] of one sample as balls [v h w]."""
+    times, durations, sizes, opacities = (t[:, 0] for t in (times, durations, sizes, opacities))
+    means, velocities, sh = (t.movedim(1, -1) for t in (means, velocities, sh))
+    return Balls(means, velocities, times, durations, sizes, opacities, sh[..., None, :])
 
 
 class Detail(nn.Module):
@@ -251,56 +235,3 @@ class Detail(nn.Module):
         x = self.body(F.gelu(self.enter(x.contiguous(memory_format=torch.channels_last))))
         out = F.pixel_shuffle(self.leave(x).float(), self.STRIDE)
         return F.interpolate(out, size=(h, w), mode="nearest").view(b, v, DETAIL, h, w)
-
-
-def moving_rotation(
-    velocity: Float[Tensor, "b v 3 h w"],
-) -> tuple[Float[Tensor, "b v 4 h w"], Float[Tensor, "b v 4 h w"], Float[Tensor, "b v 1 h w"]]:
-    """Left and right quaternions (wxyz) that give a Gaussian this velocity, and 1 / cos φ.
-
-    With scales (s cos φ, s, s) and temporal scale τ / cos φ the Gaussian moves at ``velocity``, is
-    a ball of size s (to the
-    order of s / τ |v|) and lasts τ: the first axis lies along ±velocity, then time is turned
-    towards it by φ.
-    """
-    stretch = (1.0 + velocity.square().sum(2, keepdim=True)).sqrt()
-    half = ((1.0 + 1.0 / stretch) / 2.0).sqrt()  # cos φ/2
-    turn = velocity / (2.0 * stretch * half)  # sin φ/2 along the direction of motion
-    x, y, z = velocity.split(1, dim=2)
-    length = velocity.square().sum(2, keepdim=True).add(1e-12).sqrt()
-    sign = torch.where(x < 0, -1.0, 1.0) / length
-    align = torch.cat(
-        [1.0 + x * sign, torch.zeros_like(x), -z * sign, y * sign], dim=2
-    )  # the first axis onto ±velocity
-    boost, back = torch.cat([half, turn], dim=2), torch.cat([half, -turn], dim=2)
-    return _product(boost, align), _product(back, align), stretch
-
-
-def _product(
-    p: Float[Tensor, "b v 4 h w"], q: Float[Tensor, "b v 4 h w"]
-) -> Float[Tensor, "b v 4 h w"]:
-    a, b, c, d = p.unbind(2)
-    e, f, g, h = q.unbind(2)
-    product = [
-        a * e - b * f - c * g - d * h,
-        a * f + b * e + c * h - d * g,
-        a * g - b * h + c * e + d * f,
-        a * h + b * g - c * f + d * e,
-    ]
-    return torch.stack(product, dim=2)
-
-
-def moments_around(
-    time: Float[Tensor, "b n"],
-) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]:
-    """Gaps from every view to the moments before and after its own; that of the other side where
-    there is none on one, 1 where there is no other moment.
-    """
-    ahead = time[:, None] - time[:, :, None]
-    after = torch.where(ahead > 0, ahead, torch.inf).amin(-1)
-    before = torch.where(ahead < 0, -ahead, torch.inf).amin(-1)
-    before, after = (
-        torch.where(torch.isinf(one), other, one)
-        for one, other in ((before, after), (after, before))
-    )
-    return before.nan_to_num(posinf=1.0), after.nan_to_num(posinf=1.0)

@@ -144,10 +144,6 @@ class ConsistencyConfig:
 class FusionConfig:
     """When a pixel stands, and when an earlier view shows the same."""
 
-    films: bool = False
-    """Fuse what stands in a film, too: a third of the Gaussians, but pictures between its frames
-    lose more than a decibel.
-    """
     views: int = 12
     """Views that a pixel is compared with, at most."""
     window: int = 3
@@ -165,6 +161,24 @@ class FusionConfig:
         _check_at_least(self, "fusion", views=1)
         _check_odd(self, "fusion", "window", self.window)
         _check_positive(self, "fusion", "colour", "support", "resolution", "slack")
+
+
+@dataclass(frozen=True)
+class KeyFrameConfig:
+    """When the moments around a frame of a film show a pixel of it well enough."""
+
+    moments: int = 16
+    """Moments below which every frame of a film is shown as a whole."""
+    colour: float = 0.03
+    """Largest difference in a channel, from 0 to 1, from which on two views differ."""
+    support: float = 0.7
+    """Farther over nearer inverse depth, above which two views may show the same surface."""
+    resolution: float = 0.7
+    """Pixels per length of the other view over those of this one, below which both are shown."""
+
+    def __post_init__(self) -> None:
+        _check_at_least(self, "key frames", moments=3)
+        _check_positive(self, "key frames", "colour", "support", "resolution")
 
 
 @dataclass(frozen=True)
@@ -254,7 +268,9 @@ class StereoConfig:
     scene_flow: SceneFlowConfig = SceneFlowConfig()
     """Motion of what input frames show."""
     fusion: FusionConfig = FusionConfig()
-    """One surface from the depth of all frames."""
+    """One surface from the depth of all frames of a static capture."""
+    key_frames: KeyFrameConfig = KeyFrameConfig()
+    """What frames of a film add to those around them."""
     consistency: ConsistencyConfig = ConsistencyConfig()
     """Depths that are not carried to a target."""
     warp: WarpConfig = WarpConfig()

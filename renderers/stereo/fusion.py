@@ -6,16 +6,18 @@ colour supports it; one that should see it and shows another colour contradicts 
 view shows as well are left out: one surface stays, not one layer per view. Nothing is learnt here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fsm.rays import full_precision
 from fsm.renderers.stereo.config import FusionConfig
 from fsm.renderers.stereo.consistency import at_pixels, depths_there
+from fsm.renderers.stereo.key_frames import Turns, nearest
 from fsm.renderers.stereo.layers import Layers
+from fsm.renderers.stereo.regularise import resampled
 from fsm.renderers.stereo.selection import stereo_views
 from fsm.renderers.stereo.sources import SourceViews
 from fsm.renderers.stereo.windows import window_mean
@@ -26,15 +28,27 @@ from fsm.views import Views
 class Surfaces:
     """What is known of every pixel of views [b v] from all of them."""
 
-    layers: Layers
+    inverse_depth: Float[Tensor, "b v 1 h w"]
+    """Inverse z-depth in model units."""
     standing: Bool[Tensor, "b v 1 h w"]
     """Stands, by what was learnt and by the other views."""
-    kept: Bool[Tensor, "b v 1 h w"]
-    """Shows what no earlier view shows."""
+    turns: Turns
+    """Which show what no other view shows, and when others take over."""
+    side: int = 1
+    """Pixels of the pictures, along a side, for each pixel that depth was found of."""
 
     def __getitem__(self, index: slice) -> "Surfaces":
         """Those of some views."""
-        return Surfaces(self.layers[index], self.standing[:, index], self.kept[:, index])
+        return Surfaces(
+            self.inverse_depth[:, index], self.standing[:, index], self.turns[index], self.side
+        )
+
+    def resized(self, hw: tuple[int, int]) -> "Surfaces":
+        """The same for larger pictures: depth bilinear, the rest as the nearest pixel has it."""
+        rho = self.inverse_depth
+        finer = resampled(rho.flatten(0, 1), hw).unflatten(0, rho.shape[:2])
+        side = self.side * hw[0] // rho.shape[-2]
+        return Surfaces(finer, nearest(self.standing, hw), self.turns.resized(hw), side)
 
 
 @torch.no_grad()
@@ -74,7 +88,7 @@ def fused(views: Views, layers: Layers, config: FusionConfig) -> Surfaces:
         if views.one_moment:
             kept[:, i] &= ~wrong
         done[i] = True
-    return Surfaces(layers, standing, kept)
+    return Surfaces(rho, standing, replace(Turns.every(views), kept=kept))
 
 
 def spread_order(n: int) -> list[int]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from fsm.renderers.stereo import forward_warp, motion, occlusion
 from fsm.renderers.stereo.config import StereoConfig
 from fsm.renderers.stereo.fusion import Surfaces, fused
+from fsm.renderers.stereo.key_frames import take_turns
 from fsm.renderers.stereo.layers import Layers
 from fsm.renderers.stereo.plane_sweep import CoarseSweep, FineSweep, Swept
 from fsm.renderers.stereo.scene_flow import scene_flow
@@ -83,19 +84,20 @@ class Stereo(nn.Module):
         return views.resized((h // factor, w // factor))
 
     def surfaces(self, views: Views, group: int) -> Surfaces:
-        """The surfaces of ``views``, whose layers are found ``group`` views at a time, without
-        velocities; fused where they are a static capture, or films are to be.
+        """The surfaces of ``views``, at the size at which depth is found, ``group`` views at a
+        time: fused where they are a static capture, else by turns.
         """
         small = self.reduced(views)
         parts = [
             self.layers(small[i : i + group], small, velocity=False)
             for i in range(0, len(views), group)
         ]
-        layers = Layers.cat(parts).resized(views.hw)
-        if views.one_moment or self.config.fusion.films:
-            return fused(views, layers, self.config.fusion)
+        layers = Layers.cat(parts)
+        if views.one_moment:
+            return fused(small, layers, self.config.fusion)
         nothing = torch.zeros_like(layers.moving, dtype=torch.bool)
-        return Surfaces(layers, nothing, ~nothing)
+        turns = take_turns(small, layers.inverse_depth, self.config.key_frames)
+        return Surfaces(layers.inverse_depth, nothing, turns)
 
     def warped(self, targets: SourceViews, layers: Layers) -> Layers:
         """Layers of targets from those of all ``targets.views``."""

@@ -33,8 +33,8 @@ def test_what_stands_is_kept_once() -> None:
     views, layers, _ = filmed(3103, still=True)
     surfaces = fused(views, layers, FusionConfig())
     assert float(surfaces.standing.float().mean()) > 0.9
-    assert 1.0 / 6.0 <= float(surfaces.kept.float().mean()) < 0.6
-    assert float(surfaces.kept[:, 0].float().mean()) > 0.9
+    assert 1.0 / 6.0 <= float(surfaces.turns.kept.float().mean()) < 0.6
+    assert float(surfaces.turns.kept[:, 0].float().mean()) > 0.9
 
 
 def test_what_moves_does_not_stand_where_its_colour_shows_it() -> None:
@@ -61,14 +61,14 @@ def test_what_is_said_to_move_never_stands_and_is_always_kept() -> None:
     moving = torch.ones_like(layers.moving)
     surfaces = fused(views, dataclasses.replace(layers, moving=moving), FusionConfig())
     assert not bool(surfaces.standing.any())
-    assert bool(surfaces.kept.all())
+    assert bool(surfaces.turns.kept.all())
 
 
 def test_one_view_is_a_surface() -> None:
     views, layers, _ = filmed(3103, still=True)
     surfaces = fused(views[:1], layers[:1], FusionConfig())
     assert bool(surfaces.standing.all())
-    assert bool(surfaces.kept.all())
+    assert bool(surfaces.turns.kept.all())
 
 
 def test_every_beginning_of_the_order_is_spread() -> None:
