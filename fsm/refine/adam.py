@@ -34,14 +34,16 @@ class Adam:
     that look elsewhere.
     """
 
-    FIELDS = ("values", "first", "second", "age")
+    FIELDS = ("values", "first", "second", "age", "shares")
 
-    def __init__(self, free: FreeGaussians) -> None:
+    def __init__(self, free: FreeGaussians, shares: Float[Tensor, "n g"] | None = None) -> None:
         self.values = free.packed().detach().clone()
         """Parameters, one row a Gaussian; see ``FreeGaussians.packed``."""
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.age = torch.zeros_like(free.times)
         """Steps that each Gaussian took part in."""
+        self.shares = self.values.new_zeros(len(self.values), 0) if shares is None else shares
+        """Of g motions in each Gaussian's, 0 where it follows none; no step changes them."""
 
     @property
     def free(self) -> FreeGaussians:
@@ -90,14 +92,19 @@ class Adam:
         self.values[rows] -= steps * (m / one) / ((v / two).sqrt() + EPSILON)
 
     @torch.no_grad()
-    def replace(self, kept: Int[Tensor, " m"], added: Float[Tensor, "a p"]) -> None:
-        """Keep the Gaussians ``kept`` with their moments, and append new ones without any."""
+    def replace(
+        self, kept: Int[Tensor, " m"], added: Float[Tensor, "a p"], parents: Int[Tensor, " a"]
+    ) -> None:
+        """Keep the Gaussians ``kept`` with their moments, and append new ones without any, which
+        follow what ``parents`` do.
+        """
         zeros = torch.zeros_like(added)
         for name, more in (
             ("values", added),
             ("first", zeros),
             ("second", zeros),
             ("age", zeros[:, 0]),
+            ("shares", self.shares[parents]),
         ):
             setattr(self, name, torch.cat([getattr(self, name)[kept], more]))
 

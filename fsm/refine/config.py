@@ -34,6 +34,8 @@ class Rates:
     """The colour behind everything, sRGB."""
     exposure: float = 6e-2
     """Gains of input frames, as logarithms."""
+    trajectories: float = 1e-3
+    """Knots of trajectories: half their turns in radians, shifts as of cameras."""
     poses: float = 2e-3
     """Turns of input cameras in radians; shifts in shares of the median distance of Gaussians."""
     last: float = 0.02
@@ -94,6 +96,8 @@ class RefineConfig:
     """Share of steps that follow from the best state, with the inputs held back among the others;
     where the scene is also known without them, as many as were best follow from the scene instead.
     """
+    roughness: float = 1.0
+    """Weight of the squared second differences of trajectories' knots."""
     exposure: bool = False
     """Find a gain of each channel for every input frame, or every camera of a rig; the scene is in
     their mean.
@@ -115,6 +119,7 @@ class RefineConfig:
             views=(1, 1024),
             ssim=(0.0, 1.0),
             opacity_weight=(0.0, 1e3),
+            roughness=(0.0, 1e6),
             taken_in=(0.0, 1.0),
         )
         _within(self, "a refinement", least_frames=(0.0, 1e6), check_every=(1, 10**7))

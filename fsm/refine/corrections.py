@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -83,9 +82,7 @@ class Corrections:
     def begin_at(self, values: dict[str, Tensor], frames: Sequence[int]) -> None:
         """Take the values of a ``showing()``, without any momentum; go on with ``frames``."""
         for name, part in self._parts.items():
-            zeros = torch.zeros_like(values[name])
-            fresh = {"first": zeros, "second": zeros, "age": zeros[:, 0]}
-            part.load_state({"values": values[name], **fresh})
+            part.begin_at(values[name])
         self.frames = list(frames)
 
     def described(self, frame: SceneFrame, values: dict[str, Tensor]) -> dict[str, list[Any]]:

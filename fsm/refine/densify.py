@@ -37,12 +37,12 @@ def redistribute(
     alive = int(stays.sum())
     planned = len(free) - alive + math.ceil(density.growth * len(free))
     wanted = min(planned, density.most - alive, int((weights > 0).sum()))
-    added = adam.values[:0]
+    parents = stays.nonzero()[:0, 0]
     if wanted > 0:
         parents = torch.multinomial(weights, wanted, generator=generator)
         stays[parents] = False
-        added = split(adam.values[parents], least_time, density.in_time, generator)
-    adam.replace(stays.nonzero()[:, 0], added)
+    added = split(adam.values[parents], least_time, density.in_time, generator)
+    adam.replace(stays.nonzero()[:, 0], added, parents.repeat(2))
     return max(0, wanted)
 
 

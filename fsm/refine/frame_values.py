@@ -53,6 +53,11 @@ class FrameValues:
         size = (self.second[rows] / two).sqrt() + EPSILON
         self.values[rows] -= rate * (self.first[rows] / one) / size
 
+    def begin_at(self, values: Float[Tensor, "c p"]) -> None:
+        """Take ``values``, without any momentum."""
+        zeros = torch.zeros_like(values)
+        self.load_state({"values": values, "first": zeros, "second": zeros, "age": 0.0 * self.age})
+
     def state(self) -> dict[str, Tensor]:
         """Everything needed to continue."""
         return {name: getattr(self, name).detach() for name in self.FIELDS}

@@ -2,6 +2,7 @@
 redistribution; exact resume.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from fsm.refine.hold_back import Chosen, Watch, held_back
 from fsm.refine.loss import photometric_loss
 from fsm.refine.parameters import FreeGaussians
 from fsm.refine.thin import shares_of_pictures, thin
+from fsm.refine.trajectories import Motions, shares_of
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.rasterize import rasterize
 from fsm.renderers.gaussians.scene import GaussianScene
@@ -49,10 +51,9 @@ class Refinement:
     ) -> None:
         if inputs.rgb is None:
             raise InputError("refinement needs pictures; give views with rgb.")
-        if scene.gaussians.follow is not None:
+        if scene.frame.static and scene.gaussians.follow is not None:
             raise InputError(
-                "the scene has Gaussians that follow trajectories, which refinement cannot move "
-                "yet; refine a scene without them."
+                "the scene has one moment and Gaussians that follow trajectories; make it again."
             )
         self.whole, self.inputs, self.config = scene, inputs.without_rgb(), config
         self.start = self.scene = scene = scene if without is None else without
@@ -100,6 +101,7 @@ class Refinement:
         self._bound(rows)
         self.background_adam.step()
         self.corrections.step(*self._shares_of_rates())
+        self.motions.step(self.config.rates.trajectories * self._shares_of_rates()[0])
         self.step += 1
         since = self.step - (self.taken_in or 0)
         if (self.taken_in is None or self._again) and self.config.is_round(since):
@@ -140,9 +142,12 @@ class Refinement:
     def _begin(self, scene: GaussianScene) -> None:
         """Parameters of a scene, no more of them than there may be."""
         free = FreeGaussians.from_gaussians(scene.gaussians)
-        self.adam = Adam(free.standing(STATIC_TIME) if scene.frame.static else free)
+        follow = scene.gaussians.follow
+        shares = shares_of(follow, len(free)).to(scene.device)
+        self.adam = Adam(free.standing(STATIC_TIME) if scene.frame.static else free, shares)
+        self.motions = Motions(follow, float(self._units().median()))
         if len(self.adam.values) > self.config.density.most:
-            shares = shares_of_pictures(self.adam, self.views, self._picture)
+            shares = shares_of_pictures(self.adam, self.views, self._at, self._picture)
             thin(self.adam, shares, self.config.density.most, self._generator(2, 0))
 
     def _take_in(self) -> None:
@@ -156,7 +161,9 @@ class Refinement:
             self._begin(self.whole)
         else:
             background = self.watch.best["background"]
-            self.adam = Adam(FreeGaussians.unpacked(self.watch.best["values"]))
+            best = self.watch.best
+            self.adam = Adam(FreeGaussians.unpacked(best["values"]), best["shares"])
+            self.motions.knots.begin_at(best["knots"])
         with torch.no_grad():
             self.background.copy_(background)
         self.background_adam = self._background_adam()
@@ -185,6 +192,8 @@ class Refinement:
         if state is None:
             return self._scene(self.whole, self.whole.gaussians, self.whole.background, self.inputs)
         gaussians = FreeGaussians.unpacked(state["values"]).gaussians()
+        follow = self.motions.follow(state["shares"], state["knots"])
+        gaussians = dataclasses.replace(gaussians, follow=follow)
         inputs = self.corrections.corrected(self.inputs, self.scene.frame, state)
         return self._scene(self.scene, gaussians, state["background"].clamp(0.0, 1.0), inputs)
 
@@ -231,6 +240,7 @@ class Refinement:
             "background_adam": self.background_adam.state_dict(),
             "adam": self.adam.state(),
             "corrections": self.corrections.state(),
+            "motions": self.motions.state(),
             "watch": None if self.watch is None else self.watch.state(),
         }
 
@@ -248,10 +258,12 @@ class Refinement:
             self._use_all_frames()
             self.corrections = self._uncorrected(self.all_views)
         self.corrections.load_state(state["corrections"])
+        self.motions.load_state(state["motions"])
 
     def _showing(self) -> dict[str, Tensor]:
         """What pictures depend on."""
         shown = {"values": self.adam.values, "background": self.background.detach()}
+        shown |= {"shares": self.adam.shares, "knots": self.motions.knots.values.detach()}
         return shown | self.corrections.showing()
 
     def _check(self) -> None:
@@ -259,7 +271,8 @@ class Refinement:
         if self.watch is not None:
 
             def at(time: Tensor) -> Gaussians3D:
-                return at_moment(self.adam.values[self.adam.there(time[None])], time)
+                with torch.no_grad():
+                    return self._at(self.adam.there(time[None]), time)
 
             self._fit_held_back(at, FIT)
             self.watch.add(self.step, self._held_back_score(at), self._showing())
@@ -307,15 +320,24 @@ class Refinement:
                 if len(views) == 1
                 else torch.isin(rows, self.adam.there(views.time[i : i + 1]))
             )
-            now = at_moment(columns[mine], views.time[i])
+            now = self._moment(columns[mine], rows[mine], views.time[i])
             pictures.append(self._corrected(now, views[i], frames[i]))
         rgb = torch.cat(pictures)
         assert views.rgb is not None
         loss = photometric_loss(rgb, views.rgb, views.mask, self.config.ssim)
+        loss = loss + self.config.roughness * self.motions.roughness()
         if self.config.opacity_weight > 0.0:
             loss = loss + self.config.opacity_weight * torch.sigmoid(columns[:, 15]).mean()
         off = (rgb.detach().clamp(0.0, 1.0) - views.rgb).square().mean(1, keepdim=True)
         return loss, float(off.mean() if views.mask is None else off[views.mask].mean())
+
+    def _at(self, rows: Tensor, time: Tensor) -> Gaussians3D:
+        """The Gaussians of these rows at ``time``."""
+        return self._moment(self.adam.values[rows], rows, time)
+
+    def _moment(self, columns: Tensor, rows: Tensor, time: Tensor) -> Gaussians3D:
+        shares = self.adam.shares[rows]
+        return self.motions.carried(at_moment(columns, time), columns, shares, time)
 
     def _corrected(self, now: Gaussians3D, view: Views, frame: int) -> Tensor:
         """The picture as ``frame`` of the inputs has it."""
@@ -365,6 +387,9 @@ class Refinement:
     def _start_round(self) -> None:
         """Nobody is to blame yet; units of length as things lie now."""
         self.blame = torch.zeros(len(self.adam.values), device=self.scene.device)
-        self.unit = (
-            torch.cdist(self.adam.free.means, self.views.c2w[:, :3, 3]).amin(1).clamp_min(1e-3)
-        )
+        self.unit = self._units()
+
+    def _units(self) -> Tensor:
+        """Of each Gaussian the distance to the nearest camera."""
+        centres = self.views.c2w[:, :3, 3]
+        return torch.cdist(self.adam.free.means, centres).amin(1).clamp_min(1e-3)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fsm.refine.adam import Adam, at_moment
+from fsm.refine.adam import Adam
 from fsm.renderers.gaussians.types import Gaussians3D
 from fsm.views import Views
 
@@ -22,14 +22,18 @@ def thin(adam: Adam, shares: Float[Tensor, " n"], most: int, generator: torch.Ge
     waiting = -torch.rand(len(shares), generator=generator).log().to(shares.device) / shares
     kept = waiting.argsort(stable=True)[:most].sort().values
     larger = 0.5 * torch.log(shares.sum() / shares[kept].sum())
-    adam.replace(kept, adam.values[:0])
+    adam.replace(kept, adam.values[:0], kept[:0])
     adam.free.log_scales.add_(larger)
 
 
 def shares_of_pictures(
-    adam: Adam, views: Views, picture: Callable[[Gaussians3D, Views], Tensor]
+    adam: Adam,
+    views: Views,
+    at: Callable[[Tensor, Tensor], Gaussians3D],
+    picture: Callable[[Gaussians3D, Views], Tensor],
 ) -> Float[Tensor, " n"]:
     """How much of all pixels of ``views`` [v] is each Gaussian's: its weights, summed over pixels.
+    ``at`` gives the Gaussians of these rows at a moment.
 
     With all colours alike, the gradient of the sum of a ``picture`` by a Gaussian's colour is the
     sum of its weights.
@@ -37,7 +41,7 @@ def shares_of_pictures(
     shares = torch.zeros_like(adam.age)
     for i in range(len(views)):
         rows = adam.there(views.time[i : i + 1])
-        now = at_moment(adam.values[rows], views.time[i])
+        now = at(rows, views.time[i])
         grey = torch.zeros_like(now.sh[:, :1]).requires_grad_()
         shown = picture(dataclasses.replace(now, sh=grey), views[i])
         (share,) = torch.autograd.grad(shown.sum(), grey)

@@ -72,7 +72,7 @@ class Trajectories:
     ) -> tuple[Float[Tensor, "m g 4"], Float[Tensor, "m g 3"]]:
         """Unit quaternions and translations, about the origin, at m moments."""
         basis = _basis(self.times, times)
-        quats = unit(torch.einsum("mk,kgc->mgc", basis, _one_sided(unit(self.quats))))
+        quats = unit(torch.einsum("mk,kgc->mgc", basis, one_sided(unit(self.quats))))
         translations = torch.einsum("mk,kgc->mgc", basis, self.translations)
         if self.centres is not None:
             turned = (matrices(quats) @ self.centres[..., None])[..., 0]
@@ -108,7 +108,7 @@ class Trajectories:
         return Trajectories(self.times, quats, moved, (centres + shift).to(moved))
 
 
-def _one_sided(quats: Float[Tensor, "k g 4"]) -> Float[Tensor, "k g 4"]:
+def one_sided(quats: Float[Tensor, "k g 4"]) -> Float[Tensor, "k g 4"]:
     """The same rotations with signs so that neighbours in time are near each other."""
     flips = (quats[1:] * quats[:-1]).sum(-1, keepdim=True) < 0
     signs = torch.where(flips, -1.0, 1.0).to(quats).cumprod(0)

@@ -69,7 +69,7 @@ def test_moments_follow_the_gaussians_that_stay_and_new_ones_start_without() -> 
     adam.step(torch.arange(6), torch.randn(6, p), torch.full((p,), 1e-3), torch.ones(6))
     before = {k: v.clone() for k, v in adam.state().items()}
     added = torch.randn(2, p)
-    adam.replace(torch.tensor([1, 4, 5]), added)
+    adam.replace(torch.tensor([1, 4, 5]), added, torch.tensor([0, 2]))
     for name, value in adam.state().items():
         assert torch.equal(value[:3], before[name][[1, 4, 5]]), name
     assert torch.equal(adam.values[3:], added)

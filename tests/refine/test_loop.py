@@ -243,7 +243,7 @@ def test_shares_are_the_weights_of_the_pictures(world: tuple[GaussianScene, View
         drawn = composite(project_gaussians(truth.moving.at(views.time[i]), views[i]), views.hw)[1]
         alpha += float(drawn.sum())
     assert float(
-        shares_of_pictures(run.adam, run.views, run._picture).sum()
+        shares_of_pictures(run.adam, run.views, run._at, run._picture).sum()
     ) * 3.544907701811032 / 3.0 == pytest.approx(alpha, rel=1e-3)
 
 
