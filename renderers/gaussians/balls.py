@@ -15,6 +15,7 @@ from fsm.rays import full_precision
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.spherical_harmonics import SH_C0
 from fsm.renderers.gaussians.types import GaussianFields
+from fsm.renderers.motion.quaternions import multiply
 
 # Brightest difference of colours from their mean, from 0 to 1, in a square that is one Gaussian.
 SAME_COLOUR = 0.02
@@ -112,9 +113,8 @@ def moving_rotation(
     """Left and right quaternions (wxyz) that give a Gaussian this velocity, and 1 / cos φ.
 
     With scales (s cos φ, s, s) and temporal scale τ / cos φ the Gaussian moves at ``velocity``, is
-    a ball of size s (to the
-    order of s / τ |v|) and lasts τ: the first axis lies along ±velocity, then time is turned
-    towards it by φ.
+    a ball of size s (to the order of s / τ |v|) and lasts τ: the first axis lies along ±velocity,
+    then time is turned towards it by φ.
     """
     stretch = (1.0 + velocity.square().sum(-1, keepdim=True)).sqrt()
     half = ((1.0 + 1.0 / stretch) / 2.0).sqrt()  # cos φ/2
@@ -125,16 +125,4 @@ def moving_rotation(
     # the first axis onto ±velocity
     align = torch.cat([1.0 + x * sign, torch.zeros_like(x), -z * sign, y * sign], dim=-1)
     boost, back = torch.cat([half, turn], dim=-1), torch.cat([half, -turn], dim=-1)
-    return _product(boost, align), _product(back, align), stretch
-
-
-def _product(p: Float[Tensor, "n 4"], q: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
-    a, b, c, d = p.unbind(-1)
-    e, f, g, h = q.unbind(-1)
-    product = [
-        a * e - b * f - c * g - d * h,
-        a * f + b * e + c * h - d * g,
-        a * g - b * h + c * e + d * f,
-        a * h + b * g - c * f + d * e,
-    ]
-    return torch.stack(product, dim=-1)
+    return multiply(boost, align), multiply(back, align), stretch

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fsm.errors import InputError
 from fsm.renderers.gaussians.rotations import covariance_matrix
+from fsm.renderers.motion.quaternions import of_matrices
 
 # eigenvalues closer than this share of the largest differ by no more than rounding in float32
 EQUAL = 2.0**-22
@@ -50,7 +51,7 @@ def rotations_and_scales(
     )
     scales = values.clamp_min(0.0).sqrt()
     scales = torch.maximum(scales, THINNEST * scales[:, :1]).clamp_min(SMALLEST)
-    return _upright(_quaternion(axes)).to(covariances), scales.to(covariances)
+    return _upright(of_matrices(axes)).to(covariances), scales.to(covariances)
 
 
 def _settled(values: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,23 +86,6 @@ def _frame(axis: Tensor) -> tuple[Tensor, Tensor]:
     u = anchor - (anchor * axis).sum(-1, keepdim=True) * axis
     u = u / u.norm(dim=-1, keepdim=True)
     return u, torch.linalg.cross(axis, u)
-
-
-def _quaternion(rotation: Tensor) -> Tensor:
-    """wxyz of rotation matrices: the row of 4 q qᵀ with the largest diagonal, which is never
-    small.
-    """
-    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in rotation.unbind(-2))
-    rows = [
-        [1 + a + e + i, h - f, c - g, d - b],
-        [h - f, 1 + a - e - i, b + d, c + g],
-        [c - g, b + d, 1 - a + e - i, f + h],
-        [d - b, c + g, f + h, 1 - a - e + i],
-    ]
-    outer = torch.stack([torch.stack(row, -1) for row in rows], -2)
-    best = outer.diagonal(dim1=-2, dim2=-1).argmax(-1)
-    row = outer[torch.arange(len(best), device=best.device), best]
-    return row / row.norm(dim=-1, keepdim=True)
 
 
 def _upright(q: Tensor) -> Tensor:
