@@ -57,6 +57,8 @@ class Reconstruct:
     """
     hold_out: Annotated[int, flag("K")] = 0
     """Leave out every K-th frame (to evaluate on); 0 leaves out none."""
+    hold_cameras: Annotated[str | None, flag("LIST", "none")] = None
+    """Leave out whole cameras of a rig, by name or by place from 0: 1,5."""
     size: Annotated[str | None, flag("WxH", "the clip's, up to 512 pixels high")] = None
     """Working size; frames are scaled to cover it and cropped about the centre."""
     static: bool = False
@@ -152,8 +154,13 @@ class Reconstruct:
 
     def _frames(self, clip: "Clip") -> list[int]:
         """Numbers of the frames to read."""
+        from fsm.evaluate.rigs import frames_of, named
+
         plan = clip.index_plan if self.frames == "train" else None
         free = range(len(clip)) if plan is None else plan.input_index
+        if self.hold_cameras is not None:
+            held = frames_of(clip, named(self.hold_cameras))
+            free = [i for i in free if i not in held]
         return choose_frames(free, self.inputs, self.hold_out, clip.cameras.time.tolist())
 
     def _one(self, clip: "Clip", model: "FSM", settings: dict[str, Any], folder: Path) -> str:
