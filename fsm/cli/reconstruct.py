@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 
 from fsm.cli.common import (
-    announce_size,
+    announce_time,
     check_output,
     choose_device,
     flag,
     parse_size,
+    reading_seconds,
     save_settings,
     working_hw,
 )
@@ -83,7 +84,6 @@ class Reconstruct:
         check_scene_folder(self.output)
         clip = open_clip(self.clip, self.id, self.fix_poses, self.static)
         self._frames(clip)
-        announce_size(working_hw(self.size, clip.cameras.hw), self.size)
         model = self._model(choose_device(self.device))
         print(self._one(clip, model, self._settings(clip, model, weights_hash(model)), self.output))
         return 0
@@ -176,6 +176,7 @@ class Reconstruct:
                 f"warning: {clip.source}: the camera only turns, so motion says nothing about "
                 "depth; what moves with depth is the model's guess."
             )
+        announce_time(reading_seconds(model, inputs), inputs.hw, self.size)
         began = time.perf_counter()
         scene = model.reconstruct(inputs)
         seconds = time.perf_counter() - began

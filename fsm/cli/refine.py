@@ -9,7 +9,7 @@ import tyro
 
 from fsm.cli.common import (
     Backend,
-    announce_size,
+    announce_time,
     check_backend,
     check_output,
     choose_device,
@@ -108,7 +108,6 @@ class Refine:
         split = split_clip(dataset, clip, scene, self.frames, self.hold_out, cameras)
         native = clip.cameras.hw
         hw = parse_size(self.size, scene.hw) if scene else working_hw(self.size, native)
-        announce_size(hw, self.size)
         inputs = clip.views(split.inputs, hw)
         frame = scene.frame.to("cpu") if scene else SceneFrame.fit(inputs)
         kept = held_back(inputs, config.hold_back)
@@ -126,7 +125,15 @@ class Refine:
         without = self._without(clip, split.inputs, kept, device) if kept else None
         found = self._found(without or scene, seen, inputs[kept] if kept else None, config)
         start, without = (scene, without) if found is None else (found, None)
-        run = refine(start, inputs, config, without=without, out=self.output, identity=identity)
+        run = refine(
+            start,
+            inputs,
+            config,
+            without=without,
+            out=self.output,
+            identity=identity,
+            tell=lambda seconds: announce_time(seconds, hw, self.size),
+        )
         run.scene.save(self.output)  # replaces the folder, and the run's state with it
         started = "the scene" if found is None else "Gaussians found in the clip"
         about = {
