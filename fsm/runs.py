@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOCK, SETTINGS = ".lock", "settings.json"
+WARM, MEASURED = 4, 8
+"""Parts of a run before its pace is measured, and parts that it is measured on: multiples of the
+pictures that are rendered at once."""
 
 
 class OtherSettings(InputError):
@@ -154,12 +158,17 @@ def stop_requests() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def progress(
-    label: str, total: int, done: int = 0, shown: bool = True
+    label: str,
+    total: int,
+    done: int = 0,
+    shown: bool = True,
+    tell: Callable[[float], None] | None = None,
 ) -> Iterator[Callable[[str], None]]:
     """A function to call after each of ``total`` parts, ``done`` of them before, with a few words
     to stand beside the bar.
 
-    The bar is on stderr, where that is a terminal and it is to be ``shown``.
+    The bar is on stderr, where that is a terminal and it is to be ``shown``. ``tell`` gets, once
+    the first parts are done, the seconds that the others will take at their pace.
     """
     from rich.console import Console
     from rich.progress import (
@@ -180,12 +189,27 @@ def progress(
     hidden = not (shown and os.isatty(2))
     with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
         task = bar.add_task("", total=total, completed=done)
-        yield lambda words: bar.update(task, advance=1, description=words)
+        moments: list[float] = []
+
+        def advance(words: str) -> None:
+            bar.update(task, advance=1, description=words)
+            if tell is None or len(moments) >= WARM + MEASURED:
+                return
+            moments.append(time.monotonic())
+            left = total - done - len(moments)
+            if len(moments) == WARM + MEASURED and left > 0:
+                tell(left * (moments[-1] - moments[WARM - 1]) / MEASURED)
+
+        yield advance
 
 
-def tracked(items: Iterable[T], label: str, total: int) -> Iterator[T]:
-    """The same items, with a bar on stderr where that is a terminal."""
-    with progress(label, total) as advance:
+def tracked(
+    items: Iterable[T], label: str, total: int, tell: Callable[[float], None] | None = None
+) -> Iterator[T]:
+    """The same items, with a bar on stderr where that is a terminal; ``tell`` as in
+    ``progress``.
+    """
+    with progress(label, total, tell=tell) as advance:
         for item in items:
             yield item
             advance("")

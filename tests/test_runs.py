@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,22 @@ def test_a_bar_is_drawn_on_a_terminal_only(capfd: pytest.CaptureFixture[str]) ->
     assert "3/3" in drawn
     assert "31.50 dB" in drawn
     assert "hidden" not in drawn
+
+
+def test_the_time_that_is_left_is_told_once_at_the_pace_after_the_first_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, told = [0.0], list[float]()
+    monkeypatch.setattr("fsm.runs.time.monotonic", lambda: clock[0])
+
+    def parts(slow: int, count: int) -> Iterator[int]:
+        for i in range(count):
+            clock[0] += 10.0 if i < slow else 0.5
+            yield i
+
+    for _ in tracked(parts(slow=3, count=40), "rendering", 40, told.append):
+        pass
+    assert told == [0.5 * (40 - 12)]
+    for _ in tracked(parts(slow=0, count=12), "rendering", 12, told.append):
+        pass
+    assert len(told) == 1  # nothing is left

@@ -3,13 +3,17 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
 import fsm
 from fsm.errors import InputError
 from fsm.files import atomic_file
+
+if TYPE_CHECKING:
+    from fsm.model import FSM
+    from fsm.views import Views
 
 T = TypeVar("T")
 Backend = Literal["auto", "gsplat", "cpu", "plain"]
@@ -131,8 +135,10 @@ def parse_size(size: str | None, default: tuple[int, int]) -> tuple[int, int]:
 
 MOST_HEIGHT = 512
 """Pixels: the height of the working size where none is asked for, of clips that are higher."""
-FAST_HEIGHT = 256
-"""Pixels: working sizes above it are announced, with the way to a smaller one."""
+WORTH_SAYING = 5.0
+"""Seconds: shorter waits are not announced."""
+FEW = 3
+"""Frames that the time of reading is measured on."""
 
 
 def working_hw(size: str | None, native: tuple[int, int]) -> tuple[int, int]:
@@ -142,14 +148,28 @@ def working_hw(size: str | None, native: tuple[int, int]) -> tuple[int, int]:
     return parse_size(size or str(min(native[0], MOST_HEIGHT)), native)
 
 
-def announce_size(hw: tuple[int, int], size: str | None) -> None:
-    """Say in one line that a large working size, chosen by default, is slow."""
-    if size is None and hw[0] > FAST_HEIGHT:
-        times = hw[0] / FAST_HEIGHT
-        print(
-            f"works at {hw[1]}x{hw[0]}; time grows with the number of pixels: --size {FAST_HEIGHT} "
-            f"has {times * times:.1f} times fewer"
-        )
+def announce_time(seconds: float, hw: tuple[int, int], size: str | None) -> None:
+    """Say in one line how long is still to wait, and with which smaller ``--size`` it is less where
+    none was asked for; nothing where it is short.
+    """
+    if seconds < WORTH_SAYING:
+        return
+    amount = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    smaller = max(1, hw[0] // 2)
+    offer = f"; --size {smaller} takes about a quarter" if size is None else ""
+    print(f"takes about {amount} at {hw[1]}x{hw[0]}{offer}", flush=True)
+
+
+def reading_seconds(model: "FSM", inputs: "Views") -> float:
+    """About how long ``model`` takes to read ``inputs`` [v], by how long it takes to read a few."""
+    import time
+
+    if len(inputs) < 4 * FEW:
+        return 0.0
+    model.reconstruct(inputs[:1])  # the first one compiles
+    began = time.perf_counter()
+    model.reconstruct(inputs[:FEW])
+    return (time.perf_counter() - began) * len(inputs) / FEW
 
 
 def _plain(value: Any) -> Any:

@@ -121,11 +121,13 @@ class Eval:
 
     def _options(self) -> dict[str, Any]:
         """What the flags say about the protocol."""
+        from fsm.evaluate.rigs import named
+
         options: dict[str, Any] = {"hw": list(parse_size(self.size, (128, 128)))}
         if self.inputs is not None:
             options["inputs"] = self.inputs
         if self.hold_cameras is not None:
-            options["hold_cameras"] = [name.strip() for name in self.hold_cameras.split(",")]
+            options["hold_cameras"] = list(named(self.hold_cameras))
         return options
 
 

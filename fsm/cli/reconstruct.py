@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 
 from fsm.cli.common import (
-    announce_size,
+    announce_time,
     check_output,
     choose_device,
     flag,
     parse_size,
+    reading_seconds,
     save_settings,
     working_hw,
 )
@@ -57,6 +58,8 @@ class Reconstruct:
     """
     hold_out: Annotated[int, flag("K")] = 0
     """Leave out every K-th frame (to evaluate on); 0 leaves out none."""
+    hold_cameras: Annotated[str | None, flag("LIST", "none")] = None
+    """Leave out whole cameras of a rig, by name or by place from 0: 1,5."""
     size: Annotated[str | None, flag("WxH", "the clip's, up to 512 pixels high")] = None
     """Working size; frames are scaled to cover it and cropped about the centre."""
     static: bool = False
@@ -81,7 +84,6 @@ class Reconstruct:
         check_scene_folder(self.output)
         clip = open_clip(self.clip, self.id, self.fix_poses, self.static)
         self._frames(clip)
-        announce_size(working_hw(self.size, clip.cameras.hw), self.size)
         model = self._model(choose_device(self.device))
         print(self._one(clip, model, self._settings(clip, model, weights_hash(model)), self.output))
         return 0
@@ -152,8 +154,13 @@ class Reconstruct:
 
     def _frames(self, clip: "Clip") -> list[int]:
         """Numbers of the frames to read."""
+        from fsm.evaluate.rigs import frames_of, named
+
         plan = clip.index_plan if self.frames == "train" else None
         free = range(len(clip)) if plan is None else plan.input_index
+        if self.hold_cameras is not None:
+            held = frames_of(clip, named(self.hold_cameras))
+            free = [i for i in free if i not in held]
         return choose_frames(free, self.inputs, self.hold_out, clip.cameras.time.tolist())
 
     def _one(self, clip: "Clip", model: "FSM", settings: dict[str, Any], folder: Path) -> str:
@@ -169,6 +176,7 @@ class Reconstruct:
                 f"warning: {clip.source}: the camera only turns, so motion says nothing about "
                 "depth; what moves with depth is the model's guess."
             )
+        announce_time(reading_seconds(model, inputs), inputs.hw, self.size)
         began = time.perf_counter()
         scene = model.reconstruct(inputs)
         seconds = time.perf_counter() - began

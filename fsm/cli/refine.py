@@ -9,7 +9,7 @@ import tyro
 
 from fsm.cli.common import (
     Backend,
-    announce_size,
+    announce_time,
     check_backend,
     check_output,
     choose_device,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fsm.datasets.base import Clip
+    from fsm.evaluate.metrics import ImageScore
     from fsm.refine import Chosen, RefineConfig, Refined
     from fsm.refine.split import Split
     from fsm.renderers.gaussians.scene import GaussianScene
@@ -58,6 +59,8 @@ class Refine:
         None
     )
     """Judge by every K-th frame; 0 holds out none."""
+    hold_cameras: Annotated[str | None, flag("LIST", "none")] = None
+    """Judge by whole cameras of a rig, by name or by place from 0: 1,5."""
     hold_back: Annotated[int | None, flag("N", "about one in eight")] = None
     """Most input frames kept out of the steps to choose when to stop; 0: none, and no promise."""
     size: Annotated[
@@ -92,6 +95,7 @@ class Refine:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
         from fsm.config import to_dict
         from fsm.datasets.open import open_clip, open_dataset
+        from fsm.evaluate.rigs import named
         from fsm.refine import held_back, refine
         from fsm.refine.report import pictures
         from fsm.refine.split import split_clip
@@ -104,10 +108,10 @@ class Refine:
         scene = None if self.scene == NEW else open_gaussians(self.scene, device)
         clip = open_clip(self.clip, self.id, self.fix_poses, self.static)
         dataset = open_dataset(self.clip, self.fix_poses, self.static)
-        split = split_clip(dataset, clip, scene, self.frames, self.hold_out)
+        cameras = () if self.hold_cameras is None else named(self.hold_cameras)
+        split = split_clip(dataset, clip, scene, self.frames, self.hold_out, cameras)
         native = clip.cameras.hw
         hw = parse_size(self.size, scene.hw) if scene else working_hw(self.size, native)
-        announce_size(hw, self.size)
         inputs = clip.views(split.inputs, hw)
         frame = scene.frame.to("cpu") if scene else SceneFrame.fit(inputs)
         kept = held_back(inputs, config.hold_back)
@@ -125,7 +129,15 @@ class Refine:
         without = self._without(clip, split.inputs, kept, device) if kept else None
         found = self._found(without or scene, seen, inputs[kept] if kept else None, config)
         start, without = (scene, without) if found is None else (found, None)
-        run = refine(start, inputs, config, without=without, out=self.output, identity=identity)
+        run = refine(
+            start,
+            inputs,
+            config,
+            without=without,
+            out=self.output,
+            identity=identity,
+            tell=lambda seconds: announce_time(seconds, hw, self.size),
+        )
         run.scene.save(self.output)  # replaces the folder, and the run's state with it
         started = "the scene" if found is None else "Gaussians found in the clip"
         about = {
@@ -145,7 +157,7 @@ class Refine:
         resolved: dict[str, Any],
     ) -> None:
         """Write numbers, pictures and settings, and say what came out."""
-        from fsm.refine.report import pictures, write_report
+        from fsm.refine.report import known_motion, pictures, write_report
 
         judged_by = (
             "held-out frames" if split.held_out else "the frames refined on (none is held out)"
@@ -157,7 +169,8 @@ class Refine:
             "held_back": None if run.chosen is None else _described(run.chosen, split.inputs),
             "corrections": run.corrections,
         }
-        means = write_report(self.output, truth, before, pictures(run.scene, truth), about)
+        moving, after = known_motion(split.judge, truth), pictures(run.scene, truth)
+        means = write_report(self.output, truth, before, after, about, moving)
         indices = {"frames": list(split.inputs), "held_out": list(split.held_out)}
         save_settings(self.output / "refine.yaml", self, **indices, **resolved)
         print(
@@ -167,7 +180,8 @@ class Refine:
         print(_verdict(run.chosen))
         for name, score in means.items():
             print(
-                f"{name:6} {score.psnr:.2f} dB, SSIM {score.ssim:.4f} on {len(truth)} {judged_by}"
+                f"{name:6} {score.psnr:.2f} dB, {_parts(score)}SSIM {score.ssim:.4f} on "
+                f"{len(truth)} {judged_by}"
             )
         print(f"scene in {self.output}")
 
@@ -251,6 +265,13 @@ def _shows(scene: "GaussianScene", views: "Views") -> float:
     some = views[[round(i * (len(views) - 1) / (TRIED - 1)) for i in range(TRIED)]]
     assert some.rgb is not None
     return float(psnr(pictures(scene, some), some.rgb).sort().values[: TRIED // 2].mean())
+
+
+def _parts(score: "ImageScore") -> str:
+    """PSNR of what moves and of what stands, where they are told apart."""
+    if score.psnr_moving is None or score.psnr_standing is None:
+        return ""
+    return f"moving {score.psnr_moving:.2f}, standing {score.psnr_standing:.2f} dB, "
 
 
 def _described(chosen: "Chosen", frames: Sequence[int]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import tyro
 
 from fsm.cli.common import (
     Backend,
+    announce_time,
     check_backend,
     check_output,
     choose_device,
@@ -145,7 +146,13 @@ class Render:
             scene, request, fps, self.output, self.format, depth=self.depth, batch=self.batch
         )
         with contextlib.closing(film):  # an interrupt must leave no half film
-            for _ in tracked(film, "rendering", len(request)):
+            frames = tracked(
+                film,
+                "rendering",
+                len(request),
+                lambda seconds: announce_time(seconds, request.hw, self.size),
+            )
+            for _ in frames:
                 pass
 
 

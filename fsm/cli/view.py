@@ -9,10 +9,11 @@ import tyro
 
 from fsm.cli.common import (
     Backend,
-    announce_size,
+    announce_time,
     check_backend,
     choose_device,
     flag,
+    reading_seconds,
     working_hw,
 )
 from fsm.cli.reconstruct import DEFAULT_MODELS, choose_frames
@@ -221,7 +222,6 @@ class View:
         wanted = INPUTS if self.inputs is None else self.inputs
         index = choose_frames(range(len(clip)), wanted, 0, clip.cameras.time.tolist())
         hw = working_hw(self.size, clip.cameras.hw)
-        announce_size(hw, self.size)
         model = FSM.from_pretrained(
             self.model or DEFAULT_MODELS["lvsm"], device=choose_device(self.device)
         )
@@ -233,7 +233,10 @@ class View:
             scenes = (with_backend(s, self.backend) for s in pushes)
             scene, coming = next(scenes), (scenes, len(index))
         else:
-            scene = with_backend(model.reconstruct(clip.views(index, hw)), self.backend)
+            inputs = clip.views(index, hw)
+            announce_time(reading_seconds(model, inputs), hw, self.size)
+            began = time.perf_counter()
+            scene = with_backend(model.reconstruct(inputs), self.backend)
         print(
             f"{len(scene.inputs)} of {len(clip)} frames read in {time.perf_counter() - began:.2f} s"
         )

@@ -255,9 +255,7 @@ class Rig(Protocol):
 
     def plan_for(self, clip: Clip, seed: int = 0) -> IndexPlan:
         """``InputError`` for a clip of one camera."""
-        cameras, moments = clip.camera_ids, clip.cameras.time.tolist()
-        if clip.static and len(set(cameras)) < len(cameras):
-            cameras = tuple(str(i) for i in range(len(clip)))
+        cameras, moments = rigs.cameras_of(clip), clip.cameras.time.tolist()
         names = list(dict.fromkeys(cameras))
         held = rigs.held_out(names, self.hold_cameras, self.every, clip.source)
         seen, asked = [], []

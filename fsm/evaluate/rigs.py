@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
+from fsm.datasets.base import Clip
 from fsm.errors import InputError
 
 T = TypeVar("T")
@@ -19,8 +20,8 @@ def held_out(cameras: Sequence[str], wanted: Sequence[str], every: int, source: 
     """
     if len(cameras) < 2:
         raise InputError(
-            f"{source} has one camera; the protocol rig holds out some of several, use dense or "
-            "sparse."
+            f"{source} has one camera; cameras are held out of several, so hold out frames or use "
+            "the protocol dense."
         )
     if not wanted:
         return list(cameras[1::every])
@@ -34,6 +35,29 @@ def held_out(cameras: Sequence[str], wanted: Sequence[str], every: int, source: 
     if set(held) == set(cameras):
         raise InputError(f"{source}: all cameras are held out; leave at least one as input.")
     return held
+
+
+def cameras_of(clip: Clip) -> tuple[str, ...]:
+    """The camera of every frame; of a clip of one moment whose views have no names of their own,
+    every view is one.
+    """
+    if clip.static and len(set(clip.camera_ids)) < len(clip):
+        return tuple(str(i) for i in range(len(clip)))
+    return clip.camera_ids
+
+
+def named(text: str) -> tuple[str, ...]:
+    """The cameras of a flag: names or places from 0, with commas between them."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def frames_of(clip: Clip, wanted: Sequence[str]) -> set[int]:
+    """Numbers of all frames of the cameras ``wanted`` by name or by place from 0; see
+    ``held_out``.
+    """
+    cameras = cameras_of(clip)
+    held = held_out(list(dict.fromkeys(cameras)), wanted, 1, clip.source)
+    return {i for i, camera in enumerate(cameras) if camera in held}
 
 
 def spread(

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,13 +40,15 @@ def refine(
     out: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     stop_after: int | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> Refined:
     """Fit ``scene`` to the pictures ``inputs`` [v] (the clip's own space, with rgb).
 
     With ``out`` the run is kept there once a minute and on Ctrl-C, and the same call continues it
     to the same result, bit for bit. ``identity`` (plain values) says what is refined on what; a
     folder with a run of another ``identity`` or ``config`` raises ``InputError``. ``stop_after``
-    ends early after that many further steps.
+    ends early after that many further steps. ``tell`` gets, after the first of them, the seconds
+    that the others will take.
 
     Some of the inputs are held back (``config.hold_back``) and choose the best state. The result is
     that state after a few more steps with all inputs, or ``scene`` where no step was better.
@@ -60,17 +62,22 @@ def refine(
         if run is not None:
             run.claim()
             run.resume(refinement.load_state, scene.device)
-        _advance(refinement, stop_after, run)
+        _advance(refinement, stop_after, run, tell)
     scene, corrections = refinement.result(), refinement.corrections_found()
     return Refined(scene, refinement.seconds, refinement.chosen(), corrections)
 
 
-def _advance(refinement: Refinement, most: int | None, run: Run | None) -> None:
+def _advance(
+    refinement: Refinement,
+    most: int | None,
+    run: Run | None,
+    tell: Callable[[float], None] | None,
+) -> None:
     first = refinement.step
     saved, shown = time.monotonic(), None
     steps = refinement.config.steps
     with (
-        progress("refining", steps, refinement.step) as advance,
+        progress("refining", steps, refinement.step, tell=tell) as advance,
         stop_requests() as stopped,
     ):
         while not (refinement.done or stopped or refinement.step - first == most):

@@ -1,10 +1,12 @@
 """Which frames a scene is refined on and which it is judged by; the two never meet."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from fsm.datasets.base import Clip, ClipDataset
 from fsm.errors import InputError
+from fsm.evaluate.rigs import frames_of
 from fsm.frame_ids import among, check_unseen
 from fsm.renderers.base import Scene
 
@@ -41,27 +43,33 @@ def split_clip(
     scene: Scene | None,
     frames: Frames,
     hold_out: int | None,
+    hold_cameras: Sequence[str] = (),
 ) -> Split:
     """The frames to refine ``scene`` on (None: there is none yet) and those held out.
 
     ``frames`` inputs: those of the clip that the scene has seen; all: every frame that is not held
     out; auto: all where the clip brings frames to be judged by, or where there is no scene, else
-    inputs. Held out are every ``hold_out``-th frame where that is given; else the test split of a
-    D-NeRF folder; else the targets of the clip's own split; else, of inputs, the frames the scene
+    inputs. Held out are all frames of the cameras ``hold_cameras``, by name or by place from 0;
+    else every ``hold_out``-th frame where that is given; else the test split of a D-NeRF folder;
+    else the targets of the clip's own split; else, of inputs, the frames the scene
     has not seen, and of all, every 8th of those that it has not seen.
 
     Raises ``InputError`` where a frame that the scene has seen would be held out, and where the
     scene does not record what it has seen.
     """
     everything, judge, held_out = set(range(len(clip))), clip, None
-    if hold_out is not None:
+    if hold_cameras and hold_out is not None:
+        raise InputError("--hold-out and --hold-cameras both say what is held out; give one.")
+    if hold_cameras:
+        held_out = frames_of(clip, hold_cameras)
+    elif hold_out is not None:
         held_out = every(hold_out, len(clip))
     elif clip.id == "train" and "test" in dataset.ids:
         judge = dataset.clip("test")
         held_out = set(range(len(judge)))
     elif clip.index_plan is not None:
         everything, held_out = set(clip.index_plan.input_index), set(clip.index_plan.target_index)
-    brought = hold_out is None and held_out is not None
+    brought = hold_out is None and held_out is not None and not hold_cameras
     seen = set() if scene is None else _frames_seen(scene, clip, frames, hold_out)
     if scene is None or frames == "all" or (frames == "auto" and brought):
         used = everything

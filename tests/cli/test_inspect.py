@@ -38,6 +38,14 @@ def test_json_is_the_same_report_and_wrong_axes_give_status_1(
     assert report["frames"] == 24
 
 
+def test_a_rig_is_said_to_be_one(capsys: pytest.CaptureFixture) -> None:
+    main(["inspect", "world:3101:rig=3x2"])
+    assert "3 cameras x 2 moments" in " ".join(capsys.readouterr().out.split())
+    main(["inspect", "world:3101:rig=3x2", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert (report["frames"], report["cameras"], report["moments"]) == (6, 3, 2)
+
+
 def test_missing_clip_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
     assert main(["inspect", "no/such/clip.json"]) == 2
     error = capsys.readouterr().err

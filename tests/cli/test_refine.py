@@ -297,3 +297,23 @@ def test_a_scene_is_made_again_without_the_frames_held_back(
     assert files[0].stat().st_size == files[1].stat().st_size
     assert main([*command, "--hold-back", "0", "-o", str(tmp_path / "open")]) == 0
     assert "no frame was held back" in capsys.readouterr().out
+
+
+def test_whole_cameras_of_a_rig_are_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], read_frames: list[list[int]]
+) -> None:
+    rig, refined, read = "world:3101:rig=3x4", tmp_path / "refined", tmp_path / "read"
+    hold = ["--hold-cameras", "1"]
+    command = ["refine", "new", rig, "-o", str(refined), "--steps", "2", *hold, *SMALL]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "moving" in said
+    assert "on 4 held-out frames" in said
+    settings = yaml.safe_load((refined / "refine.yaml").read_text())
+    assert settings["held_out"] == [i for i in range(12) if i not in settings["frames"]]
+    assert len(settings["frames"]) == 8
+    metrics = json.loads((refined / "metrics.json").read_text())
+    assert {"psnr", "psnr_moving", "psnr_standing"} <= set(metrics["after"])
+    read_frames.clear()
+    assert main(["reconstruct", rig, "-o", str(read), "--size", "32x32", *hold]) == 0
+    assert sorted({i for call in read_frames for i in call}) == settings["frames"]

@@ -68,7 +68,7 @@ def test_a_few_frames_are_spread_over_cameras_and_moments(
 
 
 def test_clips_that_have_no_such_cameras_are_refused() -> None:
-    with pytest.raises(InputError, match=r"a\.json has one camera; .* use dense or sparse"):
+    with pytest.raises(InputError, match=r"a\.json has one camera; .* use the protocol dense"):
         Rig().plan_for(moving_clip("a", 20))
     with pytest.raises(InputError, match=r"has no camera 'x' to hold out; it has 0, 1, 2"):
         Rig(hold_cameras=("x",)).plan_for(rig(3, 2))

@@ -1,5 +1,6 @@
 """Which frames are refined on and which are held out, for every kind of clip."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,33 @@ def test_splits_that_mean_nothing_are_refused() -> None:
     for hold_out in (1, -3):
         with pytest.raises(InputError, match="give 0, or a number of at least 2"):
             split_clip(_Clips(clip), clip, None, "all", hold_out)
+
+
+def _rig() -> MemoryClip:
+    """Three cameras at four moments."""
+    cameras = ring(FRAMES)
+    cameras = dataclasses.replace(cameras, time=torch.arange(FRAMES) // 3 / 10)
+    pictures = torch.zeros(FRAMES, 3, *cameras.hw, dtype=torch.uint8)
+    names = ("left", "middle", "right") * 4
+    return MemoryClip("rig", "rig.json", cameras, pictures, camera_ids=names)
+
+
+@pytest.mark.parametrize("wanted", ["middle", "1"])
+def test_whole_cameras_are_held_out(wanted: str) -> None:
+    clip = _rig()
+    split = split_clip(_Clips(clip), clip, None, "auto", None, [wanted])
+    assert split.held_out == (1, 4, 7, 10)
+    assert split.inputs == (0, 2, 3, 5, 6, 8, 9, 11)
+    seen = _scene(clip, (0, 2, 6, 8))
+    split = split_clip(_Clips(clip), clip, seen, "auto", None, [wanted])
+    assert (split.inputs, split.held_out) == ((0, 2, 6, 8), (1, 4, 7, 10))
+
+
+def test_a_camera_that_was_seen_or_is_not_there_is_not_held_out() -> None:
+    clip = _rig()
+    with pytest.raises(InputError, match="seen"):
+        split_clip(_Clips(clip), clip, _scene(clip, (0, 1, 2)), "auto", None, ["middle"])
+    with pytest.raises(InputError, match="no camera 'top'"):
+        split_clip(_Clips(clip), clip, None, "auto", None, ["top"])
+    with pytest.raises(InputError, match="give one"):
+        split_clip(_Clips(clip), clip, None, "auto", 4, ["middle"])

@@ -63,6 +63,15 @@ def test_the_path_passes_the_inputs_at_their_fractions() -> None:
     assert camera.fov == pytest.approx(Camera.of_view(stage.inputs.views, 2).fov)
 
 
+def test_of_the_cameras_of_a_rig_the_nearest_in_place_counts() -> None:
+    rig = dataclasses.replace(cameras(6), time=torch.tensor([0.0, 0.0, 0.0, 0.1, 0.1, 0.1]))
+    stage = Stage(FakeScene(rig))  # at x = 0, 0.1 ... 0.5
+    assert stage.nearest(0.02) == 0
+    assert stage.nearest(0.02, (0.21, 0.0, 0.0)) == 2
+    assert stage.nearest(0.09, (0.0, 0.0, 0.0)) == 3
+    assert stage.nearest(0.09, (9.0, 0.0, 0.0)) == 5
+
+
 def test_a_scene_without_inputs_is_refused() -> None:
     with pytest.raises(InputError, match="at least one input"):
         Stage(FakeScene(cameras(0)))
