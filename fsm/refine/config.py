@@ -61,6 +61,20 @@ class Density:
 
 
 @dataclass(frozen=True)
+class BesideConfig:
+    """Views beside the inputs, as a model shows them, among those that steps fit."""
+
+    views: int = 36
+    """How many; 0: none."""
+    every: int = 2
+    """Of so many steps one fits such a view."""
+    margin: float = 2.0
+    """They are left out once the Gaussians show the inputs held back by so many decibels better
+    than the model does: it has nothing more to teach.
+    """
+
+
+@dataclass(frozen=True)
 class RefineConfig:
     """A whole refinement."""
 
@@ -90,6 +104,8 @@ class RefineConfig:
     """Share of steps that follow from the best state, with the inputs held back among the others;
     where the scene is also known without them, as many as were best follow from the scene instead.
     """
+    beside: BesideConfig = BesideConfig()
+    """Views beside the inputs."""
     rates: Rates = Rates()
     """Learning rates."""
     density: Density = Density()
@@ -110,6 +126,7 @@ class RefineConfig:
         _within(self, "a refinement", least_frames=(0.0, 1e6), check_every=(1, 10**7))
         if self.hold_back is not None:
             _within(self, "a refinement", hold_back=(0, 10**6))
+        _within(self.beside, "beside", views=(0, 10**4), every=(1, 10**7), margin=(-100.0, 100.0))
         d = self.density
         _within(
             d,

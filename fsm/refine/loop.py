@@ -13,6 +13,7 @@ from torch import Tensor
 from fsm.errors import InputError
 from fsm.frame_ids import joined
 from fsm.refine.adam import Adam, at_moment, rate_columns
+from fsm.refine.beside import Beside
 from fsm.refine.config import RefineConfig
 from fsm.refine.densify import redistribute
 from fsm.refine.hold_back import Chosen, Watch, held_back
@@ -24,7 +25,7 @@ from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.gaussians.types import Gaussians3D
 from fsm.views import Views
 
-STATE = ("step", "seconds", "blame", "unit", "taken_in")
+STATE = ("step", "beside_steps", "seconds", "blame", "unit", "taken_in")
 LATE = 0.8  # share of the way from first to last rates where held-back frames join
 STATIC_TIME = -1.0  # model time of every moment of a static scene
 
@@ -35,6 +36,9 @@ class Refinement:
 
     ``without`` is what ``scene`` would be had it been made without the frames held back. The best
     number of steps is found from there: a scene shows frames it was made from better than others.
+
+    ``beside`` are further views that steps fit, as long as the model that made them shows the
+    frames held back well enough.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Refinement:
         inputs: Views,
         config: RefineConfig,
         without: GaussianScene | None = None,
+        beside: Beside | None = None,
     ) -> None:
         if inputs.rgb is None:
             raise InputError("refinement needs pictures; give views with rgb.")
@@ -71,7 +76,12 @@ class Refinement:
             self.watch.add(0, self._held_back_score(scene.moving.at), {})
         self._begin(scene)
         self.background_adam = self._background_adam()
-        self.step, self.seconds = 0, 0.0
+        self.beside = None
+        if beside is not None and self.held_back:
+            views = (beside.views, beside.all_views)
+            seen, everything = (scene.frame.to_model(v.to(scene.device)) for v in views)
+            self.beside = Beside(seen, everything, beside.score)
+        self.step, self.beside_steps, self.seconds = 0, 0, 0.0
         self._start_round()
 
     def one_step(self) -> float:
@@ -80,7 +90,7 @@ class Refinement:
         """
         if self._chosen and self.taken_in is None:
             self._take_in()
-        views = self.views[self._sampled_frames()]
+        views = self._sampled_views()
         rows = self.adam.there(views.time)
         columns = self.adam.values[rows].requires_grad_()
         loss, mse = self._loss(columns, rows, views)
@@ -257,16 +267,41 @@ class Refinement:
             now, view, background=background, backend=backend, projection=projection
         ).rgb
 
+    def _sampled_views(self) -> Views:
+        """Views of this step: of the frames, or beside them."""
+        rules = self.config.beside
+        if self.beside is None or self.step % rules.every or not self._beside_helps:
+            return self.views[self._sampled_frames()]
+        views = self.beside.views if self.taken_in is None else self.beside.all_views
+        chosen = self._in_turn(len(views), self.beside_steps, 3)
+        self.beside_steps += 1
+        return views[chosen]
+
+    @property
+    def _beside_helps(self) -> bool:
+        """Whether the model that made the views beside showed the held-back frames well enough, at
+        this number of steps from the start.
+        """
+        assert self.beside is not None
+        assert self.watch is not None
+        most = self.beside.score + self.config.beside.margin
+        since = self.step - (self.taken_in or 0) if self._again else self.step
+        return all(value < most for step, value in self.watch.curve if step <= since)
+
     def _sampled_frames(self) -> list[int]:
-        """Frames of this step: every frame once, in random order, before any comes again."""
-        v, out = len(self.views), []
-        for position in range(self.step * self.config.views, (self.step + 1) * self.config.views):
-            order = torch.randperm(v, generator=self._generator(0, position // v))
+        """Frames of this step."""
+        return self._in_turn(len(self.views), self.step - self.beside_steps, 0)
+
+    def _in_turn(self, v: int, turn: int, stream: int) -> list[int]:
+        """Views of a turn among v: every one once, in random order, before any comes again."""
+        out = []
+        for position in range(turn * self.config.views, (turn + 1) * self.config.views):
+            order = torch.randperm(v, generator=self._generator(stream, position // v))
             out.append(int(order[position % v]))
         return out
 
     def _generator(self, stream: int, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.config.seed * 3 + stream) * 1_000_003 + number)
+        return torch.Generator().manual_seed((self.config.seed * 4 + stream) * 1_000_003 + number)
 
     def _rates(self) -> Tensor:
         rates, done = self.config.rates, self.step / self.config.steps

@@ -15,7 +15,7 @@ from fsm.refine.loop import Refinement
 from fsm.renderers.gaussians.scene import GaussianScene
 from tests.cli.small_inputs import FRAMES, refused, write_clip, write_model
 
-SMALL = ["--size", "32x24", "--gaussians", "200", "--set", "density.every=4"]
+SMALL = ["--size", "32x24", "--gaussians", "200", "--model", "none", "--set", "density.every=4"]
 
 
 @pytest.fixture(scope="module")
@@ -297,3 +297,23 @@ def test_a_scene_is_made_again_without_the_frames_held_back(
     assert files[0].stat().st_size == files[1].stat().st_size
     assert main([*command, "--hold-back", "0", "-o", str(tmp_path / "open")]) == 0
     assert "no frame was held back" in capsys.readouterr().out
+
+
+def test_a_model_gives_a_start_and_views_beside(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(write_model(tmp_path / "model"))
+    short = ["--size", "64x32", "--gaussians", "200", "--steps", "2", "--model", model]
+    command = ["refine", "new", str(clip), *short, "--set", "beside.views=3"]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(report["tried"]) == {"what stands and what moves", "Gaussians found in the clip"}
+    assert report["started_from"] == max(report["tried"], key=report["tried"].get)
+    assert f"starts from {report['started_from']}" in said
+    settings = yaml.safe_load((tmp_path / "out" / "refine.yaml").read_text())
+    assert settings["config"]["beside"]["views"] == 3
+
+    assert main([*command, "--hold-back", "0", "-o", str(tmp_path / "open")]) == 0
+    report = json.loads((tmp_path / "open" / "metrics.json").read_text())
+    assert (report["started_from"], report["tried"]) == ("Gaussians found in the clip", {})
