@@ -20,6 +20,8 @@ from fsm.files import atomic_folder, read_json, read_safetensors, write_json
 from fsm.frame_ids import frames_from_json
 from fsm.renderers.motion.rigid import rigid_motions
 from fsm.renderers.motion.tracks import PointTracks, lift, track
+from fsm.renderers.stereo.config import FusionConfig
+from fsm.renderers.stereo.fusion import Surfaces, fused
 from fsm.renderers.stereo.layers import Layers
 from fsm.ttt import FastWeightState
 from fsm.views import Rendering, SceneFrame, Views
@@ -103,6 +105,12 @@ class MemoryScene:
         return self._observed.unbatched()
 
     @property
+    def unbatched_frame(self) -> SceneFrame:
+        """``frame`` for views [v]."""
+        fields = dataclasses.fields(self.frame)
+        return SceneFrame(*(getattr(self.frame, f.name)[0] for f in fields))
+
+    @property
     def frames_seen(self) -> Int64[Tensor, "n 2"] | None:
         """Ids of the input frames; None where they are not known."""
         ids = self._observed.frame_ids
@@ -161,6 +169,15 @@ class MemoryScene:
         velocity = velocity / seconds * (found.moving > 0.5)
         depth = 1.0 / (found.inverse_depth.clamp_min(NEARLY_INFINITE) * scale)
         return SceneLayers(depth[0], found.confidence[0], found.standing[0], velocity[0])
+
+    @torch.no_grad()
+    def surfaces(self) -> tuple[Layers, Surfaces]:
+        """Layers of the input frames, and these as one surface where they stand, by the evidence of
+        all of them; batch of one, model space. ``InputError`` where the model finds no depth.
+        """
+        views = self.frame.to_model(self._observed)
+        layers = self.model.layers(self._prepared, list(range(len(views))))
+        return layers, fused(views, layers, FusionConfig())
 
     def tracks(self) -> tuple[PointTracks, Int64[Tensor, " n"]]:
         """Points of what moves, followed through the input frames in the clip's space and seconds;

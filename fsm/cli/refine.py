@@ -1,7 +1,7 @@
 """``fsm refine``: a scene's Gaussians fitted to the frames they came from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
     from fsm.datasets.base import Clip
     from fsm.evaluate.metrics import ImageScore
-    from fsm.refine import Chosen, RefineConfig, Refined
+    from fsm.refine import Beside, Chosen, RefineConfig, Refined, Start
     from fsm.refine.split import Split
     from fsm.renderers.gaussians.scene import GaussianScene
     from fsm.views import SceneFrame, Views
 
-NEW = "new"
-TRIED = 8  # frames that decide between two starts
+NEW, NONE = "new", "none"
+SCENE, FOUND = "the scene", "Gaussians found in the clip"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,11 @@ class Refine:
     steps: Annotated[int, flag("N")] = 3000
     """Optimiser steps."""
     start: Literal["auto", "scene"] = "auto"
-    """auto: from Gaussians found in the clip, if they show the frames better than the scene does.
+    """auto: from the scene, from what stands and what moves, or from Gaussians found in the clip,
+    whichever a short trial makes the best of; scene: from the scene.
+    """
+    model: Annotated[str, flag("MODEL")] = "fsm-tiny"
+    """What finds depth and shows views beside the frames: name, folder or hub name; none: nothing.
     """
     id: Annotated[str | None, flag("NAME", "the only clip, or the training split")] = None
     """Which clip, where there are several."""
@@ -96,10 +100,9 @@ class Refine:
         from fsm.config import to_dict
         from fsm.datasets.open import open_clip, open_dataset
         from fsm.evaluate.rigs import named
-        from fsm.refine import held_back, refine
+        from fsm.refine import Start, best_start, held_back, never_worse, refine
         from fsm.refine.report import pictures
         from fsm.refine.split import split_clip
-        from fsm.views import SceneFrame
 
         config = self._config()
         check_refined_folder(self.output, self.scene)
@@ -113,37 +116,44 @@ class Refine:
         native = clip.cameras.hw
         hw = parse_size(self.size, scene.hw) if scene else working_hw(self.size, native)
         inputs = clip.views(split.inputs, hw)
-        frame = scene.frame.to("cpu") if scene else SceneFrame.fit(inputs)
-        kept = held_back(inputs, config.hold_back)
-        seen = inputs[[i for i in range(len(inputs)) if i not in set(kept)]]
-        scene = scene or new_scene(seen, frame, config.density.most, self.seed, device)
-        scene = scene.with_backend(self.backend)
+        own = None
+        if scene is not None:
+            kept = held_back(inputs, config.hold_back)
+            without = self._without(clip, split.inputs, kept, device) if kept else None
+            own = Start(SCENE, scene.with_backend(self.backend), without)
+        starts, beside = self._starts(own, inputs, config, device)
+        start, tries = best_start(starts, inputs, config)
         truth = split.judge.views(split.held_out, hw) if split.held_out else inputs
-        before = pictures(scene, truth)
+        before = pictures((own or start).scene, truth)
         identity = {
             "scene": self.scene,
             "clip": clip.source,
+            "model": self.model,
+            "start": start.name,
             "frames": list(split.inputs),
             "hw": list(hw),
         }
-        without = self._without(clip, split.inputs, kept, device) if kept else None
-        found = self._found(without or scene, seen, inputs[kept] if kept else None, config)
-        start, without = (scene, without) if found is None else (found, None)
         run = refine(
-            start,
+            start.scene,
             inputs,
             config,
-            without=without,
+            without=start.without,
+            beside=beside,
             out=self.output,
             identity=identity,
             tell=lambda seconds: announce_time(seconds, hw, self.size),
         )
+        if own is not None and start is not own:
+            run = never_worse(run, own, inputs, config)
         run.scene.save(self.output)  # replaces the folder, and the run's state with it
-        started = "the scene" if found is None else "Gaussians found in the clip"
         about = {
-            "started_from": started,
-            "gaussians": {"before": len(start.gaussians), "after": len(run.scene.gaussians)},
+            "started_from": start.name,
+            "tried": {name: round(value, 3) for name, value in tries.items()},
+            "gaussians": {"before": len(start.scene.gaussians), "after": len(run.scene.gaussians)},
         }
+        if tries:
+            shown = ", ".join(f"{name} {value:.2f} dB" for name, value in tries.items())
+            print(f"starts from {start.name}; frames held back after a short trial: {shown}")
         resolved = {"size": f"{hw[1]}x{hw[0]}", "device": device, "config": to_dict(config)}
         self._report(run, split, truth, before, about, resolved)
 
@@ -209,28 +219,30 @@ class Refine:
         assert isinstance(scene, GaussianScene), "a scene of Gaussians was made by such a decoder"
         return scene.with_backend(self.backend)
 
-    def _found(
-        self,
-        scene: "GaussianScene",
-        seen: "Views",
-        held_back: "Views | None",
-        config: "RefineConfig",
-    ) -> "GaussianScene | None":
-        """Gaussians found in the frames ``seen``, where they show the frames better than the scene
-        does; says so.
+    def _starts(
+        self, own: "Start | None", inputs: "Views", config: "RefineConfig", device: str
+    ) -> "tuple[list[Start], Beside | None]":
+        """What to start from, the scene itself first, and views beside the inputs as the model
+        shows them. Without frames held back nothing could choose: the first, and no such views.
         """
-        if self.scene == NEW or self.start == "scene" or len(seen) < 2:
-            return None
-        found = new_scene(seen, scene.frame, config.density.most, self.seed, str(scene.device))
-        found = found.with_backend(self.backend)
-        own, other = (_shows(s, seen if held_back is None else held_back) for s in (scene, found))
-        if other <= own:
-            return None
-        print(
-            f"starts from Gaussians found in the clip: they show it at {other:.1f} dB, the "
-            f"scene at {own:.1f} dB"
-        )
-        return found
+        from fsm.model import FSM
+        from fsm.refine import Start, from_model, held_back
+        from fsm.views import SceneFrame
+
+        kept = held_back(inputs, config.hold_back)
+        seen = inputs[[i for i in range(len(inputs)) if i not in set(kept)]]
+        frame = SceneFrame.fit(inputs) if own is None else own.scene.frame
+        starts, beside = [] if own is None else [own], None
+        if self.model != NONE and kept:
+            model = FSM.from_pretrained(self.model, device=device)
+            layered, beside = from_model(model, inputs, frame.to(device), config)
+            starts.append(layered)
+        if not starts or kept:
+            found = new_scene(seen, frame, config.density.most, self.seed, device)
+            starts.append(Start(FOUND, found))
+        if self.start == "scene" and own is not None:
+            starts = [own]
+        return [replace(s, scene=s.scene.with_backend(self.backend)) for s in starts], beside
 
     def _config(self) -> "RefineConfig":
         """Flags and ``--set`` as one config."""
@@ -252,19 +264,6 @@ class Refine:
             )
         )
         return from_dict(RefineConfig, overridden(values, self.set), "--set")
-
-
-def _shows(scene: "GaussianScene", views: "Views") -> float:
-    """PSNR of the worse half of some frames.
-
-    A scene shows the frames it was read from well, whatever it is like from elsewhere.
-    """
-    from fsm.evaluate.metrics import psnr
-    from fsm.refine.report import pictures
-
-    some = views[[round(i * (len(views) - 1) / (TRIED - 1)) for i in range(TRIED)]]
-    assert some.rgb is not None
-    return float(psnr(pictures(scene, some), some.rgb).sort().values[: TRIED // 2].mean())
 
 
 def _parts(score: "ImageScore") -> str:

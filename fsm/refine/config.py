@@ -67,6 +67,20 @@ class Density:
 
 
 @dataclass(frozen=True)
+class BesideConfig:
+    """Views beside the inputs, as a model shows them, among those that steps fit."""
+
+    views: int = 36
+    """How many; 0: none."""
+    every: int = 2
+    """Of so many steps one fits such a view."""
+    margin: float = 2.0
+    """They are left out once the Gaussians show the inputs held back by so many decibels better
+    than the model does: it has nothing more to teach.
+    """
+
+
+@dataclass(frozen=True)
 class RefineConfig:
     """A whole refinement."""
 
@@ -104,6 +118,8 @@ class RefineConfig:
     """
     poses: bool = False
     """Correct the cameras of the input frames; their mean stays as it is."""
+    beside: BesideConfig = BesideConfig()
+    """Views beside the inputs."""
     rates: Rates = Rates()
     """Learning rates."""
     density: Density = Density()
@@ -125,6 +141,7 @@ class RefineConfig:
         _within(self, "a refinement", least_frames=(0.0, 1e6), check_every=(1, 10**7))
         if self.hold_back is not None:
             _within(self, "a refinement", hold_back=(0, 10**6))
+        _within(self.beside, "beside", views=(0, 10**4), every=(1, 10**7), margin=(-100.0, 100.0))
         d = self.density
         _within(
             d,

@@ -49,7 +49,7 @@ def random_gaussians(inputs: Views, frame: SceneFrame, n: int, seed: int = 0) ->
             f"{len(inputs)}."
         )
     views = frame.to_model(inputs)
-    shown = _foreground(views, constant_background(views))
+    shown = foreground(views, constant_background(views))
     generator = torch.Generator().manual_seed(seed)
     pixels = _sample_pixels(views, shown, OVERSAMPLING * n, generator)
     rho, durations = _surfaces(views, pixels, frame.static, generator)
@@ -130,8 +130,8 @@ class _Pixels:
         )
 
 
-def _foreground(views: Views, background: Tensor | None) -> Float[Tensor, "v h w"]:
-    """1 where there is something to see."""
+def foreground(views: Views, background: Tensor | None) -> Float[Tensor, "v h w"]:
+    """1 where there is something to see; ``InputError`` where there is nothing at all."""
     assert views.rgb is not None
     shown = torch.ones_like(views.rgb[:, 0])
     if background is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fsm.errors import InputError
 from fsm.frame_ids import joined
 from fsm.refine.adam import Adam, at_moment, rate_columns
+from fsm.refine.beside import Beside
 from fsm.refine.config import RefineConfig
 from fsm.refine.corrections import Corrections
 from fsm.refine.densify import redistribute
@@ -21,13 +22,14 @@ from fsm.refine.loss import photometric_loss
 from fsm.refine.parameters import FreeGaussians
 from fsm.refine.thin import shares_of_pictures, thin
 from fsm.refine.trajectories import Motions, shares_of
+from fsm.refine.turns import generator, in_turn
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.rasterize import rasterize
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.gaussians.types import Gaussians3D
 from fsm.views import Views
 
-STATE = ("step", "seconds", "blame", "unit", "taken_in")
+STATE = ("step", "beside_steps", "seconds", "blame", "unit", "taken_in")
 LATE = 0.8  # share of the way from first to last rates where held-back frames join
 # steps of the corrections of held-back frames, at the start and before every measurement
 FIRST_FIT, FIT = 40, 5
@@ -40,6 +42,9 @@ class Refinement:
 
     ``without`` is what ``scene`` would be had it been made without the frames held back. The best
     number of steps is found from there: a scene shows frames it was made from better than others.
+
+    ``beside`` are further views that steps fit, as long as the model that made them shows the
+    frames held back well enough.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Refinement:
         inputs: Views,
         config: RefineConfig,
         without: GaussianScene | None = None,
+        beside: Beside | None = None,
     ) -> None:
         if inputs.rgb is None:
             raise InputError("refinement needs pictures; give views with rgb.")
@@ -72,7 +78,7 @@ class Refinement:
         """Steps after which the held-back frames joined the others."""
         self.background = scene.background.clone().requires_grad_()
         self.background_adam = self._background_adam()
-        self.step, self.seconds = 0, 0.0
+        self.step, self.beside_steps, self.seconds = 0, 0, 0.0
         self._begin(scene)
         self._start_round()
         self.corrections = self._uncorrected(views)
@@ -81,6 +87,11 @@ class Refinement:
             self.watch = Watch(views[self.held_back])
             self._fit_held_back(scene.moving.at, FIRST_FIT)
             self.watch.add(0, self._held_back_score(scene.moving.at), {})
+        self.beside: Beside | None = None
+        if beside is not None and self.held_back:
+            parts = (beside.views, beside.all_views)
+            seen, everything = (scene.frame.to_model(v.to(scene.device)) for v in parts)
+            self.beside = Beside(seen, everything, beside.score)
 
     def one_step(self) -> float:
         """Sample frames, differentiate, step; every so often redistribute. Returns the PSNR of
@@ -88,11 +99,10 @@ class Refinement:
         """
         if self._chosen and self.taken_in is None:
             self._take_in()
-        sampled = self._sampled_frames()
-        views = self.views[sampled]
+        views, frames = self._sampled_views()
         rows = self.adam.there(views.time)
         columns = self.adam.values[rows].requires_grad_()
-        loss, mse = self._loss(columns, rows, views, [self.frames[i] for i in sampled])
+        loss, mse = self._loss(columns, rows, views, frames)
         self.background_adam.zero_grad()
         loss.backward()
         assert columns.grad is not None
@@ -105,8 +115,8 @@ class Refinement:
         self.step += 1
         since = self.step - (self.taken_in or 0)
         if (self.taken_in is None or self._again) and self.config.is_round(since):
-            generator = self._generator(1, self.step)
-            redistribute(self.adam, self.blame, self.config.density, self.least_time, generator)
+            random = generator(self.config.seed, 1, self.step)
+            redistribute(self.adam, self.blame, self.config.density, self.least_time, random)
             self._start_round()
         measured = self.step % self.config.check_every == 0 or self.step == self.config.steps
         if measured and self.taken_in is None:
@@ -148,7 +158,7 @@ class Refinement:
         self.motions = Motions(follow, float(self._units().median()))
         if len(self.adam.values) > self.config.density.most:
             shares = shares_of_pictures(self.adam, self.views, self._at, self._picture)
-            thin(self.adam, shares, self.config.density.most, self._generator(2, 0))
+            thin(self.adam, shares, self.config.density.most, generator(self.config.seed, 2, 0))
 
     def _take_in(self) -> None:
         """Go on with all frames: from the best state, or again from the scene made from all."""
@@ -310,7 +320,7 @@ class Refinement:
         return self.watch.score(torch.cat(pictures))
 
     def _loss(
-        self, columns: Tensor, rows: Tensor, views: Views, frames: list[int]
+        self, columns: Tensor, rows: Tensor, views: Views, frames: list[int | None]
     ) -> tuple[Tensor, float]:
         pictures = []
         for i in range(len(views)):
@@ -339,8 +349,10 @@ class Refinement:
         shares = self.adam.shares[rows]
         return self.motions.carried(at_moment(columns, time), columns, shares, time)
 
-    def _corrected(self, now: Gaussians3D, view: Views, frame: int) -> Tensor:
-        """The picture as ``frame`` of the inputs has it."""
+    def _corrected(self, now: Gaussians3D, view: Views, frame: int | None) -> Tensor:
+        """The picture as ``frame`` of the inputs has it; of no frame: as the scene has it."""
+        if frame is None:
+            return self._picture(now, view)
         rgb = self._picture(self.corrections.moved(now, frame), view)
         return self.corrections.exposed(rgb, frame, view.rgb)
 
@@ -350,16 +362,24 @@ class Refinement:
             now, view, background=background, backend=backend, projection=projection
         ).rgb
 
-    def _sampled_frames(self) -> list[int]:
-        """Frames of this step: every frame once, in random order, before any comes again."""
-        v, out = len(self.views), []
-        for position in range(self.step * self.config.views, (self.step + 1) * self.config.views):
-            order = torch.randperm(v, generator=self._generator(0, position // v))
-            out.append(int(order[position % v]))
-        return out
-
-    def _generator(self, stream: int, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.config.seed * 3 + stream) * 1_000_003 + number)
+    def _sampled_views(self) -> tuple[Views, list[int | None]]:
+        """Views of this step, of the frames or beside them, and which inputs they are, None where
+        they are not.
+        """
+        rules, count, seed = self.config.beside, self.config.views, self.config.seed
+        since = self.step - (self.taken_in or 0) if self._again else self.step
+        if (
+            self.beside is None
+            or self.watch is None
+            or self.step % rules.every
+            or not self.beside.helps(self.watch.curve, since, rules.margin)
+        ):
+            chosen = in_turn(len(self.views), self.step - self.beside_steps, count, seed, 0)
+            return self.views[chosen], [self.frames[i] for i in chosen]
+        views = self.beside.views if self.taken_in is None else self.beside.all_views
+        chosen = in_turn(len(views), self.beside_steps, count, seed, 3)
+        self.beside_steps += 1
+        return views[chosen], [None] * len(chosen)
 
     def _rates(self) -> Tensor:
         columns = rate_columns(

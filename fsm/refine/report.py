@@ -14,14 +14,14 @@ from fsm.errors import InputError
 from fsm.evaluate.metrics import ImageScore, Metrics, mean_score
 from fsm.evaluate.pictures import contact_sheet, error_map
 from fsm.files import atomic_file, write_json
-from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.renderers.base import Scene
 from fsm.views import Views
 
 SHOWN = 6
 REPORTED = ("psnr", "ssim", "psnr_moving", "psnr_standing")
 
 
-def pictures(scene: GaussianScene, views: Views) -> Float[Tensor, "v 3 h w"]:
+def pictures(scene: Scene, views: Views) -> Float[Tensor, "v 3 h w"]:
     """What ``scene`` shows at ``views`` [v], without having seen them."""
     return torch.cat([scene.render(views[i].without_rgb()).rgb.cpu() for i in range(len(views))])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fsm.config import to_dict
+from fsm.refine.beside import Beside
 from fsm.refine.config import RefineConfig
 from fsm.refine.hold_back import Chosen
 from fsm.refine.loop import Refinement
@@ -37,6 +38,7 @@ def refine(
     config: RefineConfig,
     *,
     without: GaussianScene | None = None,
+    beside: Beside | None = None,
     out: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     stop_after: int | None = None,
@@ -53,9 +55,10 @@ def refine(
     Some of the inputs are held back (``config.hold_back``) and choose the best state. The result is
     that state after a few more steps with all inputs, or ``scene`` where no step was better.
     ``without`` is the scene made without the frames held back, where that is known: the best number
-    of steps is found from there, and ``scene`` takes as many with all inputs.
+    of steps is found from there, and ``scene`` takes as many with all inputs. ``beside`` are
+    views as a model shows them, which steps fit as well.
     """
-    refinement = Refinement(scene, inputs, config, without)
+    refinement = Refinement(scene, inputs, config, without, beside)
     settings = {**(identity or {}), "config": to_dict(config)}
     run = None if out is None else Run(out, settings, SETTINGS, STATE)
     with contextlib.nullcontext() if run is None else run.locked():
@@ -84,7 +87,7 @@ def _advance(
             began = time.monotonic()
             psnr = refinement.one_step()
             shown = psnr if shown is None else SMOOTHING * shown + (1.0 - SMOOTHING) * psnr
-            advance(f"{shown:.2f} dB on the input frames")
+            advance(f"{shown:.2f} dB on the views fitted")
             refinement.seconds += time.monotonic() - began
             if run is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 run.save(refinement.state())

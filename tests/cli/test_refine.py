@@ -15,7 +15,7 @@ from fsm.refine.loop import Refinement
 from fsm.renderers.gaussians.scene import GaussianScene
 from tests.cli.small_inputs import FRAMES, refused, write_clip, write_model
 
-SMALL = ["--size", "32x24", "--gaussians", "200", "--set", "density.every=4"]
+SMALL = ["--size", "32x24", "--gaussians", "200", "--model", "none", "--set", "density.every=4"]
 
 
 @pytest.fixture(scope="module")
@@ -317,3 +317,23 @@ def test_whole_cameras_of_a_rig_are_held_out(
     read_frames.clear()
     assert main(["reconstruct", rig, "-o", str(read), "--size", "32x32", *hold]) == 0
     assert sorted({i for call in read_frames for i in call}) == settings["frames"]
+
+
+def test_a_model_gives_a_start_and_views_beside(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(write_model(tmp_path / "model"))
+    short = ["--size", "64x32", "--gaussians", "200", "--steps", "2", "--model", model]
+    command = ["refine", "new", str(clip), *short, "--set", "beside.views=3"]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(report["tried"]) == {"what stands and what moves", "Gaussians found in the clip"}
+    assert report["started_from"] == max(report["tried"], key=report["tried"].get)
+    assert f"starts from {report['started_from']}" in said
+    settings = yaml.safe_load((tmp_path / "out" / "refine.yaml").read_text())
+    assert settings["config"]["beside"]["views"] == 3
+
+    assert main([*command, "--hold-back", "0", "-o", str(tmp_path / "open")]) == 0
+    report = json.loads((tmp_path / "open" / "metrics.json").read_text())
+    assert (report["started_from"], report["tried"]) == ("Gaussians found in the clip", {})
