@@ -3,7 +3,8 @@ first picture.
 
 A client in a process of its own speaks viser's protocol over a real socket and decodes every
 picture. The scene is the demo, reconstructed from 32 frames of 256² with the bundled model; the
-window is square, so full pictures are 256².
+window is square, so full pictures are 256². ``--scene`` takes another scene, ``--side`` larger
+pictures, and ``--frames 0`` leaves memory out.
 
 * moving: the client orbits and asks for the next view as soon as a picture has come. ``rate`` is
   pictures per second at the client; ``bare`` is ``Scene.render`` called for the same views at the
@@ -30,6 +31,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import Verdicts, parser, start
+from fsm.open_scene import open_scene
 from fsm.viewer import Viewer
 from fsm.viewer.cameras import Camera
 from fsm.viewer.render_worker import BUDGETS
@@ -72,7 +74,7 @@ class Kept:
         return self.scene.render(views)
 
 
-def client(url: str, orbit: list[tuple[Camera, float]], commands: Any) -> None:
+def client(url: str, orbit: list[tuple[Camera, float]], side: int, commands: Any) -> None:
     """Another process: does what ``commands`` say and answers with ``Seen``."""
     from tests.viewer.fakes import browser
 
@@ -82,7 +84,7 @@ def client(url: str, orbit: list[tuple[Camera, float]], commands: Any) -> None:
 
         def look(step: int) -> None:
             camera, _ = orbit[step % len(orbit)]
-            one.look(wxyz=camera.wxyz, position=camera.position, fov=camera.fov, hw=(SIDE, SIDE))
+            one.look(wxyz=camera.wxyz, position=camera.position, fov=camera.fov, hw=(side, side))
 
         def note(until: float = 0.0, more: int = 0) -> None:
             """Note when pictures come, until a moment, until there are ``more``, or until there
@@ -106,6 +108,7 @@ def client(url: str, orbit: list[tuple[Camera, float]], commands: Any) -> None:
 
         look(0)
         note(more=1)
+        one.use("Height (px)", str(side))
         commands.send(came[0])
         for kind, count in iter(commands.recv, None):
             note()
@@ -135,7 +138,7 @@ def orbit_of(scene: Viewable) -> list[tuple[Camera, float]]:
     """A round of 60 views about the inputs, with the time of each."""
     from fsm.renderers.film.camera_paths import make_path
 
-    path = make_path("orbit", "sweep", scene.inputs, 60, (SIDE, SIDE))
+    path = make_path("orbit", "sweep", scene.inputs, 60, scene.hw)
     return [(Camera.of_view(path, i), float(path.time[i])) for i in range(len(path))]
 
 
@@ -153,14 +156,14 @@ def resident_mb() -> float:
     return pages * 4096 / 1e6
 
 
-def demo_scene() -> Viewable:
+def demo_scene(side: int) -> Viewable:
     """The demo, read by the bundled model."""
     from fsm.cli.reconstruct import choose_frames
     from fsm.datasets.open import open_clip
     from fsm.model import FSM
 
     clip, model = open_clip("demo"), FSM.from_pretrained("fsm-tiny")
-    return model.reconstruct(clip.views(choose_frames(range(len(clip)), INPUTS, 0), (SIDE, SIDE)))
+    return model.reconstruct(clip.views(choose_frames(range(len(clip)), INPUTS, 0), (side, side)))
 
 
 def ask(commands: Any, *what: Any) -> Any:
@@ -236,19 +239,24 @@ def main() -> None:
     """Print what was seen and the verdicts."""
     arguments = parser(__doc__)
     arguments.add_argument("--frames", type=int, default=2000, help="pictures of the memory test")
+    arguments.add_argument("--side", type=int, default=SIDE, help="pixels of full pictures")
+    arguments.add_argument("--scene", type=Path, help="a scene folder in place of the demo")
     args = arguments.parse_args()
     threads = torch.get_num_threads()
-    start("viewer", scene="demo, fsm-tiny", side=SIDE, inputs=INPUTS, viser=version("viser"))
+    about = "demo, fsm-tiny" if args.scene is None else args.scene.name
+    start("viewer", scene=about, side=args.side, inputs=INPUTS, viser=version("viser"))
     torch.set_num_threads(threads)
     print(f"  (here {threads} threads)")
     verdicts = Verdicts()
-    kept = Kept(demo_scene())
+    scene: Any = demo_scene(args.side) if args.scene is None else open_scene(args.scene)
+    kept = Kept(scene)
     orbit = orbit_of(kept)
     processes = multiprocessing.get_context("spawn")
     commands, theirs = processes.Pipe()
     began = time.monotonic()
     with Viewer(kept, port=0) as viewer:
-        other = processes.Process(target=client, args=(viewer.url, orbit, theirs), daemon=True)
+        job = (viewer.url, orbit, args.side, theirs)
+        other = processes.Process(target=client, args=job, daemon=True)
         served = time.monotonic() - began
         joined = time.monotonic()
         other.start()
@@ -263,7 +271,8 @@ def main() -> None:
         slider(verdicts, kept, commands)
         # what stays between what goes would keep the allocator from returning memory
         kept.keeping = False
-        memory(verdicts, commands, args.frames)
+        if args.frames:
+            memory(verdicts, commands, args.frames)
         commands.send(None)
         other.join(10)
     verdicts.close()

@@ -312,16 +312,16 @@ class Session(Host):
         height = job.height if full else self._resolution.height(job.camera.hw(job.height))
         # it may have been asked of the stage before
         job = dataclasses.replace(job, frame=stage.nearest(job.seconds, job.camera.position))
-        rendered = stage.render(job, height)
-        h, w = rendered.picture.shape[:2]
-        self._resolution.observe(h * w, rendered.seconds)
-        return rendered, height >= job.height
+        return stage.render(job, height), height >= job.height
 
     def _deliver(self, job: Job, rendered: RenderedPicture) -> None:
-        picture = rendered.picture
+        picture, began = rendered.picture, time.perf_counter()
+        h, w = picture.shape[:2]
         if job.aspect is not None:
             picture = bordered(picture, job.camera.aspect)
         self._pictures.send(picture, self._panel.transfer.value, int(self._panel.quality.value))
+        # coding a picture is part of its price
+        self._resolution.observe(h * w, rendered.seconds + time.perf_counter() - began)
         if self._backdrop is not None:  # chosen while this was drawn
             self._pictures.plain(self._backdrop)
             return
@@ -334,7 +334,6 @@ class Session(Host):
         if self._failed is not None:
             self._failed = None
             self._panel.show_error(None)
-        h, w = rendered.picture.shape[:2]
         if now - self._told >= READOUT or h >= job.height:
             self._told = now
             self._panel.status.content = readout((w, h), rendered.seconds, tuple(self._delivered))
