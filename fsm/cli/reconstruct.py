@@ -180,7 +180,10 @@ class Reconstruct:
         began = time.perf_counter()
         scene = model.reconstruct(inputs)
         seconds = time.perf_counter() - began
-        scene.save(folder)
+        if isinstance(scene, MemoryScene):
+            scene.save(folder)
+        else:
+            scene.save(folder, compact=True)
         save_settings(folder / SETTINGS, self, **settings, device=str(model.device))
         made = "memory" if isinstance(scene, MemoryScene) else f"{len(scene.gaussians):,} Gaussians"
         return (

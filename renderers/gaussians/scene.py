@@ -145,8 +145,8 @@ class GaussianScene:
     def save(self, path: Path | str, *, compact: bool = False) -> None:
         """Write scene.json and gaussians.safetensors to a folder, whole or not at all.
 
-        ``compact`` rounds shapes, opacities and colours to 16 bits: pictures change by less than
-        a tenth of a level of 255 in the mean. Without it everything comes back to the bit.
+        ``compact`` rounds everything but cameras and deflates it: pictures change by about a tenth
+        of a level of 255 in the mean. Without it everything comes back to the bit.
         """
         tensors = {
             f"frame.{f.name}": getattr(self.frame, f.name) for f in dataclasses.fields(SceneFrame)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fsm.errors import InputError
+from fsm.renderers.gaussians.balls import Balls
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.rasterize import Rasterization, rasterize
 from fsm.renderers.gaussians.scene import GaussianScene
@@ -153,3 +154,54 @@ def test_a_file_cut_short_is_refused(tmp_path) -> None:
             GaussianScene.load(tmp_path / "scene")
     with pytest.raises(InputError, match=r"scene\.json"):
         GaussianScene.load(tmp_path / "nothing")
+
+
+def scene_of_balls(n: int = 3000) -> GaussianScene:
+    """Balls that move, a few Gaussians of other shapes and a few that stand among them."""
+    scene = some_scene(n, degree=0)
+    mixed = scene.gaussians
+    balls = Balls(
+        mixed.means,
+        torch.randn(n, 3),
+        mixed.times,
+        0.1 + 0.2 * torch.rand(n),
+        0.005 * torch.exp(0.3 * torch.randn(n)),
+        mixed.opacities,
+        mixed.sh,
+    ).gaussians()
+    which = torch.arange(n) % 10 > 1
+    fields = [
+        torch.where(which.view(-1, *[1] * (one.ndim - 1)), one, other)
+        for one, other in zip(balls.tensors(), mixed.tensors(), strict=True)
+    ]
+    return GaussianScene(Gaussians4D(*fields), scene.frame, scene.inputs)
+
+
+def test_a_compact_scene_of_balls_looks_the_same_and_is_small(tmp_path) -> None:
+    scene = scene_of_balls()
+    scene.save(tmp_path / "scene", compact=True)
+    scene.save(tmp_path / "whole")
+    again = GaussianScene.load(tmp_path / "scene")
+    before, after = scene.render(scene.inputs).rgb, again.render(scene.inputs).rgb
+    assert float((before - after).abs().mean()) < 0.15 / 255
+    moving, other = scene.moving, again.moving
+    torch.testing.assert_close(other.times, moving.times, rtol=0, atol=1e-5)
+    torch.testing.assert_close(other.velocities, moving.velocities, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(other.means, moving.means, rtol=2e-6, atol=0)
+    assert torch.equal(scene.gaussians.is_static, again.gaussians.is_static)
+    sizes = [(tmp_path / name / FILE).stat().st_size for name in ("scene", "whole")]
+    assert sizes[0] < 0.5 * sizes[1]
+
+
+def test_damaged_balls_are_refused(tmp_path) -> None:
+    scene_of_balls().save(tmp_path / "scene", compact=True)
+    path = tmp_path / "scene" / FILE
+    tensors = load_file(path)
+    described = json.loads((tmp_path / "scene" / "scene.json").read_text())
+    described["coded"]["ball.sizes"][1] = [7]
+    (tmp_path / "scene" / "scene.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=r"ball.sizes is damaged|ball.sizes has shape"):
+        GaussianScene.load(tmp_path / "scene")
+    save_file(tensors | {"balls": tensors["balls"][:-1]}, path)
+    with pytest.raises(InputError, match=r"is damaged|balls has shape"):
+        GaussianScene.load(tmp_path / "scene")
