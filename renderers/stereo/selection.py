@@ -13,6 +13,11 @@ from fsm.views import Views
 SAME = 1e-6
 # Model units below which two views are from one place: one unit is the spread of the inputs.
 LEAST_BASELINE = 0.01
+# Of source views for wide baselines: cosine of the angle between forward axes, and overlap, from
+# which on two views show much of the same.
+ALIKE, SHARED = 0.4, 0.1
+# Added to the distances of views of other moments than those which come first.
+LATER = 100.0
 # Inverse depths in model units, and rays along the longer side, at which overlap is measured.
 PROBED, PROBES = (0.1, 0.5, 1.0), 6
 
@@ -27,7 +32,8 @@ def nearest_views(
     Distance in model units: |Δt| + |Δcentre| + (1 - cos of the angle between forward axes),
     divided by its mean over the chosen. Where there are fewer views than ``count`` the nearest are
     taken more than once. ``others`` leaves out the reference view itself where it is one of
-    several.
+    several. Where several cameras that look the same way share the moment nearest to the reference
+    view's, these come first: they show what moves where it is.
     """
     with torch.no_grad():
         dt = (reference.time[:, :, None] - views.time[:, None]).abs()
@@ -36,12 +42,13 @@ def nearest_views(
         distances = dt + dc + 1.0 - cos
         if others:
             distances = torch.where(_same(reference, views), torch.inf, distances)
-        order = distances.sort(dim=-1, stable=True)
+        together = _at_one_moment(dt, views) & (cos > ALIKE) & distances.isfinite()
+        later = (together.sum(-1, keepdim=True) > 1) & ~together
+        order = (distances + LATER * later).sort(dim=-1, stable=True).indices
         left = distances.isfinite().sum(-1, keepdim=True).clamp_min(1)
-        rank = torch.arange(count, device=dt.device) % left
-        index = order.indices.gather(-1, rank)
+        index = order.gather(-1, torch.arange(count, device=dt.device) % left)
         # infinite where the reference view is the only view
-        score = order.values.gather(-1, rank).nan_to_num(posinf=0.0)
+        score = distances.gather(-1, index).nan_to_num(posinf=0.0)
         by_time = gather(views.time, index).argsort(dim=-1, stable=True)
         index, score = index.gather(-1, by_time), score.gather(-1, by_time)
         return index, score / score.mean(-1, keepdim=True).clamp_min(1e-6)
@@ -51,6 +58,13 @@ def _same(reference: Views, views: Views) -> Bool[Tensor, "b v n"]:
     """Which views are the reference view: one place, one direction, one time."""
     moved = (reference.c2w[:, :, None] - views.c2w[:, None]).abs().amax((-1, -2))
     return (moved < SAME) & ((reference.time[:, :, None] - views.time[:, None]).abs() < SAME)
+
+
+def _at_one_moment(gaps: Float[Tensor, "b v n"], views: Views) -> Bool[Tensor, "b v n"]:
+    """Which views are of the moment nearest to a reference view's, given the ``gaps`` to all."""
+    nearest = gaps.argmin(-1)
+    moment = views.time.gather(-1, nearest)
+    return (views.time[:, None] - moment[..., None]).abs() < SAME
 
 
 def spread_views(reference: Views, views: Views, count: int) -> Int[Tensor, "b v k"]:
@@ -112,8 +126,37 @@ def overlap(reference: Views, views: Views) -> Float[Tensor, "b v n"]:
 def stereo_sources(reference: Views, views: Views, near: int) -> SourceViews:
     """Source views for depth: the ``near`` nearest, in which moving things hardly differ, and half
     as many that stand apart, never the reference view itself.
+
+    Where several other cameras see much of the same at the same moment, only these: nothing moves
+    between them, and however far apart they stand they say more than another moment.
     """
-    index = stereo_views(reference, views, near)
-    apart = spread_views(reference, views, max(1, near // 2))
-    sources = SourceViews.of(reference, views, torch.cat([index, apart], dim=-1))
-    return sources.compacted()
+    apart = max(1, near // 2)
+    nearest, spread = stereo_views(reference, views, near), spread_views(reference, views, apart)
+    beside, several = views_beside(reference, views, near, apart)
+    index = torch.where(several[..., None], beside, torch.cat([nearest, spread], dim=-1))
+    return SourceViews.of(reference, views, index).compacted()
+
+
+@full_precision
+def views_beside(
+    reference: Views, views: Views, near: int, apart: int
+) -> tuple[Int[Tensor, "b v k"], Bool[Tensor, "b v"]]:
+    """Indices of other cameras at the moment of each reference view: the ``near`` nearest that see
+    much of the same, and ``apart`` ones spread over the rest; whether there are several.
+
+    Where there are fewer the nearest are taken more than once.
+    """
+    with torch.no_grad():
+        dt = (reference.time[:, :, None] - views.time[:, None]).abs()
+        dc = torch.cdist(reference.c2w[..., :3, 3], views.c2w[..., :3, 3])
+        cos = torch.einsum("bvi,bni->bvn", reference.c2w[..., :3, 2], views.c2w[..., :3, 2])
+        shared = overlap(reference, views)
+        usable = (dt < SAME) & (dc > LEAST_BASELINE) & (cos > ALIKE) & (shared > SHARED)
+        distances = torch.where(usable, dc + (1.0 - cos) + (1.0 - shared), torch.inf)
+        order, number = distances.argsort(dim=-1, stable=True), usable.sum(-1, keepdim=True)
+        place = torch.arange(apart, device=dt.device)
+        farther = (number - near) * (place + 1) // (apart + 1)
+        farther = near + torch.where(number > near + apart, farther, place)
+        first = torch.arange(near, device=dt.device).expand(*farther.shape[:-1], -1)
+        rank = torch.cat([first, farther], dim=-1) % number.clamp_min(1)
+        return order.gather(-1, rank), number[..., 0] > 1
