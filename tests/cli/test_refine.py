@@ -101,6 +101,8 @@ def test_from_a_clip_to_a_scene_and_on_from_there(
                 "6",
                 "--gaussians",
                 "200",
+                "--model",
+                "none",
             ]
         )
         == 0
@@ -177,6 +179,8 @@ def test_a_scene_that_shows_the_clip_worse_than_the_clip_itself_is_not_started_f
         "1",
         "--gaussians",
         "200",
+        "--model",
+        "none",
     ]
     for flags, said, started in (
         (["--start", "scene"], False, "the scene"),
@@ -285,6 +289,7 @@ def test_a_scene_is_made_again_without_the_frames_held_back(
     read = ["reconstruct", str(clip), "--decoder", "lrm", "--size", "64x32", "--inputs", "8"]
     assert main([*read, "-o", str(tmp_path / "scene")]) == 0
     command = ["refine", str(tmp_path / "scene"), str(clip), "--steps", "2", "--start", "scene"]
+    command += ["--model", "none"]
     read_frames.clear()
     assert main([*command, "-o", str(tmp_path / "out")]) == 0
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())["held_back"]
