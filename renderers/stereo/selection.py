@@ -128,17 +128,15 @@ def stereo_sources(reference: Views, views: Views, near: int) -> SourceViews:
     as many that stand apart, never the reference view itself.
 
     Where several other cameras see much of the same at the same moment, only these: nothing moves
-    between them, and however far apart they stand they say more than another moment. In a static
-    capture they take the place of those which hardly see the same.
+    between them, and however far apart they stand they say more than another moment. A static
+    capture has no other moment.
     """
     apart = max(1, near // 2)
     nearest, spread = stereo_views(reference, views, near), spread_views(reference, views, apart)
     index = torch.cat([nearest, spread], dim=-1)
-    beside, usable = views_beside(reference, views, near, apart)
-    replaced = (usable.sum(-1, keepdim=True) > 1).expand_as(index)
-    if views.one_moment:
-        replaced = replaced & ~usable.gather(-1, index)
-    index = torch.where(replaced, beside, index)
+    if not views.one_moment:
+        beside, usable = views_beside(reference, views, near, apart)
+        index = torch.where(usable.sum(-1, keepdim=True) > 1, beside, index)
     return SourceViews.of(reference, views, index).compacted()
 
 
