@@ -43,7 +43,7 @@ def nearest_views(
         if others:
             distances = torch.where(_same(reference, views), torch.inf, distances)
         together = _at_one_moment(dt, views) & (cos > ALIKE) & distances.isfinite()
-        later = (together.sum(-1, keepdim=True) > 1) & ~together
+        later = (together.sum(-1, keepdim=True) > 1) & ~together & (not views.one_moment)
         order = (distances + LATER * later).sort(dim=-1, stable=True).indices
         left = distances.isfinite().sum(-1, keepdim=True).clamp_min(1)
         index = order.gather(-1, torch.arange(count, device=dt.device) % left)
@@ -128,21 +128,24 @@ def stereo_sources(reference: Views, views: Views, near: int) -> SourceViews:
     as many that stand apart, never the reference view itself.
 
     Where several other cameras see much of the same at the same moment, only these: nothing moves
-    between them, and however far apart they stand they say more than another moment.
+    between them, and however far apart they stand they say more than another moment. A static
+    capture has no other moment.
     """
     apart = max(1, near // 2)
     nearest, spread = stereo_views(reference, views, near), spread_views(reference, views, apart)
-    beside, several = views_beside(reference, views, near, apart)
-    index = torch.where(several[..., None], beside, torch.cat([nearest, spread], dim=-1))
+    index = torch.cat([nearest, spread], dim=-1)
+    if not views.one_moment:
+        beside, usable = views_beside(reference, views, near, apart)
+        index = torch.where(usable.sum(-1, keepdim=True) > 1, beside, index)
     return SourceViews.of(reference, views, index).compacted()
 
 
 @full_precision
 def views_beside(
     reference: Views, views: Views, near: int, apart: int
-) -> tuple[Int[Tensor, "b v k"], Bool[Tensor, "b v"]]:
-    """Indices of other cameras at the moment of each reference view: the ``near`` nearest that see
-    much of the same, and ``apart`` ones spread over the rest; whether there are several.
+) -> tuple[Int[Tensor, "b v k"], Bool[Tensor, "b v n"]]:
+    """Indices of other cameras at the moment of each reference view that see much of the same: the
+    ``near`` nearest, and ``apart`` ones spread over the rest; and which views are such cameras.
 
     Where there are fewer the nearest are taken more than once.
     """
@@ -159,4 +162,4 @@ def views_beside(
         farther = near + torch.where(number > near + apart, farther, place)
         first = torch.arange(near, device=dt.device).expand(*farther.shape[:-1], -1)
         rank = torch.cat([first, farther], dim=-1) % number.clamp_min(1)
-        return order.gather(-1, rank), number[..., 0] > 1
+        return order.gather(-1, rank), usable

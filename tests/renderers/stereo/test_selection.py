@@ -58,8 +58,8 @@ def test_targets_look_at_their_moment_first() -> None:
 def test_one_camera_has_none_beside_it() -> None:
     path = _ring(12, 1)
     path = dataclasses.replace(path, time=torch.linspace(-1, 1, 12)[None])
-    _, several = views_beside(path, path, 4, 2)
-    assert not several.any()
+    _, usable = views_beside(path, path, 4, 2)
+    assert not usable.any()
 
 
 def _placed(poses: list[torch.Tensor], times: list[float]) -> Views:
