@@ -1,0 +1,94 @@
+"""Refinement judged on views it has not seen: from one-pass Gaussians as they are, and from what
+stands and what moves with views beside the frames among the steps.
+
+Inputs, and the frames half-way between them and views beside the path that judge, are those of the
+protocol novel; of a rig, every fourth camera judges.
+
+    python -m benchmarks.refinement world:3101 demo world:3101:rig=8x12 --steps 1000
+"""
+
+import argparse
+import dataclasses
+import time
+
+from fsm.datasets.open import open_clip
+from fsm.evaluate.metrics import psnr
+from fsm.evaluate.novel import rendered
+from fsm.evaluate.protocols import Novel, Rig
+from fsm.model import FSM
+from fsm.refine import Beside, RefineConfig, Start, from_model, held_back, refine
+from fsm.refine.report import pictures
+from fsm.renderers.base import Scene
+from fsm.renderers.gaussians.scene import GaussianScene
+from fsm.views import SceneFrame, Views
+
+
+def asked(name: str, size: int, inputs: int) -> tuple[Views, dict[str, Views]]:
+    """Inputs of a clip, and by name the views that judge, all with rgb."""
+    clip, hw = open_clip(name), (size, size)
+    if len(set(clip.camera_ids)) > 1:
+        plan = Rig(hw=hw).plan_for(clip)
+        truth = {"held-out cameras": clip.views(plan.target_index, hw)}
+        return clip.views(plan.input_index, hw), truth
+    protocol = Novel(hw=hw, inputs=inputs)
+    plan = protocol.plan_for(clip)
+    beside = protocol.requests(clip, plan)
+    beside = dataclasses.replace(beside, rgb=rendered(clip).truth(beside).rgb)
+    truth = {"held-out frames": clip.views(plan.target_index, hw), "beside": beside}
+    return clip.views(plan.input_index, hw), truth
+
+
+def one_pass(inputs: Views, frame: SceneFrame, config: RefineConfig) -> Start:
+    """The Gaussians of ``fsm-tiny-lrm``."""
+    kept = held_back(inputs, config.hold_back)
+    seen = inputs[[i for i in range(len(inputs)) if i not in set(kept)]]
+    model = FSM.from_pretrained("fsm-tiny-lrm")
+    batched = SceneFrame(*(getattr(frame, f.name)[None] for f in dataclasses.fields(frame)))
+    made = [model.reconstruct(views, batched) for views in (inputs, seen)]
+    scene, without = (m for m in made if isinstance(m, GaussianScene))
+    return Start("one pass", scene, without)
+
+
+def _compare(name: str, size: int, inputs: int, steps: int) -> None:
+    """Print a line for each start of one clip."""
+    views, truth = asked(name, size, inputs)
+    config, frame = RefineConfig(steps=steps), SceneFrame.fit(views)
+
+    def score(scene: Scene) -> str:
+        shown = []
+        for kind, wanted in truth.items():
+            assert wanted.rgb is not None
+            shown.append(f"{kind} {float(psnr(pictures(scene, wanted), wanted.rgb).mean()):.2f}")
+        return ", ".join(shown)
+
+    layered, beside = from_model(FSM.from_pretrained("fsm-tiny"), views, frame, config)
+    starts: list[tuple[Start, Beside | None]] = [
+        (one_pass(views, frame, config), None),
+        (layered, beside),
+    ]
+    for start, taught in starts:
+        began = time.perf_counter()
+        run = refine(start.scene, views, config, without=start.without, beside=taught)
+        step = None if run.chosen is None else run.chosen.step
+        print(
+            f"{name} from {start.name}: {score(start.scene)} -> {score(run.scene)} dB, "
+            f"{step} of {steps} steps, {time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
+
+
+def main() -> int:
+    """Print two lines per clip."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("clips", nargs="+")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--inputs", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=1000)
+    given = parser.parse_args()
+    for clip in given.clips:
+        _compare(clip, given.size, given.inputs, given.steps)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
