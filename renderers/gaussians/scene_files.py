@@ -39,8 +39,8 @@ COLOURS = 256
 """Steps of a unit of spherical harmonics in compact files."""
 OPACITIES = 512
 """Steps of opacity in compact files."""
-DROPPED = 5
-"""Bits of the 23 of a centre that compact files leave out."""
+DROPPED = {torch.float32: 8, torch.float16: 2}
+"""Bits of a centre and of the values of a ball that compact files leave out."""
 BALLS = ("ball.sizes", "ball.velocities", "ball.durations")
 FOLLOW = (
     "follow.times",
@@ -119,7 +119,7 @@ def _packed(g: Gaussians4D, compact: bool) -> dict[str, Tensor]:
             fields[name] = (unit(fields[name][rows]) * STEPS).round().to(torch.int16)
         fields["opacities"] = ((fields["opacities"] * OPACITIES).round() / OPACITIES).half()
         fields["sh"] = (fields["sh"] * COLOURS).round().clamp(-STEPS, STEPS).to(torch.int16)
-        fields["means"] = _shortened(fields["means"])
+        fields["means"] = _shortened(fields["means"].float())
     if g.follow is not None:
         t = g.follow.trajectories
         centres = t.quats.new_zeros(len(t), 3) if t.centres is None else t.centres
@@ -149,7 +149,7 @@ def _balls(g: Gaussians4D, still: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         velocities[ball],
         moving.time_variances[ball].log().mul(0.5).half(),
     )
-    return ball, dict(zip(BALLS, values, strict=True))
+    return ball, dict(zip(BALLS, map(_shortened, values), strict=True))
 
 
 def _of_balls(tensors: dict[str, Tensor], n: int, where: str) -> tuple[Tensor, Balls] | None:
@@ -217,9 +217,11 @@ def _coded(meta: dict[str, Any], where: Path) -> dict[str, Any]:
 
 
 def _shortened(values: Tensor) -> Tensor:
-    """float32 rounded to fewer bits, which deflate well."""
-    bits = values.float().contiguous().view(torch.int32)
-    return ((bits + (1 << (DROPPED - 1))) & -(1 << DROPPED)).view(torch.float32)
+    """Values rounded to fewer bits, which deflate well."""
+    whole = torch.int32 if values.dtype == torch.float32 else torch.int16
+    dropped = DROPPED[values.dtype]
+    bits = values.contiguous().view(whole)
+    return ((bits + (1 << (dropped - 1))) & -(1 << dropped)).view(values.dtype)
 
 
 def _bits(flags: Tensor) -> Tensor:
