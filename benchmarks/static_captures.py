@@ -85,10 +85,11 @@ def _densify(adam: Adam, gradient: Tensor, extent: float, generator: torch.Gener
     stays = torch.sigmoid(adam.free.logit_opacities) >= FAINT
     grows = (gradient >= THRESHOLD) & stays
     large = adam.free.log_scales.exp().amax(1) > LARGE * extent
-    clones = adam.values[grows & ~large]
-    halves = split(adam.values[grows & large], math.inf, 0.0, generator)
+    cloned, cut = ((grows & which).nonzero()[:, 0] for which in (~large, large))
+    halves = split(adam.values[cut], math.inf, 0.0, generator)
     kept = stays & ~(grows & large)
-    adam.replace(kept.nonzero()[:, 0], torch.cat([clones, halves]))
+    added, parents = torch.cat([adam.values[cloned], halves]), torch.cat([cloned, cut, cut])
+    adam.replace(kept.nonzero()[:, 0], added, parents)
 
 
 def _score(scene: GaussianScene, truth: Views) -> float:

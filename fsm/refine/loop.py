@@ -23,7 +23,6 @@ from fsm.refine.parameters import FreeGaussians
 from fsm.refine.thin import shares_of_pictures, thin
 from fsm.refine.trajectories import Motions, shares_of
 from fsm.refine.turns import generator, in_turn
-from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.rasterize import rasterize
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.gaussians.types import Gaussians3D
@@ -199,13 +198,15 @@ class Refinement:
         where none are held back, or they have joined the others, the scene as it is now.
         """
         state = self._kept()
+        before, here = self.whole.frames_seen, self.inputs.frame_ids
+        seen = None if before is None or here is None else joined(before, here)
         if state is None:
-            return self._scene(self.whole, self.whole.gaussians, self.whole.background, self.inputs)
+            return self.whole.replaced(self.whole.gaussians, self.inputs, seen)
         gaussians = FreeGaussians.unpacked(state["values"]).gaussians()
         follow = self.motions.follow(state["shares"], state["knots"])
         gaussians = dataclasses.replace(gaussians, follow=follow)
         inputs = self.corrections.corrected(self.inputs, self.scene.frame, state)
-        return self._scene(self.scene, gaussians, state["background"].clamp(0.0, 1.0), inputs)
+        return self.scene.replaced(gaussians, inputs, seen, state["background"].clamp(0.0, 1.0))
 
     def _kept(self) -> dict[str, Tensor] | None:
         """What the result shows; None: the start."""
@@ -217,29 +218,11 @@ class Refinement:
         state = self._kept()
         return {} if state is None else self.corrections.described(self.scene.frame, state)
 
-    def _scene(
-        self, like: GaussianScene, gaussians: Gaussians4D, background: Tensor, inputs: Views
-    ) -> GaussianScene:
-        return GaussianScene(
-            gaussians,
-            like.frame,
-            inputs,
-            background=background,
-            projection=like.projection,
-            backend=like.backend,
-            frames_seen=self._frames_seen(),
-        )
-
     def chosen(self) -> Chosen | None:
         """How the held-back frames chose ``result()``; None where there are none."""
         if self.watch is None:
             return None
         return Chosen(tuple(self.held_back), tuple(self.watch.curve), self.watch.best_step)
-
-    def _frames_seen(self) -> Tensor | None:
-        """What the scene it started from has seen, and the frames refined on."""
-        before, here = self.whole.frames_seen, self.inputs.frame_ids
-        return None if before is None or here is None else joined(before, here)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to continue to the last bit."""

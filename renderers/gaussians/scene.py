@@ -119,6 +119,26 @@ class GaussianScene:
         scene.backend = choose_backend(backend, self.device)
         return scene
 
+    def replaced(
+        self,
+        gaussians: Gaussians4D,
+        inputs: Views,
+        frames_seen: Tensor | None,
+        background: Float[Tensor, " 3"] | None = None,
+    ) -> "GaussianScene":
+        """Other Gaussians of the same frame, drawn in the same way; ``background`` stays where none
+        is given.
+        """
+        return GaussianScene(
+            gaussians,
+            self.frame,
+            inputs,
+            background=self.background if background is None else background,
+            projection=self.projection,
+            backend=self.backend,
+            frames_seen=frames_seen,
+        )
+
     def _one(self, request: Views) -> Rasterization:
         return rasterize(
             self.moving.at(request.time[0]),

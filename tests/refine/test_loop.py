@@ -16,6 +16,7 @@ from fsm.refine import Density, Rates, RefineConfig, refine
 from fsm.refine.loop import Refinement
 from fsm.refine.parameters import FreeGaussians
 from fsm.refine.thin import shares_of_pictures
+from fsm.refine.turns import in_turn
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.projection_plain import project_gaussians
 from fsm.renderers.gaussians.rasterize_plain import composite
@@ -63,7 +64,7 @@ def test_a_step_is_adam_on_the_gradient_of_the_loss_in_plain_torch(
         steps=10, density=STILL, ssim=0.0, opacity_weight=0.01, least_frames=0.0, hold_back=0
     )
     run = Refinement(start, inputs, config)
-    (frame,) = run._sampled_frames()
+    (frame,) = in_turn(len(inputs), 0, 1, config.seed, 0)
     psnr_before = run.one_step()
 
     columns = FreeGaussians.from_gaussians(start.gaussians).packed().requires_grad_()

@@ -142,7 +142,7 @@ def test_a_scene_is_kept_where_another_start_ends_worse(
     assert watch is not None
     score = watch.curve[0][1]
     for value, kept in ((score - 0.1, True), (score + 0.1, False)):
-        run = Refined(truth, 1.0, Chosen((3,), ((0, 5.0), (10, value)), 10))
+        run = Refined(truth, 1.0, Chosen((3,), ((0, 5.0), (10, value)), 10), {})
         result = never_worse(run, own, inputs, CONFIG)
         assert (result.scene is own.scene) == kept
         assert result.chosen is not None

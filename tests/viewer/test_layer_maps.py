@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fsm.memory_scene import MemoryScene, SceneLayers
+from fsm.renderers.gaussians.balls import Balls
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D
 from fsm.renderers.gaussians.scene import GaussianScene
-from fsm.renderers.heads.pixel_gaussians import moving_rotation
 from fsm.renderers.motion.tracks import PointTracks
 from fsm.viewer import Viewer, layer_maps
 from fsm.viewer.cameras import Camera
@@ -27,14 +27,9 @@ FLOW = SPEED / DEPTH * FOCAL / HEIGHT
 
 def ball(x: float, velocity: float, lasts: float = 50.0) -> Gaussians4D:
     """Nearly opaque, ``DEPTH`` units before the first camera."""
-    way = torch.tensor([velocity, 0.0, 0.0])[None, None, :, None, None]
-    left, right, stretch = (t[0, 0, :, 0, 0][None] for t in moving_rotation(way))
-    size = 0.1
-    scales = torch.tensor([[size / float(stretch), size, size]])
     one = torch.ones(1)
-    lasting = torch.tensor([lasts * float(stretch)])
-    means = torch.tensor([[x, 0.0, DEPTH]])
-    return Gaussians4D(means, 0 * one, scales, lasting, left, right, one, torch.ones(1, 1, 3))
+    means, way = torch.tensor([[x, 0.0, DEPTH]]), torch.tensor([[velocity, 0.0, 0.0]])
+    return Balls(means, way, 0 * one, lasts * one, 0.1 * one, one, torch.ones(1, 1, 3)).gaussians()
 
 
 def scene() -> GaussianScene:
