@@ -32,7 +32,8 @@ def main(
     scene = model.reconstruct(inputs)
     kept = held_back(inputs)
     without = model.reconstruct(inputs[[i for i in range(len(inputs)) if i not in kept]])
-    refined, seconds, _ = refine(scene, inputs, RefineConfig(steps=steps), without=without)
+    run = refine(scene, inputs, RefineConfig(steps=steps), without=without)
+    refined, seconds = run.scene, run.seconds
     refined.save(out / "scene")
 
     before, after = (

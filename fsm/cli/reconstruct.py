@@ -59,7 +59,7 @@ class Reconstruct:
     hold_out: Annotated[int, flag("K")] = 0
     """Leave out every K-th frame (to evaluate on); 0 leaves out none."""
     hold_cameras: Annotated[str | None, flag("LIST", "none")] = None
-    """Leave out whole cameras of a rig, by name or by place from 0: 1,5."""
+    """Leave out whole cameras of a rig: names, or places from 0, with commas."""
     size: Annotated[str | None, flag("WxH", "the clip's, up to 512 pixels high")] = None
     """Working size; frames are scaled to cover it and cropped about the centre."""
     static: bool = False
@@ -85,7 +85,10 @@ class Reconstruct:
         clip = open_clip(self.clip, self.id, self.fix_poses, self.static)
         self._frames(clip)
         model = self._model(choose_device(self.device))
-        print(self._one(clip, model, self._settings(clip, model, weights_hash(model)), self.output))
+        settings = self._settings(clip, model, weights_hash(model))
+        inputs = self._inputs(clip, settings)
+        announce_time(reading_seconds(model, inputs), inputs.hw, self.size)
+        print(self._one(clip, inputs, model, settings, self.output))
         return 0
 
     def _many(self, dataset: "ClipDataset") -> int:
@@ -114,7 +117,8 @@ class Reconstruct:
                     check_settings(made, settings, read_yaml(made))
                 else:
                     check_scene_folder(folder)
-                    print(f"{id}: {self._one(clip, model, settings, folder)}")
+                    inputs = self._inputs(clip, settings)
+                    print(f"{id}: {self._one(clip, inputs, model, settings, folder)}")
             except OtherSettings:
                 raise
             except InputError as error:  # one bad clip must not stop the others
@@ -163,20 +167,30 @@ class Reconstruct:
             free = [i for i in free if i not in held]
         return choose_frames(free, self.inputs, self.hold_out, clip.cameras.time.tolist())
 
-    def _one(self, clip: "Clip", model: "FSM", settings: dict[str, Any], folder: Path) -> str:
+    def _inputs(self, clip: "Clip", settings: dict[str, Any]) -> "Views":
+        """The frames to read, with a warning where they say nothing about depth."""
+        inputs = clip.views(settings["frames"], parse_size(settings["size"], clip.cameras.hw))
+        if only_turns(inputs):
+            print(
+                f"warning: {clip.source}: the camera only turns, so motion says nothing about "
+                "depth; what moves with depth is the model's guess."
+            )
+        return inputs
+
+    def _one(
+        self,
+        clip: "Clip",
+        inputs: "Views",
+        model: "FSM",
+        settings: dict[str, Any],
+        folder: Path,
+    ) -> str:
         """Read one clip into ``folder``; what was made, in a sentence."""
         import time
 
         from fsm.memory_scene import MemoryScene
 
         index, size = settings["frames"], settings["size"]
-        inputs = clip.views(index, parse_size(size, clip.cameras.hw))
-        if only_turns(inputs):
-            print(
-                f"warning: {clip.source}: the camera only turns, so motion says nothing about "
-                "depth; what moves with depth is the model's guess."
-            )
-        announce_time(reading_seconds(model, inputs), inputs.hw, self.size)
         began = time.perf_counter()
         scene = model.reconstruct(inputs)
         seconds = time.perf_counter() - began

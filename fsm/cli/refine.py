@@ -64,7 +64,7 @@ class Refine:
     )
     """Judge by every K-th frame; 0 holds out none."""
     hold_cameras: Annotated[str | None, flag("LIST", "none")] = None
-    """Judge by whole cameras of a rig, by name or by place from 0: 1,5."""
+    """Judge by whole cameras of a rig: names, or places from 0, with commas."""
     hold_back: Annotated[int | None, flag("N", "about one in eight")] = None
     """Most input frames kept out of the steps to choose when to stop; 0: none, and no promise."""
     size: Annotated[
@@ -146,14 +146,7 @@ class Refine:
         if own is not None and start is not own:
             run = never_worse(run, own, inputs, config)
         run.scene.save(self.output)  # replaces the folder, and the run's state with it
-        about = {
-            "started_from": start.name,
-            "tried": {name: round(value, 3) for name, value in tries.items()},
-            "gaussians": {"before": len(start.scene.gaussians), "after": len(run.scene.gaussians)},
-        }
-        if tries:
-            shown = ", ".join(f"{name} {value:.2f} dB" for name, value in tries.items())
-            print(f"starts from {start.name}; frames held back after a short trial: {shown}")
+        about = _about(start, tries, run)
         resolved = {"size": f"{hw[1]}x{hw[0]}", "device": device, "config": to_dict(config)}
         self._report(run, split, truth, before, about, resolved)
 
@@ -264,6 +257,18 @@ class Refine:
             )
         )
         return from_dict(RefineConfig, overridden(values, self.set), "--set")
+
+
+def _about(start: "Start", tries: dict[str, float], run: "Refined") -> dict[str, Any]:
+    """What was refined, as plain values; says which start was taken."""
+    if tries:
+        shown = ", ".join(f"{name} {value:.2f} dB" for name, value in tries.items())
+        print(f"starts from {start.name}; frames held back after a short trial: {shown}")
+    return {
+        "started_from": start.name,
+        "tried": {name: round(value, 3) for name, value in tries.items()},
+        "gaussians": {"before": len(start.scene.gaussians), "after": len(run.scene.gaussians)},
+    }
 
 
 def _parts(score: "ImageScore") -> str:

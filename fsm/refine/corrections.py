@@ -46,7 +46,7 @@ class Corrections:
         return cameras.moved(now, self.views.c2w[frame], self.cameras.of(frame), self.unit)
 
     def exposed(
-        self, rgb: Float[Tensor, "1 3 h w"], frame: int, target: Tensor | None
+        self, rgb: Float[Tensor, "1 3 h w"], frame: int, target: Float[Tensor, "1 3 h w"] | None
     ) -> Float[Tensor, "1 3 h w"]:
         """A picture as ``frame`` has it, compared with its own picture ``target``."""
         if self.exposure is None:

@@ -22,7 +22,9 @@ def sharing_exposure(views: Views) -> Int[Tensor, " v"]:
     return cameras_of(views) if rig else torch.arange(len(views), device=views.time.device)
 
 
-def exposed(rgb: Float[Tensor, "*b 3 h w"], values: Float[Tensor, " 3"]) -> Tensor:
+def exposed(
+    rgb: Float[Tensor, "*b 3 h w"], values: Float[Tensor, " 3"]
+) -> Float[Tensor, "*b 3 h w"]:
     """``rgb`` as a frame of that exposure has it. Differentiable."""
     return (rgb + BLACK) * values.exp()[:, None, None] - BLACK
 
@@ -32,7 +34,9 @@ def linear_gains(values: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
     return (POWER * values).exp()
 
 
-def held_at_white(rgb: Tensor, target: Tensor) -> Tensor:
+def held_at_white(
+    rgb: Float[Tensor, "*b 3 h w"], target: Float[Tensor, "*b 3 h w"]
+) -> Float[Tensor, "*b 3 h w"]:
     """``rgb``, at most 1 where ``target`` is: what is brighter than white cannot be told there."""
     return torch.where(target >= 1.0, rgb.clamp_max(1.0), rgb)
 

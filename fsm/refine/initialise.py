@@ -130,7 +130,7 @@ class _Pixels:
         )
 
 
-def foreground(views: Views, background: Tensor | None) -> Float[Tensor, "v h w"]:
+def foreground(views: Views, background: Float[Tensor, " 3"] | None) -> Float[Tensor, "v h w"]:
     """1 where there is something to see; ``InputError`` where there is nothing at all."""
     assert views.rgb is not None
     shown = torch.ones_like(views.rgb[:, 0])

@@ -123,7 +123,7 @@ class GaussianScene:
         self,
         gaussians: Gaussians4D,
         inputs: Views,
-        frames_seen: Tensor | None,
+        frames_seen: Int64[Tensor, "n 2"] | None,
         background: Float[Tensor, " 3"] | None = None,
     ) -> "GaussianScene":
         """Other Gaussians of the same frame, drawn in the same way; ``background`` stays where none

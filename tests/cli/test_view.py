@@ -70,7 +70,7 @@ def test_a_clip_is_reconstructed_and_then_a_scene_like_any(tmp_path: Path, visit
     assert isinstance(stage.scene, MemoryScene)
     assert len(stage.times) == 4
     assert stage.inputs.views.rgb is not None
-    assert picture.shape[1] == round(picture.shape[0] * 1.5)
+    assert picture.shape[0] == round(picture.shape[1] / 1.5)
     assert node["_image_data"] is not None
 
     stage.scene.save(tmp_path / "scene")
