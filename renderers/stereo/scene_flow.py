@@ -123,7 +123,7 @@ class _Between:
     def __init__(self) -> None:
         import cv2
 
-        self._finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._found: dict[tuple[bytes, bytes], Tensor] = {}
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> Float[Tensor, "h w 2"]:
