@@ -33,7 +33,7 @@ def described(values: Shaped[Tensor, "n *c"]) -> list[Any]:
     return [str(values.dtype).removeprefix("torch."), list(values.shape)]
 
 
-def inflated(data: UInt8[Tensor, " b"], described: Any, where: str) -> Shaped[Tensor, "n *c"]:
+def inflated(data: Shaped[Tensor, " b"], described: Any, where: str) -> Shaped[Tensor, "n *c"]:
     """Inverse of ``deflated``; damaged data are ``InputError``, and take no more memory than the
     description says.
     """
