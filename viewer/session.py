@@ -180,8 +180,12 @@ class Session(Host):
         return job
 
     def through(self, index: int) -> Camera:
-        """The camera of input ``index``, for a window that holds its whole picture."""
-        return self.stage.through(index).around(window_aspect(self.client.camera))
+        """The camera of input ``index``; where pictures have the clip's frame, for a window that
+        holds all of it.
+        """
+        camera = self.stage.through(index)
+        framed = self.stage.aspect is not None
+        return camera.around(window_aspect(self.client.camera)) if framed else camera
 
     def reshow(self) -> None:
         """Ask for another kind of picture; one that is seen from where an input was taken starts
