@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import time
 
+from fsm.cli.refine import new_scene
 from fsm.datasets.open import open_clip
 from fsm.datasets.rendered import RenderedClip
 from fsm.evaluate.baselines import flow
@@ -20,7 +21,15 @@ from fsm.evaluate.metrics import psnr
 from fsm.evaluate.novel import rendered
 from fsm.evaluate.protocols import Novel, Rig
 from fsm.model import FSM
-from fsm.refine import Beside, RefineConfig, Start, from_model, held_back, refine
+from fsm.refine import (
+    Beside,
+    RefineConfig,
+    Start,
+    best_start,
+    from_model,
+    held_back,
+    refine,
+)
 from fsm.refine.report import pictures
 from fsm.renderers.base import Scene
 from fsm.renderers.gaussians.scene import GaussianScene
@@ -77,16 +86,20 @@ def _compare(name: str, size: int, inputs: int, steps: int) -> None:
 
     decoder = FSM.from_pretrained("fsm-tiny")
     layered, beside = from_model(decoder, views, frame, config)
-    starts: list[tuple[Start, Beside | None]] = [(layered, beside)]
-    if isinstance(open_clip(name), RenderedClip):
-        starts.insert(0, (one_pass(views, frame, config), None))
-    else:
-        gaussians = FSM.from_pretrained("fsm-tiny-lrm").reconstruct(views)
+    passed = one_pass(views, frame, config)
+    starts: list[tuple[Start, Beside | None]] = [(passed, None), (layered, beside)]
+    if not isinstance(open_clip(name), RenderedClip):
         print(
-            f"{name}: flow blend {score(None)}; fsm-tiny {score(decoder.reconstruct(views))}; "
-            f"fsm-tiny-lrm {score(gaussians)} dB",
+            f"{name}: flow blend {score(None)}; fsm-tiny {score(decoder.reconstruct(views))}",
             flush=True,
         )
+        kept = set(held_back(views, config.hold_back))
+        seen = views[[i for i in range(len(views)) if i not in kept]]
+        found = new_scene(seen, frame, config.density.most, config.seed, "cpu")
+        own = [passed, layered, Start("Gaussians found in the clip", found)]
+        chosen, tries = best_start(own, views, config)
+        print({name: round(value, 2) for name, value in tries.items()}, flush=True)
+        starts = [(chosen, beside)]
     for start, taught in starts:
         began = time.perf_counter()
         run = refine(start.scene, views, config, without=start.without, beside=taught)
