@@ -92,7 +92,7 @@ class RefineConfig:
     """Weight of 1 - SSIM beside that of the absolute error, as in 3D Gaussian splatting (arXiv
     2308.04079, Eq. 7).
     """
-    opacity_weight: float = 0.0
+    opacity_weight: float = 0.05
     """Weight of the mean opacity in the loss: what nobody needs fades and is used elsewhere (arXiv
     2404.09591).
     """

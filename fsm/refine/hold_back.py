@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,24 +15,30 @@ from fsm.views import SceneFrame, Views
 
 FEWEST = 4  # frames; of fewer none can be spared
 SHARE, CAMERA_SHARE = 8, 4  # at most one frame in so many; of a rig one camera in so many
+# Of few frames so many are held back, yet no more than one in four: a single one says too little.
+LEAST, LARGEST_SHARE = 3, 4
 MEASURED = 8  # frames that are rendered at a check
 GAP = 0.1  # model units and radians; a frame nearer to one refined on cannot tell overfitting
 EARLIER = 1e-3  # of a unit of model time in that distance: where cameras stand, time decides
 ITERATIONS = 10  # of k-medoids
+GRID = 8  # blocks of a frame along each side, whose errors say how sure a gain is
+SURE = 1.0  # standard errors that a gain must have
 FALLEN = 0.5  # dB below the best state
 PATIENCE = 3  # a third of all steps without a better state ends a refinement that has fallen
 
 
 def held_back(inputs: Views, most: int | None = None) -> list[int]:
     """Which of ``inputs`` [v] are kept out of the gradient, in order; at most ``most`` (None: one
-    in eight, or one camera of a rig of four and more; 0: none).
+    in eight, of few inputs three but no more than one in four, or one camera of a rig of four and
+    more; 0: none).
 
     They are groups of neighbours around the middles of clusters of cameras, each so large that the
     middle frame is ``GAP`` from all frames that are left. Neighbours in a film differ too little to
     tell whether a scene was learnt or only its pictures. Fewer than ``FEWEST`` views: none.
     """
     v = len(inputs)
-    budget = max(1, v // SHARE) if most is None else min(most, v - 1)
+    few = min(LEAST, v // LARGEST_SHARE)
+    budget = max(few, v // SHARE) if most is None else min(most, v - 1)
     if v < FEWEST or budget <= 0:
         return []
     distance = camera_distances(SceneFrame.fit(inputs).to_model(inputs))
@@ -88,11 +95,16 @@ class Chosen:
     curve: tuple[tuple[int, float], ...]
     """Steps taken, and mean PSNR of the held-back frames in dB; the first entry is the start."""
     step: int
-    """Steps after which they were shown best; 0: the start."""
+    """Steps after which they were shown best, as far as they can tell; 0: the start."""
 
 
 class Watch:
-    """The best state so far by the PSNR of ``views`` [m], which no step has seen."""
+    """The best state so far by ``views`` [m], which no step has seen.
+
+    A state takes the place of the one kept where its gain is more than one standard error, as in
+    the rule of Breiman et al. 1984 (Classification and Regression Trees, 3.4.3). Few frames are a
+    noisy judge, and every step fits views beside them less.
+    """
 
     def __init__(self, views: Views) -> None:
         some = torch.linspace(0, len(views) - 1, min(MEASURED, len(views))).round().long()
@@ -102,23 +114,24 @@ class Watch:
         self.curve: list[tuple[int, float]] = []
         """As in ``Chosen``."""
         self.best: dict[str, Tensor] | None = None
-        """The state of the best entry; None: the start is the best."""
+        """The state that is kept; None: the start."""
+        self.best_step = 0
+        """Steps after which it was reached; 0: the start."""
+        self.errors: Tensor | None = None
+        """Squared errors of its blocks."""
 
-    @property
-    def best_step(self) -> int:
-        """Steps after which the held-back frames were shown best; 0: the start."""
-        return max(self.curve, key=lambda entry: entry[1])[0]
-
-    def score(self, pictures: Float[Tensor, "m 3 h w"]) -> float:
-        """Mean PSNR of ``pictures`` of ``views``, in dB."""
+    def add(self, step: int, pictures: Float[Tensor, "m 3 h w"], state: dict[str, Tensor]) -> None:
+        """Note what ``state`` shows of ``views`` after ``step`` steps; it is kept where it is
+        surely better.
+        """
         assert self.views.rgb is not None
-        return float(psnr(pictures, self.views.rgb, self.views.mask).mean())
-
-    def add(self, step: int, score: float, state: dict[str, Tensor]) -> None:
-        """Note the score of ``state`` after ``step`` steps; the best state is kept."""
-        better = not self.curve or score > max(value for _, value in self.curve)
+        score = float(psnr(pictures, self.views.rgb, self.views.mask).mean())
+        errors = block_errors(pictures, self.views)
         self.curve.append((step, score))
-        if better and step > 0:
+        if self.errors is None:
+            self.errors = errors
+        elif gain(self.errors, errors) > SURE:
+            self.errors, self.best_step = errors, step
             self.best = {name: value.detach().clone() for name, value in state.items()}
 
     def hopeless(self, steps: int) -> bool:
@@ -135,9 +148,38 @@ class Watch:
 
     def state(self) -> dict[str, Any]:
         """Everything needed to continue."""
-        return {"curve": [list(entry) for entry in self.curve], "best": self.best}
+        return {
+            "curve": [list(entry) for entry in self.curve],
+            "best": self.best,
+            "best_step": self.best_step,
+            "errors": self.errors,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from ``state()``."""
         self.curve = [(int(step), float(value)) for step, value in state["curve"]]
-        self.best = state["best"]
+        self.best, self.best_step = state["best"], int(state["best_step"])
+        self.errors = state["errors"]
+
+
+def block_errors(pictures: Float[Tensor, "m 3 h w"], views: Views) -> Float[Tensor, "m k"]:
+    """Mean squared error of each of k blocks of every one of ``views`` (with rgb), NaN where all of
+    a block is masked.
+    """
+    assert views.rgb is not None
+    off = (pictures.clamp(0.0, 1.0) - views.rgb).square().mean(1, keepdim=True)
+    shown = torch.ones_like(off) if views.mask is None else views.mask.to(off)
+    error, share = (F.adaptive_avg_pool2d(t, GRID).flatten(1) for t in (off * shown, shown))
+    return error / share
+
+
+def gain(before: Float[Tensor, "m k"], after: Float[Tensor, "m k"]) -> float:
+    """Mean fall of the errors of blocks, in standard errors. Each frame counts by the share of its
+    error that is gone, as in a mean of decibels.
+    """
+    level = before.nanmean(1, keepdim=True).clamp_min(1e-10)
+    falls = (before - after) / level
+    falls = falls[falls.isfinite()]
+    if len(falls) < 2:
+        return 0.0
+    return float(falls.mean() / (falls.std() / len(falls) ** 0.5).clamp_min(1e-12))

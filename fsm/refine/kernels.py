@@ -1,5 +1,5 @@
-"""Compiled for the processor: parameters to the Gaussians of one moment, their gradients, and
-Adam's step.
+"""Compiled for the processor: parameters to the Gaussians of one moment, their gradients, Adam's
+step, and structural similarity.
 
 Columns are those of ``FreeGaussians.packed``. All threads take equal parts of the rows; no two
 write to the same place.
@@ -147,3 +147,22 @@ def adam_step(worker, workers, values, firsts, seconds, age, rows, gradient, rat
             rate = rates[c] * (units[i] if c < 6 else 1.0)
             if m != 0.0:
                 values[i, c] -= rate * (m / one) / (math.sqrt(v / two) + EPSILON)
+
+
+@kernel(f"void(int64, int64, {ROWS}, {ROWS}, float64, float64)")
+def similarity_terms(worker, workers, means, out, c1, c2):
+    """SSIM of every pixel, and its derivatives by the local means of a, a² and ab, as rows of
+    ``out``; ``means`` has those of a, a², ab, b and b².
+    """
+    first, last = _share(worker, workers, means.shape[1])
+    for i in range(first, last):
+        a, aa, ab, b, bb = means[0, i], means[1, i], means[2, i], means[3, i], means[4, i]
+        squares = a * a + b * b
+        n1, d1 = 2.0 * a * b + c1, squares + c1
+        n2, d2 = 2.0 * (ab - a * b) + c2, aa + bb - squares + c2
+        both = 1.0 / (d1 * d2)
+        value = n1 * n2 * both
+        out[0, i] = value
+        out[1, i] = 2.0 * b * (n2 - n1) * both - 2.0 * a * value * (d2 - d1) * both
+        out[2, i] = -value * d1 * both
+        out[3, i] = 2.0 * n1 * both

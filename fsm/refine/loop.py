@@ -85,7 +85,7 @@ class Refinement:
         if self.held_back:
             self.watch = Watch(views[self.held_back])
             self._fit_held_back(scene.moving.at, FIRST_FIT)
-            self.watch.add(0, self._held_back_score(scene.moving.at), {})
+            self.watch.add(0, self._held_back_pictures(scene.moving.at), {})
         self.beside: Beside | None = None
         if beside is not None and self.held_back:
             parts = (beside.views, beside.all_views)
@@ -268,7 +268,7 @@ class Refinement:
                     return self._at(self.adam.there(time[None]), time)
 
             self._fit_held_back(at, FIT)
-            self.watch.add(self.step, self._held_back_score(at), self._showing())
+            self.watch.add(self.step, self._held_back_pictures(at), self._showing())
 
     def _fit_held_back(self, at: Callable[[Tensor], Gaussians3D], steps: int) -> None:
         """Fit exposures and cameras of held-back frames to the Gaussians, which stay as they are:
@@ -292,15 +292,15 @@ class Refinement:
         return [self.held_back[i] for i in self.watch.some]
 
     @torch.no_grad()
-    def _held_back_score(self, at: Callable[[Tensor], Gaussians3D]) -> float:
-        """PSNR of the held-back frames as the Gaussians ``at`` a time show them."""
+    def _held_back_pictures(self, at: Callable[[Tensor], Gaussians3D]) -> Tensor:
+        """The held-back frames as the Gaussians ``at`` a time show them."""
         assert self.watch is not None
         views = self.watch.views
         pictures = [
             self._corrected(at(views.time[i]), views[i], frame)
             for i, frame in enumerate(self._watched)
         ]
-        return self.watch.score(torch.cat(pictures))
+        return torch.cat(pictures)
 
     def _loss(
         self, columns: Tensor, rows: Tensor, views: Views, frames: list[int | None]

@@ -8,6 +8,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fsm.kernels.compiled import on_threads, workers
+from fsm.refine import kernels
 
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
@@ -23,9 +27,16 @@ def photometric_loss(
     if mask is not None:
         rgb, target = torch.where(mask, rgb, 0.0), torch.where(mask, target, 0.0)
     loss = (1.0 - ssim_weight) * (rgb - target).abs().mean()
-    return (
-        loss if ssim_weight == 0.0 else loss + ssim_weight * (1.0 - similarity(rgb, target).mean())
-    )
+    return loss if ssim_weight == 0.0 else loss + ssim_weight * (1.0 - mean_similarity(rgb, target))
+
+
+def mean_similarity(a: Float[Tensor, "v 3 h w"], b: Float[Tensor, "v 3 h w"]) -> Float[Tensor, ""]:
+    """Mean of ``similarity``; compiled on a processor, where no gradient of ``b`` is asked for."""
+    if a.device.type == "cpu" and a.dtype == b.dtype == torch.float32 and not b.requires_grad:
+        value = _MeanSimilarity.apply(a, b)
+        assert isinstance(value, Tensor)
+        return value
+    return similarity(a, b).mean()
 
 
 def similarity(
@@ -41,6 +52,27 @@ def similarity(
     var_a, var_b, cov = aa - mean_a.square(), bb - mean_b.square(), ab - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + C1) / (mean_a.square() + mean_b.square() + C1)
     return luminance * (2 * cov + C2) / (var_a + var_b + C2)
+
+
+class _MeanSimilarity(torch.autograd.Function):
+    """With x̄ for a blurred picture: the derivative by a is that by ā, blurred, and so on."""
+
+    @staticmethod
+    def forward(ctx, a, b):  # pyright: ignore[reportIncompatibleMethodOverride]
+        a, b, n = a.detach(), b.detach(), workers()
+        means = _blurred(torch.stack([a, a * a, a * b, b, b * b])).flatten(1)
+        out = torch.empty(4, a.numel())
+        given = means.numpy(), out.numpy()
+        on_threads(kernels.similarity_terms, n, n, *given, C1, C2)
+        ctx.save_for_backward(a, b, out[1:].view(3, *a.shape))
+        return out[0].mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):  # pyright: ignore[reportIncompatibleMethodOverride]
+        a, b, slopes = ctx.saved_tensors
+        mean, square, product = _blurred(slopes)
+        return mean.add_(2.0 * a * square).add_(b * product).mul_(gradient / a.numel()), None
 
 
 class _Blur(torch.autograd.Function):

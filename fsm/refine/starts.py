@@ -92,7 +92,7 @@ def never_worse(run: Refined, own: Start, inputs: Views, config: RefineConfig) -
     if run.chosen is None or watch is None:
         return run
     score = watch.curve[0][1]
-    if max(value for _, value in run.chosen.curve) > score:
+    if dict(run.chosen.curve)[run.chosen.step] > score:
         return run
     curve = ((0, score), *run.chosen.curve[1:])
     chosen = replace(run.chosen, curve=curve, step=0)

@@ -1,4 +1,4 @@
-"""Views beside the inputs: what inputs confirm, where cameras are, and that held-back frames do not
+"""Views beside the inputs: where cameras are, and that held-back frames do not
 reach them.
 """
 
@@ -13,7 +13,7 @@ from fsm.errors import InputError
 from fsm.memory_scene import MemoryScene
 from fsm.model import FSM, ModelConfig
 from fsm.refine import BesideConfig, RefineConfig, from_model, held_back
-from fsm.refine.beside import confirmed, views_beside
+from fsm.refine.beside import views_beside
 from fsm.renderers.heads.lrm import LrmHeadConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.views import SceneFrame, Views
@@ -47,33 +47,6 @@ def inputs() -> Views:
     return filmed(scene, cameras)
 
 
-def _wall(x: float, time: float = 0.0) -> Views:
-    """A camera at ``x`` before a wall with vertical stripes at depth 2."""
-    c2w = torch.eye(4)
-    c2w[0, 3] = x
-    intrinsics = torch.tensor([16.0, 16.0, 8.0, 8.0])
-    place = x + 2.0 * (torch.arange(16) + 0.5 - 8.0) / 16.0
-    stripe = 0.5 + 0.4 * torch.sin(3.0 * place)
-    rgb = stripe.expand(3, 16, 16)
-    return Views(c2w[None], intrinsics[None], torch.tensor([time]), (16, 16), rgb[None])
-
-
-def test_inputs_confirm_what_they_show_and_nothing_else() -> None:
-    inputs = Views.cat([_wall(-0.5), _wall(-0.25)]).batched()
-    target = _wall(0.25).batched()
-    rho = torch.full((1, 1, 1, 16, 16), 0.5)
-    seen = confirmed(target, rho, inputs)[0, 0, 0]
-    # Half a unit to the right at depth 2: four pixels of the target lie outside the nearer input.
-    expected = torch.arange(16) < 12
-    assert torch.equal(seen, expected.expand(16, 16))
-    assert target.rgb is not None
-    changed = target.rgb.clone()
-    changed[..., 4:8, :] += 0.3
-    seen = confirmed(dataclasses.replace(target, rgb=changed), rho, inputs)[0, 0, 0]
-    rows = (torch.arange(16) < 4) | (torch.arange(16) >= 8)
-    assert torch.equal(seen, rows[:, None] & expected)
-
-
 def test_cameras_stand_beside_the_inputs_at_their_moments(model: FSM, inputs: Views) -> None:
     memory = model.reconstruct(inputs)
     assert isinstance(memory, MemoryScene)
@@ -87,8 +60,7 @@ def test_cameras_stand_beside_the_inputs_at_their_moments(model: FSM, inputs: Vi
     assert 0.02 * depth < float(away.mean()) < 0.15 * depth
     assert views.rgb is not None
     assert torch.equal(views.rgb[3], memory.render(views[[3]].without_rgb()).rgb[0])
-    assert views.mask is not None
-    assert views.mask.shape == (10, 1, 32, 32)
+    assert views.mask is None
     assert torch.equal(views_beside(memory, 10, 0).rgb, views.rgb)  # pyright: ignore[reportArgumentType]
     assert not torch.equal(views_beside(memory, 10, 1).c2w, views.c2w)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fsm.refine.loss import photometric_loss, similarity
+from fsm.refine.loss import mean_similarity, photometric_loss, similarity
 
 
 def _plain(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -29,6 +29,20 @@ def test_similarity_is_that_of_its_definition(hw: tuple[int, int]) -> None:
     a, b = torch.rand(2, 3, *hw), torch.rand(2, 3, *hw)
     torch.testing.assert_close(similarity(a, b), _plain(a, b), atol=2e-5, rtol=0)
     torch.testing.assert_close(similarity(a, a), torch.ones_like(a), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("hw", [(20, 33), (7, 5)])
+def test_the_compiled_mean_and_its_gradient_are_those_of_similarity(hw: tuple[int, int]) -> None:
+    b = torch.rand(2, 3, *hw)
+    plain = (b + 0.2 * torch.randn(2, 3, *hw)).requires_grad_()
+    compiled = plain.detach().clone().requires_grad_()
+    expected, found = similarity(plain, b).mean(), mean_similarity(compiled, b)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    (3.0 * expected).backward()
+    (3.0 * found).backward()
+    assert plain.grad is not None
+    scale = float(plain.grad.abs().max())
+    torch.testing.assert_close(compiled.grad, plain.grad, atol=1e-4 * scale, rtol=0)
 
 
 def test_gradient_by_finite_differences() -> None:
