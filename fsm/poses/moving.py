@@ -8,7 +8,7 @@ Motion along the line cannot be told from depth.
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float32, Float64
 
 from fsm.poses.solve import Solved
 from fsm.runs import tracked
@@ -50,7 +50,11 @@ def moving_masks(solution: Solved, pictures: Path, output: Path) -> float:
 
 
 def leaves_line(
-    solution: Solved, a: int, b: int, there: np.ndarray, back: np.ndarray
+    solution: Solved,
+    a: int,
+    b: int,
+    there: Float32[np.ndarray, "h w 2"],
+    back: Float32[np.ndarray, "h w 2"],
 ) -> Float64[np.ndarray, "h w"]:
     """Distance in pixels of where flow leads from picture a to b from the epipolar line (Sampson);
     NaN where flow back disagrees.
