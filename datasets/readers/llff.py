@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fsm.datasets.base import Clip, checked_cameras
+from fsm.datasets.conventions import opencv_from_llff
 from fsm.datasets.readers.images import ImageClip
 from fsm.datasets.readers.single import fitted, pictures_in
 from fsm.errors import InputError
@@ -31,8 +32,8 @@ def read_llff(id: str, path: Path) -> Clip:
             f"{file} has {len(rows)} rows, but there are {len(images)} pictures in "
             f"{folder or path / FOLDERS[0]}; every picture needs one row."
         )
-    c2w, size, focal = opencv_cameras(rows)
-    h, w = float(size[0, 0]), float(size[0, 1])
+    c2w, lens = opencv_from_llff(rows[:, :15].reshape(-1, 3, 5))
+    (h, w), focal = lens[0, :2].tolist(), lens[:, 2]
     stated = np.stack([focal, focal, np.full_like(focal, w / 2), np.full_like(focal, h / 2)], 1)
     intrinsics, hw = fitted(stated, (h, w), images)
     views = checked_cameras(c2w, intrinsics, np.zeros(len(rows)), hw, str(file))
@@ -52,14 +53,3 @@ def read_rows(file: Path) -> np.ndarray:
     if rows.ndim != 2 or rows.shape[1] != 17 or rows.dtype.kind != "f" or len(rows) == 0:
         raise InputError(f"{file} has shape {rows.shape}, expected 17 numbers an image.")
     return rows.astype(np.float64)
-
-
-def opencv_cameras(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Camera-to-world poses [n 4 4] in OpenCV axes, sizes [n 2] (height, width), focal lengths
-    [n] in pixels.
-    """
-    tables = rows[:, :15].reshape(-1, 3, 5)
-    down, right, back, centre = (tables[..., k] for k in range(4))
-    c2w = np.tile(np.eye(4), (len(rows), 1, 1))
-    c2w[:, :3] = np.stack([right, down, -back, centre], axis=-1)
-    return c2w, tables[:, :2, 4], tables[:, 2, 4]
