@@ -21,27 +21,44 @@ SUFFIXES = {
     ".ply": "ply",
     ".splat": "splat",
     ".spz": "spz",
+    ".sog": "sog",
+    ".ksplat": "ksplat",
     ".safetensors": "safetensors",
     ".html": "html",
     ".viser": "viser",
 }
 RECORDINGS = ("html", "viser")
+# written under a suffix that asks for another format where none is said
+UNDER = {"compressed-ply": ".ply", "spz-4": ".spz"}
 SEQUENCE_FPS = 30.0
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write a scene's Gaussians as .ply, .splat, .spz, a PLY sequence, safetensors or a web page
-    that plays.
+    """Write a scene's Gaussians as .ply, .splat, .spz, .sog, .ksplat, a PLY sequence, safetensors
+    or a web page that plays.
     """
 
     scene: tyro.conf.Positional[Annotated[Path, flag("SCENE", "")]]
-    """Scene folder with Gaussians, or a .ply, .splat or .spz file to convert."""
+    """Scene folder with Gaussians, or a .ply, .splat, .spz, .sog or .ksplat file to convert."""
     output: Annotated[Path, flag("PATH", short="-o")] = Path("outputs/scene.ply")
-    """File to write; a folder for a PLY sequence."""
+    """File to write; a folder for a PLY sequence. X.compressed.ply is compressed."""
     format: Annotated[
-        Literal["ply", "ply-sequence", "splat", "spz", "safetensors", "html", "viser"] | None,
-        flag("ply|ply-sequence|splat|spz|safetensors|html|viser", "by the output's suffix"),
+        Literal[
+            "ply",
+            "compressed-ply",
+            "ply-sequence",
+            "splat",
+            "spz",
+            "spz-4",
+            "sog",
+            "ksplat",
+            "safetensors",
+            "html",
+            "viser",
+        ]
+        | None,
+        flag("FORMAT", "by the output's suffix"),
     ] = None
     """What to write; a path without suffix is a PLY sequence."""
     time: Annotated[float | None, flag("SECONDS", "the clip's middle")] = None
@@ -84,10 +101,14 @@ class Export:
         return self.scene.is_file() and self.scene.name != "scene.json"
 
     def _kind(self) -> str:
+        from fsm.renderers.splat_files import format_of
+
         suffix = self.output.suffix.lower()
+        compressed = format_of(self.output) == "compressed-ply"
         if self.format is not None:
-            expected = {v: k for k, v in SUFFIXES.items()}.get(self.format, "")
-            if suffix in SUFFIXES and suffix != expected:
+            expected = ({v: k for k, v in SUFFIXES.items()} | UNDER).get(self.format, "")
+            other = compressed and self.format != "compressed-ply"
+            if (suffix in SUFFIXES and suffix != expected) or other:
                 raise InputError(
                     f"output is {self.output} but format is {self.format}; leave one of them out."
                 )
@@ -98,7 +119,7 @@ class Export:
             raise InputError(
                 f"output is {self.output}; end it in {', '.join(SUFFIXES)}, or say --format."
             )
-        return SUFFIXES[suffix]
+        return "compressed-ply" if compressed else SUFFIXES[suffix]
 
     def _check_place(self, kind: str) -> None:
         if kind == "ply-sequence":
@@ -154,7 +175,7 @@ class Export:
         if kind in ("ply-sequence", "safetensors"):
             raise InputError(
                 f"{self.scene} is a splat file, which does not move; choose ply, splat, "
-                "spz or html."
+                "spz, sog, ksplat or html."
             )
         if self.time is not None:
             raise InputError(

@@ -33,7 +33,7 @@ class Render:
     """Render a scene along a camera-and-time path to mp4, PNG sequence or both."""
 
     scene: tyro.conf.Positional[Annotated[Path, flag("SCENE", "")]]
-    """Scene folder, or a .ply, .splat or .spz file."""
+    """Scene folder, or a splat file (.ply, .splat, .spz, .sog, .ksplat)."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/render")
     """Where video.mp4, frames/, camera_path.json and render.yaml go."""
     path: Annotated[str, flag("PATH")] = "orbit"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     """
 
 INPUTS = 32
-SPLATS = (".ply", ".splat", ".spz")
+SPLATS = (".ply", ".splat", ".spz", ".sog", ".ksplat")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class View:
     """
 
     scene: tyro.conf.Positional[Annotated[str, flag("SCENE|CLIP|FILE|FOLDER", "")]]
-    """Scene folder; .ply, .splat or .spz file; a clip, which is reconstructed first; or a folder of
+    """Scene folder; splat file; a clip, which is reconstructed first; or a folder of
     scenes and splat files.
     """
     host: Annotated[str, flag("ADDRESS")] = "127.0.0.1"
@@ -70,7 +70,7 @@ class View:
     push: Annotated[int | None, flag("N", "the model's chunk")] = None
     """With --stream: frames read at a time."""
     compare: Annotated[str | None, flag("SCENE|FILE", "nothing")] = None
-    """Scene folder, or .ply, .splat or .spz file, to set beside it under a wipe line; in the same
+    """Scene folder, or splat file, to set beside it under a wipe line; in the same
     space, on the same clock.
     """
     clip: Annotated[str | None, flag("CLIP", "none")] = None

@@ -16,12 +16,17 @@ import torch
 from jaxtyping import Float, UInt32
 
 from fsm.errors import InputError
+from fsm.files import atomic_file
 from fsm.renderers.gaussians.spherical_harmonics import SH_C0
 from fsm.renderers.splat_files.ply import channel_minor, columns, read_rows, rest_names
 from fsm.renderers.splat_files.ply_header import PlyHeader
 from fsm.renderers.splat_files.table import SplatTable
 
 CHUNK = 256
+AXES = ("x", "y", "z", "scale_x", "scale_y", "scale_z", "r", "g", "b")
+# logarithms of scales that files hold; PlayCanvas clamps to the same
+LOG_SCALES = (-20.0, 20.0)
+MORTON_BITS = 10
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 # bytes span [-4, 4]
 SH_RANGE = 8.0
@@ -65,6 +70,90 @@ def read_compressed_ply(path: Path, header: PlyHeader) -> SplatTable:
         _tensor(logits),
         _tensor(np.concatenate(sh, axis=1)),
     )
+
+
+def write_compressed_ply(path: Path, table: SplatTable) -> None:
+    """Write a compressed PLY, whole or not at all, in Morton order of the centres, so that chunks
+    are small and their steps fine.
+
+    Log scales are held to [-20, 20], harmonics beyond the colour to [-4, 4] in steps of 1/32.
+    A table without Gaussians is an ``InputError``.
+    """
+    from plyfile import PlyData
+    from plyfile import PlyElement as Element
+
+    n = len(table)
+    if n == 0:
+        raise InputError(f"{path}: there are no Gaussians to write; choose another moment.")
+    table = table[_morton_order(table.means)]
+    colour = 0.5 + SH_C0 * table.sh[:, 0].double()
+    held = torch.cat([table.means, table.log_scales.clamp(*LOG_SCALES), colour], dim=1)
+    values = held.double().cpu().numpy()
+    starts = np.arange(0, n, CHUNK)
+    # in float32 as the file has them, so that fractions are those that a reader undoes
+    low = np.minimum.reduceat(values, starts).astype("<f4")
+    high = np.maximum.reduceat(values, starts).astype("<f4")
+    names = [
+        f"{end}_{axis}"
+        for part in (AXES[:3], AXES[3:6], AXES[6:])
+        for end in ("min", "max")
+        for axis in part
+    ]
+    bounds = {f"min_{axis}": low[:, i] for i, axis in enumerate(AXES)}
+    bounds |= {f"max_{axis}": high[:, i] for i, axis in enumerate(AXES)}
+    chunk = np.zeros(len(starts), [(name, "<f4") for name in names])
+    for name in names:
+        chunk[name] = bounds[name]
+    of = np.arange(n) // CHUNK
+    span = (high.astype(np.float64) - low)[of]
+    unit = np.divide(values - low[of], span, out=np.zeros_like(values), where=span > 0)
+    opacity = torch.sigmoid(table.logits.double()).cpu().numpy()[:, None]
+    vertex = np.zeros(n, [(name, "<u4") for name in PACKED])
+    vertex["packed_position"] = _pack(unit[:, :3], (11, 10, 11))
+    vertex["packed_rotation"] = _packed_rotations(table.quats.double().cpu().numpy())
+    vertex["packed_scale"] = _pack(unit[:, 3:6], (11, 10, 11))
+    vertex["packed_color"] = _pack(np.concatenate([unit[:, 6:], opacity], axis=1), (8, 8, 8, 8))
+    elements = [Element.describe(chunk, "chunk"), Element.describe(vertex, "vertex")]
+    if table.sh.shape[1] > 1:
+        rest = table.sh[:, 1:].transpose(1, 2).reshape(n, -1).double().cpu().numpy()
+        bins = np.clip(np.floor((rest / SH_RANGE + 0.5) * 256.0), 0, 255).astype(np.uint8)
+        rows = bins.view([(f"f_rest_{i}", "u1") for i in range(rest.shape[1])])[:, 0]
+        elements.append(Element.describe(rows, "sh"))
+    with atomic_file(path) as temporary, open(temporary, "wb") as handle:
+        PlyData(elements, byte_order="<").write(handle)
+
+
+def _morton_order(means: torch.Tensor) -> torch.Tensor:
+    """Indices that sort centres along a Morton curve through their box."""
+    low, high = means.amin(0), means.amax(0)
+    cells = (means - low) / (high - low).clamp_min(torch.finfo(means.dtype).tiny)
+    cells = (cells * ((1 << MORTON_BITS) - 1)).long()
+    code = torch.zeros_like(cells[:, 0])
+    for bit in range(MORTON_BITS):
+        for axis in range(3):
+            code |= (cells[:, axis] >> bit & 1) << (3 * bit + axis)
+    return torch.argsort(code, stable=True)
+
+
+def _pack(unit: Float[np.ndarray, "n c"], bits: tuple[int, ...]) -> UInt32[np.ndarray, " n"]:
+    """Fractions rounded to ``bits`` each, the first in the highest place."""
+    word = np.zeros(len(unit), np.uint32)
+    for column, count in zip(unit.T, bits, strict=True):
+        top = (1 << count) - 1
+        part = np.clip(np.round(column * top), 0, top).astype(np.uint32)
+        word = word << np.uint32(count) | part
+    return word
+
+
+def _packed_rotations(wxyz: Float[np.ndarray, "n 4"]) -> UInt32[np.ndarray, " n"]:
+    """Index of the largest component, made positive, and the other three over ±1/sqrt(2)."""
+    length = np.linalg.norm(wxyz, axis=-1, keepdims=True)
+    unit = np.where(length > 0, wxyz / np.where(length > 0, length, 1.0), [1.0, 0.0, 0.0, 0.0])
+    largest = np.abs(unit).argmax(-1)
+    unit = unit * np.where(np.take_along_axis(unit, largest[:, None], 1) < 0, -1.0, 1.0)
+    order = np.arange(3) + (np.arange(3) >= largest[:, None])
+    three = np.take_along_axis(unit, order, axis=1) / math.sqrt(2.0) + 0.5
+    return largest.astype(np.uint32) << np.uint32(30) | _pack(three, (10, 10, 10))
 
 
 def _check(header: PlyHeader, path: Path) -> None:

@@ -1,5 +1,5 @@
-"""SPZ (Niantic): about a tenth of a PLY. Versions 1 to 4 are read, version 3 is written, which most
-readers know.
+"""SPZ (Niantic): about a tenth of a PLY. Versions 1 to 4 are read, 3 and 4 are written; most
+readers know version 3.
 
 Attributes one after the other (github.com/nianticlabs/spz, README): positions 3 x 24-bit fixed
 point (version 1: float16), opacity uint8, colour 3 x uint8, log scale 3 x uint8, rotation (from
@@ -79,9 +79,9 @@ def read_spz(path: Path) -> SplatTable:
     return _decode(packed, _signs(packed, path))
 
 
-def write_spz(path: Path, table: SplatTable) -> None:
-    """Write SPZ version 3, whole or not at all, with as many fraction bits (8 to 16) as the
-    farthest centre leaves.
+def write_spz(path: Path, table: SplatTable, version: int = 3) -> None:
+    """Write SPZ of ``version`` 3 or 4, whole or not at all, with as many fraction bits (8 to 16) as
+    the farthest centre leaves.
 
     Log scales are held to [-10, 5.9] in steps of 1/16, harmonics beyond the colour to [-1, 1] in
     steps of 1/128. Centres further than 32768 from the origin are an ``InputError``.
@@ -101,11 +101,36 @@ def write_spz(path: Path, table: SplatTable) -> None:
         _bytes(harmonics * 128.0 + 128.0),
     )
     flags = ANTIALIASED if table.antialiased else 0
-    body = HEADER.pack(MAGIC, 3, n, degree, bits, flags, 0) + b"".join(s.tobytes() for s in streams)
+    head, parts = (n, degree, bits, flags), [s.tobytes() for s in streams]
+    content = _in_zstd(head, parts) if version == 4 else _in_gzip(head, parts)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_spz_4(path: Path, table: SplatTable) -> None:
+    """``write_spz`` of version 4."""
+    write_spz(path, table, version=4)
+
+
+def _in_gzip(head: tuple[int, int, int, int], streams: list[bytes]) -> bytes:
+    """Version 3: a header and all streams as one gzip stream."""
     # 16: gzip, without name and time
     packer = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(packer.compress(body) + packer.flush())
+    body = HEADER.pack(MAGIC, 3, *head, 0) + b"".join(streams)
+    return packer.compress(body) + packer.flush()
+
+
+def _in_zstd(head: tuple[int, int, int, int], streams: list[bytes]) -> bytes:
+    """Version 4: a plain header, sizes packed and unpacked, and a Zstandard stream of each."""
+    from zstandard import ZstdCompressor
+
+    # readers expect no stream where there are no harmonics
+    whole = [s for s in streams if s]
+    packed = [ZstdCompressor(level=12).compress(s) for s in whole]
+    sizes = zip(packed, whole, strict=True)
+    toc = b"".join(struct.pack("<QQ", len(small), len(large)) for small, large in sizes)
+    header = HEADER_4.pack(MAGIC, 4, *head, len(whole), HEADER_4.size)
+    return header + toc + b"".join(packed)
 
 
 def _fraction_bits(table: SplatTable, path: Path) -> int:

@@ -35,14 +35,32 @@ def test_moments_in_every_format(
     scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = SceneTables.of(GaussianScene.load(scene)).at(1.5)
-    for kind in ("ply", "splat", "spz"):
+    for kind in ("ply", "splat", "spz", "compressed.ply"):
         out = tmp_path / f"a.{kind}"
         assert main(["export", str(scene), "-o", str(out), "--time", "1.5"]) == 0
         assert f"{len(table)} Gaussians of degree 1 at 1.500 s" in capsys.readouterr().out
         write_table(tmp_path / f"b.{kind}", table)
         assert out.read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
         settings = yaml.safe_load((tmp_path / f"a.{kind}.yaml").read_text())
-        assert (settings["command"], settings["format"], settings["time"]) == ("export", kind, 1.5)
+        assert (settings["command"], settings["format"], settings["time"]) == (
+            "export",
+            "compressed-ply" if kind == "compressed.ply" else kind,
+            1.5,
+        )
+
+
+def test_a_compressed_name_is_compressed_or_refused(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.compressed.ply"
+    assert main(["export", str(scene), "-o", str(out)]) == 0
+    assert b"packed_position" in out.read_bytes()[:4096]
+    out.unlink()
+    assert refused(["export", str(scene), "-o", str(out), "--format", "ply"], capsys, tmp_path)
+    assert not out.exists()
+    four = tmp_path / "a.spz"
+    assert main(["export", str(scene), "-o", str(four), "--format", "spz-4"]) == 0
+    assert four.read_bytes()[:5] == b"NGSP\x04"
 
 
 def test_the_middle_is_the_default_moment_and_flags_do_what_they_say(
@@ -157,7 +175,7 @@ def test_invalid_gaussians_can_be_left_out(
     [
         (
             ["-o", "a.obj"],
-            "end it in .ply, .splat, .spz, .safetensors, .html, .viser, or say --format",
+            "end it in .ply, .splat, .spz, .sog, .ksplat, .safetensors, .html, .viser, or",
         ),
         (["-o", "a.ply", "--format", "spz"], "leave one of them out"),
         (

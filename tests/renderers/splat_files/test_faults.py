@@ -292,7 +292,7 @@ def _peak(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.ply", "a.spz", "a.ksplat"])
+@pytest.mark.parametrize("name", ["a.txt", "a.ply", "a.spz", "a.obj"])
 def test_foreign_files(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"something else entirely")
     _refused_cheaply(tmp_path / name, "not a splat file this package knows")
