@@ -24,19 +24,26 @@ SUFFIXES = {
     ".sog": "sog",
     ".ksplat": "ksplat",
     ".safetensors": "safetensors",
+    ".4dgs": "4dgs",
+    ".glb": "glb",
+    ".usd": "usd",
+    ".usda": "usd",
+    ".usdc": "usd",
     ".html": "html",
     ".viser": "viser",
 }
 RECORDINGS = ("html", "viser")
 # written under a suffix that asks for another format where none is said
 UNDER = {"compressed-ply": ".ply", "spz-4": ".spz"}
+# formats that say which axis is up, and those that they can say
+UPS = {"4dgs": ("y", "z"), "glb": ("y",), "usd": ("y", "z")}
 SEQUENCE_FPS = 30.0
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write a scene's Gaussians as .ply, .splat, .spz, .sog, .ksplat, a PLY sequence, safetensors
-    or a web page that plays.
+    """Write a scene's Gaussians as .ply, .splat, .spz, .sog, .ksplat, .glb, or with their motion as
+    a PLY sequence, .safetensors, .4dgs, .usd or a web page that plays.
     """
 
     scene: tyro.conf.Positional[Annotated[Path, flag("SCENE", "")]]
@@ -54,6 +61,9 @@ class Export:
             "sog",
             "ksplat",
             "safetensors",
+            "4dgs",
+            "glb",
+            "usd",
             "html",
             "viser",
         ]
@@ -64,9 +74,10 @@ class Export:
     time: Annotated[float | None, flag("SECONDS", "the clip's middle")] = None
     """Moment to write, in seconds of the clip."""
     fps: Annotated[float | None, flag("RATE", "30; a page 10")] = None
-    """Frames per second of a PLY sequence; moments per second of a page."""
+    """Frames per second of a PLY sequence or .usd; moments per second of a page."""
     up: Annotated[
-        Literal["-y", "y", "z", "-z", "x", "-x"] | None, flag("AXIS", "-y; in a page the cameras'")
+        Literal["-y", "y", "z", "-z", "x", "-x"] | None,
+        flag("AXIS", "-y; y in .4dgs, .glb and .usd; in a page the cameras'"),
     ] = None
     """Axis that points up in the file: y for viewers that show the scene upside down."""
     min_opacity: Annotated[float, flag("ALPHA")] = 0.0
@@ -106,9 +117,10 @@ class Export:
         suffix = self.output.suffix.lower()
         compressed = format_of(self.output) == "compressed-ply"
         if self.format is not None:
-            expected = ({v: k for k, v in SUFFIXES.items()} | UNDER).get(self.format, "")
+            expected = UNDER.get(self.format, "")
+            known = SUFFIXES.get(suffix, self.format)
             other = compressed and self.format != "compressed-ply"
-            if (suffix in SUFFIXES and suffix != expected) or other:
+            if (known != self.format and suffix != expected) or other:
                 raise InputError(
                     f"output is {self.output} but format is {self.format}; leave one of them out."
                 )
@@ -170,49 +182,78 @@ class Export:
         """From one splat file to another; values that both formats hold are carried over to the
         bit.
         """
-        from fsm.renderers.splat_files import read_table, up_rotation, write_table
+        from fsm.renderers.splat_files import read_table, up_rotation
 
-        if kind in ("ply-sequence", "safetensors"):
+        if kind in ("ply-sequence", "safetensors", "4dgs", "usd"):
             raise InputError(
                 f"{self.scene} is a splat file, which does not move; choose ply, splat, "
-                "spz, sog, ksplat or html."
+                "spz, sog, ksplat, glb or html."
             )
         if self.time is not None:
             raise InputError(
                 f"{self.scene} is a splat file, which does not move; leave --time out."
             )
         table = self._pruned(
-            read_table(self.scene, self.drop_invalid).rotated(up_rotation(self.up or "-y"))
+            read_table(self.scene, self.drop_invalid).rotated(up_rotation(self._up(kind)))
         )
-        write_table(self.output, table, kind)
+        self._write(table, kind)
         return f"{len(table)} Gaussians of degree {table.sh_degree}", None
 
     def _from_scene(self, kind: str) -> tuple[str, float | None]:
         """What was written, and its moment where it has one."""
-        from fsm.renderers.splat_files import up_rotation, write_table
+        from fsm.renderers.splat_files import up_rotation
         from fsm.renderers.splat_files.scene_tables import SceneTables
-        from fsm.renderers.splat_files.sequence import write_moving
 
         scene = self._gaussians()
-        tables = SceneTables.of(scene, up_rotation(self.up or "-y"))
+        tables = SceneTables.of(scene, up_rotation(self._up(kind)))
         if kind == "ply-sequence":
             return self._sequence(scene, tables), None
-        if kind == "safetensors":
-            if self.time is not None or self.min_opacity > 0:
-                raise InputError(
-                    "safetensors holds all Gaussians and their motion; leave --time and "
-                    "--min-opacity out."
-                )
-            write_moving(self.output, tables)
-            return f"{len(tables.quats)} moving Gaussians of degree {tables.moving.sh_degree}", None
+        if kind in ("safetensors", "4dgs", "usd"):
+            return self._whole(tables, kind), None
         seconds = self._moment(scene)
         table = self._pruned(tables.at(seconds))
         if len(table) == 0:
             raise InputError(
                 f"{self.scene} has no Gaussians to write at {seconds:.3f} s; choose another moment."
             )
-        write_table(self.output, table, kind)
+        self._write(table, kind)
         return f"{len(table)} Gaussians of degree {table.sh_degree} at {seconds:.3f} s", seconds
+
+    def _write(self, table: "SplatTable", kind: str) -> None:
+        """The Gaussians of one moment."""
+        from fsm.renderers.splat_files import write_table
+        from fsm.renderers.splat_files.standards import write_glb
+
+        if kind == "glb":
+            write_glb(self.output, table)
+        else:
+            write_table(self.output, table, kind)
+
+    def _whole(self, tables: "SceneTables", kind: str) -> str:
+        """All Gaussians and their motion in one file; what was written."""
+        from fsm.renderers.splat_files.sequence import write_moving
+        from fsm.renderers.splat_files.standards import write_4dgs, write_usd
+
+        if self.time is not None or self.min_opacity > 0:
+            raise InputError(
+                f"{kind} holds all Gaussians and their motion; leave --time and --min-opacity out."
+            )
+        if kind == "4dgs":
+            write_4dgs(self.output, tables, self._up(kind))
+        elif kind == "usd":
+            write_usd(self.output, tables, self.fps or SEQUENCE_FPS, self._up(kind))
+        else:
+            write_moving(self.output, tables)
+        return f"{len(tables.quats)} moving Gaussians of degree {tables.moving.sh_degree}"
+
+    def _up(self, kind: str) -> str:
+        """The axis that is up in the file."""
+        ups = UPS.get(kind)
+        if ups is None:
+            return self.up or "-y"
+        if self.up not in (None, *ups):
+            raise InputError(f"up is {self.up}; in {kind} it can be {' or '.join(ups)}.")
+        return self.up or ups[0]
 
     def _gaussians(self) -> "GaussianScene":
         from fsm.open_scene import open_scene

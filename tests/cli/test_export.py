@@ -175,7 +175,7 @@ def test_invalid_gaussians_can_be_left_out(
     [
         (
             ["-o", "a.obj"],
-            "end it in .ply, .splat, .spz, .sog, .ksplat, .safetensors, .html, .viser, or",
+            "end it in .ply, .splat, .spz, .sog, .ksplat, .safetensors, .4dgs, .glb",
         ),
         (["-o", "a.ply", "--format", "spz"], "leave one of them out"),
         (
