@@ -19,6 +19,9 @@ UNDERSTOOD = (
     "instant-ngp, DL3DV), "
     "a D-NeRF folder (transforms_train.json), a cameras.json or its folder, "
     "a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, "
+    "a folder with a COLMAP model, with poses_bounds.npy (LLFF), or of Nerfies, HyperNeRF or "
+    "DyCheck, "
+    "a RealEstate10K .txt beside its frames, a MegaSaM .npz, "
     "'demo' or 'world:SEED' (or a range of seeds, 'world:1000-1015'; with ':rig=8x12' or "
     "':ring=12' by several cameras)"
 )
@@ -69,33 +72,86 @@ def open_dataset(path: str | Path, fix_poses: bool = False, static: bool = False
 
 
 def _recognised(path: str | Path, fix_poses: bool) -> ClipDataset:
-    from fsm.datasets.readers.cameras_json import CamerasJson, is_cameras_json
-    from fsm.datasets.readers.fsm_clips import FsmClips
-    from fsm.datasets.readers.stereo4d import Stereo4D
-    from fsm.datasets.readers.transforms_json import Transforms
-
     if is_built_in(str(path)):
         from fsm.datasets.world.names import WorldClips
 
         return WorldClips(DEMO if str(path) == "demo" else str(path))
     path = Path(path)
-    if path.is_dir():
-        if (path / "transforms.json").is_file() or (path / "transforms_train.json").is_file():
-            return Transforms(path, fix_poses)
-        if any(path.glob("*.npz")) and not any(path.glob("*.json*")):
+    if not path.exists():
+        raise InputError(f"{path} does not exist; a clip is {UNDERSTOOD}.")
+    if without_cameras(path):
+        kind = "a film" if path.is_file() else "a folder of photos"
+        raise InputError(
+            f"{path} is {kind} without cameras; find them with: fsm poses {path} -o clip/"
+        )
+    return _folder(path, fix_poses) if path.is_dir() else _file(path, fix_poses)
+
+
+def _folder(path: Path, fix_poses: bool) -> ClipDataset:
+    """The clips of a folder, by the files in it; the most telling ones first."""
+    from fsm.datasets.readers.colmap import model_folder, read_colmap
+    from fsm.datasets.readers.llff import FILE, read_llff
+    from fsm.datasets.readers.nerfies import is_nerfies, read_nerfies
+    from fsm.datasets.readers.single import SingleClip
+    from fsm.datasets.readers.stereo4d import Stereo4D
+    from fsm.datasets.readers.transforms_json import Transforms
+
+    if (path / "transforms.json").is_file() or (path / "transforms_train.json").is_file():
+        return Transforms(path, fix_poses)
+    if is_nerfies(path):
+        return SingleClip(path, read_nerfies)
+    clips, lists = _clip_files(path)
+    if not clips and not lists:
+        if model_folder(path) is not None:
+            return SingleClip(path, read_colmap)
+        if (path / FILE).is_file():
+            return SingleClip(path, read_llff)
+        if any(path.glob("*.npz")):
             return Stereo4D(path, fix_poses=fix_poses)
-        path = _clip_file(path)
+    return _file(_clip_file(path), fix_poses)
+
+
+def _file(path: Path, fix_poses: bool) -> ClipDataset:
+    """The clips of a file, by its name and what it holds."""
+    from fsm.datasets.readers.cameras_json import CamerasJson, is_cameras_json
+    from fsm.datasets.readers.fsm_clips import FsmClips
+    from fsm.datasets.readers.megasam import is_megasam, read_megasam
+    from fsm.datasets.readers.re10k import is_re10k, read_re10k
+    from fsm.datasets.readers.single import SingleClip
+    from fsm.datasets.readers.stereo4d import Stereo4D
+    from fsm.datasets.readers.transforms_json import Transforms
+
     if path.suffix == ".npz":
+        if is_megasam(path):
+            return SingleClip(path, read_megasam)
         return Stereo4D(path, fix_poses=fix_poses)
+    if path.suffix == ".txt" and is_re10k(path):
+        return SingleClip(path, read_re10k)
     if path.suffix not in (".json", ".jsonl"):
-        found = "does not exist" if not path.exists() else "is none of the known formats"
-        raise InputError(f"{path} {found}; a clip is {UNDERSTOOD}.")
+        raise InputError(f"{path} is none of the known formats; a clip is {UNDERSTOOD}.")
     value = read_json(path) if path.suffix == ".json" else None
     if _is_transforms(value):
         return Transforms(path, fix_poses)
     if is_cameras_json(value):
         return CamerasJson(path, fix_poses)
     return FsmClips(path, fix_poses)
+
+
+FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
+PHOTOS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+
+
+def without_cameras(path: Path) -> bool:
+    """Whether a path is a film, or a folder of photos (or of folders of photos) and of nothing
+    that would be a clip.
+    """
+    if path.is_file():
+        return path.suffix.lower() in FILMS
+    if not path.is_dir() or holds_clip(path):
+        return False
+    files = [*path.iterdir(), *(f for d in path.iterdir() if d.is_dir() for f in d.iterdir())]
+    others = {f.suffix.lower() for f in files if f.is_file()} - set(PHOTOS)
+    return any(f.suffix.lower() in PHOTOS for f in files) and not others & {".bin", ".npy", ".npz"}
 
 
 def holds_clip(folder: Path) -> bool:
@@ -105,6 +161,12 @@ def holds_clip(folder: Path) -> bool:
     if (folder / "transforms.json").is_file() or (folder / "transforms_train.json").is_file():
         return True
     if any(folder.glob("*.npz")) and not any(folder.glob("*.json*")):
+        return True
+    from fsm.datasets.readers.colmap import model_folder
+    from fsm.datasets.readers.llff import FILE
+    from fsm.datasets.readers.nerfies import is_nerfies
+
+    if is_nerfies(folder) or (folder / FILE).is_file() or model_folder(folder) is not None:
         return True
     clips, lists = _clip_files(folder)
     return bool(clips or lists)

@@ -33,11 +33,12 @@ class VideoFrames:
     Only plain mp4, mov, mkv, webm and avi files are opened: the container is recognised by its
     first bytes, so playlists, concatenation scripts and network addresses never reach FFmpeg. No
     handle stays open between calls, which makes the object safe to copy into worker processes.
-    Raises ``InputError`` for empty, truncated, rotated or undecodable files.
+    Raises ``InputError`` for empty, truncated or undecodable files, and for rotated ones that are
+    not to be turned ``upright``.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, upright: bool = False) -> None:
+        self.path, self.upright = Path(path), upright
         self._format = _container_format(self.path)
         pts: list[int | None] = []
         keys: list[tuple[int, int]] = []
@@ -124,7 +125,7 @@ class VideoFrames:
             yield number.get(frame.pts, -1), frame
 
     def _pixels(self, frame: "av.VideoFrame", index: int, reformatter) -> UInt8[Tensor, "3 h w"]:
-        if frame.rotation:
+        if frame.rotation and not self.upright:
             raise InputError(
                 f"{self.path} carries a rotation flag of {frame.rotation} degrees; encode "
                 "it upright."
@@ -136,7 +137,8 @@ class VideoFrames:
                 "at one size."
             )
         rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
+        quarters = round(frame.rotation / 90) if self.upright else 0
+        return torch.from_numpy(rgb).permute(2, 0, 1).rot90(quarters, (1, 2)).contiguous()
 
     @contextlib.contextmanager
     def _open(self) -> "Iterator[tuple[av.container.InputContainer, av.VideoStream]]":

@@ -33,6 +33,7 @@ from fsm.cli.evaluate import Eval
 from fsm.cli.export import Export
 from fsm.cli.inspect import Inspect
 from fsm.cli.layers import LayersCommand
+from fsm.cli.poses import Poses
 from fsm.cli.reconstruct import Reconstruct
 from fsm.cli.refine import Refine
 from fsm.cli.render import Render
@@ -42,6 +43,7 @@ from fsm.errors import InputError
 
 COMMANDS: dict[str, Any] = {
     "demo": Demo,
+    "poses": Poses,
     "inspect": Inspect,
     "reconstruct": Reconstruct,
     "refine": Refine,

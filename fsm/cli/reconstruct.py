@@ -37,7 +37,9 @@ class Reconstruct:
     """Read a posed clip into a scene (memory or Gaussians) that can be rendered from anywhere."""
 
     clip: tyro.conf.Positional[Annotated[str, flag("CLIP", "")]]
-    """Clip file or folder, or `demo`, or `world:SEED`; a list of clips makes a scene of each."""
+    """Clip file or folder, or `demo`, or `world:SEED`; a list of clips makes a scene of each.
+    Of a film or photos without cameras these are found first, as `fsm poses` does.
+    """
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/scene")
     """Where the scene goes (an older one is replaced); of a list FOLDER/NAME, those that are there
     are kept.
@@ -72,9 +74,11 @@ class Reconstruct:
     def run(self) -> int:
         """Reconstruct and say where; status 1 if a clip of a list could not be read."""
         from fsm.checkpoint import weights_hash
+        from fsm.cli.poses import with_cameras
         from fsm.datasets.open import open_clip, open_dataset
 
-        dataset = open_dataset(self.clip, self.fix_poses, self.static)
+        given = with_cameras(self.clip, self.output)
+        dataset = open_dataset(given, self.fix_poses, self.static)
         if self.id is None and len(dataset) > 1 and "train" not in dataset.ids:
             return self._many(dataset)
         if self.shard is not None:
@@ -82,7 +86,7 @@ class Reconstruct:
                 f"shard is {self.shard}, but {self.clip} is one clip; give a list of clips."
             )
         check_scene_folder(self.output)
-        clip = open_clip(self.clip, self.id, self.fix_poses, self.static)
+        clip = open_clip(given, self.id, self.fix_poses, self.static)
         self._frames(clip)
         model = self._model(choose_device(self.device))
         settings = self._settings(clip, model, weights_hash(model))

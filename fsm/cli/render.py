@@ -37,7 +37,9 @@ class Render:
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/render")
     """Where video.mp4, frames/, camera_path.json and render.yaml go."""
     path: Annotated[str, flag("PATH")] = "orbit"
-    """input, orbit, spiral, interpolate, or a nerfstudio camera_path.json."""
+    """input, orbit, spiral, interpolate, still=N (the camera of input N), or a nerfstudio
+    camera_path.json.
+    """
     time: Annotated[str | None, flag("MODE", "a file's own times, else sweep")] = None
     """sweep (first to last moment), follow (the inputs' pace) or freeze=SECONDS."""
     frames: Annotated[int | None, flag("N", "as the clip lasts, 3 s if time is frozen")] = None
@@ -95,14 +97,15 @@ class Render:
         """The views to render, their rate, and the mode of time in use."""
         from fsm.renderers.film.camera_paths import PATH_KINDS, fit_intrinsics, make_path
 
-        if self.path in PATH_KINDS:
+        if self.path in PATH_KINDS or self.path.startswith("still="):
             fps = DEFAULT_FPS if self.fps is None else self.fps
             time = self.time or "sweep"
             hw = parse_size(self.size, inputs.hw)
             return make_path(self.path, time, inputs, self.frames, hw, fps), _checked_fps(fps), time
         if not self.path.endswith(".json"):
             raise InputError(
-                f"path is {self.path!r}; choose {', '.join(PATH_KINDS)} or a camera_path.json file."
+                f"path is {self.path!r}; choose {', '.join(PATH_KINDS)}, still=N or a "
+                "camera_path.json file."
             )
         if self.frames is not None:
             raise InputError(

@@ -6,6 +6,7 @@ Kinds of path
     ``orbit``        a small circle around the scene's focus point, all cameras looking at it; where
     the inputs surround
                      the focus, a full turn at their mean distance and height
+    ``still=N``      the camera of input N, counted from 0 in order of time, while time runs
     ``spiral``       two turns of a forward-facing spiral as wide as the inputs' own motion (the
     LLFF path)
 Kinds of time
@@ -47,9 +48,11 @@ def make_path(
     the clip lasts at ``fps`` (three seconds' worth where time is frozen). Field of view: see
     ``fit_intrinsics``. Bad values raise ``InputError``.
     """
-    if kind not in PATH_KINDS:
+    still = kind.startswith("still=")
+    if kind not in PATH_KINDS and not still:
         raise InputError(
-            f"path is {kind!r}; choose one of {', '.join(PATH_KINDS)} or a camera_path.json file."
+            f"path is {kind!r}; choose one of {', '.join(PATH_KINDS)}, still=N or a "
+            "camera_path.json file."
         )
     track = Track.through(inputs)
     frozen = parse_time(time, track.times)
@@ -60,7 +63,9 @@ def make_path(
         raise InputError(f"a path has 1 to {MAX_FRAMES} frames, found {frames}.")
     along = torch.linspace(0, 1, frames, dtype=torch.float64)
     seconds = torch.full_like(along, frozen) if frozen is not None else track.seconds(along)
-    if kind == "input":
+    if still:
+        c2w, intrinsics = track.at(torch.full_like(along, _knot(track, kind)))
+    elif kind == "input":
         c2w, intrinsics = track.at(along)
     elif kind == "interpolate":
         c2w, fractions = _through_keys(track, along)
@@ -211,6 +216,14 @@ def focus_point(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "3"] | None:
     focus = torch.linalg.solve(A, (across @ centre[..., None]).mean(0))[:, 0]
     depth = ((focus - centre) * forward).sum(-1).median()
     return focus if float(depth) > max(0.75 * _spread(centre), 1e-9) else None
+
+
+def _knot(track: Track, kind: str) -> float:
+    """Fraction of the trajectory at the input that ``still=N`` names."""
+    name, last = kind.removeprefix("still="), len(track.knots) - 1
+    if not (name.isascii() and name.isdecimal() and int(name) <= last):
+        raise InputError(f"path is {kind!r}; write still=N with N from 0 to {last}.")
+    return float(track.knots[int(name)])
 
 
 def orbit(

@@ -116,12 +116,16 @@ def png_sequence_writer(folder: Path | str, cameras: Views | None = None) -> Ite
 
 def cameras_document(views: Views) -> dict[str, Any]:
     """What ``cameras.json`` holds: poses, intrinsics and times of frames, in this package's own
-    conventions.
+    conventions. ``open_clip`` takes the folder for a clip.
     """
-    frames = zip(views.time.tolist(), views.intrinsics.tolist(), views.c2w.tolist(), strict=True)
+    poses = views.c2w.double()
+    w2c = torch.linalg.inv(poses).tolist()
+    frames = zip(views.time.tolist(), views.intrinsics.tolist(), poses.tolist(), w2c, strict=True)
+    h, w = views.hw
     return {
         "convention": (
-            "OpenCV camera-to-world; fx fy cx cy in pixels, first pixel centre at 0.5; seconds"
+            "OpenCV camera-to-world, and w2c back; fx fy cx cy in pixels, first pixel centre at "
+            "0.5; seconds"
         ),
         "height": views.hw[0],
         "width": views.hw[1],
@@ -131,8 +135,12 @@ def cameras_document(views: Views) -> dict[str, Any]:
                 "time": time,
                 "intrinsics": intrinsics,
                 "camera_to_world": c2w,
+                "w2c": w2c,
+                **dict(zip(("fl_x", "fl_y", "cx", "cy"), intrinsics, strict=True)),
+                "w": w,
+                "h": h,
             }
-            for i, (time, intrinsics, c2w) in enumerate(frames)
+            for i, (time, intrinsics, c2w, w2c) in enumerate(frames)
         ],
     }
 

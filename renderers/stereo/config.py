@@ -265,6 +265,10 @@ class StereoConfig:
     """Cost volumes over depth planes."""
     subpixel: SubpixelConfig = SubpixelConfig()
     """Fractions of a pixel."""
+    median: int = 5
+    """Odd side in pixels of the squares whose median is the depth where that is less sure than
+    ``warp.confidence``; 1 leaves it as it is.
+    """
     scene_flow: SceneFlowConfig = SceneFlowConfig()
     """Motion of what input frames show."""
     fusion: FusionConfig = FusionConfig()
@@ -282,3 +286,4 @@ class StereoConfig:
 
     def __post_init__(self) -> None:
         _check_at_least(self, "stereo", sources=1, size=16)
+        _check_odd(self, "stereo", "median", self.median)

@@ -6,7 +6,8 @@ Of every frame, once:
    (``fsm.renderers.stereo.cost_volume``);
 2. **regularisation** by convolutions, and expected depth (``fsm.renderers.stereo.plane_sweep``);
 3. **refinement**: a second cost volume around that depth, at half the resolution;
-4. **sub-pixel alignment** along the rays (``fsm.renderers.stereo.subpixel``).
+4. **sub-pixel alignment** along the rays (``fsm.renderers.stereo.subpixel``); where depth is
+   unsure, its **median** over small squares (``fsm.renderers.stereo.median``).
 
 Of every view to be rendered, from the depth of its source views:
 
@@ -29,6 +30,7 @@ from fsm.renderers.stereo.config import StereoConfig
 from fsm.renderers.stereo.fusion import Surfaces, fused
 from fsm.renderers.stereo.key_frames import take_turns
 from fsm.renderers.stereo.layers import Layers
+from fsm.renderers.stereo.median import median
 from fsm.renderers.stereo.plane_sweep import CoarseSweep, FineSweep, Swept
 from fsm.renderers.stereo.scene_flow import scene_flow
 from fsm.renderers.stereo.selection import stereo_sources
@@ -67,13 +69,18 @@ class Stereo(nn.Module):
         sure = coarse.confidence()
         still = torch.zeros_like(swept).expand(-1, -1, 3, -1, -1)
         if frames.one_moment:
-            return Layers(aligned, torch.zeros_like(swept), still, sure)
+            return Layers(self._smoothed(aligned, sure), torch.zeros_like(swept), still, sure)
         moving = torch.sigmoid(moving.float())
         # alignment takes what moves for something at another depth
-        rho = torch.lerp(aligned, swept, moving)
+        rho = self._smoothed(torch.lerp(aligned, swept, moving), sure)
         if not velocity:
             return Layers(rho, moving, still, sure)
         return Layers(rho, moving, scene_flow(views, frames, rho, self.config.scene_flow), sure)
+
+    def _smoothed(self, rho: Tensor, confidence: Tensor) -> Tensor:
+        """``rho``, and its median where depth is unsure."""
+        unsure = confidence < self.config.warp.confidence
+        return torch.where(unsure, median(rho, self.config.median), rho)
 
     def reduced(self, views: Views) -> Views:
         """``views`` no larger than depth needs: what a sweep sees of the scene around a pixel

@@ -25,6 +25,7 @@ from fsm.renderers.film.video import to_uint8
 from fsm.renderers.heads.lvsm import LvsmHeadConfig
 from fsm.renderers.heads.reference import ReferenceHeadConfig
 from fsm.renderers.heads.registry import HeadConfig
+from tests.datasets.contract import check_clip
 
 CLIP_FRAMES = [0, 12, 24, 36, 47]
 
@@ -104,6 +105,14 @@ def test_pictures_are_the_scene_seen_from_the_written_path(scene: Path, tmp_path
     truth = open_clip("demo").cameras
     assert torch.allclose(torch.tensor(cameras[1]["camera_to_world"]), truth.c2w[47], atol=1e-5)
     assert cameras[1]["time"] == pytest.approx(float(truth.time[47]))
+    # what was rendered is a clip in its turn
+    clip = open_clip(out / "frames")
+    check_clip(clip)
+    assert torch.allclose(clip.cameras.c2w[1], written.c2w[0], atol=1e-6)
+    assert clip.cameras.hw == (48, 64)
+    assert clip.cameras.time[1] - clip.cameras.time[0] == pytest.approx(
+        cameras[1]["time"] - cameras[0]["time"]
+    )
 
 
 def test_written_path_renders_the_same_again(scene: Path, tmp_path: Path) -> None:

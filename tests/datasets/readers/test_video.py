@@ -2,6 +2,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from fsm.datasets.readers.video import VideoFrames
 from fsm.errors import InputError
@@ -163,6 +164,14 @@ def test_bad_videos_are_refused_by_name(tmp_path: Path, how: str, message: str) 
         VideoFrames(path).frames([0])
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_rotated_videos_are_turned_upright_where_asked(tmp_path: Path) -> None:
+    path = counter_video(tmp_path / "a.mp4", 30)
+    stored = VideoFrames(path).frames([3])[0]
+    turned = VideoFrames(damage(path, "rotated"), upright=True).frames([3])[0]
+    # the matrix says: show it turned clockwise by 90 degrees
+    assert torch.equal(turned, stored.rot90(-1, (1, 2)))
 
 
 def test_damage_inside_the_pictures_is_an_error_or_a_frame_but_never_a_crash(

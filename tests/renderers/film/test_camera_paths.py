@@ -86,6 +86,16 @@ def test_input_path_passes_through_the_inputs_at_their_moments() -> None:
     assert torch.allclose(path.c2w[:, 0, 3], torch.linspace(0, 0.4, 9), atol=1e-6)
 
 
+def test_a_camera_stands_still_while_time_runs() -> None:
+    inputs = _forward_facing()
+    path = make_path("still=3", "sweep", inputs, 11, inputs.hw)
+    assert torch.allclose(path.c2w, inputs.c2w[3].expand(11, 4, 4), atol=1e-5)
+    assert torch.allclose(path.time, torch.linspace(0.0, 2.0, 11) + inputs.time[0], atol=1e-5)
+    for bad in ("still=9", "still=-1", "still=", "still=1.5"):
+        with pytest.raises(InputError, match="N from 0 to 8"):
+            make_path(bad, "sweep", inputs, 11, inputs.hw)
+
+
 def test_input_path_does_not_depend_on_the_order_of_the_inputs() -> None:
     inputs = _forward_facing()
     shuffled = inputs[torch.randperm(len(inputs))]
