@@ -34,7 +34,7 @@ def test_a_scene_is_scored_on_what_it_has_not_seen(scene: Path, tmp_path: Path):
     held = sorted(every(8, 60))
     assert done["target_index"] == held
     assert done["input_index"] == [i for i in range(60) if i not in held]
-    assert result["protocol"]["hw"] == [64, 64]
+    assert result["header"]["protocol"]["hw"] == [64, 64]
     # the same frames, asked for as a named protocol, which a scene may have seen
     assert main([*command[:-1], str(tmp_path / "dense"), "--protocol", "dense"]) == 2
 
