@@ -134,8 +134,11 @@ class Eval:
                 return None, SIZE, None
             model = FSM.from_pretrained(self.model, device=device)
             info = ModelInfo(self.model, weights_hash(model), device.split(":")[0], "float32")
-            make = lambda inputs: with_backend(model.reconstruct(inputs), self.backend)  # noqa: E731
-            return Method(make, info), SIZE, None
+            return (
+                Method(lambda v: with_backend(model.reconstruct(v), self.backend), info),
+                SIZE,
+                None,
+            )
         clip = self._one_clip(dataset)
         if self.scene is None:
             assert self.images is not None
