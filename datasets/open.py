@@ -71,6 +71,22 @@ def open_dataset(path: str | Path, fix_poses: bool = False, static: bool = False
     return StaticClips(dataset) if static else dataset
 
 
+KINDS = {
+    "WorldClips": "procedural world",
+    "Transforms": "transforms.json (nerfstudio, instant-ngp, DL3DV, D-NeRF)",
+    "CamerasJson": "cameras.json",
+    "FsmClips": "FSM clip",
+    "Stereo4D": "Stereo4D annotation",
+}
+"""Formats by the class that reads them."""
+
+
+def kind_of(dataset: ClipDataset) -> str:
+    """Name of the format that ``dataset`` was recognised as."""
+    inner = dataset.dataset if isinstance(dataset, StaticClips) else dataset
+    return getattr(inner, "kind", KINDS.get(type(inner).__name__, type(inner).__name__))
+
+
 def _recognised(path: str | Path, fix_poses: bool) -> ClipDataset:
     if is_built_in(str(path)):
         from fsm.datasets.world.names import WorldClips
@@ -99,13 +115,13 @@ def _folder(path: Path, fix_poses: bool) -> ClipDataset:
     if (path / "transforms.json").is_file() or (path / "transforms_train.json").is_file():
         return Transforms(path, fix_poses)
     if is_nerfies(path):
-        return SingleClip(path, read_nerfies)
+        return SingleClip(path, read_nerfies, "Nerfies, HyperNeRF or DyCheck")
     clips, lists = _clip_files(path)
     if not clips and not lists:
         if model_folder(path) is not None:
-            return SingleClip(path, read_colmap)
+            return SingleClip(path, read_colmap, "COLMAP model")
         if (path / FILE).is_file():
-            return SingleClip(path, read_llff)
+            return SingleClip(path, read_llff, "LLFF poses_bounds.npy")
         if any(path.glob("*.npz")):
             return Stereo4D(path, fix_poses=fix_poses)
     return _file(_clip_file(path), fix_poses)
@@ -123,10 +139,10 @@ def _file(path: Path, fix_poses: bool) -> ClipDataset:
 
     if path.suffix == ".npz":
         if is_megasam(path):
-            return SingleClip(path, read_megasam)
+            return SingleClip(path, read_megasam, "MegaSaM")
         return Stereo4D(path, fix_poses=fix_poses)
     if path.suffix == ".txt" and is_re10k(path):
-        return SingleClip(path, read_re10k)
+        return SingleClip(path, read_re10k, "RealEstate10K")
     if path.suffix not in (".json", ".jsonl"):
         raise InputError(f"{path} is none of the known formats; a clip is {UNDERSTOOD}.")
     value = read_json(path) if path.suffix == ".json" else None

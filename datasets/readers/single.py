@@ -21,6 +21,8 @@ class SingleClip:
     path: Path
     read: Callable[[str, Path], Clip]
     """From its name and ``path`` to the clip."""
+    kind: str
+    """Name of the format."""
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import tyro
 from fsm.cli.common import flag
 
 if TYPE_CHECKING:
+    from fsm.datasets.base import Clip
     from fsm.datasets.inspect import ClipReport
 
 
@@ -31,17 +33,28 @@ class Inspect:
     def run(self) -> int:
         """Inspect and print."""
         from fsm.datasets.inspect import inspect_clip
-        from fsm.datasets.open import open_clip
+        from fsm.datasets.open import kind_of, open_clip, open_dataset
 
-        report = inspect_clip(open_clip(self.clip, self.id, self.fix_poses, self.static))
+        clip = open_clip(self.clip, self.id, self.fix_poses, self.static)
+        dataset = open_dataset(self.clip, self.fix_poses, self.static)
+        about = {"format": kind_of(dataset), "split": _split(clip, dataset.ids)}
+        report = inspect_clip(clip)
         if self.json:
-            print(json.dumps(dataclasses.asdict(report), indent=1))
+            print(json.dumps(about | dataclasses.asdict(report), indent=1))
         else:
-            _print_table(report)
+            _print_table(report, about)
         return 1 if report.verdict.startswith(("inconsistent", "looks like")) else 0
 
 
-def _print_table(report: "ClipReport") -> None:
+def _split(clip: "Clip", ids: Sequence[str]) -> str | None:
+    """How a clip, or the data set it is of, is split; None where it is not."""
+    if clip.index_plan is not None:
+        inputs, targets = clip.index_plan.input_index, clip.index_plan.target_index
+        return f"{len(inputs)} inputs, {len(targets)} targets"
+    return f"{', '.join(ids)}; this is {clip.id}" if "train" in ids and len(ids) > 1 else None
+
+
+def _print_table(report: "ClipReport", about: Mapping[str, str | None]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -50,8 +63,10 @@ def _print_table(report: "ClipReport") -> None:
     over = ", static" if report.static else f" over {report.duration:.3f} s{rate}"
     rig = [("rig", f"{report.cameras} cameras x {report.moments} moments")]
     rows = [
+        ("read as", about["format"]),
         ("frames", f"{report.frames}{over}"),
         *(rig if report.cameras > 1 and not report.static else ()),
+        *([("split", about["split"])] if about["split"] is not None else ()),
         ("size", f"{w} x {h} pixels"),
         ("field of view", f"{report.hfov_deg:.1f} degrees horizontally"),
         (

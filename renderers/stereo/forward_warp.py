@@ -2,10 +2,9 @@
 
 Every pixel of a source view is projected to where the target sees it, moved to the target's moment
 by its velocity if it moves, unless the other source views contradict its depth
-(``fsm.renderers.stereo.consistency``). What moves is taken from the moments next to the target's
-alone. The nearest one wins, of those with a sure depth where there are any; those on the same
-surface are averaged. Holes take the farthest of their surroundings, because they are mostly
-background that something hid. Nothing is learnt here.
+(``fsm.renderers.stereo.consistency``). The nearest one wins, of those with a sure depth where there
+are any; those on the same surface are averaged. Holes take the farthest of their surroundings,
+because they are mostly background that something hid. Nothing is learnt here.
 """
 
 import dataclasses
@@ -21,8 +20,6 @@ from fsm.renderers.stereo.consistency import contradicted, other_sources
 from fsm.renderers.stereo.layers import Layers
 from fsm.renderers.stereo.occlusion import splat_places
 from fsm.renderers.stereo.sources import Projected, SourceViews, compiles
-
-SAME_MOMENT = 1e-6  # model time
 
 
 @full_precision
@@ -54,8 +51,6 @@ def forward_warped(
         places, others = other_sources(targets.index)
         among = SourceViews.of(back.reference, back.reference, places)
         used = ~contradicted(among, others, values, motion, consistency)
-        current = adjacent(targets.gaps).flatten(1)[..., None, None, None]
-        used = used & (current | (layers.moving <= 0.5))
         sure = used & (layers.confidence >= config.confidence)
     rest = torch.cat([layers.moving, layers.velocity, layers.confidence], 2).detach()
     given = (seen, used, sure, rest, (b, v), (h, w), config)
@@ -69,17 +64,6 @@ def forward_warped(
         warped = F.interpolate(warped, size=full, mode="bilinear", align_corners=False)
     rho, moving, velocity, sureness = warped.unflatten(0, (b, v)).split([1, 1, 3, 1], dim=2)
     return Layers(rho, moving, velocity, sureness)
-
-
-def adjacent(gaps: Float[Tensor, "b v k"]) -> Bool[Tensor, "b v k"]:
-    """Which source views are of their target's moment, or where there is none of the last moment
-    before it and of the first one after it. Depth of what moves differs from moment to moment:
-    copies carried from farther ones land side by side.
-    """
-    before, after = gaps <= SAME_MOMENT, gaps >= -SAME_MOMENT
-    last = torch.where(before, gaps, -torch.inf).amax(-1, keepdim=True)
-    first = torch.where(after, gaps, torch.inf).amin(-1, keepdim=True)
-    return (before & (gaps >= last - SAME_MOMENT)) | (after & (gaps <= first + SAME_MOMENT))
 
 
 def plain_carried(

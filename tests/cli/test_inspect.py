@@ -3,15 +3,17 @@ poses.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 import fsm.datasets.open
 from fsm.cli import main
-from fsm.datasets.base import Clip
+from fsm.datasets.base import Clip, IndexPlan
 from fsm.datasets.open import open_clip
 from fsm.datasets.world.clip import WorldClip
+from fsm.datasets.writers import write_clip
 
 
 def test_builtin_clip_is_consistent(capsys: pytest.CaptureFixture) -> None:
@@ -51,3 +53,15 @@ def test_missing_clip_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
     error = capsys.readouterr().err
     assert error.startswith("error: no/such/clip.json ")
     assert error.count("\n") == 1
+
+
+def test_says_which_format_was_recognised_and_its_split(tmp_path: Path, capsys) -> None:
+    clip = open_clip("world:3101").cached((32, 32))
+    clip.index_plan = IndexPlan(tuple(range(0, 60, 2)), tuple(range(1, 60, 2)))
+    write_clip(clip, tmp_path / "clip", "transforms")
+    main(["inspect", str(tmp_path / "clip"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["format"].startswith("transforms.json")
+    assert found["split"] == "30 inputs, 30 targets"
+    main(["inspect", "world:3101"])
+    assert "procedural world" in capsys.readouterr().out

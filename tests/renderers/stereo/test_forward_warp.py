@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fsm.renderers.stereo.config import ConsistencyConfig, WarpConfig
-from fsm.renderers.stereo.forward_warp import adjacent, fill_holes, forward_warped
+from fsm.renderers.stereo.forward_warp import fill_holes, forward_warped
 from fsm.renderers.stereo.layers import Layers
 from fsm.renderers.stereo.sources import SourceViews, pixel_grid
 from fsm.views import Views
@@ -186,23 +186,3 @@ def test_an_unsure_depth_counts_where_no_surer_one_lands() -> None:
     both = forward_warped(SourceViews.of(target, frames, everything(1, 2)), layers, *rules)
     torch.testing.assert_close(both.inverse_depth[..., :31], torch.full((1, 1, 1, 64, 31), 0.3))
     torch.testing.assert_close(both.inverse_depth[..., 33:], torch.full((1, 1, 1, 64, 31), 0.9))
-
-
-def test_neighbours_in_time_are_the_last_before_and_the_first_after():
-    gaps = torch.tensor([[[-0.2, -0.1, 0.3, 0.4], [-0.1, 0.0, 0.1, 0.2], [0.1, 0.1, 0.2, 0.5]]])
-    expected = torch.tensor([[[0, 1, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]]])
-    assert torch.equal(adjacent(gaps), expected.bool())
-
-
-def test_what_moves_comes_from_the_nearest_moments_only():
-    """A moving board whose depth the last two views, farther in time, get wrong alike."""
-    frames = cameras([0.0, 0.0, 0.0, 0.0])
-    frames = dataclasses.replace(frames, time=torch.tensor([[0.0, 0.4, 1.0, 1.2]]))
-    target = dataclasses.replace(frames[[0]], time=torch.tensor([[0.1]]))
-    rho = torch.full((1, 4, 1, *HW), 0.5)
-    rho[:, 2:] = 1.0
-    still = torch.zeros(1, 4, 3, *HW)
-    for moving, nearest in ((1.0, 0.5), (0.0, 1.0)):
-        layers = Layers(rho, torch.full_like(rho, moving), still, torch.ones_like(rho))
-        found = carried(target, frames, everything(1, 4), layers).inverse_depth
-        assert torch.equal(found, torch.full_like(found, nearest))
