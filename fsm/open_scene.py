@@ -11,12 +11,14 @@ from fsm.model import FSM
 from fsm.renderers.gaussians.rasterize import Backend
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SUFFIXES, open_splats
+from fsm.renderers.splat_files.moving import open_moving
 
 
 def open_scene(
     path: Path | str, device: torch.device | str = "cpu", backend: Backend = "auto"
 ) -> MemoryScene | GaussianScene:
-    """The scene in a folder with scene.json, or in a .ply, .splat or .spz file.
+    """The scene in a folder with scene.json, in a splat file, or in a .safetensors of moving
+    Gaussians.
 
     Gaussians are rasterised as ``with_backend`` says. Anything else is an ``InputError``.
     """
@@ -34,13 +36,15 @@ def with_backend(
 
 
 def _opened(path: Path, device: torch.device | str) -> MemoryScene | GaussianScene:
+    if path.is_file() and path.suffix.lower() == ".safetensors":
+        return open_moving(path, device)
     if path.is_file() and path.name != "scene.json":
         return open_splats(path, device)
     folder = path.parent if path.is_file() else path
     if not (folder / "scene.json").is_file():
         wanted = (
             "a folder with scene.json written by `fsm reconstruct`, or a "
-            f"{', '.join(SUFFIXES)} file"
+            f"{', '.join(SUFFIXES)} or .safetensors file"
         )
         raise InputError(
             f"{path} is {'a folder without' if path.is_dir() else 'not'} a scene; give {wanted}."

@@ -109,7 +109,8 @@ class Export:
 
     @property
     def _is_file(self) -> bool:
-        return self.scene.is_file() and self.scene.name != "scene.json"
+        moving = self.scene.name == "scene.json" or self.scene.suffix.lower() == ".safetensors"
+        return self.scene.is_file() and not moving
 
     def _kind(self) -> str:
         from fsm.renderers.splat_files import format_of

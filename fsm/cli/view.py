@@ -169,7 +169,7 @@ class View:
 
         path = Path(self.scene)
         saved = (
-            path.suffix.lower() in SPLATS
+            path.suffix.lower() in (*SPLATS, ".safetensors")
             or path.name == "scene.json"
             or (path / "scene.json").is_file()
         )

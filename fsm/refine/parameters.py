@@ -16,11 +16,9 @@ from torch import Tensor
 from fsm.rays import full_precision
 from fsm.renderers.gaussians.constants import MIN_WEIGHT
 from fsm.renderers.gaussians.factorise import rotations_and_scales
+from fsm.renderers.gaussians.four_dimensional import LONGEST, four_dimensional, rotation
 from fsm.renderers.gaussians.gaussians4d import Gaussians4D, MovingGaussians
-from fsm.renderers.gaussians.rotations import rotation_4d
 
-# standard deviations in model time (a clip lasts 2) beyond this change nothing but rounding
-LONGEST = 30.0
 WIDTHS = {
     "means": 3,
     "velocities": 3,
@@ -127,7 +125,8 @@ class FreeGaussians:
     def gaussians(self) -> Gaussians4D:
         """The same as ``Gaussians4D``: its ``condition()`` is ``moving()``, to rounding."""
         always = torch.isinf(self.log_time_scales)[:, None]
-        left, right, scales = _four_dimensional(self)
+        free = (self.velocities, self.moving().time_variances, self.quats, self.log_scales)
+        left, right, scales = four_dimensional(*free)
         return Gaussians4D(
             self.means.clone(),
             self.times.clone(),
@@ -138,55 +137,3 @@ class FreeGaussians:
             torch.sigmoid(self.logit_opacities),
             self.sh.clone(),
         )
-
-
-def rotation(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
-    """Rotation matrices of wxyz quaternions of any length above 0."""
-    w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True).clamp_min(1e-12)).unbind(-1)
-    entries = [
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    ]
-    return torch.stack(entries, -1).unflatten(-1, (3, 3))
-
-
-def _four_dimensional(free: FreeGaussians) -> tuple[Tensor, Tensor, Tensor]:
-    """Quaternions left, right [n 4] and the four scales of the 4D covariance, the axis closest to
-    time last. In float64.
-    """
-    moving = free.moving()
-    velocity, variance = (
-        moving.velocities.double(),
-        moving.time_variances.double().clamp_max(LONGEST**2),
-    )
-    space = rotation(free.quats.double()) * free.log_scales.double().exp()[:, None]
-    full = velocity.new_zeros(len(free), 4, 4)
-    full[:, :3, :3] = (
-        space @ space.mT + variance[:, None, None] * velocity[:, :, None] * velocity[:, None]
-    )
-    full[:, :3, 3] = full[:, 3, :3] = variance[:, None] * velocity
-    full[:, 3, 3] = variance
-    values, axes = torch.linalg.eigh(full)  # rows x y z t, columns axes
-    last = axes[:, 3].abs().argmax(-1, keepdim=True)
-    order = (torch.arange(4) == last).to(torch.int8).argsort(dim=-1, stable=True)
-    values, axes = values.gather(-1, order), axes.gather(-1, order[:, None].expand(-1, 4, -1))
-    axes = axes * torch.linalg.det(axes)[:, None, None].sign() ** (torch.arange(4) == 0)
-    left, right = _isoclinic(axes)
-    return left.float(), right.float(), values.clamp_min(1e-20).sqrt().float()
-
-
-def _isoclinic(rotation: Float[Tensor, "n 4 4"]) -> tuple[Tensor, Tensor]:
-    """Unit quaternions with rotation v = left · v · conj(right) (van Elfrinkhof's formula, arXiv
-    math/0501249).
-
-    The matrices of  v -> e_i · v · conj(e_j)  are orthogonal, so projecting onto them gives  left_i
-    right_j, of rank one.
-    """
-    unit = torch.eye(4, dtype=rotation.dtype)
-    pairs = rotation_4d(unit.repeat_interleave(4, 0), unit.repeat(4, 1)).unflatten(0, (4, 4))
-    outer = torch.einsum("nab,ijab->nij", rotation, pairs) / 4.0
-    best = outer.norm(dim=-1).argmax(-1)
-    right = outer[torch.arange(len(outer)), best]
-    right = right / right.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    return (outer @ right[..., None])[..., 0], right

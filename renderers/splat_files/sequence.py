@@ -87,10 +87,13 @@ def check_sequence_folder(folder: Path) -> None:
 
 def write_moving(path: Path | str, tables: SceneTables) -> None:
     """Write the scene and its motion as one safetensors file (fields: ``SceneTables.tensors``),
-    whole or not at all.
+    whole or not at all. Its metadata holds the clip's first and last second.
     """
     from safetensors.torch import save_file
 
     tensors = {k: t.detach().cpu().contiguous().clone() for k, t in tables.tensors().items()}
+    first, last = tables.frame.seconds(tables.scales.new_tensor([-1.0, 1.0])).tolist()
+    metadata = {"format": MOVING_FORMAT, "first": repr(first), "last": repr(last)}
+    metadata["antialiased"] = str(tables.antialiased).lower()
     with atomic_file(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": MOVING_FORMAT})
+        save_file(tensors, temporary, metadata=metadata)

@@ -122,7 +122,7 @@ def moving_set(path: Path, tables: SceneTables) -> tuple[Any, float]:
             f"{path.suffix} holds straight motion only; write a PLY sequence, or --layer static."
         )
     fields = tables.tensors()
-    ends = tables.frame.seconds(torch.tensor([-1.0, 1.0], device=tables.quats.device))
+    ends = tables.frame.seconds(tables.scales.new_tensor([-1.0, 1.0]))
     first, last = ends.tolist()
     means, quats, scales = fields["means"], fields["quats"], fields["scales"]
     table = SplatTable.of(means, quats, scales, fields["opacities"], fields["sh"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from fsm.errors import InputError
 from fsm.rays import project
@@ -17,8 +18,14 @@ from fsm.renderers.gaussians.rasterize import rasterize
 from fsm.renderers.gaussians.rotations import covariance_matrix
 from fsm.renderers.gaussians.scene import GaussianScene
 from fsm.renderers.splat_files import SplatTable, open_splats, read_table, up_rotation, write_table
+from fsm.renderers.splat_files.moving import open_moving
 from fsm.renderers.splat_files.scene_tables import SceneTables
-from fsm.renderers.splat_files.sequence import frame_times, write_moving, write_ply_sequence
+from fsm.renderers.splat_files.sequence import (
+    MOVING_FORMAT,
+    frame_times,
+    write_moving,
+    write_ply_sequence,
+)
 from fsm.views import SceneFrame, Views
 from tests.renderers.splat_files.tables import assert_same_bits, random_table
 
@@ -168,7 +175,12 @@ def test_safetensors_fields_make_the_same_moments(tmp_path: Path) -> None:
     scene = moving_scene()
     write_moving(tmp_path / "a.safetensors", SceneTables.of(scene))
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
-        assert file.metadata() == {"format": "fsm moving gaussians 1"}
+        assert file.metadata() == {
+            "format": "fsm moving gaussians 1",
+            "first": "1.0",
+            "last": "3.0",
+            "antialiased": "false",
+        }
         v = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
     seconds = 1.8
     dt = seconds - v["times"]
@@ -238,3 +250,53 @@ def test_antialiased_files_are_drawn_so(tmp_path: Path) -> None:
     scene = open_splats(tmp_path / "a.spz")
     assert scene.projection.antialiased
     assert SceneTables.of(scene).at(0.0).antialiased
+
+
+def test_a_moving_file_opens_as_the_scene_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    scene = moving_scene()
+    write_moving(tmp_path / "a.safetensors", SceneTables.of(scene))
+    again = open_moving(tmp_path / "a.safetensors")
+    assert again.inputs.time.tolist() == pytest.approx(torch.linspace(1.0, 3.0, 8).tolist())
+    assert int(again.gaussians.is_static.sum()) == 20
+    for seconds in (1.0, 1.7, 3.0):
+        found, expected = again.world_at(seconds), scene.world_at(seconds)
+        assert len(found) == len(expected)
+        assert torch.allclose(found.means, expected.means, atol=1e-4)
+        assert torch.allclose(found.opacities, expected.opacities, atol=1e-4)
+        size = expected.covariances.abs().amax(-1, keepdim=True)
+        assert float(((found.covariances - expected.covariances) / size).abs().max()) < 1e-4
+
+
+def test_a_static_capture_opens_as_one(tmp_path: Path) -> None:
+    frame = SceneFrame.identity((), 1.0, math.inf)
+    scene = moving_scene(n=20, static=20, frame=frame)
+    write_moving(tmp_path / "a.safetensors", SceneTables.of(scene))
+    again = open_moving(tmp_path / "a.safetensors")
+    assert again.frame.static
+    assert torch.allclose(again.world_at(7.0).means, scene.world_at(7.0).means, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"means": torch.zeros(3, 2)}, r"means is \(3, 2\), expected \(3, 3\)"),
+        ({"sh": torch.zeros(3, 2, 3)}, "expected 3 rows of 1, 4, 9 or 16"),
+        ({"scales": torch.zeros(3, 3)}, "some scales are not above 0"),
+        ({"opacities": torch.full((3,), math.nan)}, "opacities is NaN"),
+        ({"times": None}, "lacks the fields times"),
+    ],
+)
+def test_moving_files_of_other_fields_are_refused(
+    tmp_path: Path, change: dict[str, torch.Tensor | None], says: str
+) -> None:
+    tables = SceneTables.of(moving_scene(n=3, static=1))
+    fields = tables.tensors() | change
+    kept = {k: v.contiguous() for k, v in fields.items() if v is not None}
+    metadata = {"format": MOVING_FORMAT, "first": "1.0", "last": "3.0"}
+    save_file(kept, tmp_path / "a.safetensors", metadata=metadata)
+    with pytest.raises(InputError, match=says):
+        open_moving(tmp_path / "a.safetensors")
+    save_file(kept, tmp_path / "b.safetensors")
+    with pytest.raises(InputError, match="has the format None"):
+        open_moving(tmp_path / "b.safetensors")
