@@ -30,12 +30,12 @@ DEFAULT_FPS = 30.0
 
 @dataclass(frozen=True)
 class Render:
-    """Render a scene along a camera-and-time path to mp4, PNG sequence or both."""
+    """Render a scene along a camera-and-time path to a video, a sequence of pictures or both."""
 
     scene: tyro.conf.Positional[Annotated[Path, flag("SCENE", "")]]
     """Scene folder, or a splat file (.ply, .splat, .spz, .sog, .ksplat)."""
     output: Annotated[Path, flag("FOLDER", short="-o")] = Path("outputs/render")
-    """Where video.mp4, frames/, camera_path.json and render.yaml go."""
+    """Where the video or frames/, camera_path.json and render.yaml go."""
     path: Annotated[str, flag("PATH")] = "orbit"
     """input, orbit, spiral, interpolate, still=N (the camera of input N), or a nerfstudio
     camera_path.json.
@@ -48,8 +48,10 @@ class Render:
     """Frames per second."""
     size: Annotated[str | None, flag("WxH", "a file's own, else the inputs'")] = None
     """Width x height in pixels, or the height alone; the vertical field of view is kept."""
-    format: Literal["mp4", "png", "both"] = "mp4"
-    """H.264 video, PNG sequence with cameras.json, or both."""
+    format: Literal["mp4", "webm", "gif", "png", "exr", "both"] = "mp4"
+    """H.264 or VP9 video, GIF, PNG sequence with cameras.json, EXR sequence (linear colour, alpha,
+    depth), or mp4 and png.
+    """
     layer: Literal["static", "moving", "all"] = "all"
     """Gaussians that stand at all times, the others, or all."""
     depth: bool = False
@@ -65,7 +67,7 @@ class Render:
         """Render and say where."""
         from fsm.open_scene import open_scene
 
-        if self.output.suffix.lower() in (".mp4", ".png"):
+        if self.output.suffix.lower() in (".mp4", ".webm", ".gif", ".png", ".exr"):
             raise InputError(
                 f"output is {self.output}; name a folder (video.mp4 is written into it)."
             )

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fsm.renderers.base import Scene
+from fsm.renderers.film.exr import exr_sequence_writer
+from fsm.renderers.film.gif import gif_writer
 from fsm.renderers.film.sequence import BATCH, colourise_depth, depth_range, render_sequence
 from fsm.renderers.film.video import png_sequence_writer, video_writer
 from fsm.views import Views
 
-Format = Literal["mp4", "png", "both"]
+Format = Literal["mp4", "webm", "gif", "png", "exr", "both"]
 VIDEO, FRAMES = "video.mp4", "frames"
 """What is written into the folder: H.264 video, PNG sequence with its cameras."""
-NAMES = {"colour": (VIDEO, FRAMES), "depth": ("depth.mp4", "depth")}
+NAMES = {"colour": ("video", FRAMES), "depth": ("depth", "depth")}
 
 
 def write_film(
@@ -45,10 +47,18 @@ def write_film(
         sinks = {kind: [] for kind in kinds}
         for kind in kinds:
             video, pictures = (folder / name for name in NAMES[kind])
-            if format != "png":
-                sinks[kind].append(files.enter_context(video_writer(video, fps)))
-            if format != "mp4":
+            if format in ("mp4", "webm", "both"):
+                suffix = ".webm" if format == "webm" else ".mp4"
+                writer = video_writer(video.with_suffix(suffix), fps)
+                sinks[kind].append(files.enter_context(writer))
+            if format == "gif":
+                writer = gif_writer(video.with_suffix(".gif"), fps)
+                sinks[kind].append(files.enter_context(writer))
+            if format in ("png", "both") or (format == "exr" and kind == "depth"):
                 sinks[kind].append(files.enter_context(png_sequence_writer(pictures, request)))
+        whole = None
+        if format == "exr":
+            whole = files.enter_context(exr_sequence_writer(folder / FRAMES, request))
         for done, rendering in enumerate(render_sequence(scene, request, batch, turn), start=1):
             frame = {"colour": rendering.rgb[0]}
             if limits is not None and rendering.depth is not None:
@@ -56,4 +66,6 @@ def write_film(
             for kind in kinds:
                 for write in sinks[kind]:
                     write(frame[kind])
+            if whole is not None:
+                whole(rendering)
             yield done

@@ -1,5 +1,5 @@
-"""Pictures to files: H.264 video and PNG sequences with their cameras. Files appear whole or not at
-all.
+"""Pictures to files: H.264 or VP9 video and PNG sequences with their cameras. Files appear whole or
+not at all.
 """
 
 import contextlib
@@ -22,11 +22,17 @@ from fsm.views import Views
 Write = Callable[[Tensor], None]
 """Takes the next frame: float [3 h w] in [0, 1]."""
 
+CODECS = {
+    ".mp4": ("libx264", {"crf": "18", "preset": "veryfast"}),
+    # a bit rate of 0 leaves the quality to crf
+    ".webm": ("libvpx-vp9", {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "4"}),
+}
+CONTAINERS = {".mp4": {"movflags": "faststart"}, ".webm": {}}
 # matrix, primaries and transfer all carry this number in H.264
 _BT709 = 1
 # luma in 16..235
 _LIMITED = 1
-_SEQUENCE_FILE = re.compile(r"frame_\d{5,}\.png|cameras\.json")
+_SEQUENCE_FILE = re.compile(r"frame_\d{5,}\.(png|exr)|cameras\.json")
 
 
 def to_uint8(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -45,8 +51,8 @@ def to_uint8(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
 
 @contextlib.contextmanager
 def video_writer(path: Path | str, fps: float) -> Iterator[Write]:
-    """Yield a function that appends frames to an H.264 mp4 (crf 18, yuv420p, BT.709 limited range,
-    index first).
+    """Yield a function that appends frames to an H.264 mp4 (crf 18, index first) or, where ``path``
+    ends in .webm, a VP9 one (crf 24); both yuv420p, BT.709 limited range.
 
     Frames are encoded as they come and none is kept. Odd sizes are padded to even by repeating the
     last row or column. All frames have one size; no frame at all is an ``InputError``. On any error
@@ -56,15 +62,17 @@ def video_writer(path: Path | str, fps: float) -> Iterator[Write]:
     from av.video.reformatter import VideoReformatter
 
     path = Path(path)
-    if path.suffix.lower() != ".mp4":
-        raise InputError(f"{path} is not an .mp4 file; video is written as H.264 in mp4.")
+    suffix = path.suffix.lower()
+    if suffix not in CODECS:
+        raise InputError(f"{path} is not an .mp4 or .webm file; video is written as H.264 or VP9.")
+    codec, options = CODECS[suffix]
     if not 0 < fps <= 1000:
         raise InputError(f"fps is {fps}; choose a positive rate of at most 1000 frames per second.")
     with (
         atomic_file(path) as temporary,
-        av.open(str(temporary), "w", options={"movflags": "faststart"}) as container,
+        av.open(str(temporary), "w", options=CONTAINERS[suffix]) as container,
     ):
-        stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
         # one for all frames: setting it up costs more than a conversion
         converter = VideoReformatter()
         size: tuple[int, int] | None = None
@@ -74,7 +82,7 @@ def video_writer(path: Path | str, fps: float) -> Iterator[Write]:
             h, w = frame.shape[-2:]
             if size is None:
                 size = (h, w)
-                _configure(stream, h + h % 2, w + w % 2)
+                _configure(stream, h + h % 2, w + w % 2, options)
             if (h, w) != size:
                 raise InputError(
                     f"{path}: a frame is {w}x{h} where the first was {size[1]}x{size[0]}."
@@ -96,7 +104,7 @@ def png_sequence_writer(folder: Path | str, cameras: Views | None = None) -> Ite
     anything else is refused. The number of frames and of unbatched ``cameras`` must agree.
     """
     folder = Path(folder)
-    _refuse_foreign(folder)
+    refuse_foreign(folder)
     count = 0
     with atomic_folder(folder) as temporary:
 
@@ -145,9 +153,9 @@ def cameras_document(views: Views) -> dict[str, Any]:
     }
 
 
-def _configure(stream: Any, height: int, width: int) -> None:
+def _configure(stream: Any, height: int, width: int, options: dict[str, str]) -> None:
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-    stream.options = {"crf": "18", "preset": "veryfast"}
+    stream.options = options
     context = stream.codec_context
     context.colorspace = context.color_primaries = context.color_trc = _BT709
     context.color_range = _LIMITED
@@ -180,7 +188,7 @@ def _imwrite(path: Path, image: Tensor) -> None:
         raise InputError(f"{path} cannot be written; check the folder and the space left.")
 
 
-def _refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the PNG sequence.")
     strangers = (

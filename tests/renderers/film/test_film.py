@@ -4,12 +4,17 @@ of half a film.
 
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from fsm.errors import InputError
+from fsm.renderers.film.exr import exr_sequence_writer
 from fsm.renderers.film.film import write_film
+from fsm.views import Rendering
 from tests.viewer.fakes import FakeScene, cameras
 
 
@@ -49,3 +54,44 @@ def test_a_film_that_is_given_up_or_fails_leaves_nothing(tmp_path: Path) -> None
     with pytest.raises(InputError, match="no frames"):
         list(write_film(FakeScene(), cameras(6)[:0], 30.0, tmp_path, "mp4"))
     assert list(tmp_path.iterdir()) == []
+
+
+def _decoded(path: Path, format: str) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format=format) for frame in container.decode(video=0)]
+
+
+def test_webm_and_gif_play_the_frames_at_the_rate(tmp_path: Path) -> None:
+    request = cameras(6)
+    for format in ("webm", "gif"):
+        assert len(list(write_film(FakeScene(), request, 30.0, tmp_path, format))) == 6
+        frames = _decoded(tmp_path / f"video.{format}", "rgb24")
+        for frame, red in zip(frames, (request.time * 255).tolist(), strict=True):
+            assert abs(frame[..., 0].mean() - red) < 4
+    with Image.open(tmp_path / "video.gif") as picture:
+        lasts = []
+        for i in range(picture.n_frames):
+            picture.seek(i)
+            lasts.append(picture.info["duration"])
+    # 30 frames a second in hundredths of a second
+    assert lasts == [30, 40, 30, 30, 40, 30]
+    with pytest.raises(InputError, match="a GIF plays at most 50"):
+        list(write_film(FakeScene(), request, 60.0, tmp_path, "gif"))
+
+
+def test_exr_holds_linear_colour_alpha_and_depth(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    rgb, alpha, depth = torch.rand(3, 5, 7), torch.rand(1, 5, 7), 1e3 * torch.rand(1, 5, 7)
+    request = cameras(1)
+    with exr_sequence_writer(tmp_path / "frames", request) as write:
+        write(Rendering(rgb[None], alpha[None], depth[None]))
+    path = tmp_path / "frames" / "frame_00000.exr"
+    # FFmpeg's reader knows colours and alpha, in the order G B R A
+    (frame,) = _decoded(path, "gbrapf32le")
+    light = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4).numpy()
+    assert np.allclose(frame[..., :4], np.concatenate([light, alpha]).transpose(1, 2, 0), atol=1e-6)
+    rows = np.frombuffer(path.read_bytes()[-5 * (8 + 7 * 4 * 5) :], np.uint8).reshape(5, -1)
+    z = rows[:, 8:].copy().view("<f4").reshape(5, 5, 7)[:, 4]
+    assert np.array_equal(z, depth[0].numpy())
+    cameras_json = (tmp_path / "frames" / "cameras.json").read_text()
+    assert "frame_00000.exr" in cameras_json
