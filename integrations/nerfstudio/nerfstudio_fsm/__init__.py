@@ -1,0 +1,1 @@
+"""Clips of FSM toolkit as data of nerfstudio."""
