@@ -21,7 +21,7 @@ UNDERSTOOD = (
     "a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, "
     "a folder with a COLMAP model, with poses_bounds.npy (LLFF), or of Nerfies, HyperNeRF or "
     "DyCheck, "
-    "a RealEstate10K .txt beside its frames, a MegaSaM .npz, "
+    "a RealEstate10K .txt beside its frames, a pixelSplat .torch chunk, a MegaSaM .npz, "
     "'demo' or 'world:SEED' (or a range of seeds, 'world:1000-1015'; with ':rig=8x12' or "
     "':ring=12' by several cameras)"
 )
@@ -106,6 +106,7 @@ def _recognised(path: str | Path, fix_poses: bool) -> ClipDataset:
 def _folder(path: Path, fix_poses: bool) -> ClipDataset:
     """The clips of a folder, by the files in it; the most telling ones first."""
     from fsm.datasets.readers.colmap import model_folder, read_colmap
+    from fsm.datasets.readers.film_rig import films_in, read_film_rig
     from fsm.datasets.readers.llff import FILE, read_llff
     from fsm.datasets.readers.nerfies import is_nerfies, read_nerfies
     from fsm.datasets.readers.single import SingleClip
@@ -121,6 +122,8 @@ def _folder(path: Path, fix_poses: bool) -> ClipDataset:
         if model_folder(path) is not None:
             return SingleClip(path, read_colmap, "COLMAP model")
         if (path / FILE).is_file():
+            if films_in(path):
+                return SingleClip(path, read_film_rig, "Neural 3D Video: films of a rig")
             return SingleClip(path, read_llff, "LLFF poses_bounds.npy")
         if any(path.glob("*.npz")):
             return Stereo4D(path, fix_poses=fix_poses)
@@ -132,6 +135,7 @@ def _file(path: Path, fix_poses: bool) -> ClipDataset:
     from fsm.datasets.readers.cameras_json import CamerasJson, is_cameras_json
     from fsm.datasets.readers.fsm_clips import FsmClips
     from fsm.datasets.readers.megasam import is_megasam, read_megasam
+    from fsm.datasets.readers.pixelsplat import PixelSplatChunk
     from fsm.datasets.readers.re10k import is_re10k, read_re10k
     from fsm.datasets.readers.single import SingleClip
     from fsm.datasets.readers.stereo4d import Stereo4D
@@ -141,6 +145,8 @@ def _file(path: Path, fix_poses: bool) -> ClipDataset:
         if is_megasam(path):
             return SingleClip(path, read_megasam, "MegaSaM")
         return Stereo4D(path, fix_poses=fix_poses)
+    if path.suffix == ".torch":
+        return PixelSplatChunk(path)
     if path.suffix == ".txt" and is_re10k(path):
         return SingleClip(path, read_re10k, "RealEstate10K")
     if path.suffix not in (".json", ".jsonl"):
