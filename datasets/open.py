@@ -22,6 +22,7 @@ UNDERSTOOD = (
     "a folder with a COLMAP model, with poses_bounds.npy (LLFF), or of Nerfies, HyperNeRF or "
     "DyCheck, "
     "a RealEstate10K .txt beside its frames, a pixelSplat .torch chunk, a MegaSaM .npz, "
+    "a folder of CUT3R or MonST3R, "
     "'demo' or 'world:SEED' (or a range of seeds, 'world:1000-1015'; with ':rig=8x12' or "
     "':ring=12' by several cameras)"
 )
@@ -106,6 +107,7 @@ def _recognised(path: str | Path, fix_poses: bool) -> ClipDataset:
 def _folder(path: Path, fix_poses: bool) -> ClipDataset:
     """The clips of a folder, by the files in it; the most telling ones first."""
     from fsm.datasets.readers.colmap import model_folder, read_colmap
+    from fsm.datasets.readers.estimators import is_cut3r, is_monst3r, read_cut3r, read_monst3r
     from fsm.datasets.readers.film_rig import films_in, read_film_rig
     from fsm.datasets.readers.llff import FILE, read_llff
     from fsm.datasets.readers.nerfies import is_nerfies, read_nerfies
@@ -117,6 +119,10 @@ def _folder(path: Path, fix_poses: bool) -> ClipDataset:
         return Transforms(path, fix_poses)
     if is_nerfies(path):
         return SingleClip(path, read_nerfies, "Nerfies, HyperNeRF or DyCheck")
+    if is_cut3r(path):
+        return SingleClip(path, read_cut3r, "CUT3R")
+    if is_monst3r(path):
+        return SingleClip(path, read_monst3r, "MonST3R")
     clips, lists = _clip_files(path)
     if not clips and not lists:
         if model_folder(path) is not None:
@@ -185,10 +191,13 @@ def holds_clip(folder: Path) -> bool:
     if any(folder.glob("*.npz")) and not any(folder.glob("*.json*")):
         return True
     from fsm.datasets.readers.colmap import model_folder
+    from fsm.datasets.readers.estimators import is_cut3r, is_monst3r
     from fsm.datasets.readers.llff import FILE
     from fsm.datasets.readers.nerfies import is_nerfies
 
-    if is_nerfies(folder) or (folder / FILE).is_file() or model_folder(folder) is not None:
+    if is_nerfies(folder) or is_cut3r(folder) or is_monst3r(folder):
+        return True
+    if (folder / FILE).is_file() or model_folder(folder) is not None:
         return True
     clips, lists = _clip_files(folder)
     return bool(clips or lists)

@@ -247,3 +247,37 @@ def test_chunks_that_hold_code_are_refused(tmp_path: Path):
     torch.save([Path("/")], tmp_path / "a.torch")
     with pytest.raises(InputError):
         open_clip(tmp_path / "a.torch")
+
+
+def test_cut3r_folders_have_a_camera_for_each_picture(tmp_path: Path):
+    (tmp_path / "camera").mkdir()
+    matrix = np.array([[30.0, 0, 16], [0, 31.0, 12], [0, 0, 1]])
+    for k in range(4):
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = ROTATIONS[k], CENTRES[k]
+        np.savez(tmp_path / "camera" / f"{k:06d}.npz", pose=pose, intrinsics=matrix)
+        picture(tmp_path / "color" / f"{k:06d}.png", k)
+    clip = open_clip(tmp_path)
+    check_clip(clip)
+    check_poses(clip.cameras)
+    assert clip.cameras.intrinsics[1].tolist() == pytest.approx([30.0, 31.0, 16.0, 12.0])
+    np.savez(tmp_path / "camera" / "000000.npz", pose=np.eye(3), intrinsics=matrix)
+    with pytest.raises(InputError, match="expected 4x4"):
+        open_clip(tmp_path)
+
+
+def test_monst3r_quaternions_start_with_w(tmp_path: Path):
+    half = np.sqrt(0.5)
+    quats = [(1, 0, 0, 0), (half, 0, 0, half)] * 2  # TURN is by 90 degrees about z
+    rows = [f"{k} {' '.join(str(x) for x in (*CENTRES[k], *quats[k]))}" for k in range(4)]
+    (tmp_path / "pred_traj.txt").write_text("\n".join(rows))
+    (tmp_path / "pred_intrinsics.txt").write_text("30 0 16 0 31 12 0 0 1\n" * 4)
+    for k in range(4):
+        picture(tmp_path / f"frame_{k:04d}.png", k)
+    clip = open_clip(tmp_path)
+    check_clip(clip)
+    check_poses(clip.cameras)
+    assert clip.cameras.intrinsics[1].tolist() == pytest.approx([30.0, 31.0, 16.0, 12.0])
+    (tmp_path / "pred_intrinsics.txt").write_text("30 0 16\n")
+    with pytest.raises(InputError, match="9 numbers"):
+        open_clip(tmp_path)
