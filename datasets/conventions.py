@@ -34,6 +34,32 @@ def opencv_from_llff(
     return c2w, poses[:, :, 4].copy()
 
 
+def rotations(quats: Float64[np.ndarray, "f 4"]) -> Float64[np.ndarray, "f 3 3"]:
+    """Rotation matrices of quaternions wxyz of any length."""
+    w, x, y, z = (quats / np.linalg.norm(quats, axis=1, keepdims=True).clip(1e-12)).T
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.array(rows).transpose(2, 0, 1)
+
+
+def quaternions(matrices: Float64[np.ndarray, "f 3 3"]) -> Float64[np.ndarray, "f 4"]:
+    """Unit quaternions wxyz, w >= 0, of rotation matrices: the eigenvector of the largest
+    eigenvalue of a symmetric matrix (Bar-Itzhack 2000).
+    """
+    r = matrices
+    k = np.zeros((len(r), 4, 4))
+    trace = np.trace(r, axis1=1, axis2=2)
+    k[:, 0, 0] = trace
+    k[:, 1:, 1:] = r + r.transpose(0, 2, 1) - trace[:, None, None] * np.eye(3)
+    spin = r[:, [2, 0, 1], [1, 2, 0]] - r[:, [1, 2, 0], [2, 0, 1]]
+    k[:, 0, 1:], k[:, 1:, 0] = spin, spin
+    found = np.linalg.eigh(k)[1][..., -1]
+    return found * np.where(found[:, :1] < 0, -1.0, 1.0)
+
+
 def inverse(
     T: Float64[np.ndarray, "*f 4 4"], source: str = "pose"
 ) -> Float64[np.ndarray, "*f 4 4"]:

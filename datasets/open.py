@@ -21,7 +21,8 @@ UNDERSTOOD = (
     "a Stereo4D annotation (.npz with its mp4 beside it) or a folder of them, "
     "a folder with a COLMAP model, with poses_bounds.npy (LLFF), or of Nerfies, HyperNeRF or "
     "DyCheck, "
-    "a RealEstate10K .txt beside its frames, a MegaSaM .npz, "
+    "a RealEstate10K .txt beside its frames, a pixelSplat .torch chunk, a MegaSaM .npz, "
+    "a folder of CUT3R or MonST3R, "
     "'demo' or 'world:SEED' (or a range of seeds, 'world:1000-1015'; with ':rig=8x12' or "
     "':ring=12' by several cameras)"
 )
@@ -94,7 +95,7 @@ def _recognised(path: str | Path, fix_poses: bool) -> ClipDataset:
         return WorldClips(DEMO if str(path) == "demo" else str(path))
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path} does not exist; a clip is {UNDERSTOOD}.")
+        raise InputError(f"{path} does not exist; check the path.")
     if without_cameras(path):
         kind = "a film" if path.is_file() else "a folder of photos"
         raise InputError(
@@ -106,6 +107,8 @@ def _recognised(path: str | Path, fix_poses: bool) -> ClipDataset:
 def _folder(path: Path, fix_poses: bool) -> ClipDataset:
     """The clips of a folder, by the files in it; the most telling ones first."""
     from fsm.datasets.readers.colmap import model_folder, read_colmap
+    from fsm.datasets.readers.estimators import is_cut3r, is_monst3r, read_cut3r, read_monst3r
+    from fsm.datasets.readers.film_rig import films_in, read_film_rig
     from fsm.datasets.readers.llff import FILE, read_llff
     from fsm.datasets.readers.nerfies import is_nerfies, read_nerfies
     from fsm.datasets.readers.single import SingleClip
@@ -116,11 +119,17 @@ def _folder(path: Path, fix_poses: bool) -> ClipDataset:
         return Transforms(path, fix_poses)
     if is_nerfies(path):
         return SingleClip(path, read_nerfies, "Nerfies, HyperNeRF or DyCheck")
+    if is_cut3r(path):
+        return SingleClip(path, read_cut3r, "CUT3R")
+    if is_monst3r(path):
+        return SingleClip(path, read_monst3r, "MonST3R")
     clips, lists = _clip_files(path)
     if not clips and not lists:
         if model_folder(path) is not None:
             return SingleClip(path, read_colmap, "COLMAP model")
         if (path / FILE).is_file():
+            if films_in(path):
+                return SingleClip(path, read_film_rig, "Neural 3D Video: films of a rig")
             return SingleClip(path, read_llff, "LLFF poses_bounds.npy")
         if any(path.glob("*.npz")):
             return Stereo4D(path, fix_poses=fix_poses)
@@ -132,6 +141,7 @@ def _file(path: Path, fix_poses: bool) -> ClipDataset:
     from fsm.datasets.readers.cameras_json import CamerasJson, is_cameras_json
     from fsm.datasets.readers.fsm_clips import FsmClips
     from fsm.datasets.readers.megasam import is_megasam, read_megasam
+    from fsm.datasets.readers.pixelsplat import PixelSplatChunk
     from fsm.datasets.readers.re10k import is_re10k, read_re10k
     from fsm.datasets.readers.single import SingleClip
     from fsm.datasets.readers.stereo4d import Stereo4D
@@ -141,6 +151,8 @@ def _file(path: Path, fix_poses: bool) -> ClipDataset:
         if is_megasam(path):
             return SingleClip(path, read_megasam, "MegaSaM")
         return Stereo4D(path, fix_poses=fix_poses)
+    if path.suffix == ".torch":
+        return PixelSplatChunk(path)
     if path.suffix == ".txt" and is_re10k(path):
         return SingleClip(path, read_re10k, "RealEstate10K")
     if path.suffix not in (".json", ".jsonl"):
@@ -179,10 +191,13 @@ def holds_clip(folder: Path) -> bool:
     if any(folder.glob("*.npz")) and not any(folder.glob("*.json*")):
         return True
     from fsm.datasets.readers.colmap import model_folder
+    from fsm.datasets.readers.estimators import is_cut3r, is_monst3r
     from fsm.datasets.readers.llff import FILE
     from fsm.datasets.readers.nerfies import is_nerfies
 
-    if is_nerfies(folder) or (folder / FILE).is_file() or model_folder(folder) is not None:
+    if is_nerfies(folder) or is_cut3r(folder) or is_monst3r(folder):
+        return True
+    if (folder / FILE).is_file() or model_folder(folder) is not None:
         return True
     clips, lists = _clip_files(folder)
     return bool(clips or lists)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from fsm.datasets.base import Clip
-from fsm.datasets.conventions import inverse, opengl_from_opencv
+from fsm.datasets.conventions import inverse, opengl_from_opencv, quaternions
 from fsm.errors import InputError
 from fsm.files import atomic_folder, slug, write_json
 from fsm.runs import tracked
@@ -168,24 +168,6 @@ def _write_colmap(clip: Clip, folder: Path, names: list[str], masks: bool) -> No
         images += [f"{i + 1} {_row(quats[i])} {_row(w2c[i, :3, 3])} {number[lenses[i]]} {name}", ""]
     for file, lines in (("cameras", cameras), ("images", images), ("points3D", [])):
         (model / f"{file}.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
-
-
-def quaternions(rotations: Float64[np.ndarray, "f 3 3"]) -> Float64[np.ndarray, "f 4"]:
-    """Unit quaternions wxyz, w >= 0: the eigenvector of the largest eigenvalue of a symmetric
-    matrix (Bar-Itzhack 2000).
-    """
-    r = rotations
-    k = np.zeros((len(r), 4, 4))
-    k[:, 1:, 1:] = r + r.transpose(0, 2, 1)
-    trace = np.trace(r, axis1=1, axis2=2)
-    k[:, 1:, 1:] -= trace[:, None, None] * np.eye(3)
-    k[:, 0, 0] = trace
-    k[:, 0, 1:] = np.stack(
-        [r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], 1
-    )
-    k[:, 1:, 0] = k[:, 0, 1:]
-    found = np.linalg.eigh(k)[1][..., -1]
-    return found * np.where(found[:, :1] < 0, -1.0, 1.0)
 
 
 def _row(values) -> str:

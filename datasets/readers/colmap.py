@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fsm.datasets.base import Clip, checked_cameras
-from fsm.datasets.conventions import inverse
+from fsm.datasets.conventions import inverse, rotations
 from fsm.datasets.readers.fields import inside
 from fsm.datasets.readers.images import ImageClip, Lens
 from fsm.datasets.readers.single import fitted
@@ -97,7 +97,10 @@ def read_colmap(id: str, path: Path) -> Clip:
     ]
     straight = {lens: lens.undistorted(hw) for lens in set(lenses)}
     intrinsics = np.stack([straight[lens] for lens in lenses])
-    c2w = inverse(np.stack([_pose(numbers) for _, _, numbers in images]))
+    numbers = np.array([n for _, _, n in images])
+    w2c = np.tile(np.eye(4), (len(images), 1, 1))
+    w2c[:, :3, :3], w2c[:, :3, 3] = rotations(numbers[:, :4]), numbers[:, 4:]
+    c2w = inverse(w2c)
     views = checked_cameras(c2w, intrinsics, np.zeros(len(images)), hw, source)
     return ImageClip(id, source, views, files, lenses=lenses)
 
@@ -113,20 +116,6 @@ def _files(path: Path, folder: Path, names: list[str], source: str) -> list[Path
         f"{path} is a COLMAP model without pictures: {names[0]} is neither in images/ nor beside "
         "the model; put them into images/."
     )
-
-
-def _pose(numbers: tuple[float, ...]) -> np.ndarray:
-    """World-to-camera matrix of a quaternion wxyz and a translation."""
-    q = np.array(numbers[:4])
-    w, x, y, z = q / max(float(np.linalg.norm(q)), 1e-12)
-    pose = np.eye(4)
-    pose[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    pose[:3, 3] = numbers[4:7]
-    return pose
 
 
 def _padded(values: tuple[float, ...]) -> tuple[float, float, float, float, float]:

@@ -268,7 +268,7 @@ def test_refusals(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "choose another folder" in said(memory, clip, "-o", memory)
     assert "exists and is not a scene" in said("new", clip, "-o", tmp_path / "notes")
     assert "is not a scene" in said(tmp_path / "nowhere", clip, *out)
-    assert "cannot be read" in said("new", tmp_path / "nowhere.json", *out)
+    assert "does not exist" in said("new", tmp_path / "nowhere.json", *out)
     assert "--hold-out is 1" in said("new", clip, *out, "--hold-out", "1")
     assert "steps is 0" in said("new", clip, *out, "--steps", "0")
     assert "most is 0" in said("new", clip, *out, "--gaussians", "0")

@@ -14,6 +14,8 @@ from fsm.datasets.conventions import (
     opencv_from_llff,
     opencv_from_opengl,
     opengl_from_opencv,
+    quaternions,
+    rotations,
 )
 from fsm.errors import InputError
 
@@ -79,3 +81,19 @@ def test_llff_columns_on_real_poses(shared_data: Path) -> None:
     assert np.allclose(np.linalg.det(c2w[:, :3, :3]), 1)
     assert hwf[0].tolist()[:2] == [3024, 4032]
     assert np.allclose(hwf[:, 2] * 504 / 4032, [f["fl_x"] for f in expected])
+
+
+def test_quaternions_and_rotations_undo_each_other() -> None:
+    generator = np.random.default_rng(0)
+    quats = generator.normal(size=(50, 4))
+    quats[0] = [0.0, 0.0, 1.0, 0.0]  # a half turn has no real part
+    unit = quats / np.linalg.norm(quats, axis=1, keepdims=True)
+    found = rotations(quats)
+    assert np.allclose(found @ found.transpose(0, 2, 1), np.eye(3), atol=1e-12)
+    assert np.allclose(np.linalg.det(found), 1.0)
+    # x turns to y by a quarter about z
+    quarter = rotations(np.array([[np.sqrt(0.5), 0.0, 0.0, np.sqrt(0.5)]]))[0]
+    assert np.allclose(quarter @ [1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    again = quaternions(found)
+    assert np.allclose(np.abs((again * unit).sum(1)), 1.0, atol=1e-12)
+    assert (again[:, 0] >= 0).all()

@@ -13,6 +13,7 @@ from fsm.datasets.readers.llff import read_llff
 from fsm.datasets.readers.nerfies import _camera
 from fsm.errors import InputError
 from tests.datasets.contract import check_clip
+from tests.datasets.media import counter_video, read_counter
 
 HW = (24, 32)
 CENTRES = np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0], [2.0, 0.0, 1.0], [0.5, 0.5, 0.5]])
@@ -179,3 +180,104 @@ def test_megasam_is_not_taken_for_stereo4d(tmp_path: Path):
     megasam(tmp_path / "b.npz", images=np.zeros((4, *HW), np.float32))
     with pytest.raises(InputError, match="expected bytes"):
         open_clip(tmp_path / "b.npz")
+
+
+def test_films_of_a_rig_share_moments(tmp_path: Path):
+    llff(tmp_path, rows=3)
+    for k in range(3):
+        counter_video(tmp_path / f"cam{k:02d}.mp4", 5 + (k == 3))
+    clip = open_clip(tmp_path)
+    check_clip(clip)
+    assert clip.camera_ids == ("cam00",) * 5 + ("cam01",) * 5 + ("cam02",) * 5
+    assert len(set(clip.cameras.time.tolist())) == 5
+    assert clip.index_plan is not None
+    assert clip.index_plan.target_index == tuple(range(5))
+    rgb = clip.views([2, 7, 11]).rgb
+    assert rgb is not None
+    frames = [read_counter((picture * 255.0).numpy()) for picture in rgb]
+    assert frames == [2, 2, 1]
+    assert np.allclose(clip.cameras.c2w[[0, 5, 10], :3, 3].numpy(), CENTRES[:3], atol=1e-5)
+    counter_video(tmp_path / "cam02.mp4", 6)
+    with pytest.raises(InputError, match="6 frames"):
+        open_clip(tmp_path)
+
+
+def chunk(path: Path, **changed) -> None:
+    rows, images = [], []
+    for k in range(4):
+        w2c = np.concatenate([ROTATIONS[k].T, -ROTATIONS[k].T @ CENTRES[k][:, None]], 1)
+        rows.append([0.5, 0.75, 0.5, 0.5, 0.0, 0.0, *w2c.ravel()])
+        picture(path.parent / "one.png", k)
+        images.append(torch.tensor(list((path.parent / "one.png").read_bytes()), dtype=torch.uint8))
+    entry = {
+        "key": "abc",
+        "url": "https://example.org/film",
+        "timestamps": torch.arange(4) * 100_000 + 500_000,
+        "cameras": torch.tensor(rows),
+        "images": images,
+    }
+    torch.save([entry | changed], path)
+
+
+def test_pixelsplat_chunks_hold_clips_by_key(tmp_path: Path):
+    chunk(tmp_path / "000000.torch")
+    clip = open_clip(tmp_path / "000000.torch")
+    assert clip.id == "abc"
+    check_clip(clip)
+    check_poses(clip.cameras)
+    assert clip.cameras.time.tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert clip.cameras.intrinsics[0].tolist() == pytest.approx([16.0, 18.0, 16.0, 12.0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"cameras": torch.zeros(4, 12)}, "expected 18 numbers"),
+        ({"images": [torch.zeros(9, dtype=torch.uint8)] * 4}, "cannot be decoded"),
+        ({"timestamps": [1, 2, 3, 4]}, "tensor of numbers"),
+    ],
+)
+def test_bad_chunks_are_refused(tmp_path: Path, changed: dict, message: str):
+    chunk(tmp_path / "a.torch", **changed)
+    with pytest.raises(InputError, match=message):
+        open_clip(tmp_path / "a.torch")
+
+
+def test_chunks_that_hold_code_are_refused(tmp_path: Path):
+    torch.save([Path("/")], tmp_path / "a.torch")
+    with pytest.raises(InputError):
+        open_clip(tmp_path / "a.torch")
+
+
+def test_cut3r_folders_have_a_camera_for_each_picture(tmp_path: Path):
+    (tmp_path / "camera").mkdir()
+    matrix = np.array([[30.0, 0, 16], [0, 31.0, 12], [0, 0, 1]])
+    for k in range(4):
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = ROTATIONS[k], CENTRES[k]
+        np.savez(tmp_path / "camera" / f"{k:06d}.npz", pose=pose, intrinsics=matrix)
+        picture(tmp_path / "color" / f"{k:06d}.png", k)
+    clip = open_clip(tmp_path)
+    check_clip(clip)
+    check_poses(clip.cameras)
+    assert clip.cameras.intrinsics[1].tolist() == pytest.approx([30.0, 31.0, 16.0, 12.0])
+    np.savez(tmp_path / "camera" / "000000.npz", pose=np.eye(3), intrinsics=matrix)
+    with pytest.raises(InputError, match="expected 4x4"):
+        open_clip(tmp_path)
+
+
+def test_monst3r_quaternions_start_with_w(tmp_path: Path):
+    half = np.sqrt(0.5)
+    quats = [(1, 0, 0, 0), (half, 0, 0, half)] * 2  # TURN is by 90 degrees about z
+    rows = [f"{k} {' '.join(str(x) for x in (*CENTRES[k], *quats[k]))}" for k in range(4)]
+    (tmp_path / "pred_traj.txt").write_text("\n".join(rows))
+    (tmp_path / "pred_intrinsics.txt").write_text("30 0 16 0 31 12 0 0 1\n" * 4)
+    for k in range(4):
+        picture(tmp_path / f"frame_{k:04d}.png", k)
+    clip = open_clip(tmp_path)
+    check_clip(clip)
+    check_poses(clip.cameras)
+    assert clip.cameras.intrinsics[1].tolist() == pytest.approx([30.0, 31.0, 16.0, 12.0])
+    (tmp_path / "pred_intrinsics.txt").write_text("30 0 16\n")
+    with pytest.raises(InputError, match="9 numbers"):
+        open_clip(tmp_path)
