@@ -95,7 +95,7 @@ def _recognised(path: str | Path, fix_poses: bool) -> ClipDataset:
         return WorldClips(DEMO if str(path) == "demo" else str(path))
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path} does not exist; check the path.")
+        raise InputError(f"{path} does not exist; a clip is {UNDERSTOOD}.")
     if without_cameras(path):
         kind = "a film" if path.is_file() else "a folder of photos"
         raise InputError(
